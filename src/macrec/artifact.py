@@ -1,0 +1,387 @@
+"""Artifacts: a folder of files and a manifest that is written last.
+
+Readers go by the manifest alone: files that it does not name are ignored, files that it names are
+checked for size on opening and for SHA-256 before their first read.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from macrec import schema as schemas
+from macrec.errors import UserError
+from macrec.storage import content_digest, fetch, sha256_file
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+ROWS_PER_GROUP = 65_536
+ROWS_PER_FILE = 1_048_576
+IN_MEMORY_BYTES = 1 << 30
+
+Json = dict[str, Any]
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one byte form of a JSON value: sorted keys, no spaces, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode()
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of the canonical form."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that it is either absent, as before, or whole."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class DatasetWriter:
+    """Writes batches of one schema into Parquet parts of a folder, in order."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self.folder, self.schema = folder, schema
+        self.rows: dict[str, int] = {}
+        self._writer: pq.ParquetWriter | None = None
+        self._name = ""
+
+    def write(self, data: pa.Table | pa.RecordBatch) -> None:
+        """Appends rows; columns are cast to the schema, and a null in a required one is refused."""
+        table = pa.Table.from_batches([data]) if isinstance(data, pa.RecordBatch) else data
+        table = table.select(self.schema.names).cast(self.schema)
+        table.validate()
+        for start in range(0, table.num_rows, ROWS_PER_GROUP):
+            if self._writer is None or self.rows[self._name] >= ROWS_PER_FILE:
+                self.open_part()
+            part = table.slice(start, ROWS_PER_GROUP)
+            assert self._writer is not None
+            self._writer.write_table(part, row_group_size=ROWS_PER_GROUP)
+            self.rows[self._name] += part.num_rows
+
+    def open_part(self) -> None:
+        """Ends the part being written and begins the next."""
+        self.close()
+        self._name = f"part-{len(self.rows):05d}.parquet"
+        self.rows[self._name] = 0
+        self._writer = pq.ParquetWriter(
+            self.folder / self._name,
+            self.schema,
+            compression="zstd",
+            write_page_checksum=True,
+            write_statistics=False,
+        )
+
+    def close(self) -> None:
+        """Ends the part that is being written."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class FolderOutput:
+    """An output folder, such as a model: files are written below `path`."""
+
+    kfp_type = "Model"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata: Json = {}
+        self._schema: pa.Schema | None = None
+        self._rows: dict[str, int] = {}
+
+    def prepare(self) -> None:
+        """Empties the folder: what an earlier attempt left behind is gone, its manifest first."""
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True)
+
+    def commit(self, provenance: Json) -> None:
+        """Writes the manifest over what is in the folder."""
+        files = []
+        for path in sorted(p for p in self.path.rglob("*") if p.is_file()):
+            name = path.relative_to(self.path).as_posix()
+            entry: Json = {"name": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            if name in self._rows:
+                entry["rows"] = self._rows[name]
+            files.append(entry)
+        content: Json = {
+            "format": FORMAT,
+            "schema": None if self._schema is None else schemas.describe(self._schema),
+            "metadata": self.metadata,
+            "files": files,
+        }
+        manifest = {**content, "digest": json_digest(content), **provenance}
+        write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=1).encode())
+
+
+class DatasetOutput(FolderOutput):
+    """An output dataset: a folder of Parquet parts of one schema."""
+
+    kfp_type = "Dataset"
+
+    @contextmanager
+    def dataset(self, schema: pa.Schema) -> Iterator[DatasetWriter]:
+        """A writer of rows; if the block raises, the dataset is not committed."""
+        writer = DatasetWriter(self.path, schema)
+        try:
+            yield writer
+        finally:
+            writer.close()
+        if not writer.rows:  # an empty dataset still states its schema
+            writer.open_part()
+            writer.close()
+        self._schema, self._rows = schema, writer.rows
+
+
+class FileOutput:
+    """An output of one text file."""
+
+    kfp_type = "Artifact"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata: Json = {}
+
+    def prepare(self) -> None:
+        """Removes what an earlier attempt left behind."""
+        self.path.unlink(missing_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write_text(self, text: str) -> None:
+        """Writes the file, whole or not at all."""
+        write_atomically(self.path, text.encode())
+
+    def commit(self, provenance: Json) -> None:
+        """Nothing to add: the file is whole since it was written."""
+        assert self.path.is_file(), f"the stage wrote no {self.path.name}"
+
+
+class HtmlOutput(FileOutput):
+    """A self-contained web page, shown by the KFP UI."""
+
+    kfp_type = "HTML"
+
+
+class MarkdownOutput(FileOutput):
+    """A Markdown text, shown by the KFP UI."""
+
+    kfp_type = "Markdown"
+
+
+class ParameterOutput(FileOutput):
+    """A string that later tasks of the pipeline take as a parameter."""
+
+    kfp_type = "String"
+
+
+Output = FolderOutput | FileOutput
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A committed artifact, opened for verified reading."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    _verified: set[str] = field(default_factory=set[str], repr=False, compare=False)
+
+    @classmethod
+    def open(cls, path: Path) -> "Artifact":
+        """Opens a folder by its manifest.
+
+        Raises:
+            UserError: no manifest, an unreadable one, or a file that is absent or cut.
+        """
+        try:
+            manifest = json.loads((path / MANIFEST).read_bytes())
+            content = {k: manifest[k] for k in ("format", "schema", "metadata", "files")}
+            sizes = {str(entry["name"]): int(entry["bytes"]) for entry in content["files"]}
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(
+                f"{path}: no {MANIFEST}, so this is no finished artifact. Rerun its stage."
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}/{MANIFEST}: damaged ({error}). Rerun its stage.") from error
+        if content["format"] != FORMAT:
+            raise UserError(
+                f"{path}: artifact format {content['format']}, this version reads {FORMAT}. "
+                "Rerun its stage."
+            )
+        if json_digest(content) != manifest.get("digest"):
+            raise UserError(f"{path}/{MANIFEST}: its digest does not match. Rerun its stage.")
+        for name, size in sizes.items():
+            found = (path / name).stat().st_size if (path / name).is_file() else None
+            if found != size:
+                raise UserError(
+                    f"{path}/{name}: {'absent' if found is None else f'{found:,} bytes'}, "
+                    f"the manifest says {size:,} bytes. Rerun its stage."
+                )
+        return cls(path, manifest)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the content: equal bytes have equal digests, whoever made them and when."""
+        return self.manifest["digest"]
+
+    @property
+    def metadata(self) -> Json:
+        """What the stage says about the artifact."""
+        return dict(self.manifest["metadata"])
+
+    @property
+    def rows(self) -> int:
+        """Rows of a dataset."""
+        return sum(entry.get("rows", 0) for entry in self.manifest["files"])
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of a dataset."""
+        return pq.read_schema(self.file(self._parts()[0]))
+
+    def file(self, name: str) -> Path:
+        """Path of one file, after a check of its SHA-256.
+
+        Raises:
+            UserError: the manifest does not name the file, or its content has changed.
+        """
+        entry = next((e for e in self.manifest["files"] if e["name"] == name), None)
+        if entry is None:
+            named = ", ".join(e["name"] for e in self.manifest["files"])
+            raise UserError(f"{self.path}: has no file {name}; it has {named}.")
+        if name not in self._verified:
+            if sha256_file(self.path / name) != entry["sha256"]:
+                raise UserError(
+                    f"{self.path / name}: content differs from its manifest (SHA-256). "
+                    "Delete the artifact and rerun its stage."
+                )
+            self._verified.add(name)
+        return self.path / name
+
+    def verify(self) -> "Artifact":
+        """Checks every file now, for readers that take the folder as a whole."""
+        for entry in self.manifest["files"]:
+            self.file(entry["name"])
+        return self
+
+    def _parts(self) -> list[str]:
+        return [e["name"] for e in self.manifest["files"] if e["name"].endswith(".parquet")]
+
+    def batches(
+        self, columns: list[str] | None = None, batch_size: int = ROWS_PER_GROUP
+    ) -> Iterator[pa.RecordBatch]:
+        """Rows in order, a bounded number at a time."""
+        for name in self._parts():
+            with pq.ParquetFile(self.file(name), page_checksum_verification=True) as file:
+                yield from file.iter_batches(batch_size, columns=columns)
+
+    def table(self, columns: list[str] | None = None) -> pa.Table:
+        """All rows at once."""
+        schema = self.schema
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
+        return pa.Table.from_batches(self.batches(columns), schema.remove_metadata())
+
+
+def embedding_matrix(artifact: Artifact, column: str = "embedding") -> np.ndarray:
+    """A fixed-size-list column as float32 [N, D]; null rows are zeros (see `valid_rows`).
+
+    Above 1 GiB the matrix is memory-mapped from an unnamed temporary file.
+    """
+    dim = artifact.schema.field(column).type.list_size
+    shape = (artifact.rows, dim)
+    if artifact.rows * dim * 4 > IN_MEMORY_BYTES:
+        with tempfile.TemporaryFile() as file:
+            matrix: np.ndarray = np.memmap(file, np.float32, "w+", shape=shape)
+    else:
+        matrix = np.zeros(shape, np.float32)
+    start = 0
+    for batch in artifact.batches([column]):
+        array = batch.column(0)
+        valid = np.asarray(array.is_valid())
+        values = np.asarray(array.flatten()).reshape(-1, dim)  # flatten leaves null rows out
+        matrix[start : start + len(batch)][valid] = values
+        start += len(batch)
+    return matrix
+
+
+def valid_rows(artifact: Artifact, column: str = "embedding") -> np.ndarray:
+    """Which rows of a column are not null, bool [N]."""
+    masks = [np.asarray(b.column(0).is_valid()) for b in artifact.batches([column])]
+    return np.concatenate(masks) if masks else np.zeros(0, bool)
+
+
+def codes_matrix(artifact: Artifact, column: str) -> np.ndarray:
+    """A list column of codes as int32 [N, L]; null rows are -1. Without any code L is 0."""
+    array = artifact.table([column]).column(0).combine_chunks()
+    valid = np.asarray(array.is_valid())
+    values = np.asarray(array.flatten()).astype(np.int32)
+    levels = len(values) // int(valid.sum()) if valid.any() else 0
+    codes = np.full((len(array), levels), -1, np.int32)
+    codes[valid] = values.reshape(-1, levels) if levels else codes[valid]
+    return codes
+
+
+def codes_column(codes_NL: np.ndarray) -> pa.Array:
+    """The inverse of `codes_matrix`: rows of -1 become null."""
+    valid = (codes_NL >= 0).all(1) if codes_NL.shape[1] else np.zeros(len(codes_NL), bool)
+    lengths = np.where(valid, codes_NL.shape[1], 0)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    values = pa.array(codes_NL[valid].astype(np.int16).ravel())
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~valid))
+
+
+def vector_column(matrix_ND: np.ndarray, valid_N: np.ndarray) -> pa.Array:
+    """A float32 matrix as a fixed-size-list column; rows not valid become null."""
+    values = pa.array(np.ascontiguousarray(matrix_ND, np.float32).ravel())
+    mask = pa.array(~np.asarray(valid_N, bool))
+    return pa.FixedSizeListArray.from_arrays(values, matrix_ND.shape[1], mask=mask)
+
+
+class Source:
+    """Data from outside the pipeline: a local path, gs://, or a model hub's `name/model@revision`.
+
+    The digest identifies the content. It is taken from the snapshot if the pipeline made one, else
+    computed; a hub id identifies itself.
+    """
+
+    def __init__(
+        self, uri: str, *, snapshot: str = "", cache: Path | None = None, hub: bool = False
+    ) -> None:
+        self.uri, self._snapshot, self._cache, self.is_hub = uri, snapshot, cache, hub
+
+    @property
+    def digest(self) -> str:
+        """Digest of the content."""
+        if not self._snapshot:
+            self._snapshot = f"hub:{self.uri}" if self.is_hub else content_digest(self.uri)
+        return self._snapshot
+
+    def path(self) -> Path:
+        """A local file or folder with the content; a remote one is downloaded."""
+        assert not self.is_hub, "a hub id has no path"
+        return fetch(self.uri, self._cache or Path(tempfile.gettempdir()) / "macrec-fetch")
+
+    def __repr__(self) -> str:
+        return f"Source({self.uri!r})"

@@ -1,0 +1,98 @@
+"""The identity of a result: the code, the configuration and the content of the inputs."""
+
+import ast
+import dataclasses
+import hashlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from macrec.artifact import FORMAT, json_digest
+
+# They move bytes and do not compute them: a change there leaves finished work valid.
+PLUMBING = {
+    "macrec",
+    "macrec.errors",
+    "macrec.fingerprint",
+    "macrec.parameters",
+    "macrec.progress",
+    "macrec.stage",
+    "macrec.stage_cli",
+    "macrec.storage",
+    "macrec.store",
+}
+
+
+class Stage(Protocol):
+    """The module of a stage."""
+
+    Config: type
+    Inputs: type
+    Outputs: type
+    Execution: type
+    run: Callable[..., dict[str, float]]
+    __name__: str
+    __doc__: str | None
+
+
+def stage_name(stage: Stage) -> str:
+    """The folder of the stage below components/."""
+    spec = getattr(stage, "__spec__", None)
+    name = spec.name if spec else stage.__name__
+    return name.split(".")[-2]
+
+
+def code_version(stage: Stage) -> str:
+    """Digest of the sources a stage runs: its folder's modules and what they import of macrec.
+
+    Imports are followed through the syntax tree, so that nothing heavy is loaded.
+    """
+    package = f"components.{stage_name(stage)}"
+    pending, seen = [f"{package}.main"], dict[str, bytes]()
+    while pending:
+        name = pending.pop()
+        spec = importlib.util.find_spec(name)
+        if name in seen or name in PLUMBING or spec is None or not spec.origin:
+            continue
+        seen[name] = Path(spec.origin).read_bytes()
+        pending += [m for m in _imported(seen[name], name) if m.startswith(("macrec", package))]
+    digest = hashlib.sha256()
+    for name in sorted(seen):
+        digest.update(f"{name}\0{hashlib.sha256(seen[name]).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _imported(source: bytes, module: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{module}: relative imports are not followed"
+            yield node.module
+            for alias in node.names:
+                candidate = f"{node.module}.{alias.name}"
+                if candidate.startswith(("macrec.", "components.")) and _is_module(candidate):
+                    yield candidate
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is a plain module
+        return False
+
+
+def fingerprint(stage: Stage, config: Any, inputs: Any, salt: str = "") -> str:
+    """Identity of the result: code, configuration and content of the inputs, nothing else."""
+    values = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
+    return json_digest(
+        {
+            "format": FORMAT,
+            "stage": stage_name(stage),
+            "code_version": code_version(stage),
+            "config": dataclasses.asdict(config),
+            "inputs": {name: value.digest if value else None for name, value in values.items()},
+            "salt": salt,
+        }
+    )

@@ -1,0 +1,126 @@
+"""What every stage does around its `run`: fingerprint, reuse, commit, hand over.
+
+A stage is a module with the dataclasses Config, Inputs, Outputs, Execution and the function
+`run(config, inputs, outputs, execution) -> metrics`. A result that is in the artifact store under
+the same fingerprint is handed over instead of being computed again.
+"""
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from macrec.artifact import Artifact, Json, Output, Source
+from macrec.errors import UserError
+from macrec.fingerprint import Stage, code_version, fingerprint, stage_name
+from macrec.parameters import Parameter, fields
+from macrec.progress import Progress, log
+from macrec.store import ArtifactStore
+
+__all__ = ["Metrics", "Progress", "Result", "execute", "log", "main"]
+
+Metrics = dict[str, float]
+
+
+class Result(NamedTuple):
+    """How a stage ended."""
+
+    metrics: Metrics
+    reused: bool
+    fingerprint: str
+
+
+def input_artifacts(stage: Stage) -> list[Parameter]:
+    """The artifacts that the stage reads."""
+    return [f for f in fields(stage.Inputs) if f.kind is Artifact]
+
+
+def sources(stage: Stage) -> list[Parameter]:
+    """The external data that the stage reads."""
+    return [f for f in fields(stage.Inputs) if f.kind is Source]
+
+
+def settings(stage: Stage) -> list[Parameter]:
+    """The fields of Config, then those of Execution."""
+    return [*fields(stage.Config), *fields(stage.Execution)]
+
+
+def execute(
+    stage: Stage,
+    config: Any,
+    inputs: Any,
+    outputs: Any,
+    execution: Any,
+    *,
+    store: ArtifactStore | None = None,
+    salt: str = "",
+) -> Result:
+    """Runs a stage, or hands over what an identical run has left in the store."""
+    name = stage_name(stage)
+    identity = fingerprint(stage, config, inputs, salt)
+    by_name: dict[str, Output] = {
+        f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)
+    }
+    reusable = store is not None and getattr(stage, "REUSABLE", True)
+    record = store.find(name, identity) if store and reusable else None
+    if store and record:
+        if store.restore(record, by_name):
+            log.info("%s: reused, nothing to compute (fingerprint %s)", name, identity[:12])
+            return Result(record["metrics"], True, identity)
+        log.warning("%s: the stored result is damaged and is computed again", name)
+    metrics = _compute(stage, config, inputs, by_name, outputs, execution, identity)
+    if store and reusable:
+        quicker = store.commit(name, identity, by_name, metrics, replace=record is not None)
+        if quicker and store.restore(quicker, by_name):
+            metrics = quicker["metrics"]
+    return Result(metrics, False, identity)
+
+
+def _compute(
+    stage: Stage,
+    config: Any,
+    inputs: Any,
+    by_name: Mapping[str, Output],
+    outputs: Any,
+    execution: Any,
+    identity: str,
+) -> Metrics:
+    name, started = stage_name(stage), time.monotonic()
+    for output in by_name.values():
+        output.prepare()
+    log.info("%s: started (fingerprint %s)", name, identity[:12])
+    metrics = finite(stage.run(config, inputs, outputs, execution))
+    values = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
+    provenance: Json = {
+        "stage": name,
+        "code_version": code_version(stage),
+        "config": dataclasses.asdict(config),
+        "inputs": {key: value.digest for key, value in values.items() if value},
+        "fingerprint": identity,
+    }
+    for output in by_name.values():
+        output.commit(provenance)
+    log.info("%s: finished in %.1f s", name, time.monotonic() - started)
+    return metrics
+
+
+def finite(metrics: Mapping[str, float]) -> Metrics:
+    """The metrics as plain finite floats: JSON and the KFP backend refuse NaN.
+
+    Raises:
+        UserError: one is not finite; the figure cannot be trusted.
+    """
+    values = {name: float(value) for name, value in metrics.items()}
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    if broken:
+        raise UserError(f"metrics not finite: {', '.join(broken)}. The inputs are degenerate.")
+    return values
+
+
+def main(stage: Any, argv: list[str] | None = None) -> None:
+    """The command line of a stage: `python -m components.NAME.main`. Ends the process."""
+    from macrec import stage_cli  # which imports this module
+
+    stage_cli.main(stage, sys.argv[1:] if argv is None else argv)

@@ -1,0 +1,283 @@
+"""Local paths and gs:// behind one interface.
+
+Only what artifacts need: list, read, create-if-absent, upload, download, delete. Data that a
+stage computes on is always a local file: a remote one is downloaded first (`fetch`).
+"""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Protocol
+
+from macrec.errors import UserError
+
+GCS_PREFIX = "gs://"
+TRY_SECONDS = 20
+TOTAL_SECONDS = 300
+
+
+class Entry(NamedTuple):
+    """One file of a storage, with a checksum of its content."""
+
+    name: str
+    bytes: int
+    checksum: str
+
+
+class Storage(Protocol):
+    """A folder of files, on a disk or in a bucket. Names are relative, with forward slashes."""
+
+    uri: str
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every file whose name starts with the prefix, sorted by name."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """The whole content, or None if there is no such file."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        ...
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Writes a small file atomically unless it exists; True if the content is now ours."""
+        ...
+
+    def upload(self, source: Path, name: str) -> None:
+        """Makes the local file available under the name; the content must never change again."""
+        ...
+
+    def download(self, name: str, target: Path) -> None:
+        """Makes the file available at a local path, whose folder exists."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Removes the file if it is there."""
+        ...
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class LocalStorage:
+    """A folder on a disk. Files are hard links where the file system allows: no byte is copied."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uri = str(root)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        for path in sorted(p for p in self.root.rglob("*") if p.is_file()):
+            name = path.relative_to(self.root).as_posix()
+            if name.startswith(prefix):
+                yield Entry(name, path.stat().st_size, sha256_file(path))
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def exists(self, name: str) -> bool:
+        return (self.root / name).is_file()
+
+    def create(self, name: str, content: bytes) -> bool:
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        partial.write_bytes(content)
+        try:
+            os.link(partial, target)  # unlike a rename, a link refuses to replace
+            return True
+        except FileExistsError:
+            return target.read_bytes() == content
+        finally:
+            partial.unlink()
+
+    def upload(self, source: Path, name: str) -> None:
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            return
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        _link_or_copy(source, partial)
+        partial.chmod(0o444)  # a shared link must not be edited in place
+        partial.replace(target)
+
+    def download(self, name: str, target: Path) -> None:
+        target.unlink(missing_ok=True)
+        _link_or_copy(self.root / name, target)
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+class GcsStorage:
+    """A prefix of a Google Cloud Storage bucket. Honours STORAGE_EMULATOR_HOST."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        self.prefix = f"{prefix}/" if prefix else ""
+        self.uri = f"{GCS_PREFIX}{bucket}/{prefix}".rstrip("/")
+        self._bucket = _gcs_client().bucket(bucket)
+
+    def _blob(self, name: str) -> Any:
+        return self._bucket.blob(self.prefix + name)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        for blob in self._bucket.list_blobs(prefix=self.prefix + prefix, timeout=TRY_SECONDS):
+            if not blob.name.endswith("/"):  # folder markers of the console
+                name = blob.name[len(self.prefix) :]
+                yield Entry(name, blob.size, blob.md5_hash or blob.crc32c)
+
+    def read(self, name: str) -> bytes | None:
+        from google.api_core.exceptions import NotFound
+
+        try:
+            return self._blob(name).download_as_bytes(timeout=TRY_SECONDS, retry=_gcs_retry())
+        except NotFound:
+            return None
+
+    def exists(self, name: str) -> bool:
+        return self._blob(name).exists(timeout=TRY_SECONDS, retry=_gcs_retry())
+
+    def create(self, name: str, content: bytes) -> bool:
+        from google.api_core.exceptions import PreconditionFailed
+
+        try:
+            self._blob(name).upload_from_string(
+                content, if_generation_match=0, timeout=TRY_SECONDS, retry=_gcs_retry()
+            )
+            return True
+        except PreconditionFailed:
+            # Also met when the first try was applied and its reply lost: then the content is ours.
+            return self.read(name) == content
+
+    def upload(self, source: Path, name: str) -> None:
+        from google.api_core.exceptions import PreconditionFailed
+
+        try:
+            self._blob(name).upload_from_filename(
+                str(source), if_generation_match=0, timeout=TRY_SECONDS, retry=_gcs_retry()
+            )
+        except PreconditionFailed:
+            return
+
+    def download(self, name: str, target: Path) -> None:
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            self._blob(name).download_to_filename(
+                str(partial), timeout=TRY_SECONDS, retry=_gcs_retry()
+            )
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def delete(self, name: str) -> None:
+        from google.api_core.exceptions import NotFound
+
+        try:
+            self._blob(name).delete(timeout=TRY_SECONDS, retry=_gcs_retry())
+        except NotFound:
+            return
+
+
+def _gcs_retry() -> Any:
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    return DEFAULT_RETRY.with_timeout(TOTAL_SECONDS)
+
+
+@lru_cache(maxsize=1)
+def _gcs_client() -> Any:
+    try:
+        from google.cloud import storage
+    except ImportError as error:
+        raise UserError("gs:// paths need the package google-cloud-storage.") from error
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        from google.auth.credentials import AnonymousCredentials
+
+        return storage.Client(project="emulator", credentials=AnonymousCredentials())
+    return storage.Client()
+
+
+def is_remote(uri: str) -> bool:
+    """Whether the URI names a bucket rather than a path on this machine."""
+    return uri.startswith(GCS_PREFIX)
+
+
+def open_storage(uri: str) -> Storage:
+    """The storage at a local folder or at gs://bucket/prefix; it need not exist yet."""
+    if is_remote(uri):
+        bucket, _, prefix = uri.removeprefix(GCS_PREFIX).partition("/")
+        if not bucket:
+            raise UserError(f"{uri}: names no bucket. Write gs://BUCKET/FOLDER.")
+        return GcsStorage(bucket, prefix.strip("/"))
+    if "://" in uri:
+        raise UserError(f"{uri}: only local paths and gs:// are supported.")
+    return LocalStorage(Path(uri))
+
+
+def entries(uri: str) -> list[Entry]:
+    """The files at a URI: those below a folder, or the one file (named by its base name).
+
+    Raises:
+        UserError: there is nothing at the URI.
+    """
+    if not is_remote(uri):
+        path = Path(uri)
+        if path.is_file():
+            return [Entry(path.name, path.stat().st_size, sha256_file(path))]
+    found = list(open_storage(uri).list())
+    if not found and is_remote(uri):
+        parent, _, name = uri.rstrip("/").rpartition("/")
+        found = [e for e in open_storage(parent).list(name) if e.name == name]
+    if not found:
+        raise UserError(f"{uri}: no such file, or an empty folder. Check the path.")
+    return found
+
+
+def content_digest(uri: str) -> str:
+    """SHA-256 over the sorted (name, size, checksum) of the files: new data, new digest."""
+    digest = hashlib.sha256()
+    for entry in sorted(entries(uri)):
+        digest.update(f"{entry.name}\0{entry.bytes}\0{entry.checksum}\n".encode())
+    return digest.hexdigest()
+
+
+def fetch(uri: str, cache: Path) -> Path:
+    """A local path with the content of the URI; a remote one is downloaded below `cache`."""
+    if not is_remote(uri):
+        path = Path(uri)
+        if not path.exists():
+            raise UserError(f"{uri}: no such file or folder. Check the path.")
+        return path
+    found = entries(uri)
+    name = PurePosixPath(uri.rstrip("/")).name
+    single = len(found) == 1 and found[0].name == name
+    storage = open_storage(uri.rstrip("/").rpartition("/")[0] if single else uri)
+    version = "".join(f"{entry.name}{entry.checksum}" for entry in found)
+    folder = cache / hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest()[:16]
+    for entry in found:
+        target = folder / entry.name
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{uri}: the object name {entry.name!r} leaves its folder. Rename it.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not (target.is_file() and target.stat().st_size == entry.bytes):
+            storage.download(entry.name, target)
+    return folder / name if single else folder

@@ -1,0 +1,108 @@
+"""Fixtures that several test files share."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import components
+
+TOY_STAGE = '''
+"""A stage of tests: repeats its input."""
+import sys
+from dataclasses import dataclass
+from typing import Literal
+import pyarrow as pa
+from macrec import stage
+from macrec.artifact import Artifact, DatasetOutput, HtmlOutput, Source
+from macrec.errors import UserError
+
+SCHEMA = pa.schema([pa.field("value", pa.int64(), nullable=False)])
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    times: int = 2
+    """How often each row is repeated."""
+    weights: tuple[float, ...] = (0.5, 1.0)
+    """A list of numbers."""
+    mode: Literal["copy", "fail", "user_error", "nan"] = "copy"
+    """What to do."""
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    batch: int = 10
+    """Rows at a time."""
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    numbers: Artifact
+    """The rows."""
+    extra: Source | None = None
+    """More data."""
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    repeated: DatasetOutput
+    """The rows, repeated."""
+    page: HtmlOutput
+    """A page."""
+
+calls = 0
+
+def run(config, inputs, outputs, execution):
+    global calls
+    calls += 1
+    with outputs.repeated.dataset(SCHEMA) as out:
+        for batch in inputs.numbers.batches(batch_size=execution.batch):
+            for _ in range(config.times):
+                out.write(batch)
+        if config.mode == "fail":
+            raise RuntimeError("half way")
+        if config.mode == "user_error":
+            raise UserError("numbers: 1 of 2 is odd. Remove it.")
+    outputs.page.write_text("<p>done</p>")
+    return {"rows": float("nan") if config.mode == "nan" else float(inputs.numbers.rows)}
+
+if __name__ == "__main__":
+    stage.main(sys.modules[__name__])
+'''
+
+
+@pytest.fixture
+def toy_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A stage as a module of components/, from a file that the test may edit."""
+    folder = tmp_path / "toy_components" / "toy"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "main.py").write_text(TOY_STAGE)
+    monkeypatch.setattr(components, "__path__", [*components.__path__, str(folder.parent)])
+    importlib.invalidate_caches()
+    yield importlib.import_module("components.toy.main")
+    for name in [n for n in sys.modules if n.startswith("components.toy")]:
+        del sys.modules[name]
+    if hasattr(components, "toy"):
+        delattr(components, "toy")
+
+
+@pytest.fixture
+def numbers(tmp_path: Path) -> Callable[..., Path]:
+    """Makes an artifact of one int64 column."""
+    import pyarrow as pa
+
+    from macrec.artifact import DatasetOutput
+
+    def make(*values: int, name: str = "numbers") -> Path:
+        schema = pa.schema([pa.field("value", pa.int64(), nullable=False)])
+        output = DatasetOutput(tmp_path / name)
+        output.prepare()
+        with output.dataset(schema) as out:
+            out.write(pa.table({"value": list(values)}))
+        output.commit(
+            {"stage": "test", "code_version": "", "config": {}, "inputs": {}, "fingerprint": ""}
+        )
+        return tmp_path / name
+
+    return make

