@@ -1,0 +1,49 @@
+"""The run report: dataclasses to fill, and two renderings of them.
+
+`render_html` gives one self-contained page (no script, nothing fetched), `render_markdown` the
+same figures for a terminal or a pull request.
+"""
+
+from macrec.report.markdown import render_markdown
+from macrec.report.model import (
+    CUTOFFS,
+    METRICS,
+    ArtifactDigest,
+    CodebookLevel,
+    Collisions,
+    Example,
+    Fact,
+    Item,
+    Mark,
+    Panel,
+    ProposedBy,
+    Recommendation,
+    Report,
+    Role,
+    Score,
+    Series,
+    System,
+)
+from macrec.report.page import render_html
+
+__all__ = [
+    "CUTOFFS",
+    "METRICS",
+    "ArtifactDigest",
+    "CodebookLevel",
+    "Collisions",
+    "Example",
+    "Fact",
+    "Item",
+    "Mark",
+    "Panel",
+    "ProposedBy",
+    "Recommendation",
+    "Report",
+    "Role",
+    "Score",
+    "Series",
+    "System",
+    "render_html",
+    "render_markdown",
+]

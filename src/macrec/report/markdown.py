@@ -1,0 +1,172 @@
+"""The report's figures as Markdown: tables only, for a terminal, a pull request, KFP's viewer."""
+
+import re
+from collections.abc import Sequence
+
+from macrec.report import numbers
+from macrec.report.headline import headline
+from macrec.report.markup import clean
+from macrec.report.model import Example, Panel, Report, Score
+from macrec.report.tables import score_columns
+
+ACTIVE = re.compile(r"([\\`*_\[\]()#~|!])")
+MAX_EXAMPLES = 12
+MAX_ROWS = 400
+
+
+def render_markdown(report: Report) -> str:
+    """The headline, results, data, codes, last value of each curve, examples and inputs."""
+    blocks = [f"# {escape(report.title) or 'Run report'}", escape(report.subtitle)]
+    blocks += [_headline(report), *(escape(note, 600) for note in report.notes[:20])]
+    blocks += _results(report) + _data(report) + _codes(report) + _training(report)
+    blocks += _examples(report.examples) + _run(report)
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def escape(text: str, limit: int = 300) -> str:
+    """Text from outside on one line, with nothing in it that Markdown or HTML would act on."""
+    line = clean(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = ACTIVE.sub(r"\\\1", line).replace("://", r"\://").replace("www.", r"www\.")
+    # at the head of a line these would open a list, a heading underline or a number
+    return re.sub(r"^([-+=](?=[-+=\s]|$)|\d+(?=[.)](?:\s|$)))", lambda m: _guard(m[1]), line)
+
+
+def _guard(head: str) -> str:
+    return f"&#{ord(head[0])};{head[1:]}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first column is aligned left, the others right. Cells are escaped already."""
+    if not rows:
+        return ""
+    rule = ["---"] + ["---:"] * (len(heads) - 1)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
+
+
+def _headline(report: Report) -> str:
+    lines: list[str] = []
+    for tile in headline(report):
+        figures = ", ".join(f"{f.caption} {f.value}".strip() for f in tile.figures)
+        told = "; ".join(tile.lines)
+        lines.append(
+            f"- **{escape(tile.label)}**: {figures}" + (f" ({escape(told, 600)})" if told else "")
+        )
+    return "\n".join(lines)
+
+
+def _results(report: Report) -> list[str]:
+    names = [name for _, group in score_columns(report.systems) for name in group]
+    rows: list[list[str]] = []
+    for system in report.systems[:40]:
+        scores = [system.scores.get(name, Score(value=None)) for name in names]
+        rows.append([escape(system.name), *(numbers.metric(score.value) for score in scores)])
+    if not rows:
+        return ["## Results", "No system was evaluated."]
+    users = f"{numbers.count(report.users)} test users." if report.users else ""
+    return ["## Results", users, table(["System", *names], rows), _intervals(report)]
+
+
+def _intervals(report: Report) -> str:
+    names = ("HR@10", "NDCG@10")
+    rows: list[list[str]] = []
+    for system in report.systems[:40]:
+        scores = [system.scores.get(name, Score(value=None)) for name in names]
+        if any(numbers.usable(score.low) for score in scores):
+            ends = [f"{numbers.metric(s.low)} to {numbers.metric(s.high)}" for s in scores]
+            rows.append([escape(system.name), *ends])
+    return table(["95 % intervals", *names], rows)
+
+
+def _data(report: Report) -> list[str]:
+    rows = [[escape(f.label), escape(numbers.fact(f.value)), escape(f.note)] for f in report.facts]
+    return ["## Data", table(["", "Value", "Note"], rows)] if rows else []
+
+
+def _codes(report: Report) -> list[str]:
+    used = [
+        [
+            f"{v.modality} {v.level}",
+            f"{v.used:,} of {v.size:,}",
+            numbers.percent(v.utilisation),
+            numbers.decimal(v.perplexity),
+            numbers.percent(v.largest_share),
+        ]
+        for v in report.codebooks
+    ]
+    collided = [
+        [
+            c.modality,
+            numbers.percent(c.rate_before, 2),
+            numbers.percent(c.rate_after, 2),
+            numbers.count(c.moved),
+            ", ".join(f"{n:,} of {size}" for size, n in sorted(c.group_sizes.items())[:12])
+            or numbers.DASH,
+        ]
+        for c in report.collisions
+    ]
+    blocks: list[str] = []
+    if used:
+        heads = ["Level", "Codes used", "Share", "Perplexity", "Largest code"]
+        blocks += ["## Codebook use", table(heads, used)]
+        if not any(v.modality == "image" for v in report.codebooks):
+            blocks.append("No image codes in this run.")
+    if collided:
+        heads = ["Modality", "Rate before", "Rate after", "Items moved", "Groups by size"]
+        blocks += ["## Collisions", table(heads, collided)]
+    return blocks
+
+
+def _training(report: Report) -> list[str]:
+    panels = [*report.quantizer_panels, *report.generator_panels]
+    if report.fusion_panel:
+        panels.append(report.fusion_panel)
+    rows = [row for panel in panels for row in _panel(panel)]
+    heads = ["Curve", "Points", "First", "Lowest", "Highest", "Last", "Kept at"]
+    return ["## Training", table(heads, rows)] if rows else []
+
+
+def _panel(panel: Panel) -> list[list[str]]:
+    rows: list[list[str]] = []
+    for series in panel.series:
+        ys = [y for y in series.y if y is not None and numbers.usable(y)]
+        kept = f"{panel.mark.x:g}" if panel.mark and numbers.usable(panel.mark.x) else numbers.DASH
+        figures = (ys[0], min(ys), max(ys), ys[-1]) if ys else (None,) * 4
+        name = f"{panel.title}, {series.name}" if series.name else panel.title
+        rows.append([escape(name), f"{len(ys):,}", *map(numbers.metric, figures), kept])
+    return rows
+
+
+def _examples(examples: Sequence[Example]) -> list[str]:
+    blocks: list[str] = ["## Examples"] if examples else []
+    for example in examples[:MAX_EXAMPLES]:
+        rows = [
+            [
+                escape(r.item.title, 200) or "untitled",
+                str(rank),
+                {"both": "text and image"}.get(r.proposed_by, r.proposed_by),
+                "hit" if r.hit else "",
+            ]
+            for rank, r in enumerate(example.recommended[:20], 1)
+        ]
+        had = "; ".join(escape(item.title, 200) for item in example.history[-20:])
+        chose = f"Chose next: {escape(example.target.title, 200)}" if example.target else ""
+        blocks += [f"### User {escape(example.user_id, 60)}", f"Had: {had}" if had else ""]
+        blocks += [table(["Offered", "Rank", "Proposed by", "Outcome"], rows), chose]
+    return blocks
+
+
+def _run(report: Report) -> list[str]:
+    seconds = [[escape(k), numbers.duration(v)] for k, v in report.stage_seconds.items()]
+    inputs = [
+        [escape(a.name), numbers.count(a.rows), escape(a.digest)]
+        for a in report.artifacts[:MAX_ROWS]
+    ]
+    values = [[escape(k), escape(v)] for k, v in sorted(report.parameters.items())[:MAX_ROWS]]
+    blocks: list[str] = []
+    if seconds:
+        blocks += ["## Time per stage", table(["Stage", "Time"], seconds)]
+    if inputs:
+        blocks += ["## Inputs", table(["Artifact", "Rows", "Digest"], inputs)]
+    if values:
+        blocks += ["## Parameters", table(["Name", "Value"], values)]
+    return blocks

@@ -1,0 +1,216 @@
+"""What a run report says, as plain frozen dataclasses; the evaluate stage fills them.
+
+Every text is shown as text, whatever it contains. A number that does not exist is None; NaN and
+infinities are shown the same way, as an en dash. Nothing here reads a clock or a file.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["baseline", "text", "image", "fused", "other"]
+"""Decides the colour: one colour per modality throughout the report."""
+
+ProposedBy = Literal["text", "image", "both"]
+
+METRICS = ("HR", "NDCG", "MRR")
+CUTOFFS = (1, 5, 10, 20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One count or phrase about the data, such as `Fact(label="Users", value=2371)`."""
+
+    label: str
+    value: float | int | str | None
+    note: str = ""
+    """A few words under the value, e.g. "12.1 % of items"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A metric over test users, with its 95 % interval where one was computed."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """One row of the results table."""
+
+    name: str
+    """E.g. "Most popular", "Text only", "Text only, 40 beams", "Fused"."""
+    role: Role
+    scores: Mapping[str, Score]
+    """By name: "HR@10", "NDCG@5", "MRR@20"; any of METRICS x CUTOFFS, absent ones are dashes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """A line of a chart; points with a missing or non-finite y are gaps."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+    role: Role = "other"
+
+    def __post_init__(self) -> None:
+        assert len(self.x) == len(self.y), f"{self.name}: {len(self.x)} x, {len(self.y)} y"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A vertical line on a chart, such as the epoch or the weight that was chosen."""
+
+    x: float
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One line chart. Quantities of different size belong in panels of their own."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookLevel:
+    """How often each code of one level was assigned."""
+
+    modality: Literal["text", "image"]
+    level: int
+    """From 0, the coarsest."""
+    counts: tuple[int, ...]
+    """Items per code, one entry for every code of the codebook (zeros included), any order."""
+
+    @property
+    def size(self) -> int:
+        """Codes in the codebook."""
+        return len(self.counts)
+
+    @property
+    def used(self) -> int:
+        """Codes assigned to one item or more."""
+        return sum(count > 0 for count in self.counts)
+
+    @property
+    def utilisation(self) -> float | None:
+        """Share of the codes in use, 0..1."""
+        return self.used / self.size if self.size else None
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp of the entropy of the usage: the number of evenly used codes it is worth."""
+        total = sum(self.counts)
+        if not total:
+            return None
+        shares = [count / total for count in self.counts if count > 0]
+        return math.exp(-sum(share * math.log(share) for share in shares))
+
+    @property
+    def largest_share(self) -> float | None:
+        """Share of the items that carry the most used code, 0..1."""
+        total = sum(self.counts)
+        return max(self.counts) / total if total else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collisions:
+    """Items that shared a code, before and after resolution."""
+
+    modality: Literal["text", "image"]
+    rate_before: float | None
+    """0..1, as the stage that resolves collisions defines it."""
+    rate_after: float | None
+    moved: int | None
+    """Items given another code."""
+    group_sizes: Mapping[int, int]
+    """{items sharing one code (2 or more): number of such groups}, before resolution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A catalogue item as the examples show it."""
+
+    title: str
+    thumbnail: str | None = None
+    """`data:image/(png|jpeg|webp|gif);base64,...`, 96 px is plenty; anything else is not shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """One recommended item, in rank order."""
+
+    item: Item
+    proposed_by: ProposedBy
+    """Whose beam held the item."""
+    hit: bool = False
+    """Whether it is the item that the user chose next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One test user: what they had, what they were offered, what they took."""
+
+    user_id: str
+    history: tuple[Item, ...]
+    """Oldest first."""
+    recommended: tuple[Recommendation, ...]
+    """Best first."""
+    target: Item | None = None
+    """The item held out for the test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactDigest:
+    """One input of this run, so that the report can be traced to its bytes."""
+
+    name: str
+    digest: str
+    rows: int | None = None
+
+
+def _no_texts() -> Mapping[str, str]:
+    return {}
+
+
+def _no_seconds() -> Mapping[str, float]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The whole report. Sections left empty say so in a sentence, or are left out."""
+
+    title: str
+    subtitle: str = ""
+    """One line under the title: the data set, the run, a date that the caller chose to print."""
+    facts: tuple[Fact, ...] = ()
+    systems: tuple[System, ...] = ()
+    """In the order of the table. The headline compares the last "fused" one with the best of the
+    "text" and "image" ones and with the first "baseline"."""
+    users: int | None = None
+    """Test users behind the results table."""
+    quantizer_panels: tuple[Panel, ...] = ()
+    """One per loss term, over epochs."""
+    generator_panels: tuple[Panel, ...] = ()
+    """Loss and validation NDCG, over steps or epochs."""
+    codebooks: tuple[CodebookLevel, ...] = ()
+    collisions: tuple[Collisions, ...] = ()
+    fusion_panel: Panel | None = None
+    """Validation score over the fusion weight."""
+    examples: tuple[Example, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=_no_texts)
+    """{"train.epochs": "40"}; text before the first dot groups them."""
+    artifacts: tuple[ArtifactDigest, ...] = ()
+    stage_seconds: Mapping[str, float] = field(default_factory=_no_seconds)
+    """In the order of the DAG."""
+    notes: tuple[str, ...] = ()
+    """Sentences the reader must know, shown under the headline."""
