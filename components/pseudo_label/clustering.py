@@ -1,0 +1,160 @@
+"""k-means of the vectors of one modality, seeded and the same for every number of threads.
+
+N items, R rows that have a vector, B rows of a batch, D components, K clusters
+"""
+
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from macrec.errors import UserError
+from macrec.stage import log
+
+if TYPE_CHECKING:
+    from components.pseudo_label.main import Config
+
+ROWS_AT_ONCE = 2_048
+"""Rows copied at a time where the result does not depend on it."""
+
+
+class Clustering(NamedTuple):
+    """Clusters of the items that have a vector."""
+
+    labels_N: NDArray[np.int32]
+    """-1 where there is no vector"""
+    clusters: int
+    """K after the cap"""
+    inertia: float
+    """mean squared distance of a vector to its centre"""
+
+
+class Vectors:
+    """The rows of a matrix, on disk or in memory, that have a vector; normalised when read."""
+
+    def __init__(
+        self, matrix_ND: NDArray[np.float32], valid_N: NDArray[np.bool_], *, normalise: bool
+    ) -> None:
+        self.rows = np.flatnonzero(valid_N)
+        self._matrix_ND, self._normalise = matrix_ND, normalise
+
+    def read(self, which_B: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Copies of some of the rows."""
+        batch_BD = np.array(self._matrix_ND[self.rows[which_B]])
+        if self._normalise:
+            norm_B = np.sqrt(np.square(batch_BD).sum(1, keepdims=True))
+            batch_BD /= np.where(norm_B > 0, norm_B, 1)
+        return batch_BD
+
+    def chunks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """All rows in order, a bounded number at a time."""
+        for start in range(0, len(self.rows), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            yield part, self.read(part)
+
+
+def cluster(
+    matrix_ND: NDArray[np.float32], valid_N: NDArray[np.bool_], config: "Config", name: str
+) -> Clustering:
+    """Clusters the valid rows; without any, there is no cluster.
+
+    Raises:
+        UserError: a vector is not finite.
+    """
+    labels_N = np.full(len(matrix_ND), -1, np.int32)
+    vectors = Vectors(matrix_ND, valid_N, normalise=config.normalise)
+    if not len(vectors.rows):
+        log.warning("%s: no item has a vector, so none gets a label", name)
+        return Clustering(labels_N, 0, 0.0)
+    distinct = count_distinct(vectors, name)
+    clusters = capped(config.clusters, distinct, config.min_items_per_cluster)
+    if clusters < config.clusters:
+        log.warning(
+            "%s: %s clusters instead of %s, for there are only %s distinct vectors "
+            "(min_items_per_cluster=%s)",
+            name,
+            *(f"{n:,}" for n in (clusters, config.clusters, distinct)),
+            config.min_items_per_cluster,
+        )
+    # Threads add up their shares in the order in which they end: one thread, one result.
+    with threadpool_limits(1), warnings.catch_warnings():
+        # Fewer clusters than asked for are reported by the stage's metrics.
+        warnings.filterwarnings("ignore", message="Number of distinct clusters")
+        streamed = len(vectors.rows) > config.minibatch_above
+        fit = _fit_streamed if streamed else _fit_in_memory
+        labels_N[vectors.rows], inertia = fit(vectors, clusters, config)
+    return Clustering(labels_N, clusters, inertia)
+
+
+def capped(clusters: int, distinct: int, min_items: int) -> int:
+    """Clusters that the catalogue can fill: `min_items` distinct vectors each on average.
+
+    A label is of use through the other items that share it, so a cluster of one is worth nothing;
+    two clusters are the least that tell any items apart.
+    """
+    return min(clusters, distinct, max(2, distinct // min_items))
+
+
+def count_distinct(vectors: Vectors, name: str) -> int:
+    """Number of different vectors, by a 64-bit hash of each."""
+    hashes: list[NDArray[np.uint64]] = []
+    broken = 0
+    for _, chunk_BD in vectors.chunks():
+        broken += int((~np.isfinite(chunk_BD).all(1)).sum())
+        bits_BD = (chunk_BD + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 becomes 0
+        # A vector's hash must not depend on its place, as the rounding of a float product may.
+        weights_D = np.random.default_rng(0).integers(2**63, size=bits_BD.shape[1], dtype=np.uint64)
+        hashes.append(bits_BD @ (2 * weights_D + 1))
+    if broken:
+        raise UserError(
+            f"{name}: {broken:,} of {len(vectors.rows):,} vectors are not finite. "
+            "Rerun the embedding stage."
+        )
+    return len(np.unique(np.concatenate(hashes)))
+
+
+def _fit_in_memory(
+    vectors: Vectors, clusters: int, config: "Config"
+) -> tuple[NDArray[np.int32], float]:
+    from sklearn.cluster import KMeans
+
+    settings: dict[str, Any] = {
+        "init": "k-means++",
+        "n_init": 1,
+        "max_iter": config.max_iterations,
+        "random_state": config.seed,
+        "copy_x": False,
+        "algorithm": "lloyd",
+    }
+    model: Any = KMeans(clusters, **settings)
+    labels_R = model.fit_predict(vectors.read(slice(None)))
+    return labels_R.astype(np.int32), float(model.inertia_) / len(labels_R)
+
+
+def _fit_streamed(
+    vectors: Vectors, clusters: int, config: "Config"
+) -> tuple[NDArray[np.int32], float]:
+    from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
+
+    rng = np.random.default_rng(config.seed)
+    items, batch = len(vectors.rows), max(config.batch_items, clusters)
+    sample = rng.permutation(items)[: max(batch, 8 * clusters)]
+    centres_KD, _ = kmeans_plusplus(
+        vectors.read(np.sort(sample)), clusters, random_state=config.seed
+    )
+    settings: dict[str, Any] = {"init": centres_KD, "n_init": 1, "random_state": config.seed}
+    model: Any = MiniBatchKMeans(clusters, **settings)
+    for _ in range(config.passes):
+        # Neighbours in a catalogue are alike: batches in its order would chase one category.
+        for which_B in np.array_split(rng.permutation(items), max(1, items // batch)):
+            model.partial_fit(vectors.read(np.sort(which_B)))
+
+    labels_R, total = np.empty(items, np.int32), 0.0
+    for part, chunk_BD in vectors.chunks():
+        labels_R[part] = model.predict(chunk_BD)
+        centre_BD = model.cluster_centers_[labels_R[part]]
+        total += float(np.square(chunk_BD - centre_BD).sum(dtype=np.float64))
+    return labels_R, total / len(labels_R)

@@ -1,0 +1,1 @@
+"""Unique codes: the semantic IDs of the items."""

@@ -1,0 +1,148 @@
+"""resolve_collisions: makes each modality's codes unique, and so the semantic IDs of the items."""
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from macrec import schema, stage
+from macrec.artifact import (
+    Artifact,
+    DatasetOutput,
+    codes_column,
+    codes_matrix,
+    embedding_matrix,
+)
+from macrec.errors import check
+
+if TYPE_CHECKING:
+    from macrec.semantic_ids import Resolved
+
+MODALITIES = ("text", "image")
+CODEBOOKS = "codebooks.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Nothing to configure: the codes and the codebooks decide."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Nothing to tune."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the stage reads."""
+
+    items: Artifact
+    """The catalogue; item ids break ties."""
+    latents: Artifact
+    """Latents and codes of the items, from quantize."""
+    quantizer: Artifact
+    """The quantizer whose codebooks gave the codes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What the stage writes."""
+
+    semantic_ids: DatasetOutput
+    """One row per item: its unique text codes and image codes."""
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> stage.Metrics:
+    """Resolves text and image codes independently and writes both, with what was moved.
+
+    Raises:
+        UserError: the inputs do not belong together, an item has no codes at all, or there are
+            more items than codes.
+    """
+    check(
+        inputs.items.rows == inputs.latents.rows,
+        f"resolve_collisions: {inputs.items.rows:,} items but {inputs.latents.rows:,} rows of "
+        "latents. Give the artifacts of one run.",
+    )
+    ids = inputs.items.table(["item_id"]).column(0)
+    codes = {m: codes_matrix(inputs.latents, f"{m}_codes") for m in MODALITIES}
+    _check_every_item_has_codes(codes, ids)
+
+    names = ids.to_pylist()
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+        "item_index": pa.array(np.arange(len(names), dtype=np.int32)),
+        "item_id": ids,
+    }
+    metrics: stage.Metrics = {}
+    for modality in MODALITIES:
+        resolved = _resolve(modality, codes[modality], inputs, names)
+        columns[f"{modality}_codes"] = codes_column(resolved.codes)
+        columns[f"{modality}_moved"] = pa.array(resolved.moved_level)
+        metrics |= _metrics(modality, codes[modality], resolved)
+    with outputs.semantic_ids.dataset(schema.SEMANTIC_IDS) as out:
+        out.write(pa.table(columns))
+    return metrics
+
+
+def _check_every_item_has_codes(codes: dict[str, np.ndarray], ids: pa.ChunkedArray) -> None:
+    without = np.ones(len(ids), bool)
+    for codes_NL in codes.values():
+        without &= ~(codes_NL >= 0).any(1)
+    first = ", ".join(ids.take(np.flatnonzero(without)[:5]).to_pylist())
+    check(
+        not without.any(),
+        f"resolve_collisions: {int(without.sum()):,} of {len(ids):,} items have neither text nor "
+        f"image codes (first: {first}). Give them a text or a picture, or leave them out.",
+    )
+
+
+def _resolve(
+    modality: str, codes_NL: np.ndarray, inputs: Inputs, item_ids: list[str]
+) -> "Resolved":
+    from safetensors.numpy import load_file
+
+    from macrec.semantic_ids import resolve_collisions
+
+    codebooks = load_file(inputs.quantizer.file(CODEBOOKS))
+    check(
+        modality in codebooks,
+        f"{inputs.quantizer.path}/{CODEBOOKS}: holds {', '.join(codebooks) or 'nothing'}, not "
+        f"{modality!r}. Rerun quantize.",
+    )
+    latents_ND = embedding_matrix(inputs.latents, f"{modality}_latent")
+    dim = codebooks[modality].shape[2]
+    check(
+        dim == latents_ND.shape[1],
+        f"resolve_collisions: {modality} latents have {latents_ND.shape[1]} components, the "
+        f"codebooks {dim}. Give the quantizer that made the latents.",
+    )
+    return resolve_collisions(codes_NL, latents_ND, codebooks[modality], item_ids)
+
+
+def _metrics(modality: str, codes_NL: np.ndarray, resolved: "Resolved") -> stage.Metrics:
+    from macrec.semantic_ids import collision_rate, group_sizes
+
+    moved = resolved.moved_level >= 0
+    figures = {
+        "items": (codes_NL >= 0).any(1).sum(),
+        "collision_rate_before": collision_rate(codes_NL),
+        "collision_rate_after": collision_rate(resolved.codes),
+        "largest_group": len(group_sizes(codes_NL)) - 1,
+        "moved": moved.sum(),
+        "moved_above_last_level": (moved & (resolved.moved_level < codes_NL.shape[1] - 1)).sum(),
+        "mean_displacement": resolved.displacement[moved].mean() if moved.any() else 0.0,
+    }
+    stage.log.info(
+        "%s: %s of %s items moved, largest group of one code %d",
+        modality,
+        f"{figures['moved']:,}",
+        f"{figures['items']:,}",
+        figures["largest_group"],
+    )
+    return {f"{modality}_{name}": float(value) for name, value in figures.items()}
+
+
+if __name__ == "__main__":
+    stage.main(sys.modules[__name__])

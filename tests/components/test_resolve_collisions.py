@@ -1,0 +1,150 @@
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from safetensors.numpy import save_file
+
+from components.resolve_collisions import main as stage
+from macrec import schema
+from macrec.artifact import (
+    Artifact,
+    DatasetOutput,
+    FolderOutput,
+    codes_column,
+    codes_matrix,
+    vector_column,
+)
+from macrec.errors import UserError
+
+CODEBOOKS = {  # decoded: 00 -> 0, 01 -> 1, 10 -> 10, 11 -> 11
+    "text": np.array([[[0], [10]], [[0], [1]]], np.float32),
+    "image": np.array([[[0], [-10]], [[0], [-1]]], np.float32),
+}
+
+
+class Catalogue(NamedTuple):
+    ids: list[str]
+    text: list[float]
+    text_codes: list[list[int]]
+    image: list[float]
+    image_codes: list[list[int]]
+
+
+CATALOGUE = Catalogue(
+    ids=["b", "a", "c", "d"],
+    text=[0.2, 0.2, 10.0, 0.0],
+    text_codes=[[0, 0], [0, 0], [1, 0], [-1, -1]],
+    image=[0.0, -0.1, -0.6, -11.0],
+    image_codes=[[0, 0], [0, 0], [0, 0], [1, 1]],
+)
+
+
+def dataset(path, kind, columns):
+    output = DatasetOutput(path)
+    output.prepare()
+    with output.dataset(kind) as out:
+        out.write(pa.table(columns, schema=kind))
+    output.commit({})
+    return Artifact.open(path)
+
+
+def make_inputs(path, catalogue, codebooks=CODEBOOKS):
+    count = len(catalogue.ids)
+    index = np.arange(count, dtype=np.int32)
+    text = [index, catalogue.ids, catalogue.ids, catalogue.ids, [None] * count, [False] * count]
+    vectors, codes = [], []
+    for latents, rows in [
+        (catalogue.text, catalogue.text_codes),
+        (catalogue.image, catalogue.image_codes),
+    ]:
+        codes_NL = np.array(rows, np.int32)
+        codes.append(codes_column(codes_NL))
+        vectors.append(vector_column(np.array(latents)[:, None], (codes_NL >= 0).all(1)))
+    quantizer = FolderOutput(path / "quantizer")
+    quantizer.prepare()
+    save_file(codebooks, quantizer.path / "codebooks.safetensors")
+    quantizer.commit({})
+    return stage.Inputs(
+        items=dataset(path / "items", schema.ITEMS, text),
+        latents=dataset(path / "latents", schema.latents(1), [index, *vectors, *codes]),
+        quantizer=Artifact.open(quantizer.path),
+    )
+
+
+def run(path, inputs):
+    output = DatasetOutput(path / "semantic_ids")
+    output.prepare()
+    outputs = stage.Outputs(semantic_ids=output)
+    metrics = stage.run(stage.Config(), inputs, outputs, stage.Execution())
+    output.commit({})
+    return Artifact.open(output.path), metrics
+
+
+def test_text_and_image_are_resolved_each_by_itself(tmp_path):
+    artifact, metrics = run(tmp_path, make_inputs(tmp_path, CATALOGUE))
+    table = artifact.table().to_pydict()
+    assert artifact.schema.equals(schema.SEMANTIC_IDS)
+    assert table["item_index"] == [0, 1, 2, 3]
+    assert table["item_id"] == CATALOGUE.ids
+    assert table["text_codes"] == [[0, 1], [0, 0], [1, 0], None]  # a tie, broken by the id
+    assert table["image_codes"] == [[0, 0], [0, 1], [1, 0], [1, 1]]  # prefix 0 has room for two
+    assert table["text_moved"] == [1, -1, -1, -1]
+    assert table["image_moved"] == [-1, 1, 0, -1]
+    assert metrics == pytest.approx(
+        {
+            "text_items": 3,
+            "text_collision_rate_before": 1 / 3,
+            "text_collision_rate_after": 0,
+            "text_largest_group": 2,
+            "text_moved": 1,
+            "text_moved_above_last_level": 0,
+            "text_mean_displacement": 1,
+            "image_items": 4,
+            "image_collision_rate_before": 0.5,
+            "image_collision_rate_after": 0,
+            "image_largest_group": 3,
+            "image_moved": 2,
+            "image_moved_above_last_level": 1,
+            "image_mean_displacement": 5.5,
+        }
+    )
+
+
+def test_a_catalogue_without_any_picture(tmp_path):
+    catalogue = CATALOGUE._replace(
+        text_codes=[[0, 0], [0, 0], [1, 0], [1, 0]], image_codes=[[-1, -1]] * 4
+    )
+    artifact, metrics = run(tmp_path, make_inputs(tmp_path, catalogue))
+    assert codes_matrix(artifact, "image_codes").shape == (4, 0)
+    assert artifact.table(["image_moved"]).column(0).to_pylist() == [-1] * 4
+    assert metrics["image_items"] == metrics["image_largest_group"] == 0
+    assert metrics["text_moved"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "codebooks", "message"),
+    [
+        ({"image_codes": [[0, 0]] * 3 + [[-1, -1]]}, {}, r"1 of 4 items .* \(first: d\)"),
+        ({}, {"text": np.zeros((2, 1, 1), np.float32)}, "3 items but only 1 codes"),
+        ({}, {"text": np.zeros((2, 2, 3), np.float32)}, "1 components, the codebooks 3"),
+    ],
+)
+def test_inputs_that_cannot_be_resolved_are_refused(tmp_path, change, codebooks, message):
+    inputs = make_inputs(tmp_path, CATALOGUE._replace(**change), {**CODEBOOKS, **codebooks})
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, inputs)
+
+
+def test_codebooks_of_one_modality_only_are_refused(tmp_path):
+    inputs = make_inputs(tmp_path, CATALOGUE, {"text": CODEBOOKS["text"]})
+    with pytest.raises(UserError, match="holds text, not 'image'"):
+        run(tmp_path, inputs)
+
+
+def test_latents_of_another_catalogue_are_refused(tmp_path):
+    inputs = make_inputs(tmp_path / "one", CATALOGUE)
+    other = make_inputs(tmp_path / "other", Catalogue(*(field[:3] for field in CATALOGUE)))
+    mixed = stage.Inputs(items=inputs.items, latents=other.latents, quantizer=inputs.quantizer)
+    with pytest.raises(UserError, match="4 items but 3 rows of latents"):
+        run(tmp_path, mixed)
