@@ -1,0 +1,1 @@
+"""Picture vectors of the items."""

@@ -1,0 +1,137 @@
+"""embed_image: one vector per item from its picture, by a vision transformer or given in a file."""
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from macrec import stage
+from macrec.artifact import Artifact, DatasetOutput, Source
+from macrec.errors import check
+
+if TYPE_CHECKING:
+    from components.embed_image.encoder import ImageEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What the vectors depend on."""
+
+    pooling: Literal["cls", "mean", "pooler"] = "cls"
+    """The class token, the mean of the patches, or the model's own pooled vector (for CLIP the
+    projected one: 768 components for ViT-L/14, as in the paper)."""
+    size: int = 0
+    """Side of the model's input in pixels, a multiple of its patch; 0 = as its folder states."""
+    resize: Literal["model", "crop", "squash"] = "model"
+    """How a picture becomes square: as the model's folder states, by cropping the centre, or by
+    squashing, which keeps the edges of tall covers."""
+    centre: bool = False
+    """Subtract the mean of all vectors."""
+    max_bad_images: float = 0.01
+    """Share of the pictures that may be damaged, too large or of no allowed format."""
+    max_pixels: int = 50_000_000
+    """Larger pictures are not decoded ("too_large")."""
+
+    def __post_init__(self) -> None:
+        check(self.size >= 0, f"size={self.size}: must be 0 (the model's own) or more.")
+        check(
+            0 <= self.max_bad_images <= 1,
+            f"max_bad_images={self.max_bad_images}: a share, must be from 0 to 1.",
+        )
+        check(self.max_pixels >= 1, f"max_pixels={self.max_pixels}: must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What only the speed depends on."""
+
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the model; auto is bfloat16 on a GPU, float32 on a CPU."""
+    batch_images: int = 32
+    """Pictures of a batch; lower it if memory does not suffice."""
+    workers: int = 0
+    """Threads that decode pictures; 0 = one per CPU core."""
+
+    def __post_init__(self) -> None:
+        check(self.batch_images >= 1, f"batch_images={self.batch_images}: must be at least 1.")
+        check(self.workers >= 0, f"workers={self.workers}: must be 0 (automatic) or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the stage reads: either `images` and `model`, or `embeddings`."""
+
+    items: Artifact
+    """The catalogue; the column `image_uri` is a path below `images`."""
+    images: Source | None = None
+    """Folder of pictures, local or gs://: JPEG, PNG, WebP or GIF (first frame)."""
+    model: Source | None = None
+    """A vision transformer: a folder, a gs:// folder, or a hub id name/model[@revision]."""
+    embeddings: Source | None = None
+    """Vectors made elsewhere: Parquet with the columns item_id and embedding (list of numbers)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What the stage writes."""
+
+    image_embeddings: DatasetOutput
+    """One row per item: its vector, or null and the reason."""
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> dict[str, float]:
+    """Embeds the picture of every item; one that is missing or broken gives a null row.
+
+    Raises:
+        UserError: not exactly one source of vectors, one that cannot be used, picture paths that
+            leave their folder, or too many broken pictures.
+    """
+    check(
+        (inputs.model is None) != (inputs.embeddings is None),
+        "embed_image: give exactly one of model (an encoder) and embeddings (ready vectors).",
+    )
+    from macrec import embeddings
+
+    output = outputs.image_embeddings
+    if inputs.embeddings is not None:
+        return embeddings.copy_given(inputs.embeddings, inputs.items, output, centre=config.centre)
+
+    check(inputs.images is not None, "embed_image: model needs images, the folder of pictures.")
+    from components.embed_image import catalogue
+
+    assert inputs.images is not None
+    pictures = catalogue.find_pictures(inputs.items, inputs.images)
+    model = _open_encoder(config, inputs, execution)
+    embedded = catalogue.embed_pictures(
+        pictures,
+        model,
+        max_bad=config.max_bad_images,
+        max_pixels=config.max_pixels,
+        batch=execution.batch_images,
+        threads=execution.workers,
+    )
+    chunks = catalogue.item_vectors(pictures, embedded)
+    counts = embeddings.write_vectors(output, chunks, dim=model.dim, centre=config.centre)
+    return embeddings.metrics(counts, model.dim) | {
+        "pictures": len(pictures.paths),
+        "images_per_second": embedded.images_per_second,
+    }
+
+
+def _open_encoder(config: Config, inputs: Inputs, execution: Execution) -> "ImageEncoder":
+    from components.embed_image import encoder
+
+    assert inputs.model is not None
+    return encoder.ImageEncoder(
+        inputs.model,
+        pooling=config.pooling,
+        size=config.size,
+        resize=config.resize,
+        device=execution.device,
+        dtype=execution.dtype,
+    )
+
+
+if __name__ == "__main__":
+    stage.main(sys.modules[__name__])

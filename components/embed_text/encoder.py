@@ -1,0 +1,156 @@
+"""Texts to vectors: prompt, truncation by tokens, length-sorted batches, pooling.
+
+N texts, B batch, L tokens, D components
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from macrec import encoders
+from macrec.artifact import Source
+from macrec.embeddings import MISSING, OK, Vectors
+from macrec.errors import check
+from macrec.stage import Progress
+
+CHARACTERS_PER_TOKEN = 64
+"""A text beyond max_tokens times this is cut before it is tokenized: 10 MB cost what 16 kB do."""
+
+
+# A CPU is busy with few tokens, and small batches need less padding; a GPU wants many.
+CPU_BATCH, GPU_BATCH = 1_024, 32_768
+
+
+class TextEncoder:
+    """Any transformers decoder (LLaMA) or encoder (BERT) as a function from texts to vectors.
+
+    Attributes:
+        dim: components of a vector.
+        tokens: tokens read so far, without padding.
+        truncated: texts cut so far.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        pooling: str = "last_token",
+        prompt: str = "{}",
+        max_tokens: int = 256,
+        batch_tokens: int = 0,
+        device: str = "auto",
+        dtype: str = "auto",
+        threads: int = 0,
+    ) -> None:
+        """Opens the model.
+
+        Raises:
+            UserError: the model cannot be opened or is no text encoder.
+        """
+        if threads:
+            torch.set_num_threads(threads)
+        self.device = encoders.choose_device(device)
+        precision = encoders.choose_dtype(dtype, self.device)
+        location = encoders.Location.of(source)
+        config = encoders.load_config(source, location)
+        check(
+            not config.is_encoder_decoder and hasattr(config, "hidden_size"),
+            f"{source.uri}: model type {config.model_type!r} is no plain text encoder or decoder.",
+        )
+        self._tokenizer = encoders.load_tokenizer(source, location)
+        config.use_cache = False  # keys and values are of no use here and take memory
+        self._model = encoders.load_model(
+            source, location, device=self.device, dtype=precision, config=config
+        )
+        self.dim: int = config.hidden_size
+        self._limit: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+        self._pooling, self._max_tokens = pooling, max_tokens
+        self._budget = batch_tokens or (CPU_BATCH if self.device.type == "cpu" else GPU_BATCH)
+        self._head, _, self._tail = prompt.partition("{}")
+        self.tokens = self.truncated = self._padded = 0
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the computed tokens that were padding."""
+        return 1 - self.tokens / self._padded if self._padded else 0.0
+
+    def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
+        """Vectors of the texts, in their order; an empty text has the status "missing"."""
+        present = [row for row, text in enumerate(texts) if text.strip()]
+        ids = self._tokenize([texts[row] for row in present])
+        matrix_ND = torch.zeros(len(texts), self.dim, device=self.device)
+        for batch in batches_by_length([len(i) for i in ids], self._budget):
+            rows_B = torch.tensor([present[i] for i in batch], device=self.device)
+            matrix_ND[rows_B] = self._forward([ids[i] for i in batch])
+            if progress:
+                progress.advance(len(batch))
+        if progress:
+            progress.advance(len(texts) - len(present))
+        status = np.full(len(texts), MISSING, object)
+        status[present] = OK
+        return Vectors(matrix_ND.cpu().numpy(), status)
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        prompts = [f"{self._head}{text}{self._tail}" for text in self._cut(texts)]
+        ids: list[list[int]] = self._tokenizer(prompts, return_attention_mask=False)["input_ids"]
+        longest = max(map(len, ids))
+        check(
+            longest <= self._limit,
+            f"max_tokens={self._max_tokens}: with the prompt that makes {longest} tokens, and the "
+            f"model reads {self._limit}. Lower max_tokens by {longest - self._limit}.",
+        )
+        check(min(map(len, ids)) > 0, "the tokenizer makes no token of some texts.")
+        return ids
+
+    def _cut(self, texts: list[str]) -> list[str]:
+        """The texts, those of too many tokens cut after the last one that is kept."""
+        texts = list(texts)
+        # A token is at least one byte: the many short texts need no look.
+        long = [i for i, text in enumerate(texts) if len(text.encode()) > self._max_tokens]
+        limit = self._max_tokens * CHARACTERS_PER_TOKEN
+        for i in long:
+            text = texts[i][:limit]
+            offsets = self._tokenizer(
+                text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            )["offset_mapping"]
+            if len(offsets) > self._max_tokens:
+                text = text[: offsets[self._max_tokens - 1][1]]
+            self.truncated += len(text) < len(texts[i])
+            texts[i] = text
+        return texts
+
+    @torch.inference_mode()
+    def _forward(self, ids: list[list[int]]) -> torch.Tensor:
+        lengths = np.array([len(i) for i in ids])
+        ids_BL = np.full((len(ids), lengths.max()), self._tokenizer.pad_token_id or 0)
+        # Padding stands at the end, where it is right for decoders and encoders alike: positions
+        # count from 0 and no causal token sees it. The last token is picked by its length.
+        mask_BL = np.arange(lengths.max()) < lengths[:, None]
+        ids_BL[mask_BL] = np.concatenate(ids)
+        self.tokens += int(lengths.sum())
+        self._padded += ids_BL.size
+        mask = torch.from_numpy(mask_BL.astype(np.int64)).to(self.device)
+        what = f"{len(ids)} texts of {lengths.max()} tokens"
+        with encoders.out_of_memory_hint(what, f"batch_tokens (now {self._budget})"):
+            hidden_BLD = self._model(
+                input_ids=torch.from_numpy(ids_BL).to(self.device), attention_mask=mask
+            ).last_hidden_state
+        return encoders.pool(hidden_BLD, mask, self._pooling)
+
+
+def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Groups rows of like length, longest first, into batches of at most `budget` padded tokens.
+
+    A row longer than the budget is a batch of its own. The longest come first, so that memory that
+    does not suffice shows at once.
+    """
+    lengths_N = np.asarray(lengths)
+    order = np.argsort(-lengths_N, kind="stable")
+    start = 0
+    while start < len(order):
+        count = max(1, budget // int(lengths_N[order[start]]))
+        yield order[start : start + count].tolist()
+        start += count

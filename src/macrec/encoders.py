@@ -1,0 +1,187 @@
+"""Opening transformers encoders, the way both embedding stages do.
+
+Weights come from safetensors alone and no code of a model folder is ever run.
+
+B batch, L tokens, D components
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from macrec.artifact import Source
+from macrec.errors import UserError, check
+from macrec.stage import log
+
+_UNREAD = ("pooler.", "mask_token", "lm_head.")
+"""Weights that a checkpoint may lack, as our forward pass does not read them."""
+
+
+class Location(NamedTuple):
+    """Where `from_pretrained` finds a model: a local folder, or a hub id with a revision."""
+
+    name: str
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, source: Source) -> "Location":
+        """Fetches a local or gs:// folder; a hub id `name/model[@revision]` stays one."""
+        safe: dict[str, Any] = {"trust_remote_code": False}
+        if source.is_hub:
+            name, _, revision = source.uri.partition("@")
+            return cls(name, {**safe, "revision": revision or "main"})
+        path = source.path()
+        check(
+            (path / "config.json").is_file(),
+            f"{source.uri}: no config.json, so this is no transformers model folder.",
+        )
+        return cls(str(path), {**safe, "local_files_only": True})
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of an Execution: "auto" is a GPU when there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name!r} cannot be used here: {reason}") from error
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision of an Execution: "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+@contextmanager
+def opening(source: Source) -> Iterator[None]:
+    """Turns what transformers raises over an unusable model into a `UserError`."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{source.uri}: cannot be opened as a transformers encoder ({reason}). It needs "
+            "config.json and weights in safetensors; code of a model folder is never run."
+        ) from error
+
+
+def load_config(source: Source, location: Location) -> Any:
+    """The model's transformers configuration."""
+    from transformers import AutoConfig
+
+    with opening(source):
+        return AutoConfig.from_pretrained(location.name, **location.options)
+
+
+def load_model(
+    source: Source,
+    location: Location,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    config: Any,
+    class_name: str = "AutoModel",
+    required: str = "",
+) -> Any:
+    """An encoder ready for inference, without its language-model head.
+
+    Args:
+        source: named in messages.
+        location: where it is.
+        device: where it computes.
+        dtype: precision of weights and activations.
+        config: its configuration, as `load_config` gave it.
+        class_name: transformers class to open it with.
+        required: prefix of weights that must be there although most encoders do without.
+
+    Raises:
+        UserError: it cannot be opened, or weights are missing, which would be random otherwise.
+    """
+    import transformers
+
+    with opening(source):
+        model, loading = getattr(transformers, class_name).from_pretrained(
+            location.name,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **location.options,
+        )
+    _refuse_random(source, loading, required)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _refuse_random(source: Source, loading: Any, required: str) -> None:
+    """Weights that the checkpoint lacks would be random, and the vectors with them."""
+    unread = tuple(prefix for prefix in _UNREAD if prefix != required)
+    missing = sorted(key for key in loading["missing_keys"] if not any(u in key for u in unread))
+    mismatched = sorted(str(key) for key in loading["mismatched_keys"])
+    if missing or mismatched:
+        raise UserError(
+            f"{source.uri}: {len(missing)} weights are missing and {len(mismatched)} have another "
+            f"shape (first: {', '.join((missing + mismatched)[:3])}). They would be random."
+        )
+
+
+def load_tokenizer(source: Source, location: Location) -> Any:
+    """The model's fast tokenizer, whose offsets tell where to cut a long text."""
+    from transformers import AutoTokenizer
+
+    with opening(source):
+        tokenizer = AutoTokenizer.from_pretrained(location.name, **location.options)
+    check(tokenizer.is_fast, f"{source.uri}: has no fast tokenizer (tokenizer.json).")
+    return tokenizer
+
+
+def pool(hidden_BLD: torch.Tensor, mask_BL: torch.Tensor, pooling: str) -> torch.Tensor:
+    """One float32 vector a row from the tokens that are not padding -> [B, D].
+
+    Padding stands at the end of a row.
+    """
+    if pooling == "cls":
+        return hidden_BLD[:, 0].float()
+    if pooling == "last_token":
+        last_B = mask_BL.sum(1) - 1
+        return hidden_BLD[torch.arange(len(last_B), device=last_B.device), last_B].float()
+    assert pooling == "mean", pooling
+    weight_BL1 = mask_BL[..., None].float()
+    return (hidden_BLD.float() * weight_BL1).sum(1) / weight_BL1.sum(1)
+
+
+@contextmanager
+def out_of_memory_hint(what: str, setting: str) -> Iterator[None]:
+    """Says what to lower when the accelerator's memory does not suffice."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        log.error("out of memory at %s: lower %s", what, setting)
+        raise
+
+
+def find_file(source: Source, location: Location, name: str) -> Path | None:
+    """A small file of the model folder, or None where it has none."""
+    if not source.is_hub:
+        path = Path(location.name) / name
+        return path if path.is_file() else None
+    from transformers.utils.hub import cached_file
+
+    with opening(source):
+        found = cached_file(
+            location.name, name, revision=location.options["revision"],
+            _raise_exceptions_for_missing_entries=False,
+        )  # fmt: skip
+    return None if found is None else Path(found)

@@ -1,0 +1,240 @@
+"""Picture vectors: in item order whatever fails, equal to those of transformers itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from components.embed_image import main
+from components.embed_image.encoder import ImageEncoder
+from components.embed_image.pictures import Geometry, load_picture
+from macrec import schema
+from macrec.artifact import Artifact, DatasetOutput, Source, embedding_matrix
+from macrec.errors import UserError
+
+PIXELS = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    from macrec.sample_encoders import make_tiny_encoders
+
+    return Source(str(make_tiny_encoders(tmp_path_factory.mktemp("encoders")).image))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    folder = tmp_path_factory.mktemp("clip")
+    tower = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config = CLIPConfig(
+        text_config={**tower, "vocab_size": 10},
+        vision_config={**tower, "image_size": 16, "patch_size": 8},
+        projection_dim=6,
+    )
+    torch.manual_seed(1)
+    CLIPModel(config).save_pretrained(folder)
+    size = {"height": 16, "width": 16}
+    CLIPImageProcessorPil(size={"shortest_edge": 20}, crop_size=size).save_pretrained(folder)
+    return Source(str(folder))
+
+
+def noise(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
+    shape = (height, width, len(mode)) if len(mode) > 1 else (height, width)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8), mode)
+
+
+def make_items(folder: Path, uris: list[str | None]) -> Artifact:
+    output = DatasetOutput(folder)
+    output.prepare()
+    rows = {
+        "item_index": range(len(uris)),
+        "item_id": [f"id{i}" for i in range(len(uris))],
+        "title": [""] * len(uris),
+        "text": [""] * len(uris),
+        "image_uri": uris,
+        "has_image": [uri is not None for uri in uris],
+    }
+    with output.dataset(schema.ITEMS) as writer:
+        writer.write(pa.table(rows, schema=schema.ITEMS))
+    output.commit({})
+    return Artifact.open(folder)
+
+
+def run(
+    folder: Path,
+    uris: list[str | None],
+    model: Source | None,
+    *,
+    images: Path | None = None,
+    given: Source | None = None,
+    batch_images: int = 2,
+    workers: int = 2,
+    **settings: object,
+) -> tuple[Artifact, dict[str, float]]:
+    output = DatasetOutput(folder / "out")
+    output.prepare()
+    metrics = main.run(
+        main.Config(**settings),  # type: ignore[arg-type]
+        main.Inputs(
+            items=make_items(folder / "items", uris),
+            images=Source(str(images)) if images else None,
+            model=model,
+            embeddings=given,
+        ),
+        main.Outputs(image_embeddings=output),
+        main.Execution(batch_images=batch_images, workers=workers, device="cpu"),
+    )
+    output.commit({})
+    return Artifact.open(folder / "out"), metrics
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures 0.png to 6.png; broken.png and text.png are no pictures."""
+    folder = tmp_path_factory.mktemp("shelf")
+    for index in range(7):
+        noise(40 + index, 40, seed=index).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    (folder / "text.png").write_text("no picture")
+    return folder
+
+
+def test_failed_pictures_are_null_and_shift_nobody(
+    dino: Source, shelf: Path, tmp_path: Path
+) -> None:
+    uris = ["0.png", "broken.png", "1.png", None, "gone.png", "2.png", "text.png", "0.png", "3.png"]
+    artifact, metrics = run(tmp_path, uris, dino, images=shelf, max_bad_images=0.5, batch_images=4)
+    table = artifact.table()
+    ok = "ok"
+    expected = [ok, "unreadable", ok, "missing", "absent", ok, "format", ok, ok]
+    assert table["status"].to_pylist() == expected
+    encoder = ImageEncoder(dino, device="cpu")
+    for uri, status, vector in zip(uris, expected, table["embedding"].to_pylist(), strict=True):
+        if status == ok:
+            pixels = load_picture(shelf / str(uri), encoder.geometry, PIXELS)
+            assert isinstance(pixels, np.ndarray)
+            np.testing.assert_allclose(vector, encoder.encode([pixels])[0], atol=1e-5)
+        else:
+            assert vector is None
+    counted = {
+        k: metrics[k] for k in ("pictures", "ok", "missing", "absent", "format", "unreadable")
+    }
+    assert list(counted.values()) == [7, 5, 1, 1, 1, 1]
+
+
+def test_a_picture_of_several_items_is_decoded_once(
+    dino: Source, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+
+    def load(path: Path, *rest: object) -> np.ndarray | str:
+        decoded.append(path.name)
+        return load_picture(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("components.embed_image.catalogue.load_picture", load)
+    artifact, _ = run(tmp_path, ["1.png", "2.png", "1.png", "1.png"], dino, images=shelf)
+    matrix = embedding_matrix(artifact, "embedding")
+    assert sorted(decoded) == ["1.png", "2.png"]
+    assert np.array_equal(matrix[0], matrix[3]) and not np.array_equal(matrix[0], matrix[1])
+
+
+def test_batches_and_threads_change_nothing(dino: Source, shelf: Path, tmp_path: Path) -> None:
+    uris: list[str | None] = [f"{i}.png" for i in range(7)]
+    reference, _ = run(tmp_path / "a", uris, dino, images=shelf, batch_images=7, workers=1)
+    other, _ = run(tmp_path / "b", uris, dino, images=shelf, batch_images=1, workers=3)
+    np.testing.assert_allclose(
+        embedding_matrix(other, "embedding"), embedding_matrix(reference, "embedding"), atol=1e-5
+    )
+
+
+def test_too_many_bad_pictures_fail_and_are_named(
+    dino: Source, shelf: Path, tmp_path: Path
+) -> None:
+    uris = ["0.png", "broken.png", "1.png", "text.png"]
+    with pytest.raises(UserError, match=r"max_bad_images=0\.01.*broken\.png: unreadable"):
+        run(tmp_path / "a", uris, dino, images=shelf)
+    run(tmp_path / "b", uris, dino, images=shelf, max_bad_images=0.5)
+
+
+def test_wrong_folder_and_catalogue_without_pictures(
+    dino: Source, shelf: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="none of 2 pictures is in"):
+        run(tmp_path / "a", ["x.png", "y.png"], dino, images=shelf)
+    with pytest.raises(UserError, match="none of 2 items names a picture"):
+        run(tmp_path / "b", [None, None], dino, images=shelf)
+    with pytest.raises(UserError, match="leave the folder"):
+        run(tmp_path / "c", ["0.png", "../0.png"], dino, images=shelf)
+
+
+def clip_reference(source: Source, picture: Image.Image) -> dict[str, np.ndarray]:
+    from transformers import CLIPImageProcessorPil, CLIPModel
+
+    model = CLIPModel.from_pretrained(source.path()).eval()
+    pixels = CLIPImageProcessorPil.from_pretrained(source.path())(picture, return_tensors="pt")
+    with torch.inference_mode():
+        hidden = model.vision_model(**pixels).last_hidden_state
+        pooled = model.get_image_features(**pixels)
+    projected = pooled if isinstance(pooled, torch.Tensor) else pooled.pooler_output
+    return {"cls": hidden[0, 0], "mean": hidden[0, 1:].mean(0), "pooler": projected[0]}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "pooler"])
+def test_clip_folder_opens_as_its_vision_tower(clip: Source, tmp_path: Path, pooling: str) -> None:
+    picture = noise(30, 50)
+    picture.save(tmp_path / "a.png")
+    encoder = ImageEncoder(clip, pooling=pooling, device="cpu")
+    assert encoder.geometry == Geometry(16, 20, False, 3)
+    pixels = load_picture(tmp_path / "a.png", encoder.geometry, PIXELS)
+    assert isinstance(pixels, np.ndarray)
+    expected = clip_reference(clip, picture)[pooling]
+    np.testing.assert_allclose(encoder.encode([pixels])[0], expected, atol=1e-3)
+    assert not any("text" in name for name, _ in encoder._model.named_parameters())
+
+
+@pytest.mark.parametrize("kind", ["clip", "dino"])
+def test_other_sizes_interpolate_the_positions(kind: str, request: pytest.FixtureRequest) -> None:
+    encoder = ImageEncoder(request.getfixturevalue(kind), size=48, resize="squash", device="cpu")
+    assert encoder.geometry == Geometry(48, 48, True, 3)
+    vector = encoder.encode([np.asarray(noise(48, 48))])
+    assert vector.shape == (1, encoder.dim) and np.isfinite(vector).all()
+
+
+def test_sizes_and_models_that_are_refused(
+    dino: Source, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from macrec.sample_encoders import make_tiny_encoders
+
+    with pytest.raises(UserError, match="multiple of the model's patch, 8"):
+        ImageEncoder(dino, size=36, device="cpu")
+    text_model = make_tiny_encoders(tmp_path_factory.mktemp("encoders")).text
+    with pytest.raises(UserError, match="no vision transformer"):
+        ImageEncoder(Source(str(text_model)), device="cpu")
+
+
+def test_given_vectors_instead_of_pictures(tmp_path: Path) -> None:
+    file = tmp_path / "given.parquet"
+    pq.write_table(pa.table({"item_id": ["id1"], "embedding": [[1.0, 2.0]]}), file)
+    artifact, metrics = run(tmp_path, [None, None], None, given=Source(str(file)))
+    assert artifact.table()["embedding"].to_pylist() == [None, [1.0, 2.0]]
+    assert metrics["missing"] == 1
+
+
+def test_settings_and_inputs_that_are_refused(dino: Source, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="max_bad_images"):
+        main.Config(max_bad_images=1.5)
+    with pytest.raises(UserError, match="model needs images"):
+        run(tmp_path, ["0.png"], dino)
+    with pytest.raises(UserError, match="exactly one of model"):
+        run(tmp_path, ["0.png"], None)

@@ -1,0 +1,216 @@
+"""Text vectors: independent of batches, in item order, equal to the model run alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from components.embed_text import main
+from components.embed_text.encoder import TextEncoder, batches_by_length
+from macrec import schema
+from macrec.artifact import Artifact, DatasetOutput, Source, embedding_matrix
+from macrec.errors import UserError
+
+TEXTS = [
+    "Fender Stratocaster",
+    "",
+    "a",
+    "Yamaha FG800 " * 9,
+    "  \n",
+    "Trompete für Anfänger 🎺",
+    "bb",
+]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    from macrec.sample_encoders import make_tiny_encoders
+
+    return Source(str(make_tiny_encoders(tmp_path_factory.mktemp("encoders")).text))
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "red", "blue", "guitar", "drum"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=6,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=12,
+    )
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(folder)
+    return Source(str(folder))
+
+
+def make_items(folder: Path, texts: list[str]) -> Artifact:
+    output = DatasetOutput(folder)
+    output.prepare()
+    rows = {
+        "item_index": range(len(texts)),
+        "item_id": [f"id{i}" for i in range(len(texts))],
+        "title": texts,
+        "text": texts,
+        "image_uri": [None] * len(texts),
+        "has_image": [False] * len(texts),
+    }
+    with output.dataset(schema.ITEMS) as writer:
+        writer.write(pa.table(rows, schema=schema.ITEMS))
+    output.commit({})
+    return Artifact.open(folder)
+
+
+def run(
+    folder: Path,
+    texts: list[str] | None = None,
+    model: Source | None = None,
+    given: Source | None = None,
+    **settings: object,
+) -> tuple[Artifact, dict[str, float]]:
+    execution = main.Execution(batch_tokens=settings.pop("batch_tokens", 64), device="cpu")  # type: ignore[arg-type]
+    output = DatasetOutput(folder / "out")
+    output.prepare()
+    metrics = main.run(
+        main.Config(**settings),  # type: ignore[arg-type]
+        main.Inputs(
+            items=make_items(folder / "items", texts or TEXTS), model=model, embeddings=given
+        ),
+        main.Outputs(text_embeddings=output),
+        execution,
+    )
+    output.commit({})
+    return Artifact.open(folder / "out"), metrics
+
+
+def alone(source: Source, text: str, pooling: str) -> np.ndarray:
+    """The vector by transformers itself: one text, no padding."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(source.path()).eval()
+    ids = AutoTokenizer.from_pretrained(source.path())(text, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        hidden = model(input_ids=ids).last_hidden_state[0]
+    return {"mean": hidden.mean(0), "last_token": hidden[-1], "cls": hidden[0]}[pooling].numpy()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last_token"])
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_vectors_equal_the_model_run_alone(
+    kind: str, pooling: str, request: pytest.FixtureRequest
+) -> None:
+    source: Source = request.getfixturevalue(kind)
+    texts = ["red guitar", "blue", "red blue drum guitar red", "drum"]
+    encoder = TextEncoder(source, pooling=pooling, batch_tokens=10_000, device="cpu")
+    matrix = encoder.encode(texts).matrix_ND
+    assert encoder.padding_share > 0.3  # so that padding has had its chance to do harm
+    expected = np.stack([alone(source, text, pooling) for text in texts])
+    np.testing.assert_allclose(matrix, expected, atol=1e-5)
+    assert np.abs(matrix[0] - matrix[1]).max() > 1e-2
+
+
+@pytest.mark.parametrize("budget", [1, 64, 10_000])
+def test_batch_budget_changes_nothing(llama: Source, tmp_path: Path, budget: int) -> None:
+    reference, _ = run(tmp_path / "a", model=llama, batch_tokens=200)
+    other, _ = run(tmp_path / "b", model=llama, batch_tokens=budget)
+    np.testing.assert_allclose(
+        embedding_matrix(other, "embedding"), embedding_matrix(reference, "embedding"), atol=1e-5
+    )
+
+
+def test_rows_keep_item_order_and_empty_text_is_null(llama: Source, tmp_path: Path) -> None:
+    prompt = "Name: {}\nKind:"
+    artifact, metrics = run(tmp_path, model=llama, prompt=prompt, centre=False)
+    table = artifact.table()
+    assert table["status"].to_pylist() == ["ok", "missing", "ok", "ok", "missing", "ok", "ok"]
+    for text, vector in zip(TEXTS, table["embedding"].to_pylist(), strict=True):
+        if text.strip():
+            np.testing.assert_allclose(
+                vector, alone(llama, prompt.replace("{}", text), "last_token"), atol=1e-5
+            )
+        else:
+            assert vector is None
+    assert (metrics["items"], metrics["missing"], metrics["dim"]) == (7, 2, 32)
+    assert metrics["tokens"] == sum(
+        len(prompt.replace("{}", t).encode()) for t in TEXTS if t.strip()
+    )
+
+
+def test_centred_vectors_have_mean_zero(llama: Source, tmp_path: Path) -> None:
+    plain = embedding_matrix(run(tmp_path / "a", model=llama, centre=False)[0], "embedding")
+    centred = embedding_matrix(run(tmp_path / "b", model=llama, centre=True)[0], "embedding")
+    present = plain.any(1)
+    np.testing.assert_allclose(centred[present], plain[present] - plain[present].mean(0), atol=1e-5)
+
+
+def test_long_text_is_cut_by_tokens_and_keeps_the_prompt(llama: Source) -> None:
+    encoder = TextEncoder(llama, prompt="<{}>", max_tokens=5, device="cpu")
+    short = TextEncoder(llama, prompt="<{}>", max_tokens=50, device="cpu")
+    # The tiny tokenizer reads bytes: a huge text and one whose fifth byte is inside a letter.
+    cut = encoder.encode(["abcdefghij", "abcde", "x" * 5_000_000, "abcdüz"]).matrix_ND
+    whole = short.encode(["abcde", "abcde", "xxxxx", "abcdü"]).matrix_ND
+    np.testing.assert_allclose(cut, whole, atol=1e-5)
+    assert (encoder.truncated, short.truncated) == (3, 0)
+
+
+def test_batches_cover_every_row_once_within_the_budget() -> None:
+    lengths = [5, 1, 30, 2, 2, 9, 1, 7]
+    batches = [*batches_by_length(lengths, 16)]
+    assert sorted(i for batch in batches for i in batch) == list(range(8))
+    assert batches[0] == [2]  # longer than the budget: alone
+    for batch in batches[1:]:
+        assert max(lengths[i] for i in batch) * len(batch) <= 16
+
+
+def test_model_that_cannot_read_so_many_tokens(bert: Source) -> None:
+    encoder = TextEncoder(bert, pooling="mean", device="cpu", max_tokens=20)
+    with pytest.raises(UserError, match=r"makes 15 tokens, and the model reads 12.*by 3"):
+        encoder.encode(["red " * 15])
+
+
+def test_given_vectors_instead_of_a_model(tmp_path: Path) -> None:
+    file = tmp_path / "given.parquet"
+    vectors = [[float(i), 1.0] for i in range(6)]
+    pq.write_table(pa.table({"item_id": [f"id{i}" for i in range(6)], "embedding": vectors}), file)
+    artifact, metrics = run(tmp_path, given=Source(str(file)), centre=False)
+    assert artifact.table()["embedding"].to_pylist() == [*vectors, None]
+    assert (metrics["missing"], metrics["dim"], metrics["unknown"]) == (1, 2, 0)
+
+
+def test_exactly_one_source_of_vectors(llama: Source, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exactly one of model"):
+        run(tmp_path, model=llama, given=llama)
+    with pytest.raises(UserError, match="exactly one of model"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"prompt": "no place"}, {"prompt": "{} and {}"}, {"max_tokens": 0}]
+)
+def test_settings_that_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=next(iter(settings))):
+        main.Config(**settings)  # type: ignore[arg-type]
+
+
+def test_stage_is_light_to_import() -> None:
+    code = (
+        "import sys, components.embed_text.main, components.embed_image.main;"
+        "print([m for m in ('torch', 'transformers', 'PIL', 'kfp') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
