@@ -83,6 +83,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         metrics |= _metrics(modality, codes[modality], resolved)
     with outputs.semantic_ids.dataset(schema.SEMANTIC_IDS) as out:
         out.write(pa.table(columns))
+    outputs.semantic_ids.metadata["codebook_size"] = _codebooks(inputs)["text"].shape[1]
     return metrics
 
 
@@ -98,19 +99,25 @@ def _check_every_item_has_codes(codes: dict[str, np.ndarray], ids: pa.ChunkedArr
     )
 
 
-def _resolve(
-    modality: str, codes_NL: np.ndarray, inputs: Inputs, item_ids: list[str]
-) -> "Resolved":
+def _codebooks(inputs: Inputs) -> dict[str, np.ndarray]:
+    """Both modalities' codebooks, float32 [L, M, D]."""
     from safetensors.numpy import load_file
-
-    from macrec.semantic_ids import resolve_collisions
 
     codebooks = load_file(inputs.quantizer.file(CODEBOOKS))
     check(
-        modality in codebooks,
+        set(MODALITIES) <= set(codebooks),
         f"{inputs.quantizer.path}/{CODEBOOKS}: holds {', '.join(codebooks) or 'nothing'}, not "
-        f"{modality!r}. Rerun quantize.",
+        f"{' and '.join(MODALITIES)}. Rerun quantize.",
     )
+    return codebooks
+
+
+def _resolve(
+    modality: str, codes_NL: np.ndarray, inputs: Inputs, item_ids: list[str]
+) -> "Resolved":
+    from macrec.semantic_ids import resolve_collisions
+
+    codebooks = _codebooks(inputs)
     latents_ND = embedding_matrix(inputs.latents, f"{modality}_latent")
     dim = codebooks[modality].shape[2]
     check(

@@ -85,6 +85,7 @@ def test_text_and_image_are_resolved_each_by_itself(tmp_path):
     artifact, metrics = run(tmp_path, make_inputs(tmp_path, CATALOGUE))
     table = artifact.table().to_pydict()
     assert artifact.schema.equals(schema.SEMANTIC_IDS)
+    assert artifact.metadata == {"codebook_size": 2}
     assert table["item_index"] == [0, 1, 2, 3]
     assert table["item_id"] == CATALOGUE.ids
     assert table["text_codes"] == [[0, 1], [0, 0], [1, 0], None]  # a tie, broken by the id
@@ -138,7 +139,7 @@ def test_inputs_that_cannot_be_resolved_are_refused(tmp_path, change, codebooks,
 
 def test_codebooks_of_one_modality_only_are_refused(tmp_path):
     inputs = make_inputs(tmp_path, CATALOGUE, {"text": CODEBOOKS["text"]})
-    with pytest.raises(UserError, match="holds text, not 'image'"):
+    with pytest.raises(UserError, match="holds text, not text and image"):
         run(tmp_path, inputs)
 
 

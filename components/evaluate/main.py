@@ -1,0 +1,173 @@
+"""Stage evaluate: full ranking of every test user, metrics, predictions and the run report."""
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from components.evaluate.inputs import Split, read_split
+from macrec import schema, stage
+from macrec.artifact import (
+    Artifact,
+    DatasetOutput,
+    HtmlOutput,
+    MarkdownOutput,
+    Source,
+    codes_matrix,
+)
+from macrec.errors import check
+
+if TYPE_CHECKING:
+    from components.evaluate.systems import Evaluated
+    from macrec.generator import Recommender
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How the recommender is evaluated."""
+
+    beams: int = 20
+    """Beams of each modality's search; the fused list draws on both."""
+    top_k: int = 20
+    """Length of the lists; metrics beyond it are left out."""
+    fusion_weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    """Weights of the text score to choose from, by NDCG@10 on validation users."""
+    validation_users: int = 2000
+    """Users that the weight is chosen on, a seeded sample; 0 takes all."""
+    single_modality_beams: int = 40
+    """Beams of two more rows, text alone and image alone: as many as the fused list has had in
+    both searches together; 0 leaves the rows out."""
+    renormalise: bool = False
+    """Scores are probabilities among the legal codes, not among all tokens."""
+    published_fusion: bool = False
+    """Adds a row fused by the rule of the published code: what both searches found comes first."""
+    examples: int = 12
+    """Test users shown in the report, half of them with a hit in the first ten."""
+    seed: int = 0
+    """Seed of the validation sample, the confidence intervals and the examples."""
+
+    def __post_init__(self) -> None:
+        counts = ("validation_users", "single_modality_beams", "examples", "seed")
+        problems = [f"{name} is negative" for name in counts if getattr(self, name) < 0]
+        if self.beams < 1:
+            problems.append("beams is below 1")
+        if self.top_k < 10:
+            problems.append("top_k is below 10, and the metrics are those at 10")
+        if not self.fusion_weights or not all(0 <= w <= 1 for w in self.fusion_weights):
+            problems.append("fusion_weights needs one or more numbers from 0 to 1")
+        check(not problems, f"evaluate: {'; '.join(problems)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where it runs."""
+
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda when there is one."""
+    batch_size: int = 0
+    """Users decoded together; lower it if memory does not suffice. 0: 64 on a CPU, 512 on a
+    GPU."""
+    threads: int = 0
+    """CPU threads; 0 leaves the choice to torch."""
+
+    def __post_init__(self) -> None:
+        check(self.batch_size >= 0, f"batch_size={self.batch_size}: must be 0 (automatic) or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What is evaluated, and what the report tells about."""
+
+    items: Artifact
+    """The catalogue."""
+    sequences: Artifact
+    """Users' items in time order; the last one is predicted."""
+    semantic_ids: Artifact
+    """Codes of every item, those that the recommender was trained on."""
+    latents: Artifact
+    """The quantizer's codes before collisions were resolved."""
+    quantizer: Artifact
+    """The quantizer, for its learning curve."""
+    recommender: Artifact
+    """The trained recommender."""
+    images: Source | None = None
+    """Folder of pictures, for the examples of the report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What comes out."""
+
+    predictions: DatasetOutput
+    """Every test user's lists, one row per user and system."""
+    report: HtmlOutput
+    """The run report, one self-contained page."""
+    summary: MarkdownOutput
+    """The report's tables."""
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> dict[str, float]:
+    """Chooses the fusion weight on validation users, ranks for every test user, reports.
+
+    Raises:
+        UserError: the artifacts do not belong together, or no user can be tested.
+    """
+    recommender = _load(inputs)
+    items = inputs.items.rows
+    split = read_split(inputs.sequences, items)
+
+    from components.evaluate import systems
+    from components.evaluate.summary import write_report
+
+    ranker = systems.open_ranker(recommender, config, execution)
+    choice = systems.choose_weight(ranker, split, config)
+    with outputs.predictions.dataset(schema.PREDICTIONS) as out:
+        evaluated = systems.evaluate(ranker, split, choice.weight, config, out.write)
+    assert evaluated.users == len(split.users_T), "a test user was left out"
+    write_report(config, inputs, outputs, ranker, split, choice, evaluated)
+    return _metrics(split, choice.weight, evaluated, items)
+
+
+def _load(inputs: Inputs) -> "Recommender":
+    """The recommender, after a check that all per-item inputs are of one catalogue."""
+    from macrec.generator import MODALITIES, load_recommender
+
+    recommender = load_recommender(inputs.recommender.verify().path)
+    rows = {name: getattr(inputs, name).rows for name in ("items", "semantic_ids", "latents")}
+    rows["recommender"] = len(recommender.text_codes_NL)
+    told = ", ".join(f"{name} {count:,}" for name, count in rows.items())
+    check(
+        len(set(rows.values())) == 1,
+        f"evaluate: the inputs have different numbers of items: {told}. Give those of one run.",
+    )
+    for modality in MODALITIES:
+        codes_NL = codes_matrix(inputs.semantic_ids, f"{modality}_codes")
+        trained_NL = recommender.codes_NL(modality)
+        same = np.array_equal(codes_NL, trained_NL) if codes_NL.size else (trained_NL < 0).all()
+        check(
+            bool(same),
+            f"evaluate: the recommender was trained on other {modality} codes than those of "
+            f"{inputs.semantic_ids.path}. Train it again, or give the semantic IDs it was "
+            "trained on.",
+        )
+    return recommender
+
+
+def _metrics(split: Split, weight: float, evaluated: "Evaluated", items: int) -> dict[str, float]:
+    from macrec.metrics import random_hit_rate
+
+    found = {
+        "users": float(evaluated.users),
+        "users_without_history": float(split.without_history),
+        "fusion_weight": weight,
+        "random_hr_10": random_hit_rate(items, 10),
+    }
+    for name, system in evaluated.systems.items():
+        found |= {f"{name}_{metric}": float(v.mean()) for metric, v in system.values.items()}
+        found[f"{name}_coverage_10"] = len(system.shown) / items
+    return found
+
+
+if __name__ == "__main__":
+    stage.main(sys.modules[__name__])

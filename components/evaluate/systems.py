@@ -1,0 +1,171 @@
+"""The systems that are compared: text, image, fused, single modalities with more beams, popular.
+
+Shapes: U users of a chunk, T all test users, K places, N items.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from components.evaluate.inputs import Cases, Split
+from macrec.encoders import choose_device
+from macrec.fusion import Lists, fuse, fuse_published, listed
+from macrec.generator import MODALITIES, Recommender
+from macrec.metrics import (
+    CUTOFFS,
+    Ranks,
+    per_user,
+    popularity,
+    ranks_by_value,
+    ranks_in_lists,
+    shown_items,
+)
+from macrec.progress import Progress, log
+from macrec.ranking import Ranker
+
+if TYPE_CHECKING:
+    from components.evaluate.main import Config, Execution
+
+USERS_AT_ONCE: Final = 16_384
+"""Users whose candidates are held in memory together."""
+COVERAGE_CUTOFF: Final = 10
+CHOSEN_BY: Final = "ndcg_10"
+VALIDATION_STREAM, BOOTSTRAP_STREAM, EXAMPLES_STREAM = 0, 1, 2  # of the seed
+
+
+class WeightChoice(NamedTuple):
+    """The weight of the text score in the fusion, and what it was chosen from."""
+
+    weight: float
+    tried: dict[float, float]
+    """Validation NDCG@10 by weight; empty if nobody could be validated on."""
+    users: int
+
+
+@dataclass
+class SystemScores:
+    """One system's metrics, gathered chunk by chunk."""
+
+    parts: dict[str, list[npt.NDArray[np.float64]]] = field(default_factory=dict)
+    shown: set[int] = field(default_factory=set)
+    """Items in the first ten places of some list."""
+
+    def add(self, ranks: Ranks, cutoffs: tuple[int, ...]) -> None:
+        for name, value_U in per_user(ranks, cutoffs).items():
+            self.parts.setdefault(name, []).append(value_U)
+
+    @property
+    def values(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Every metric of every user [T]."""
+        return {name: np.concatenate(parts) for name, parts in self.parts.items()}
+
+
+@dataclass
+class Evaluated:
+    """The metrics of all systems over the same users."""
+
+    systems: dict[str, SystemScores]
+    users: int = 0
+
+
+def open_ranker(recommender: Recommender, config: "Config", execution: "Execution") -> Ranker:
+    """The recommender on its device."""
+    import torch
+
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    device = choose_device(execution.device)
+    batch_size = execution.batch_size or (64 if device.type == "cpu" else 512)
+    return Ranker(recommender, device=device, batch_size=batch_size, renormalise=config.renormalise)
+
+
+def choose_weight(ranker: Ranker, split: Split, config: "Config") -> WeightChoice:
+    """The weight with the best NDCG@10 on validation users; the one nearest 0.5 on a tie."""
+    generator = np.random.default_rng([config.seed, VALIDATION_STREAM])
+    cases = split.validation(config.validation_users, generator)
+    if not cases.histories:
+        weight = min(config.fusion_weights, key=lambda w: abs(w - 0.5))
+        log.warning("evaluate: no user has three interactions; fusion weight %g untried", weight)
+        return WeightChoice(weight, {}, 0)
+    with Progress("evaluate, fusion weight", len(cases.histories), "users") as progress:
+        candidates = ranker.candidates(cases.histories, config.beams, progress)
+    tried: dict[float, float] = {}
+    for weight in sorted(set(config.fusion_weights)):
+        ranks = ranks_in_lists(*fuse(candidates, weight, config.top_k), cases.targets_T)
+        tried[weight] = float(per_user(ranks, (10,))[CHOSEN_BY].mean())
+    weight = max(tried, key=lambda w: (tried[w], -abs(w - 0.5)))
+    log.info("evaluate: fusion weight %g, validation NDCG@10 %.4f", weight, tried[weight])
+    return WeightChoice(weight, tried, len(cases.histories))
+
+
+def evaluate(
+    ranker: Ranker,
+    split: Split,
+    weight: float,
+    config: "Config",
+    write: Callable[[pa.Table], None],
+) -> Evaluated:
+    """Ranks for every test user and hands each system's lists to `write` as predictions."""
+    items = len(ranker.recommender.text_codes_NL)
+    cutoffs = tuple(cutoff for cutoff in CUTOFFS if cutoff <= config.top_k)
+    counts_N = popularity(split.training_items(), items)
+    popular = SystemScores(
+        shown=set(np.argsort(-counts_N, kind="stable")[:COVERAGE_CUTOFF].tolist())
+    )
+    result = Evaluated({"popular": popular})
+    with Progress("evaluate", len(split.users_T), "users") as progress:
+        for start in range(0, len(split.users_T), USERS_AT_ONCE):
+            users_U = split.users_T[start : start + USERS_AT_ONCE]
+            cases = split.test(users_U)
+            for system, lists in _lists(ranker, cases, weight, config, progress):
+                scores = result.systems.setdefault(system, SystemScores())
+                scores.add(ranks_in_lists(*lists, cases.targets_T), cutoffs)
+                scores.shown.update(shown_items(lists.items_UK, COVERAGE_CUTOFF).tolist())
+                write(_predictions(split.user_ids.take(users_U), system, cases.targets_T, lists))
+            popular.add(ranks_by_value(counts_N, cases.targets_T), cutoffs)
+            result.users += len(users_U)
+    for system, scores in result.systems.items():
+        users = {name: len(value_T) for name, value_T in scores.values.items()}
+        assert set(users.values()) == {len(split.users_T)}, f"{system}: {users} users"
+    return result
+
+
+def _lists(
+    ranker: Ranker, cases: Cases, weight: float, config: "Config", progress: Progress
+) -> Iterator[tuple[str, Lists]]:
+    candidates = ranker.candidates(cases.histories, config.beams, progress)
+    for modality in MODALITIES:
+        yield modality, listed(candidates, modality, config.top_k)
+    if config.single_modality_beams:
+        for modality in MODALITIES:
+            yield (
+                f"{modality}_wide",
+                ranker.search(
+                    cases.histories, modality, config.single_modality_beams, config.top_k
+                ),
+            )
+    if config.published_fusion:
+        levels = ranker.recommender.vocabulary.levels
+        yield "fused_published", fuse_published(candidates, levels, config.top_k)
+    yield "fused", fuse(candidates, weight, config.top_k)
+
+
+def _predictions(
+    user_ids: pa.Array, system: str, targets_U: npt.NDArray[np.int32], lists: Lists
+) -> pa.Table:
+    """Rows of the predictions artifact; the lists lose their padding."""
+    real_UK = lists.items_UK >= 0
+    offsets = np.concatenate([[0], np.cumsum(real_UK.sum(axis=1))]).astype(np.int32)
+    return pa.table(
+        {
+            "user_id": user_ids,
+            "system": pa.array([system] * len(user_ids)),
+            "target": pa.array(targets_U),
+            "items": pa.ListArray.from_arrays(offsets, lists.items_UK[real_UK]),
+            "scores": pa.ListArray.from_arrays(offsets, lists.scores_UK[real_UK]),
+        }
+    )

@@ -1,0 +1,1 @@
+"""Trains the generative recommender on sequences and semantic IDs."""

@@ -1,0 +1,67 @@
+"""Batches: rows of like length, as padded token arrays; no Python per row.
+
+Shapes: R rows, B rows of a batch, S source length, G targets of a source, L levels, P item pairs.
+"""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from components.train.rows import Rows, TrainingData
+from macrec.generator import PAD, Int64Array, gather_sources
+
+IGNORED: Final = -100  # the label that torch's cross entropy leaves out
+NO_TASK: Final = -1
+SORT_WINDOW: Final = 50  # batches sorted by length together; more sorts finer and mixes less
+
+
+class Batch(NamedTuple):
+    """Sources with their targets; `labels_BGL` is IGNORED where a row lacks the target."""
+
+    source_BS: Int64Array
+    decoder_BGL: Int64Array  # task token, then the target's tokens but the last
+    labels_BGL: Int64Array
+    task_BG: Int64Array  # position in TASKS, or NO_TASK
+
+
+def epoch_batches(
+    lengths_R: Int64Array, batch_size: int, generator: np.random.Generator
+) -> Iterator[Int64Array]:
+    """Every row once, in random batches of rows of like length.
+
+    Rows are shuffled, sorted by length within windows of SORT_WINDOW batches, cut into batches, and
+    the batches are shuffled.
+    """
+    order_R = generator.permutation(len(lengths_R))
+    window = SORT_WINDOW * batch_size
+    for first in range(0, len(order_R), window):
+        part = order_R[first : first + window]
+        order_R[first : first + window] = part[np.argsort(lengths_R[part], kind="stable")]
+    starts = np.arange(0, len(order_R), batch_size)
+    for start in generator.permutation(starts):
+        yield order_R[start : start + batch_size]
+
+
+def make_batch(data: TrainingData, rows: Rows, index_B: Int64Array) -> Batch:
+    """The rows `index_B` as token arrays."""
+    source_BS = gather_sources(data.stream, rows.first_R[index_B], rows.last_R[index_B])
+    modality_B, item_B = rows.modality_R[index_B], rows.target_R[index_B]
+    target_BG = rows.table.target_SG[modality_B]
+    labels_BGL = data.target_tokens_MNL[target_BG, item_B[:, None]]
+    absent_BG = (target_BG < 0) | (labels_BGL[:, :, 0] == PAD)
+    decoder_BGL = np.empty_like(labels_BGL)
+    decoder_BGL[:, :, 0] = rows.table.start_SG[modality_B]
+    decoder_BGL[:, :, 1:] = labels_BGL[:, :, :-1]
+    decoder_BGL[absent_BG] = PAD
+    labels_BGL[absent_BG] = IGNORED
+    task_BG = np.where(absent_BG, NO_TASK, rows.table.task_SG[modality_B])
+    return Batch(source_BS, decoder_BGL, labels_BGL, task_BG)
+
+
+def pair_batch(data: TrainingData, pairs: int, generator: np.random.Generator) -> Batch:
+    """Random distinct items as 2P sources: row k the text and row P + k the image of one item."""
+    assert data.item_rows is not None
+    total = len(data.paired_items_P)
+    chosen = generator.choice(total, min(pairs, total), replace=False)
+    return make_batch(data, data.item_rows, np.concatenate([chosen, total + chosen]))

@@ -1,0 +1,58 @@
+"""Reads the artifacts of the stage into flat arrays."""
+
+import numpy as np
+
+from components.train.rows import Sequences
+from macrec.artifact import Artifact, codes_matrix
+from macrec.errors import check
+from macrec.generator import Int32Array, Vocabulary
+
+
+def read_codes(semantic_ids: Artifact) -> tuple[tuple[Int32Array, Int32Array], Vocabulary]:
+    """Text codes and image codes [N, L], an item without a code is a row of -1; the vocabulary.
+
+    Raises UserError when no item has a code, the modalities differ in levels, or the artifact does
+    not state its codebook_size.
+    """
+    text_NL = codes_matrix(semantic_ids, "text_codes")
+    image_NL = codes_matrix(semantic_ids, "image_codes")
+    levels = {codes_NL.shape[1] for codes_NL in (text_NL, image_NL)} - {0}
+    check(
+        len(levels) == 1,
+        f"{semantic_ids.path}: text codes of {text_NL.shape[1]} levels and image codes of "
+        f"{image_NL.shape[1]}, expected codes of one number of levels.",
+    )
+    codebook_size = semantic_ids.metadata.get("codebook_size")
+    check(
+        isinstance(codebook_size, int),
+        f"{semantic_ids.path}: its manifest states no codebook_size. Rerun resolve_collisions.",
+    )
+    vocabulary = Vocabulary(text_NL.shape[1] or image_NL.shape[1], codebook_size)
+    absent_NL = np.full((len(text_NL), levels.pop()), -1, np.int32)
+    codes = (
+        text_NL if text_NL.shape[1] else absent_NL,
+        image_NL if image_NL.shape[1] else absent_NL,
+    )
+    return codes, vocabulary
+
+
+def read_sequences(sequences: Artifact, items: int) -> Sequences:
+    """All interactions, users in the order of the artifact.
+
+    Raises UserError when an interaction names an item that semantic_ids lacks.
+    """
+    parts, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    for batch in sequences.batches(["item_index"]):
+        lists = batch.column(0)
+        parts.append(lists.flatten().to_numpy())
+        lengths.append(lists.value_lengths().to_numpy().astype(np.int64))
+    item_K = np.concatenate(parts)
+    outside = int(((item_K < 0) | (item_K >= items)).sum())
+    check(
+        outside == 0,
+        f"{sequences.path}: {outside:,} of {len(item_K):,} interactions name items outside "
+        f"0..{items - 1}, the items of semantic_ids. Both must come from one prepare_data.",
+    )
+    offsets = np.zeros(sum(map(len, lengths)) + 1, np.int64)
+    np.cumsum(np.concatenate(lengths), out=offsets[1:])
+    return Sequences(item_K, offsets)

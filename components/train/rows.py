@@ -1,0 +1,234 @@
+"""Training rows of the tasks, as flat arrays; no Python per row.
+
+Shapes: N items, L levels, U users, R rows, M modalities as sources or targets, P item pairs,
+G targets of a source (one decoder block each).
+A source is a slice of one flat token stream that holds, one after the other: all interactions as
+text, all interactions as image, every item as text, every item as image. A training row is thus
+three integers, however long its history.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from macrec.errors import UserError
+from macrec.generator import (
+    ITEM_TASK,
+    MODALITIES,
+    PAD,
+    SEQUENCE_TASK,
+    Int32Array,
+    Int64Array,
+    Modality,
+    TokenStream,
+    Vocabulary,
+    has_code,
+    source_lengths,
+    token_stream,
+)
+
+TASKS: Final = (
+    "seq_text_text",
+    "seq_image_image",
+    "seq_text_image",
+    "seq_image_text",
+    "item_text_image",
+    "item_image_text",
+)
+"""<kind>_<source modality>_<target modality>, as the `tasks` setting names them."""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Interactions of all users end to end; those of user u are items[offsets[u]:offsets[u+1]]."""
+
+    items: Int32Array
+    offsets: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def training_rows(
+    sequences: Sequences, max_history: int, augment: bool
+) -> tuple[Int64Array, Int64Array]:
+    """First interaction and target interaction of every training row, [R] each.
+
+    The history of a row is the interactions first..target-1. The last two of each user (validation
+    and test targets) are in no row. `augment` makes each item after the first a target, else only
+    the last training item is.
+    """
+    start_U = sequences.offsets[:-1]
+    end_U = np.maximum(sequences.offsets[1:] - 2, start_U)
+    rows_U = np.maximum(end_U - start_U - 1, 0)
+    if not augment:
+        user = np.flatnonzero(rows_U)
+        start_R, target_R = start_U[user], end_U[user] - 1
+    else:
+        start_R = np.repeat(start_U, rows_U)
+        within_R = np.arange(rows_U.sum()) - np.repeat(np.cumsum(rows_U) - rows_U, rows_U)
+        target_R = start_R + 1 + within_R
+    return np.maximum(start_R, target_R - max_history), target_R
+
+
+class TargetTable(NamedTuple):
+    """Per kind of task: what a source of modality s decodes in its block g; -1 is nothing."""
+
+    target_SG: Int64Array  # modality index
+    start_SG: Int64Array  # task token
+    task_SG: Int64Array  # position in TASKS
+
+
+def target_table(kind: str, tasks: Sequence[str]) -> TargetTable | None:
+    """The targets of each source modality among `tasks` of a kind ("seq" or "item")."""
+    starts = SEQUENCE_TASK if kind == "seq" else ITEM_TASK
+    wanted: list[list[Modality]] = [
+        [target for target in MODALITIES if f"{kind}_{source}_{target}" in tasks]
+        for source in MODALITIES
+    ]
+    blocks = max(map(len, wanted))
+    if blocks == 0:
+        return None
+    table = TargetTable(*(np.full((len(MODALITIES), blocks), -1) for _ in range(3)))
+    for source, targets in enumerate(wanted):
+        for block, target in enumerate(targets):
+            table.target_SG[source, block] = MODALITIES.index(target)
+            table.start_SG[source, block] = starts[target]
+            name = f"{kind}_{MODALITIES[source]}_{target}"
+            table.task_SG[source, block] = TASKS.index(name)
+    return table
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Training rows: a slice of the token stream, its modality, the item to predict."""
+
+    first_R: Int64Array
+    last_R: Int64Array
+    modality_R: npt.NDArray[np.int8]
+    target_R: Int32Array
+    table: TargetTable
+
+    def __len__(self) -> int:
+        return len(self.first_R)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that batches are made of."""
+
+    stream: TokenStream
+    target_tokens_MNL: Int64Array  # M modalities; PAD where the item has no code
+    sequence_rows: Rows | None
+    item_rows: Rows | None  # row k < P is item pair k as text, row P + k the same pair as image
+    paired_items_P: Int64Array
+
+    def lengths(self, rows: Rows) -> Int64Array:
+        """Source length [R] of every row, EOS included."""
+        return source_lengths(self.stream, rows.first_R, rows.last_R)
+
+
+def _sequence_rows(
+    sequences: Sequences,
+    tasks: Sequence[str],
+    coded_MN: npt.NDArray[np.bool_],
+    max_history: int,
+    augment: bool,
+) -> Rows | None:
+    table = target_table("seq", tasks)
+    if table is None:
+        return None
+    first_R, target_R = training_rows(sequences, max_history, augment)
+    item_R, modality_count = sequences.items[target_R], len(MODALITIES)
+    # Image sources lie one whole set of interactions behind the text sources in the stream.
+    shift_R = np.repeat(np.arange(modality_count) * len(sequences.items), len(item_R))
+    modality_R = np.repeat(np.arange(modality_count, dtype=np.int8), len(item_R))
+    item_R = np.tile(item_R, modality_count)
+    target_RG = table.target_SG[modality_R]
+    kept = ((target_RG >= 0) & coded_MN[target_RG, item_R[:, None]]).any(axis=1)
+    return Rows(
+        (np.tile(first_R, modality_count) + shift_R)[kept],
+        (np.tile(target_R, modality_count) + shift_R)[kept],
+        modality_R[kept],
+        item_R[kept],
+        table,
+    )
+
+
+def _item_rows(interactions: int, items: int, tasks: Sequence[str], paired_P: Int64Array) -> Rows:
+    table = target_table("item", tasks)
+    if table is None:  # pairs for the implicit alignment alone: sources without a target
+        table = TargetTable(*(np.full((len(MODALITIES), 1), -1) for _ in range(3)))
+    start_M = len(MODALITIES) * interactions + np.arange(len(MODALITIES)) * items
+    first_R = (start_M[:, None] + paired_P).ravel()
+    modality_R = np.repeat(np.arange(len(MODALITIES), dtype=np.int8), len(paired_P))
+    target_R = np.tile(paired_P, len(MODALITIES)).astype(np.int32)
+    return Rows(first_R, first_R + 1, modality_R, target_R, table)
+
+
+def training_data(
+    vocabulary: Vocabulary,
+    sequences: Sequences,
+    codes_MNL: tuple[Int32Array, Int32Array],
+    tasks: Sequence[str],
+    *,
+    max_history: int,
+    augment: bool,
+    use_pairs: bool,
+) -> TrainingData:
+    """Token stream and rows of the tasks; `codes_MNL` are the text codes and the image codes.
+
+    Raises UserError when a task has not one row.
+    """
+    items = len(codes_MNL[0])
+    coded_MN = np.stack([has_code(codes_NL) for codes_NL in codes_MNL])
+    target_tokens_MNL = np.full((len(MODALITIES), items, vocabulary.levels), PAD, np.int64)
+    streams: list[TokenStream] = []
+    for index, modality in enumerate(MODALITIES):
+        codes_NL, coded_N = codes_MNL[index], coded_MN[index]
+        target_tokens_MNL[index, coded_N] = vocabulary.tokens(modality, codes_NL[coded_N])
+        streams.append(token_stream(vocabulary, modality, codes_NL, sequences.items))
+    for modality, codes_NL in zip(MODALITIES, codes_MNL, strict=True):
+        streams.append(token_stream(vocabulary, modality, codes_NL, np.arange(items)))
+    paired_P = np.flatnonzero(coded_MN.all(axis=0))
+    data = TrainingData(
+        _joined(streams),
+        target_tokens_MNL,
+        _sequence_rows(sequences, tasks, coded_MN, max_history, augment),
+        _item_rows(len(sequences.items), items, tasks, paired_P) if use_pairs else None,
+        paired_P,
+    )
+    _check_tasks(data, tasks, coded_MN)
+    return data
+
+
+def _joined(streams: list[TokenStream]) -> TokenStream:
+    """One stream; interaction k of stream s becomes interaction k + (interactions before s)."""
+    offsets, total = [np.zeros(1, np.int64)], 0
+    for stream in streams:
+        offsets.append(stream.offsets[1:] + total)
+        total += len(stream.tokens)
+    return TokenStream(np.concatenate([s.tokens for s in streams]), np.concatenate(offsets))
+
+
+def _check_tasks(data: TrainingData, tasks: Sequence[str], coded_MN: npt.NDArray[np.bool_]) -> None:
+    with_text, with_image = coded_MN.sum(axis=1).tolist()
+    seen: set[int] = set()
+    if data.sequence_rows is not None:
+        rows = data.sequence_rows
+        target_RG = rows.table.target_SG[rows.modality_R]
+        valid_RG = (target_RG >= 0) & coded_MN[target_RG, rows.target_R[:, None]]
+        seen |= set(np.unique(rows.table.task_SG[rows.modality_R][valid_RG]).tolist())
+    if data.item_rows is not None and len(data.paired_items_P) > 1:
+        seen |= {TASKS.index(task) for task in tasks if task.startswith("item_")}
+    empty = [task for task in tasks if TASKS.index(task) not in seen]
+    if empty or (data.item_rows is not None and len(data.paired_items_P) < 2):
+        what = f"tasks without a training row: {', '.join(empty)}" if empty else "no item pairs"
+        raise UserError(
+            f"semantic_ids, sequences: {what}. {with_text:,} of {coded_MN.shape[1]:,} items have a "
+            f"text code, {with_image:,} an image code, {len(data.paired_items_P):,} both. "
+            "Leave these tasks out (and set implicit_weight=0 without item pairs)."
+        )

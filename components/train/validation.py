@@ -1,0 +1,70 @@
+"""Validation: NDCG@10 of the fused list, on the last item but one of a sample of users."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from components.train.rows import Sequences
+from macrec.errors import check
+from macrec.generator import Int32Array, Recommender
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import T5ForConditionalGeneration
+
+    from components.train.main import Config, Execution
+
+CUTOFF: Final = 10
+VALIDATION_STREAM: Final = 0  # of the seed; batches and item pairs have others
+
+
+class Validation(NamedTuple):
+    """Users whose last item but one is predicted from all that came before."""
+
+    histories: list[Int32Array]
+    targets_U: Int32Array
+
+
+def validation_split(sequences: Sequences, users: int, seed: int) -> Validation:
+    """Histories and targets of at most `users` random users (0: all) with three items or more."""
+    able = np.flatnonzero(np.diff(sequences.offsets) >= 3)
+    if users and users < len(able):
+        draw = np.random.default_rng([seed, VALIDATION_STREAM])
+        able = np.sort(draw.choice(able, users, replace=False))
+    end = sequences.offsets[able + 1] - 2
+    spans = zip(sequences.offsets[able], end, strict=True)
+    return Validation([sequences.items[first:last] for first, last in spans], sequences.items[end])
+
+
+def fused_ndcg(
+    recommender: Recommender,
+    validation: Validation,
+    config: "Config",
+    execution: "Execution",
+    device: "torch.device",
+) -> Callable[["T5ForConditionalGeneration"], float]:
+    """The score of a model: mean NDCG@10 of the fused lists, one relevant item per user."""
+    from macrec.metrics import per_user, ranks_in_lists
+    from macrec.ranking import rank_users
+
+    check(
+        len(validation.targets_U) > 0,
+        "sequences: no user has three items, so there is nothing to validate on.",
+    )
+
+    def score(model: "T5ForConditionalGeneration") -> float:
+        assert model is recommender.model
+        lists = rank_users(
+            recommender,
+            validation.histories,
+            beams=config.validation_beams,
+            top_k=CUTOFF,
+            fusion_weight=config.fusion_weight,
+            batch_size=execution.validation_batch,
+            device=device,
+        )
+        ranks = ranks_in_lists(lists.fused_items_UK, lists.fused_scores_UK, validation.targets_U)
+        return float(per_user(ranks, (CUTOFF,))[f"ndcg_{CUTOFF}"].mean())
+
+    return score

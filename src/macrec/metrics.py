@@ -1,0 +1,123 @@
+"""Ranking metrics of next-item recommendation, with ties counted at their expected value.
+
+Shapes: U users, K places of a list, N items, R resamples, M metrics.
+
+Equal scores have no order of their own, so a target that is tied with others counts with the mean
+over all orders of the tie: it is equally likely on each of the places that the tie takes up. Each
+user has one target, so the ideal DCG is 1 and NDCG is the discount at the target's place.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+CUTOFFS: Final = (1, 5, 10, 20)
+RESAMPLES: Final = 1000
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.integer]
+
+
+class Ranks(NamedTuple):
+    """Places of the targets: `above` items score higher, `tied` (itself included) the same."""
+
+    above_U: npt.NDArray[np.int64]
+    tied_U: npt.NDArray[np.int64]
+    """0 where the target is not in the list at all."""
+
+
+class Interval(NamedTuple):
+    """A mean over users and its bootstrap confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def ranks_in_lists(
+    items_UK: IntArray, scores_UK: npt.NDArray[np.floating], targets_U: IntArray
+) -> Ranks:
+    """Places of the targets in ranked lists padded with item -1.
+
+    A tie must be in the list as a whole for its expected value to be right.
+    """
+    ordered_UK = np.sort(items_UK, axis=1)
+    twice = (ordered_UK[:, 1:] == ordered_UK[:, :-1]) & (ordered_UK[:, 1:] >= 0)
+    assert not twice.any(), "an item stands twice in one list"
+    here_UK = (items_UK == targets_U[:, None]) & (items_UK >= 0)
+    found_U = here_UK.any(axis=1)
+    score_U1 = np.where(here_UK, scores_UK, -np.inf).max(axis=1, initial=-np.inf)[:, None]
+    valid_UK = items_UK >= 0
+    above_U = (valid_UK & (scores_UK > score_U1)).sum(axis=1)
+    tied_U = (valid_UK & (scores_UK == score_U1)).sum(axis=1)
+    return Ranks(above_U, np.where(found_U, tied_U, 0))
+
+
+def ranks_by_value(values_N: npt.NDArray[np.number], targets_U: IntArray) -> Ranks:
+    """Places of the targets when every user gets the whole catalogue, sorted by falling value."""
+    sorted_N = np.sort(values_N)
+    target_U = values_N[targets_U]
+    upper_U = np.searchsorted(sorted_N, target_U, side="right")
+    lower_U = np.searchsorted(sorted_N, target_U, side="left")
+    return Ranks((len(sorted_N) - upper_U).astype(np.int64), (upper_U - lower_U).astype(np.int64))
+
+
+def popularity(training_items: IntArray, items: int) -> npt.NDArray[np.int64]:
+    """Interactions per item [N]. Give it training interactions only: never held-out ones."""
+    return np.bincount(training_items, minlength=items)
+
+
+def metric_names(cutoffs: Sequence[int] = CUTOFFS) -> list[str]:
+    """Names in the order of `per_user`: hr_1 .. mrr_20."""
+    return [f"{metric}_{cutoff}" for metric in ("hr", "ndcg", "mrr") for cutoff in cutoffs]
+
+
+def per_user(ranks: Ranks, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, FloatArray]:
+    """HR@k, NDCG@k and MRR@k of every user [U], each the mean over the orders of its tie."""
+    place = np.arange(1, max(cutoffs) + 1)
+    gains = {"hr": np.ones(len(place)), "ndcg": 1 / np.log2(place + 1), "mrr": 1 / place}
+    first_U, last_U = ranks.above_U, ranks.above_U + ranks.tied_U
+    found: dict[str, FloatArray] = {}
+    for metric, gain in gains.items():
+        total = np.concatenate([[0.0], np.cumsum(gain)])
+        for cutoff in cutoffs:
+            inside_U = total[np.minimum(last_U, cutoff)] - total[np.minimum(first_U, cutoff)]
+            value_U = inside_U / np.maximum(ranks.tied_U, 1)
+            assert (value_U <= 1 + 1e-9).all(), f"{metric}@{cutoff} above 1"
+            found[f"{metric}_{cutoff}"] = value_U
+    return found
+
+
+def random_hit_rate(items: int, cutoff: int) -> float:
+    """Expected HR@cutoff of a random order of the catalogue."""
+    return min(1.0, cutoff / items)
+
+
+def shown_items(items_UK: IntArray, cutoff: int) -> IntArray:
+    """The distinct items in the first `cutoff` places of the lists; over N, they are coverage."""
+    first = items_UK[:, :cutoff]
+    return np.unique(first[first >= 0])
+
+
+def bootstrap(
+    values: Mapping[str, FloatArray],
+    generator: np.random.Generator,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Mean of every metric over users and its percentile interval; users are resampled whole."""
+    values_UM = np.stack(list(values.values()), axis=1)
+    users = len(values_UM)
+    means_RM = np.empty((resamples, values_UM.shape[1]))
+    for resample in range(resamples):
+        drawn_U = np.bincount(generator.integers(users, size=users), minlength=users)
+        means_RM[resample] = drawn_U @ values_UM / users
+    low_M, high_M = np.quantile(means_RM, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    mean_M = values_UM.mean(axis=0)
+    return {
+        name: Interval(float(mean_M[m]), float(low_M[m]), float(high_M[m]))
+        for m, name in enumerate(values)
+    }

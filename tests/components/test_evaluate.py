@@ -1,0 +1,364 @@
+"""The stage on a small catalogue whose metrics are recomputed from first principles."""
+
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from components.evaluate import main as stage
+from components.evaluate.examples import choose_users, thumbnail
+from components.evaluate.inputs import read_split
+from macrec import schema
+from macrec.artifact import (
+    Artifact,
+    DatasetOutput,
+    FolderOutput,
+    HtmlOutput,
+    MarkdownOutput,
+    Source,
+    codes_column,
+    vector_column,
+)
+from macrec.errors import UserError
+from macrec.generator import ModelSize, Recommender, Vocabulary, build_model, save_recommender
+from macrec.ranking import rank_users
+from macrec.stage import execute
+
+ITEMS, USERS, LEVELS = 30, 25, 2
+VOCABULARY = Vocabulary(levels=LEVELS, codebook_size=6)
+MISSING = [3, 4, 5]
+
+
+def dataset(path, kind, columns) -> Artifact:
+    output = DatasetOutput(path)
+    output.prepare()
+    with output.dataset(kind) as out:
+        out.write(pa.table(columns, schema=kind))
+    output.commit({"stage": path.name, "config": {"colour": "blue"}})
+    return Artifact.open(path)
+
+
+def folder(path, history, fill=lambda path: None) -> Artifact:
+    output = FolderOutput(path)
+    output.prepare()
+    fill(path)
+    (path / "history.json").write_text(json.dumps(history))
+    output.commit({"stage": path.name, "config": {}})
+    return Artifact.open(path)
+
+
+def sequences_of(path, lists) -> Artifact:
+    users = [f"user {u}" for u in range(len(lists))]
+    return dataset(path, schema.SEQUENCES, [users, lists, [None] * len(lists)])
+
+
+QUANTIZER_HISTORY = {
+    "epochs": [
+        {"epoch": e, "text_rq": 1 / e, "image_rq": 2 / e, "align": 0.5, "codebooks_updated": True}
+        for e in (1, 2)
+    ],
+    "final": {},
+}
+TRAIN_HISTORY = [
+    {
+        "step": 10 * e,
+        "epoch": e,
+        "learning_rate": 0.001,
+        "losses": {"seq_text_text": 3 / e, "seq_image_text": 3 / e, "implicit": 0.1},
+        "validation_ndcg_at_10": None if e == 1 else 0.1 * e,
+    }
+    for e in (1, 2, 3)
+]
+
+
+def picture(path, fill="red"):
+    Image.new("RGB", (300, 200), fill).save(path)
+
+
+@pytest.fixture(scope="module")
+def lists():
+    generator = np.random.default_rng(5)
+    return [generator.integers(0, ITEMS, n).tolist() for n in [2, 1, *[6] * (USERS - 2)]]
+
+
+@pytest.fixture(scope="module")
+def recommender():
+    codes_NL = np.stack(np.divmod(np.random.default_rng(2).permutation(36)[:ITEMS], 6), 1)
+    text_NL = codes_NL.astype(np.int32)
+    image_NL = text_NL[::-1].copy()
+    image_NL[MISSING] = -1
+    torch.manual_seed(1)
+    model = build_model(VOCABULARY, ModelSize(d_model=16, d_ff=32, d_kv=8, layers=1, heads=2))
+    return Recommender(model.eval(), VOCABULARY, text_NL, image_NL, max_history=4)
+
+
+def make_inputs(path, lists, recommender, images=None, image_uri=lambda item: None):
+    index = list(range(ITEMS))
+    ids = [f"id{i}" for i in index]
+    uris = [image_uri(i) for i in index]
+    titles = [f"<b>Title {i}</b>" for i in index]
+    columns = [index, ids, titles, titles, uris, [uri is not None for uri in uris]]
+    codes = [codes_column(recommender.codes_NL(m)) for m in ("text", "image")]
+    before_NL = recommender.text_codes_NL.copy()
+    before_NL[1] = before_NL[0]
+    moved = [-1, 1] + [-1] * (ITEMS - 2)
+    vectors = [
+        vector_column(np.zeros((ITEMS, 2)), recommender.codes_NL(m)[:, 0] >= 0)
+        for m in ("text", "image")
+    ]
+    return stage.Inputs(
+        items=dataset(path / "items", schema.ITEMS, columns),
+        sequences=sequences_of(path / "sequences", lists),
+        semantic_ids=dataset(
+            path / "semantic_ids", schema.SEMANTIC_IDS, [index, ids, *codes, moved, [-1] * ITEMS]
+        ),
+        latents=dataset(
+            path / "latents",
+            schema.latents(2),
+            [index, *vectors, codes_column(before_NL), codes[1]],
+        ),
+        quantizer=folder(path / "quantizer", QUANTIZER_HISTORY),
+        recommender=folder(
+            path / "recommender", TRAIN_HISTORY, lambda to: save_recommender(to, recommender)
+        ),
+        images=Source(str(images)) if images else None,
+    )
+
+
+def run(path, inputs, **config):
+    outputs = stage.Outputs(
+        predictions=DatasetOutput(path / "predictions"),
+        report=HtmlOutput(path / "report.html"),
+        summary=MarkdownOutput(path / "summary.md"),
+    )
+    given = stage.Config(**{"beams": ITEMS, "single_modality_beams": 12, **config})
+    done = execute(
+        stage, given, inputs, outputs, stage.Execution(device="cpu", batch_size=7, threads=1)
+    )
+    predictions = Artifact.open(outputs.predictions.path).table().to_pylist()
+    return done.metrics, predictions, outputs.report.path.read_text()
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, lists, recommender):
+    """The stage run once, with a folder of good and bad pictures."""
+    path = tmp_path_factory.mktemp("evaluate")
+    images = path / "images"
+    images.mkdir()
+    for item in range(ITEMS):
+        picture(images / f"{item}.jpg")
+    (images / "7.jpg").write_bytes((images / "7.jpg").read_bytes()[:200])
+    inputs = make_inputs(path, lists, recommender, images, lambda item: f"{item}.jpg")
+    return run(path, inputs)
+
+
+def test_every_user_with_a_history_is_ranked_by_every_system(evaluated, lists):
+    metrics, predictions, _ = evaluated
+    able = {f"user {u}" for u, items in enumerate(lists) if len(items) >= 2}
+    assert metrics["users"] == len(able) == USERS - 1
+    assert metrics["users_without_history"] == 1
+    for system in ("text", "image", "fused", "text_wide", "image_wide"):
+        assert {p["user_id"] for p in predictions if p["system"] == system} == able
+    assert len(predictions) == 5 * len(able)
+
+
+def test_predictions_are_those_of_the_ranking(evaluated, lists, recommender):
+    metrics, predictions, _ = evaluated
+    tested = [items for items in lists if len(items) >= 2]
+    ranked = rank_users(
+        recommender,
+        [np.array(items[:-1]) for items in tested],
+        beams=ITEMS,
+        fusion_weight=metrics["fusion_weight"],
+    )
+    fused = [p for p in predictions if p["system"] == "fused"]
+    assert [p["items"] for p in fused] == ranked.fused_items_UK.tolist()
+    assert [p["target"] for p in fused] == [items[-1] for items in tested]
+    ids = [f"user {u}" for u, items in enumerate(lists) if len(items) >= 2]
+    assert [p["user_id"] for p in fused] == ids
+    images = [p["items"] for p in predictions if p["system"] == "image"]
+    assert not set(MISSING) & {item for items in images for item in items}
+
+
+def test_metrics_follow_from_the_predictions(evaluated):
+    metrics, predictions, _ = evaluated
+    for system in ("text", "image", "fused", "text_wide", "image_wide"):
+        places = [
+            p["items"].index(p["target"]) + 1 if p["target"] in p["items"] else None
+            for p in predictions
+            if p["system"] == system
+        ]
+        for cutoff in (1, 5, 10, 20):
+            inside = [place for place in places if place and place <= cutoff]
+            expected = {
+                "hr": len(inside),
+                "ndcg": sum(1 / np.log2(place + 1) for place in inside),
+                "mrr": sum(1 / place for place in inside),
+            }
+            for name, total in expected.items():
+                value = metrics[f"{system}_{name}_{cutoff}"]
+                assert value == pytest.approx(total / len(places), abs=1e-9)
+        shown = {i for p in predictions if p["system"] == system for i in p["items"][:10]}
+        assert metrics[f"{system}_coverage_10"] == pytest.approx(len(shown) / ITEMS)
+
+
+def test_popular_counts_training_interactions_only(evaluated, lists):
+    metrics = evaluated[0]
+    training = [item for items in lists for item in items[:-2]]
+    counts = np.bincount(training, minlength=ITEMS)
+    total = 0.0
+    tested = [items for items in lists if len(items) >= 2]
+    for items in tested:
+        above = int((counts > counts[items[-1]]).sum())
+        tied = int((counts == counts[items[-1]]).sum())
+        total += min(max(10 - above, 0), tied) / tied
+    assert metrics["popular_hr_10"] == pytest.approx(total / len(tested))
+    everything = np.bincount([i for items in lists for i in items], minlength=ITEMS)
+    assert (everything != counts).any()
+    assert metrics["random_hr_10"] == pytest.approx(10 / ITEMS)
+
+
+def test_weight_is_chosen_on_validation_users(tmp_path, lists, recommender, evaluated):
+    tested = [items for items in lists if len(items) >= 3]
+    scores = {}
+    for weight in (0.0, 0.35, 1.0):
+        ranked = rank_users(
+            recommender, [np.array(i[:-2]) for i in tested], beams=ITEMS, fusion_weight=weight
+        )
+        places = [
+            row.index(items[-2]) + 1
+            for row, items in zip(ranked.fused_items_UK.tolist(), tested, strict=True)
+            if items[-2] in row[:10]
+        ]
+        scores[weight] = sum(1 / np.log2(place + 1) for place in places)
+    inputs = make_inputs(tmp_path, lists, recommender)
+    metrics, *_ = run(tmp_path, inputs, fusion_weights=(0.0, 0.35, 1.0), examples=0)
+    assert metrics["fusion_weight"] == max(scores, key=lambda weight: scores[weight])
+
+
+def test_report_shows_systems_curves_examples_and_pictures(evaluated):
+    page = evaluated[2]
+    for words in ("Text only, 12 beams", "Most popular", "Sequence tasks", "Rq", "colour"):
+        assert words in page
+    assert "<b>Title" not in page  # titles are text, whatever they hold
+    pictures = set(re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", page))
+    assert pictures
+    for encoded in pictures:
+        assert max(Image.open(io.BytesIO(base64.b64decode(encoded))).size) == 96
+
+
+def test_no_pictures_at_all(tmp_path, lists, recommender):
+    bare = Recommender(
+        recommender.model,
+        VOCABULARY,
+        recommender.text_codes_NL,
+        np.full_like(recommender.image_codes_NL, -1),
+        4,
+    )
+    metrics, predictions, page = run(tmp_path, make_inputs(tmp_path, lists, bare))
+    assert metrics["image_hr_20"] == 0
+    assert metrics["fused_ndcg_10"] == metrics["text_ndcg_10"]
+    assert {len(p["items"]) for p in predictions if p["system"] == "image"} == {0}
+    assert "data:image" not in page
+
+
+def test_published_rule_is_an_extra_row(tmp_path, lists, recommender):
+    inputs = make_inputs(tmp_path, lists, recommender)
+    metrics, _, page = run(
+        tmp_path, inputs, published_fusion=True, single_modality_beams=0, renormalise=True
+    )
+    assert "fused_published_hr_10" in metrics
+    assert "text_wide_hr_10" not in metrics
+    assert "Fused, published rule" in page
+
+
+def test_same_seed_same_bytes(tmp_path, lists, recommender):
+    results = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        inputs = make_inputs(tmp_path / name, lists, recommender)
+        results.append(run(tmp_path / name, inputs))
+    assert results[0] == results[1]
+
+
+def test_users_in_chunks_give_the_same_lists(tmp_path, lists, recommender, evaluated, monkeypatch):
+    from components.evaluate import systems
+
+    monkeypatch.setattr(systems, "USERS_AT_ONCE", 10)
+    inputs = make_inputs(tmp_path, lists, recommender)
+    metrics, predictions, _ = run(tmp_path, inputs, examples=0)
+    assert metrics == pytest.approx(evaluated[0])
+
+    def rows(found):
+        return sorted((p["system"], p["user_id"], p["target"], p["items"]) for p in found)
+
+    assert rows(predictions) == rows(evaluated[1])
+
+
+def test_other_semantic_ids_than_those_trained_on_are_refused(tmp_path, lists, recommender):
+    inputs = make_inputs(tmp_path, lists, recommender)
+    swapped = Recommender(
+        recommender.model, VOCABULARY, recommender.text_codes_NL[::-1], recommender.image_codes_NL
+    )
+    other = folder(tmp_path / "other", [], lambda to: save_recommender(to, swapped))
+    with pytest.raises(UserError, match="trained on other text codes"):
+        run(tmp_path, stage.Inputs(**{**vars(inputs), "recommender": other}))
+
+
+@pytest.mark.parametrize(
+    ("sequences", "message"),
+    [([[1], [2]], "none of 2 users"), ([[1, ITEMS, 2]], "1 of 3 interactions name items outside")],
+)
+def test_unusable_sequences_are_refused(tmp_path, sequences, message):
+    with pytest.raises(UserError, match=message):
+        read_split(sequences_of(tmp_path / "sequences", sequences), ITEMS)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"fusion_weights": ()}, {"fusion_weights": (1.5,)}, {"top_k": 5}, {"beams": 0}]
+)
+def test_bad_config_is_refused(wrong):
+    with pytest.raises(UserError, match="evaluate"):
+        stage.Config(**wrong)
+
+
+def test_split_by_hand(tmp_path):
+    split = read_split(sequences_of(tmp_path / "s", [[1, 2, 3, 4], [5], [6, 7]]), ITEMS)
+    histories, targets = split.test(split.users_T)
+    assert [h.tolist() for h in histories] == [[1, 2, 3], [6]]
+    assert targets.tolist() == [4, 7]
+    histories, targets = split.validation(0, np.random.default_rng(0))
+    assert [h.tolist() for h in histories] == [[1, 2]]
+    assert targets.tolist() == [3]
+    assert split.training_items().tolist() == [1, 2]
+    assert split.without_history == 1
+
+
+def test_examples_are_half_hits():
+    hits_T = np.array([0, 0, 1, 0, 0.5, 0, 1, 0])
+    chosen = choose_users(hits_T, 4, np.random.default_rng(0))
+    assert len(set(chosen.tolist())) == 4
+    assert (hits_T[chosen] > 0).sum() >= 2
+    assert len(choose_users(hits_T, 50, np.random.default_rng(0))) == 8
+
+
+def test_pictures_that_cannot_be_shown_are_left_out(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    picture(root / "good.png")
+    picture(tmp_path / "outside.png")
+    (root / "link.png").symlink_to(tmp_path / "outside.png")
+    (root / "broken.jpg").write_bytes(b"\xff\xd8\xff" + b"0" * 100)
+    (root / "text.jpg").write_text("no picture")
+    (root / "page.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    Image.new("1", (12_000, 12_000)).save(root / "bomb.png")
+    assert (thumbnail(root, "good.png") or "").startswith("data:image/jpeg;base64,")
+    bad = ["link.png", "../outside.png", str(tmp_path / "outside.png"), "broken.jpg", "text.jpg"]
+    for uri in [*bad, "page.svg", "bomb.png", "absent.png", "nul\0.png", "", "file:///etc/passwd"]:
+        assert thumbnail(root, uri) is None, uri

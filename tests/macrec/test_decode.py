@@ -1,0 +1,150 @@
+"""Beam search and teacher forcing against stock transformers and an exhaustive oracle."""
+
+import numpy as np
+import pytest
+import torch
+
+from macrec.decode import beam_search, encode, score_catalogue, score_items
+from macrec.generator import (
+    EOS,
+    MISSING,
+    PAD,
+    SEQUENCE_TO_IMAGE,
+    SEQUENCE_TO_TEXT,
+    ModelSize,
+    Vocabulary,
+    build_model,
+)
+from macrec.trie import Trie
+
+VOCABULARY = Vocabulary(levels=3, codebook_size=6)
+SOURCES = torch.tensor(
+    [[20, 30, 35, 17, 24, 31, EOS], [18, 23, 29, EOS, PAD, PAD, PAD], [MISSING, EOS] + [PAD] * 5]
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    size = ModelSize(d_model=16, d_ff=32, d_kv=8, layers=2, heads=3)
+    built = build_model(VOCABULARY, size)
+    with torch.no_grad():  # far from uniform, so that rankings are not decided by rounding
+        for parameter in built.parameters():
+            parameter.mul_(1.7)
+    return built.eval()
+
+
+def catalogue(items: int, seed: int = 1) -> np.ndarray:
+    codes_NL = np.random.default_rng(seed).integers(0, 6, (items, 3)).astype(np.int32)
+    return VOCABULARY.tokens("text", codes_NL)
+
+
+def stock_scores(model, source_BS, start_token, tokens_CL) -> torch.Tensor:
+    """Scores [B, C] by transformers' own forward pass, one user and code at a time."""
+    rows = []
+    for source_S in source_BS:
+        source_1S = source_S[source_S != PAD][None]
+        row = []
+        for tokens_L in tokens_CL:
+            given = torch.cat([torch.tensor([start_token]), tokens_L[:-1]])[None]
+            with torch.no_grad():
+                logits = model(input_ids=source_1S, decoder_input_ids=given).logits[0]
+            row.append(logits.log_softmax(-1)[torch.arange(len(tokens_L)), tokens_L].sum())
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def test_teacher_forcing_equals_stock_transformers(model):
+    tokens_CL = torch.from_numpy(catalogue(7))
+    encoded = encode(model, SOURCES)
+    for start in (SEQUENCE_TO_TEXT, SEQUENCE_TO_IMAGE):
+        ours = score_items(model, encoded, start, tokens_CL.expand(3, -1, -1))
+        torch.testing.assert_close(ours, stock_scores(model, SOURCES, start, tokens_CL))
+
+
+def test_teacher_forcing_gives_absent_codes_no_score(model):
+    tokens_BCL = torch.from_numpy(catalogue(3)).expand(3, -1, -1).clone()
+    tokens_BCL[:, 1] = -1
+    scores_BC = score_items(model, encode(model, SOURCES), SEQUENCE_TO_TEXT, tokens_BCL)
+    assert torch.equal(scores_BC == -torch.inf, torch.tensor([[False, True, False]] * 3))
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+@pytest.mark.parametrize("items", [1, 40])
+def test_enough_beams_give_the_exhaustive_ranking(model, items, renormalise):
+    trie = Trie.build(catalogue(items))
+    encoded = encode(model, SOURCES)
+    oracle = score_catalogue(model, encoded, SEQUENCE_TO_TEXT, trie, renormalise=renormalise)
+    found = beam_search(
+        model, encoded, SEQUENCE_TO_TEXT, trie, beams=items, renormalise=renormalise
+    )
+    score_BW, leaf_BW = oracle.sort(dim=1, descending=True)
+    assert torch.equal(found.leaf_BW[:, : trie.leaves], leaf_BW)
+    torch.testing.assert_close(found.score_BW[:, : trie.leaves], score_BW)
+    assert (found.leaf_BW[:, trie.leaves :] == -1).all()
+
+
+def test_few_beams_give_true_scores_of_legal_codes_best_first(model):
+    trie = Trie.build(catalogue(40))
+    encoded = encode(model, SOURCES)
+    oracle = score_catalogue(model, encoded, SEQUENCE_TO_TEXT, trie)
+    found = beam_search(model, encoded, SEQUENCE_TO_TEXT, trie, beams=4)
+    assert found.leaf_BW.shape == (3, 4)
+    torch.testing.assert_close(found.score_BW, oracle.gather(1, found.leaf_BW))
+    assert (found.score_BW.diff(dim=1) <= 0).all()
+
+
+def test_renormalised_scores_sum_to_one_and_plain_ones_to_less(model):
+    trie = Trie.build(catalogue(40))
+    encoded = encode(model, SOURCES)
+    within = score_catalogue(model, encoded, SEQUENCE_TO_TEXT, trie, renormalise=True).exp().sum(1)
+    torch.testing.assert_close(within, torch.ones(3))
+    assert (score_catalogue(model, encoded, SEQUENCE_TO_TEXT, trie).exp().sum(1) < 0.99).all()
+
+
+def test_code_outside_the_trie_has_no_renormalised_score(model):
+    tokens_NL = catalogue(5)
+    trie = Trie.build(tokens_NL[1:])
+    given = torch.from_numpy(tokens_NL).expand(3, -1, -1)
+    scores = score_items(model, encode(model, SOURCES), SEQUENCE_TO_TEXT, given, legal=trie)
+    assert (scores[:, 0] == -torch.inf).all()
+    assert scores[:, 1:].isfinite().all()
+
+
+def test_no_legal_code_gives_no_beams(model):
+    trie = Trie.build(np.full((4, 3), -1))
+    encoded = encode(model, SOURCES)
+    assert beam_search(model, encoded, SEQUENCE_TO_IMAGE, trie, beams=5).leaf_BW.shape == (3, 0)
+    assert score_catalogue(model, encoded, SEQUENCE_TO_IMAGE, trie).shape == (3, 0)
+
+
+def test_padding_changes_no_score(model):
+    trie = Trie.build(catalogue(10))
+    alone = beam_search(model, encode(model, SOURCES[1:2, :4]), SEQUENCE_TO_TEXT, trie, beams=5)
+    batch = beam_search(model, encode(model, SOURCES), SEQUENCE_TO_TEXT, trie, beams=5)
+    assert torch.equal(alone.leaf_BW[0], batch.leaf_BW[1])
+    torch.testing.assert_close(alone.score_BW[0], batch.score_BW[1])
+
+
+def test_training_mode_is_refused(model):
+    model.train()
+    try:
+        with pytest.raises(AssertionError, match="training mode"):
+            encode(model, SOURCES)
+    finally:
+        model.eval()
+
+
+def test_trie_by_hand():
+    tokens_NL = np.array([[5, 7], [4, 8], [-1, -1], [5, 6], [4, 8]])
+    trie = Trie.build(tokens_NL)
+    assert trie.token.tolist() == [PAD, 4, 5, 8, 6, 7]
+    assert trie.first_child.tolist() == [1, 3, 4, 6]
+    assert trie.most_children_L == (2, 2)
+    assert trie.leaf_tokens.tolist() == [[4, 8], [5, 6], [5, 7]]
+    assert trie.leaf_of_item_N.tolist() == [2, 0, -1, 1, 0]
+    assert trie.items.tolist() == [1, 4, 3, 0]
+    assert trie.first_item.tolist() == [0, 2, 3, 4]
+    child, exists = trie.children(torch.tensor([1, 2]), 1)
+    assert exists.tolist() == [[True, False], [True, True]]
+    assert child.tolist() == [[3, 3], [4, 5]]

@@ -1,0 +1,110 @@
+"""Metrics against values worked out by hand, ties and absent targets included."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from macrec.metrics import (
+    Ranks,
+    bootstrap,
+    metric_names,
+    per_user,
+    popularity,
+    random_hit_rate,
+    ranks_by_value,
+    ranks_in_lists,
+    shown_items,
+)
+
+GAIN = {"hr": lambda place: 1.0, "ndcg": lambda p: 1 / np.log2(p + 1), "mrr": lambda p: 1 / p}
+
+
+def ranks(above: int, tied: int) -> Ranks:
+    return Ranks(np.array([above]), np.array([tied]))
+
+
+@pytest.mark.parametrize(
+    ("above", "tied", "name", "value"),
+    [
+        (0, 1, "hr_1", 1.0),
+        (0, 1, "ndcg_10", 1.0),
+        (2, 1, "hr_1", 0.0),
+        (2, 1, "hr_5", 1.0),
+        (2, 1, "ndcg_5", 0.5),  # 1 / log2(4)
+        (2, 1, "mrr_5", 1 / 3),
+        (9, 1, "ndcg_10", 1 / np.log2(11)),
+        (10, 1, "hr_10", 0.0),
+        (10, 1, "hr_20", 1.0),
+        (0, 0, "hr_20", 0.0),  # not in the list
+        (0, 2, "hr_1", 0.5),
+        (0, 2, "ndcg_5", (1 + 1 / np.log2(3)) / 2),
+        (0, 2, "mrr_5", 0.75),
+        (4, 3, "hr_5", 1 / 3),  # places 5, 6, 7
+        (8, 5, "mrr_10", (1 / 9 + 1 / 10) / 5),
+        (18, 100, "hr_20", 0.02),
+    ],
+)
+def test_values_by_hand(above, tied, name, value):
+    assert per_user(ranks(above, tied))[name][0] == pytest.approx(value)
+
+
+def test_ties_count_at_their_mean_over_all_orders():
+    scores = [3.0, 2.0, 2.0, 2.0, 1.0]  # the target is item 2, tied on places 2..4
+    for cutoff in (1, 2, 3, 4, 5):
+        for metric, gain in GAIN.items():
+            orders = []
+            for tie in permutations([1, 2, 3]):
+                place = [0, *tie, 4].index(2) + 1
+                orders.append(gain(place) if place <= cutoff else 0.0)
+            found = ranks_in_lists(np.arange(5)[None], np.array([scores]), np.array([2]))
+            value = per_user(found, (cutoff,))[f"{metric}_{cutoff}"][0]
+            assert value == pytest.approx(np.mean(orders)), (metric, cutoff)
+
+
+def test_ranks_in_lists_with_padding_and_absent_targets():
+    items = np.array([[7, 3, -1], [4, 5, 6], [-1, -1, -1], [2, 1, 0]])
+    scores = np.array([[-1, -2, -np.inf], [-1, -1, -2], [-np.inf] * 3, [-1, -2, -2]])
+    found = ranks_in_lists(items, scores, np.array([3, 9, 0, 1]))
+    assert found.above_U[[0, 3]].tolist() == [1, 1]
+    assert found.tied_U.tolist() == [1, 0, 0, 2]
+
+
+def test_an_item_twice_in_a_list_is_refused():
+    with pytest.raises(AssertionError, match="twice"):
+        ranks_in_lists(np.array([[1, 2, 1]]), np.array([[0.0, 0, 0]]), np.array([1]))
+
+
+def test_popularity_ranks_the_whole_catalogue():
+    counts = popularity(np.array([0, 0, 0, 1, 1, 2, 2]), items=5)
+    assert counts.tolist() == [3, 2, 2, 0, 0]
+    found = ranks_by_value(counts, np.array([0, 1, 2, 4]))
+    assert found.above_U.tolist() == [0, 1, 1, 3]
+    assert found.tied_U.tolist() == [1, 2, 2, 2]
+
+
+def test_shown_items_counts_each_item_once_and_no_padding():
+    items = np.array([[1, 2, 3], [2, 1, -1]])
+    assert shown_items(items, cutoff=2).tolist() == [1, 2]
+    assert shown_items(items, cutoff=3).tolist() == [1, 2, 3]
+
+
+def test_random_hit_rate():
+    assert random_hit_rate(200, 10) == 0.05
+    assert random_hit_rate(5, 10) == 1.0
+
+
+def test_bootstrap_interval_has_the_width_of_the_standard_error_and_is_seeded():
+    values = {"hr_10": (np.arange(400) < 100).astype(float), "hr_1": np.zeros(400)}
+    first = bootstrap(values, np.random.default_rng(0))
+    assert first == bootstrap(values, np.random.default_rng(0))
+    assert first["hr_1"] == (0.0, 0.0, 0.0)
+    mean, low, high = first["hr_10"]
+    assert mean == 0.25
+    standard_error = np.sqrt(0.25 * 0.75 / 400)
+    assert low == pytest.approx(0.25 - 1.96 * standard_error, abs=0.008)
+    assert high == pytest.approx(0.25 + 1.96 * standard_error, abs=0.008)
+
+
+def test_metric_names_are_those_of_per_user():
+    assert metric_names() == list(per_user(ranks(0, 1)))
