@@ -1,0 +1,1 @@
+"""Reads the shop's catalogue and log, checks both, and writes items and sequences."""

@@ -1,0 +1,231 @@
+"""Reads and checks the catalogue, and writes the items that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from components.prepare_data.findings import Tally, mask, pc, source_problems
+from components.prepare_data.readers import TEXT, Chunk, Reader, is_blank
+from components.prepare_data.text_rows import Kind
+
+if TYPE_CHECKING:
+    from components.prepare_data.main import Config
+
+ROWS = 8_192  # descriptions are long
+# An absolute path, a drive, a URL, or a step upwards.
+LEAVES_ROOT = r"^[/\\]|^[A-Za-z]:[/\\]|^[A-Za-z][\w+.\-]*://|^(file|data):|(^|[/\\])\.\.([/\\]|$)"
+
+
+@dataclass
+class Catalogue:
+    """What a pass over the catalogue found. Row k of each array is the catalogue's row k."""
+
+    ids: pa.LargeStringArray
+    has_image: np.ndarray
+    has_text: np.ndarray
+    problems: list[str] = field(default_factory=list[str])
+    warnings: list[str] = field(default_factory=list[str])
+    look_alikes: int = 0
+
+
+def text_columns(config: Config) -> tuple[str, ...]:
+    """The columns joined into the text; by default title and description."""
+    if config.text_columns == type(config).text_columns:
+        return (config.title_column, "description")
+    return config.text_columns
+
+
+def _settings(config: Config) -> dict[str, str]:
+    """Which setting names each column to read."""
+    settings = {name: "text_columns" for name in text_columns(config)}
+    if config.image_column:
+        settings[config.image_column] = "image_column"
+    return {
+        **settings,
+        config.title_column: "title_column",
+        config.item_id_column: "item_id_column",
+    }
+
+
+def _optional(config: Config) -> set[str]:
+    """Columns that may be absent: those that only a default names."""
+    optional: set[str] = set()
+    if config.text_columns == type(config).text_columns:
+        optional.add("description")
+    if config.image_column == type(config).image_column:
+        optional.add(config.image_column)
+    return optional - {config.item_id_column, config.title_column}
+
+
+def _kinds(config: Config) -> dict[str, Kind]:
+    return {name: "id" if name == config.item_id_column else "text" for name in _settings(config)}
+
+
+class _Scan:
+    """Collects over the chunks of a pass."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.ids: list[pa.Array] = []
+        self.has_image: list[np.ndarray] = []
+        self.has_text: list[np.ndarray] = []
+        self.no_id, self.bad_path, self.no_image = Tally(), Tally(), Tally()
+
+    def add(self, chunk: Chunk) -> None:
+        ids = chunk.columns[self.config.item_id_column]
+        image = image_paths(self.config, chunk)
+        self.no_id.add_rows(is_blank(ids), chunk.where)
+        self.bad_path.add_rows(
+            mask(pc.match_substring_regex(image, LEAVES_ROOT)),
+            lambda row: f"{chunk.where(row)}: {image[row].as_py()[:80]!r}",
+        )
+        has_image = mask(image.is_valid())
+        self.no_image.add_rows(~has_image, lambda row: str(ids[row].as_py()))
+        self.ids.append(ids)
+        self.has_image.append(has_image)
+        self.has_text.append(mask(pc.not_equal(joined_text(self.config, chunk), "")))
+
+    def catalogue(self) -> Catalogue:
+        if not self.ids:
+            return Catalogue(pa.array([], TEXT), np.zeros(0, bool), np.zeros(0, bool))
+        arrays = np.concatenate(self.has_image), np.concatenate(self.has_text)
+        return Catalogue(pa.concat_arrays(self.ids), *arrays)
+
+
+def read_catalogue(config: Config, path: Path) -> Catalogue:
+    """One pass over the catalogue that finds all that is wrong with it.
+
+    Raises:
+        UserError: there is no data at the path.
+    """
+    reader, scan = Reader(path, ROWS), _Scan(config)
+    for chunk in reader.chunks(_kinds(config)):
+        scan.add(chunk)
+    found = scan.catalogue()
+    rows = len(found.ids)
+    found.problems += source_problems(reader, rows, _settings(config), _optional(config))
+    if reader.has(config.item_id_column):
+        found.problems += _id_problems(reader.name, config, found.ids, scan.no_id)
+        _warn_of_look_alikes(reader.name, found)
+    if scan.bad_path.count:
+        found.problems.append(
+            f"{reader.name}: {scan.bad_path.count:,} image paths leave the image folder "
+            f"{scan.bad_path.examples}. Give paths below it, without '..', drive or scheme."
+        )
+    if config.missing_image == "fail" and scan.no_image.count:
+        found.problems.append(
+            f"{reader.name}: {scan.no_image.count:,} of {rows:,} items have no image "
+            f'{scan.no_image.examples}. Set missing_image="keep", or "drop" to leave them out.'
+        )
+    if not found.problems and not found.has_text.any():
+        joined = ", ".join(text_columns(config))
+        found.warnings.append(f"{reader.name}: no item has any text (text_columns: {joined}).")
+    return found
+
+
+def _id_problems(name: str, config: Config, ids: pa.Array, no_id: Tally) -> Iterator[str]:
+    if no_id.count:
+        yield (
+            f"{name}: {no_id.count:,} of {len(ids):,} rows have no item id "
+            f"({config.item_id_column!r}) {no_id.examples}. Give each item an id, or remove them."
+        )
+    counts = pc.value_counts(ids.drop_null())
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        tally = Tally(len(repeated), repeated.field("values")[:10].to_pylist())
+        rows = pc.sum(repeated.field("counts")).as_py()
+        yield (
+            f"{name}: {tally.count:,} item ids stand on more than one row, {rows:,} rows in all "
+            f"{tally.examples}. Keep one row for each item."
+        )
+
+
+def look_alike_form(ids: pa.Array) -> pa.Array:
+    """The id without what the eye misses: case, outer space, byte order mark, Unicode form."""
+    plain = pc.replace_substring(ids.fill_null(""), "\ufeff", "")
+    return pc.utf8_lower(pc.utf8_trim_whitespace(pc.utf8_normalize(plain, "NFC")))
+
+
+def _warn_of_look_alikes(name: str, found: Catalogue) -> None:
+    ids = pc.unique(found.ids.drop_null())
+    codes = look_alike_form(ids).dictionary_encode().indices.to_numpy()
+    alike = np.flatnonzero(np.bincount(codes)[codes] > 1) if len(codes) else codes
+    if len(alike) == 0:
+        return
+    found.look_alikes = len(alike)
+    by_form = alike[np.argsort(codes[alike], kind="stable")][:10]
+    shown = ", ".join(repr(ids[int(row)].as_py()) for row in by_form)
+    found.warnings.append(
+        f"{name}: {len(alike):,} item ids differ only in case, outer spaces or Unicode form "
+        f"(first: {shown}). They count as different items."
+    )
+
+
+def image_paths(config: Config, chunk: Chunk) -> pa.Array:
+    """Paths of the pictures as the catalogue states them; null where there is none."""
+    if not config.image_column:
+        return pa.nulls(chunk.rows, TEXT)
+    column = chunk.columns[config.image_column]
+    return pc.if_else(pa.array(is_blank(column)), pa.scalar(None, TEXT), column)
+
+
+def joined_text(config: Config, chunk: Chunk) -> pa.Array:
+    """The text columns, a line each. Fields that are empty, white space or "." are left out."""
+    text = pa.repeat(pa.scalar("", TEXT), chunk.rows)
+    for name in text_columns(config):
+        part = pc.utf8_trim_whitespace(chunk.columns[name].fill_null(""))
+        part = pc.if_else(pc.equal(part, "."), "", part)
+        joined = pc.binary_join_element_wise(text, part, pa.scalar("\n", TEXT))
+        text = pc.if_else(pc.equal(text, ""), part, pc.if_else(pc.equal(part, ""), text, joined))
+    return text
+
+
+def item_batches(config: Config, path: Path, keep: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """The items artifact: a second pass over the catalogue, so that no more than a chunk is held.
+
+    Args:
+        config: the same as in the first pass.
+        path: the same catalogue.
+        keep: which rows of the catalogue stay, bool[N].
+    """
+    row = index = 0
+    for chunk in Reader(path, ROWS).chunks(_kinds(config)):
+        rows = pa.array(keep[row : row + chunk.rows])
+        row += chunk.rows
+        image = image_paths(config, chunk)
+        columns = [
+            chunk.columns[config.item_id_column],
+            chunk.columns[config.title_column].fill_null(""),
+            joined_text(config, chunk),
+            image,
+            image.is_valid(),
+        ]
+        kept = [column.filter(rows) for column in columns]
+        count = len(kept[0])
+        positions = pa.array(np.arange(index, index + count, dtype=np.int32))
+        index += count
+        names = ["item_index", "item_id", "title", "text", "image_uri", "has_image"]
+        yield pa.record_batch([positions, *kept], names=names)
+    assert row == len(keep), "the catalogue changed between two passes"
+
+
+def regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """The same rows, `rows` at a time: the artifact's bytes must not tell how the input was cut."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += batch.num_rows
+        while count >= rows:
+            table = pa.Table.from_batches(waiting)
+            yield table.slice(0, rows).combine_chunks()
+            waiting = table.slice(rows).to_batches()
+            count -= rows
+    if count:
+        yield pa.Table.from_batches(waiting).combine_chunks()

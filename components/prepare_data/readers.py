@@ -1,0 +1,214 @@
+"""Rows of CSV, JSON lines and Parquet files, a bounded number at a time.
+
+A source is one file, a folder of files of one format, or a folder whose sub-folders `key=value`
+add columns (Hive partitions). Files are read in the order of their paths. Columns are typed by
+their role, never by guessing: an id is text, so `00123` keeps its zeros and `NA` is not a null.
+Lines that cannot be read are counted, named and left out; the caller decides what follows.
+"""
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.prepare_data.files import DataFile, Format, find_files
+from components.prepare_data.findings import Tally, mask, pc
+from components.prepare_data.text_rows import (
+    Block,
+    Cells,
+    Kind,
+    csv_blocks,
+    csv_header,
+    json_blocks,
+)
+
+TEXT = pa.large_string()  # 32-bit offsets overflow on a column of more than 2 GB
+
+
+class Chunk(NamedTuple):
+    """Some rows: every wanted column (null where the file lacks it), and where they stand."""
+
+    columns: dict[str, pa.Array]
+    rows: int
+    file: str
+    numbers: Sequence[int]
+    unit: Literal["line", "row"]
+
+    def where(self, row: int) -> str:
+        """File and line of a row, for a message."""
+        return f"{self.file} {self.unit} {self.numbers[row]:,}"
+
+
+class Reader:
+    """Reads a source. After a full pass `seen` names its columns and `bad` its unreadable lines."""
+
+    def __init__(self, path: Path, batch_rows: int) -> None:
+        self.name, self.batch_rows = path.name, batch_rows
+        self.files = find_files(path)
+        self.seen: set[str] = set()
+        self.bad = Tally()
+        self.wrong_types: dict[str, str] = {}
+        self.lacking: dict[str, list[str]] = {}
+
+    def has(self, name: str) -> bool:
+        """Whether a pass found the column, with a type that can be read."""
+        return name in self.seen and name not in self.wrong_types
+
+    def chunks(self, columns: Mapping[str, Kind]) -> Iterator[Chunk]:
+        """Every row of the source in order, with the given columns."""
+        readers: dict[Format, Callable[[DataFile, Mapping[str, Kind]], Iterator[Chunk]]] = {
+            "csv": self._csv,
+            "jsonl": self._jsonl,
+            "parquet": self._parquet,
+        }
+        for file in self.files:
+            self.seen.update(file.partition)
+            with self._damage_counted(file):
+                for chunk in readers[file.format](file, columns):
+                    self._add_partition(chunk, file)
+                    yield self._without_nul(chunk)
+
+    @contextmanager
+    def _damage_counted(self, file: DataFile) -> Iterator[None]:
+        """A cut or damaged file is a bad input; a failing disk (which has an errno) is not."""
+        try:
+            yield
+        except (EOFError, zlib.error, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            self.bad.add(f"{file.name}: {str(error).splitlines()[0]}")
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            self.bad.add(f"{file.name}: {str(error).splitlines()[0]}")
+
+    def _add_partition(self, chunk: Chunk, file: DataFile) -> None:
+        for name, value in file.partition.items():
+            if name in chunk.columns and chunk.columns[name].null_count == chunk.rows:
+                chunk.columns[name] = pa.repeat(pa.scalar(value, TEXT), chunk.rows)
+
+    def _without_nul(self, chunk: Chunk) -> Chunk:
+        for name, column in chunk.columns.items():
+            if column.type == TEXT and pc.any(nul := pc.match_substring(column, "\0")).as_py():
+                rows = mask(nul)
+                self.bad.add_rows(rows, lambda i: f"{chunk.where(i)}: NUL character")
+                chunk.columns[name] = pc.if_else(nul, pa.scalar(None, TEXT), column)
+        return chunk
+
+    def _note_columns(
+        self, file: DataFile, names: Sequence[str], wanted: Mapping[str, Kind]
+    ) -> None:
+        self.seen.update(names)
+        for name in wanted:
+            if name not in names and name not in file.partition:
+                self.lacking.setdefault(name, []).append(file.name)
+            if names.count(name) > 1:
+                self.bad.add(f"{file.name}: several columns {name!r}")
+
+    def _csv(self, file: DataFile, columns: Mapping[str, Kind]) -> Iterator[Chunk]:
+        report = self._report_to(file)
+        with _open_text(file.path, newline="") as stream:
+            header, line = csv_header(stream, report)
+            if not header:
+                return
+            self._note_columns(file, header, columns)
+            for block in csv_blocks(stream, len(header), line, self.batch_rows, report):
+                by_name = dict(zip(header, block.columns, strict=True))
+                empty = (None,) * len(block.numbers)
+                cells = [by_name.get(name, empty) for name in columns]
+                yield self._text_chunk(file, columns, Block(block.numbers, cells))
+
+    def _jsonl(self, file: DataFile, columns: Mapping[str, Kind]) -> Iterator[Chunk]:
+        report = self._report_to(file)
+        with _open_text(file.path, newline="\n") as stream:
+            for block in json_blocks(stream, columns, self.batch_rows, report, self.seen):
+                yield self._text_chunk(file, columns, block)
+
+    def _report_to(self, file: DataFile) -> Callable[[int, str], None]:
+        return lambda line, reason: self.bad.add(f"{file.name} line {line:,}: {reason}")
+
+    def _text_chunk(self, file: DataFile, names: Iterable[str], block: Block) -> Chunk:
+        chunk = Chunk({}, len(block.numbers), file.name, block.numbers, "line")
+        for name, cells in zip(names, block.columns, strict=True):
+            chunk.columns[name] = self._text_column(cells, chunk)
+        return chunk
+
+    def _text_column(self, cells: Cells, chunk: Chunk) -> pa.Array:
+        try:
+            return pa.array(cells, TEXT)
+        except UnicodeEncodeError:
+            broken = np.array([cell is not None and not _encodable(cell) for cell in cells])
+            self.bad.add_rows(broken, lambda i: f"{chunk.where(i)}: not UTF-8")
+            kept = [None if bad else cell for cell, bad in zip(cells, broken, strict=True)]
+            return pa.array(kept, TEXT)
+
+    def _parquet(self, file: DataFile, columns: Mapping[str, Kind]) -> Iterator[Chunk]:
+        with pq.ParquetFile(file.path, page_checksum_verification=True) as parquet:
+            schema = parquet.schema_arrow
+            self._note_columns(file, schema.names, columns)
+            usable = [n for n, k in columns.items() if self._usable(schema, n, k, file)]
+            start = 1
+            for batch in parquet.iter_batches(self.batch_rows, columns=usable):
+                rows = batch.num_rows
+                chunk = Chunk({}, rows, file.name, range(start, start + rows), "row")
+                for name, kind in columns.items():
+                    column = batch.column(name) if name in usable else pa.nulls(rows, TEXT)
+                    chunk.columns[name] = column if kind == "time" else _as_text(column)
+                yield chunk
+                start += rows
+
+    def _usable(self, schema: pa.Schema, name: str, kind: Kind, file: DataFile) -> bool:
+        if schema.names.count(name) != 1:
+            return False
+        found = schema.field(name).type
+        if _allowed(found, kind):
+            return True
+        self.wrong_types.setdefault(name, f"{file.name}: column {name!r} is {found}")
+        return False
+
+
+def is_blank(column: pa.Array) -> np.ndarray:
+    """Which cells of a text column are null, empty or white space, bool [N]."""
+    column = column.fill_null("")
+    return mask(pc.or_(pc.equal(column, ""), pc.utf8_is_space(column)))
+
+
+def _open_text(path: Path, newline: str) -> TextIO:
+    opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
+    stream = opener(path, "rb")
+    # Bad bytes become lone surrogates, which Arrow refuses: then the line is named.
+    return TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def _encodable(cell: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in cell)
+
+
+def _allowed(found: pa.DataType, kind: Kind) -> bool:
+    types = pa.types
+    if types.is_dictionary(found):
+        found = found.value_type
+    number = types.is_floating(found) or types.is_decimal(found)
+    simple = types.is_integer(found) or types.is_null(found) or _is_string(found)
+    if kind == "time":
+        return simple or number or types.is_timestamp(found) or types.is_date(found)
+    listed = types.is_list(found) or types.is_large_list(found)
+    return simple or (kind == "text" and (number or (listed and _is_string(found.value_type))))
+
+
+def _is_string(found: pa.DataType) -> bool:
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(check(found) for check in (*checks, pa.types.is_binary, pa.types.is_large_binary))
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = pc.binary_join(column, ", ")
+    column = column.cast(TEXT)
+    column.validate(full=True)  # Parquet readers do not check that text is UTF-8
+    return column

@@ -1,0 +1,177 @@
+"""Rows of CSV and JSON lines in blocks, each with the number of the line it began on.
+
+A block in which every line is a good row of its own, the usual case, is taken as a whole, which is
+several times as fast. Any other goes row by row, through the same parser, and so has the same rows;
+each line that cannot be read is reported by its number.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, Literal, NamedTuple, TextIO
+
+Kind = Literal["id", "text", "time"]
+Cells = Sequence[str | None]
+Report = Callable[[int, str], None]
+
+LARGEST_FIELD = 16 * 1024 * 1024  # characters; a quote never closed must not swallow the file
+
+
+class Block(NamedTuple):
+    """Line numbers of some rows, and their cells column by column."""
+
+    numbers: Sequence[int]
+    columns: Sequence[Cells]
+
+
+def csv_header(stream: TextIO, report: Report) -> tuple[list[str], int]:
+    """The first row that is not blank, and the number of its last line; empty for an empty file."""
+    csv.field_size_limit(LARGEST_FIELD)  # the default refuses a description above 128 KiB
+    reader = csv.reader(stream, strict=True)
+    for _, row in _rows(reader, 0, report):
+        return row, reader.line_num
+    return [], reader.line_num
+
+
+def csv_blocks(stream: TextIO, width: int, line: int, size: int, report: Report) -> Iterator[Block]:
+    """The rows below the header, with all their columns.
+
+    Args:
+        stream: the file, after the header.
+        width: number of columns.
+        line: number of lines read so far.
+        size: rows in a block.
+        report: takes the line number and the reason of each bad row.
+    """
+    while lines := list(islice(stream, size)):
+        rows = _plain_csv(lines, width)
+        if rows is None:
+            break
+        yield Block(range(line + 1, line + 1 + len(rows)), list(zip(*rows, strict=True)))
+        line += len(lines)
+    else:
+        return
+    # A quoted field may span blocks: from here on the rows are counted one by one.
+    found = _rows(csv.reader(chain(lines, stream), strict=True), line, report)
+    good = _of_width(found, width, report)
+    while pairs := list(islice(good, size)):
+        numbers, rows = zip(*pairs, strict=True)
+        yield Block(numbers, list(zip(*rows, strict=True)))
+
+
+def _plain_csv(lines: list[str], width: int) -> list[list[str]] | None:
+    try:
+        rows = list(csv.reader(lines, strict=True))
+    except csv.Error:
+        return None
+    return rows if len(rows) == len(lines) and set(map(len, rows)) == {width} else None
+
+
+def _rows(reader: Any, before: int, report: Report) -> Iterator[tuple[int, list[str]]]:
+    while True:
+        line = before + reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            report(line, str(error))
+            continue
+        if row:
+            yield line, row
+
+
+def _of_width(
+    rows: Iterable[tuple[int, list[str]]], width: int, report: Report
+) -> Iterator[tuple[int, list[str]]]:
+    for line, row in rows:
+        if len(row) == width:
+            yield line, row
+        else:
+            report(line, f"{len(row)} fields, the header has {width}")
+
+
+def json_blocks(
+    stream: TextIO, kinds: Mapping[str, Kind], size: int, report: Report, seen: set[str]
+) -> Iterator[Block]:
+    """The wanted columns of each object, null where it lacks the key.
+
+    Args:
+        stream: the file.
+        kinds: the wanted columns and their roles.
+        size: lines in a block.
+        report: takes the line number and the reason of each bad line.
+        seen: receives every key met.
+    """
+    line = 0
+    while lines := list(islice(stream, size)):
+        columns = _plain_json(lines, kinds, seen)
+        numbers: Sequence[int] = range(line + 1, line + 1 + len(lines))
+        if columns is None:
+            rows = list(_json_rows(lines, line, kinds, report, seen))
+            numbers = [number for number, _ in rows]
+            columns = list[Cells](zip(*(cells for _, cells in rows), strict=True))
+        if numbers:
+            yield Block(numbers, columns)
+        line += len(lines)
+
+
+def _plain_json(lines: list[str], kinds: Mapping[str, Kind], seen: set[str]) -> list[Cells] | None:
+    try:
+        records = [_decode(text) for text in lines]
+    except (ValueError, RecursionError):
+        return None
+    if set(map(type, records)) != {dict}:
+        return None
+    columns: list[Cells] = []
+    for name in kinds:
+        values = [record.get(name) for record in records]
+        types = set(map(type, values))
+        if types <= {str, type(None)}:
+            columns.append(values)
+        elif types == {int}:
+            columns.append(list(map(str, values)))
+        else:
+            return None
+    seen.update(*records)
+    return columns
+
+
+def _json_rows(
+    lines: list[str], before: int, kinds: Mapping[str, Kind], report: Report, seen: set[str]
+) -> Iterator[tuple[int, Cells]]:
+    for line, text in enumerate(lines, before + 1):
+        if text.isspace():
+            continue
+        try:
+            record = _decode(text)
+            if not isinstance(record, dict):
+                raise ValueError("not a JSON object; write one object a line")
+            cells = [_cell(record.get(name), name, kind) for name, kind in kinds.items()]
+        except (ValueError, RecursionError) as error:
+            report(line, str(error))
+            continue
+        seen.update(record)
+        yield line, cells
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} twice")
+    return record
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_unique_keys).decode
+
+
+def _cell(value: Any, name: str, kind: Kind) -> str | None:
+    if value is None or type(value) is str:
+        return value
+    if type(value) is int or (type(value) is float and kind != "id"):
+        return str(value)
+    if kind == "text" and isinstance(value, list) and all(type(v) is str for v in value):
+        return ", ".join(value)
+    raise ValueError(f"{name!r} is {json.dumps(value)[:40]}, expected text")
