@@ -1,1 +1,1 @@
-"""One folder per node of the DAG: `main.py` is the stage, `component.py` its KFP container component."""
+"""One folder per node of the DAG: `main.py` is the stage, `component.py` its KFP component."""

@@ -1,0 +1,1 @@
+"""What the outside data are today: the stage that notices new data."""

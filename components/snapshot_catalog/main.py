@@ -1,0 +1,77 @@
+"""Digests of everything the run reads from outside, so that new data makes a new run.
+
+KFP's cache compares parameter values, not contents. This cheap stage is never cached; its digests
+are parameters of the stages that read the data: the same data hit the cache, new data miss it.
+"""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+
+from macrec import stage
+from macrec.artifact import ParameterOutput, Source
+
+REUSABLE = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Nothing to configure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Nothing to tune."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Everything from outside; an empty URI has an empty digest."""
+
+    items: Source
+    """Catalogue: CSV, JSONL or Parquet; a file or a folder."""
+    interactions: Source
+    """Interaction log: CSV, JSONL or Parquet; a file or a folder."""
+    images: Source | None = None
+    """Folder of the pictures that the catalogue names."""
+    text_model: Source | None = None
+    """Text encoder."""
+    image_model: Source | None = None
+    """Image encoder."""
+    text_embeddings: Source | None = None
+    """Given text vectors instead of an encoder."""
+    image_embeddings: Source | None = None
+    """Given image vectors instead of an encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """One digest per input."""
+
+    items_digest: ParameterOutput
+    """Digest of the catalogue."""
+    interactions_digest: ParameterOutput
+    """Digest of the log."""
+    images_digest: ParameterOutput
+    """Digest of the pictures."""
+    text_model_digest: ParameterOutput
+    """Digest of the text encoder."""
+    image_model_digest: ParameterOutput
+    """Digest of the image encoder."""
+    text_embeddings_digest: ParameterOutput
+    """Digest of the given text vectors."""
+    image_embeddings_digest: ParameterOutput
+    """Digest of the given image vectors."""
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> stage.Metrics:
+    """Writes the digest of every input."""
+    for field in dataclasses.fields(inputs):
+        source: Source | None = getattr(inputs, field.name)
+        output: ParameterOutput = getattr(outputs, f"{field.name}_digest")
+        output.write_text(source.digest if source else "")
+    return {}
+
+
+if __name__ == "__main__":
+    stage.main(sys.modules[__name__])

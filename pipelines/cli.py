@@ -1,0 +1,184 @@
+"""The `macrec` command."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from macrec.errors import UserError
+from macrec.stage_cli import guarded
+from pipelines import parameters
+
+COLUMN_SUFFIXES = ("_column", "_columns")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point; ends the process with 0, 2 (user error), 75 (try again) or 143 (preempted)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["stage"] and len(argv) > 1 and not argv[1].startswith("-"):
+        _stage(argv[1], argv[2:])
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    sys.exit(guarded(lambda: options.call(options)))
+
+
+def _stage(name: str, argv: list[str]) -> None:
+    from macrec import stage_cli
+
+    if name not in parameters.PREFIXES:
+        print(
+            f"error: no stage {name}; there are {', '.join(parameters.PREFIXES)}", file=sys.stderr
+        )
+        sys.exit(2)
+    stage_cli.main(parameters.stage(name), argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="macrec", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run the whole DAG on this machine")
+    _add_data_flags(run)
+    run.add_argument("--out", type=Path, required=True, help="folder for everything the run makes")
+    run.add_argument("--store", help="artifact store (default: OUT/store)")
+    run.add_argument("--cache-salt", help="any new text recomputes every stage")
+    run.set_defaults(call=_run)
+
+    validate = commands.add_parser("validate", help="check catalogue and log, all problems at once")
+    _add_data_flags(validate)
+    validate.set_defaults(call=_validate)
+
+    stage = commands.add_parser("stage", help="run one stage: macrec stage NAME --help")
+    stage.add_argument("name", choices=list(parameters.PREFIXES), help="the stage")
+    stage.set_defaults(call=lambda o: _stage(o.name, []))
+
+    inspect = commands.add_parser("inspect", help="show an artifact: what, from what, three rows")
+    inspect.add_argument("path", type=Path, help="artifact folder, or a folder of artifacts")
+    inspect.set_defaults(call=_inspect)
+
+    sample = commands.add_parser("sample", help="make the sample catalogue with a known answer")
+    sample.add_argument("--out", type=Path, required=True, help="folder for the catalogue")
+    sample.add_argument("--seed", type=int, default=7, help="another seed, another catalogue")
+    sample.add_argument("--encoders", type=Path, help="also prepare the sample encoders there")
+    sample.add_argument("--tiny-encoders", type=Path, help="also make tiny random ones there")
+    sample.set_defaults(call=_sample)
+
+    compile_ = commands.add_parser("compile", help="compile the DAG to pipeline.yaml")
+    compile_.add_argument("--out", type=Path, default=Path("pipeline.yaml"), help="target file")
+    compile_.add_argument("--cpu-image", help="image of the CPU stages (default: images.lock)")
+    compile_.add_argument("--gpu-image", help="image of the GPU stages (default: images.lock)")
+    compile_.set_defaults(call=_compile)
+
+    contract = commands.add_parser("contract", help="write docs/data_contract.md")
+    contract.add_argument("--out", type=Path, default=Path("docs/data_contract.md"), help="target")
+    contract.set_defaults(call=_contract)
+
+    show = commands.add_parser("parameters", help="list every run parameter with its default")
+    show.set_defaults(call=_parameters)
+    return parser
+
+
+def _add_data_flags(parser: argparse.ArgumentParser) -> None:
+    known = parameters.run_parameters()
+    flags = {
+        "items": "catalog_items",
+        "interactions": "catalog_interactions",
+        "images": "catalog_images",
+        "text-model": "text_model",
+        "image-model": "image_model",
+        "text-embeddings": "text_embeddings",
+        "image-embeddings": "image_embeddings",
+    }
+    for name in known:
+        if name.startswith("catalog_") and name.endswith(COLUMN_SUFFIXES):
+            flags[name.removeprefix("catalog_").replace("_", "-")] = name
+    for flag, name in flags.items():
+        text = known[name].doc.replace("%", "%%")
+        parser.add_argument(f"--{flag}", dest=name, metavar="VALUE", help=text)
+    parser.add_argument(
+        "--config", action="append", type=Path, default=[], help="YAML of parameters"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one parameter; see `parameters`",
+    )
+
+
+def _given(options: argparse.Namespace) -> dict[str, object]:
+    """Run parameters in rising precedence: config files, flags, --set."""
+    import yaml
+
+    values: dict[str, object] = {}
+    for path in options.config:
+        if not path.is_file():
+            raise UserError(f"--config {path}: no such file.")
+        content = yaml.safe_load(path.read_text()) or {}
+        if not isinstance(content, dict):
+            raise UserError(f"--config {path}: expected lines NAME: VALUE.")
+        values |= content
+    known = parameters.run_parameters()
+    values |= {n: v for n, v in vars(options).items() if n in known and v is not None}
+    for assignment in options.set:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise UserError(f"--set {assignment}: write NAME=VALUE.")
+        values[name] = value
+    return parameters.resolve(values)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from pipelines.run import run
+
+    run(_given(options), options.out)
+
+
+def _validate(options: argparse.Namespace) -> None:
+    from pipelines.run import validate
+
+    validate(_given(options))
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from pipelines.inspect import describe
+
+    for line in describe(options.path):
+        print(line)
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from macrec import sample, sample_encoders
+
+    sample.make_sample(options.out, seed=options.seed)
+    print(f"sample catalogue: {options.out}")
+    if options.encoders:
+        encoders = sample_encoders.prepare_sample_encoders(options.encoders)
+        print(f"sample encoders: {encoders.text}, {encoders.image}")
+    if options.tiny_encoders:
+        encoders = sample_encoders.make_tiny_encoders(options.tiny_encoders, seed=options.seed)
+        print(f"tiny encoders: {encoders.text}, {encoders.image}")
+
+
+def _compile(options: argparse.Namespace) -> None:
+    from pipelines.compile import compiled, locked_images
+
+    images = locked_images()
+    images |= {p: i for p in images if (i := getattr(options, f"{p}_image"))}
+    options.out.write_text(compiled(images))
+    print(f"wrote {options.out}")
+
+
+def _contract(options: argparse.Namespace) -> None:
+    from pipelines.contract import lines
+
+    options.out.write_text("\n".join(lines()) + "\n")
+    print(f"wrote {options.out}")
+
+
+def _parameters(options: argparse.Namespace) -> None:
+    for name, parameter in parameters.run_parameters().items():
+        required = parameter.default is parameters.REQUIRED
+        default = "required" if required else repr(parameter.default)
+        choices = f" [{' | '.join(parameter.choices)}]" if parameter.choices else ""
+        print(f"{name} ({default}){choices}\n    {' '.join(parameter.doc.split())}")

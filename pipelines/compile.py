@@ -1,0 +1,51 @@
+"""Compiles the DAG to pipeline.yaml, with pinned images and the choices of enumerations."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.parameters import run_parameters
+
+ROOT = Path(__file__).parent.parent
+IMAGES_LOCK = ROOT / "docker" / "images.lock"
+HEADER = (
+    "# Compiled by `macrec compile` from pipelines/recommender.py and components/. Do not edit.\n"
+)
+
+
+def locked_images() -> dict[str, str]:
+    """The image of each pool, as built last."""
+    return json.loads(IMAGES_LOCK.read_text())
+
+
+def compiled(images: dict[str, str] | None = None) -> str:
+    """The text of pipeline.yaml: the pipeline, then what is specific to Kubernetes."""
+    from google.protobuf import json_format
+
+    from pipelines.recommender import pipeline
+
+    # Not Compiler().compile: its comment header breaks on a default that has a line break.
+    built = pipeline()
+    documents: list[dict[str, Any]] = [
+        json_format.MessageToDict(part) for part in (built.pipeline_spec, built.platform_spec)
+    ]
+    _pin_images(documents[0], images or locked_images())
+    _add_choices(documents[0])
+    body = "---\n".join(yaml.safe_dump(d, sort_keys=True, width=100) for d in documents)
+    return HEADER + body
+
+
+def _pin_images(spec: dict[str, Any], images: dict[str, str]) -> None:
+    for executor in spec["deploymentSpec"]["executors"].values():
+        pool = executor["container"]["image"].removeprefix("macrec-")
+        executor["container"]["image"] = images[pool]
+
+
+def _add_choices(spec: dict[str, Any]) -> None:
+    """The backend validates `literals` and the UI offers them; the SDK cannot emit them."""
+    declared = spec["root"]["inputDefinitions"]["parameters"]
+    for name, parameter in run_parameters().items():
+        if parameter.choices:
+            declared[name]["literals"] = list(parameter.choices)

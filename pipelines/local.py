@@ -1,0 +1,149 @@
+"""Runs pipeline.yaml on this machine: kfp.local reads it, each task is a process.
+
+kfp.local refuses container components in a process. `_StageProcess` takes the place of its task
+handler (the class is looked up when a task starts) and runs the container's command with this
+interpreter instead. All else, the order of tasks and what flows between them, is kfp.local's.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from macrec.errors import EXIT_TRY_AGAIN
+
+PIPELINE_YAML = Path(__file__).parent.parent / "pipeline.yaml"
+PROGRESS_SECONDS = "10"
+
+
+class StageRun(NamedTuple):
+    """One task of a run that has ended well."""
+
+    stage: str
+    seconds: float
+    reused: bool
+    metrics: dict[str, float]
+    folder: Path
+
+
+class StageFailed(Exception):
+    """A task ended with an exit code that a retry would not mend."""
+
+    def __init__(self, stage: str, code: int) -> None:
+        super().__init__(f"{stage} failed with exit code {code}")
+        self.stage, self.code = stage, code
+
+
+@dataclass
+class LocalRun:
+    """What a run has done so far."""
+
+    stages: list[StageRun] = field(default_factory=list[StageRun])
+
+    def stage(self, name: str) -> StageRun:
+        """The run of one stage."""
+        return next(s for s in self.stages if s.stage == name)
+
+
+def run_pipeline(arguments: Mapping[str, Any], root: Path, yaml: Path = PIPELINE_YAML) -> LocalRun:
+    """Runs a compiled pipeline.
+
+    Args:
+        arguments: run parameters by name; the others take their defaults.
+        root: folder for the artifacts, one sub-folder a run.
+        yaml: the compiled pipeline.
+
+    Raises:
+        StageFailed: a stage ended with an error; its message is on the terminal.
+    """
+    from kfp import components, local
+
+    record = LocalRun()
+    with _stages_in_processes(record), _quiet():
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+        pipeline = components.load_component_from_file(str(yaml))
+        # KFP knows lists, not tuples
+        pipeline(**{n: list(v) if isinstance(v, tuple) else v for n, v in arguments.items()})
+    return record
+
+
+@contextlib.contextmanager
+def _stages_in_processes(record: LocalRun) -> Iterator[None]:
+    from kfp.local import subprocess_task_handler as module
+
+    class Handler(_StageProcess):
+        run_record = record
+
+    original = module.SubprocessTaskHandler
+    module.SubprocessTaskHandler = Handler  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        module.SubprocessTaskHandler = original
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences kfp.local's own narration; the stages' log goes to the terminal untouched."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with (
+            open(os.devnull, "w") as devnull,
+            contextlib.redirect_stdout(devnull),
+            warnings.catch_warnings(),
+        ):
+            # resources and node pools mean nothing on one machine
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+class _StageProcess:
+    """kfp.local's task handler interface for the command of a container component."""
+
+    run_record: LocalRun
+
+    def __init__(
+        self,
+        image: str,
+        full_command: list[str],
+        pipeline_root: str,
+        runner: Any,
+        env_vars: dict[str, str] | None = None,
+    ) -> None:
+        self.command = [sys.executable, *full_command[1:]]
+        self.stage = full_command[2].split(".")[-2]
+        self.call = json.loads(full_command[full_command.index("--executor-input") + 1])
+        self.env = {"MACREC_PROGRESS_SECONDS": PROGRESS_SECONDS, **os.environ, **(env_vars or {})}
+
+    def run(self) -> Any:
+        """Runs the stage to its end, its log on this terminal."""
+        from kfp.local import status
+
+        started = time.monotonic()
+        with contextlib.redirect_stdout(sys.stderr):
+            code = subprocess.run(self.command, env=self.env, check=False).returncode
+        if code == EXIT_TRY_AGAIN:
+            return status.Status.FAILURE  # which kfp.local retries by the task's policy
+        if code:
+            raise StageFailed(self.stage, code)
+        self.run_record.stages.append(self._ended(time.monotonic() - started))
+        return status.Status.SUCCESS
+
+    def _ended(self, seconds: float) -> StageRun:
+        output_file = Path(self.call["outputs"]["outputFile"])
+        artifacts = json.loads(output_file.read_bytes())["artifacts"]
+        described = {name: a["artifacts"][0]["metadata"] for name, a in artifacts.items()}
+        metrics = described.pop("metrics")
+        reused = bool(described) and all(m["reused"] for m in described.values())
+        return StageRun(self.stage, seconds, reused, metrics, output_file.parent)

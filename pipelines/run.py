@@ -1,0 +1,135 @@
+"""`macrec run` and `macrec validate`: from the user's files to a report, on this machine."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from macrec.artifact import write_atomically
+from macrec.errors import UserError
+from macrec.parameters import build
+from macrec.stage_cli import source
+from pipelines import local
+from pipelines.local import LocalRun, StageFailed
+from pipelines.parameters import PREFIXES, SOURCES, stage
+
+SYSTEMS = {
+    "popular": "most popular",
+    "text": "text only",
+    "image": "image only",
+    "fused": "fused",
+}
+RESULTS = {"report": "report.html", "summary": "summary.md"}
+
+
+def run(values: Mapping[str, Any], out: Path) -> LocalRun:
+    """Runs the DAG, prints what came out and copies it to the top of the output folder.
+
+    Args:
+        values: run parameters, resolved (`pipelines.parameters.resolve`).
+        out: gets runs/ (the artifacts of each run), store/ (unless another is given),
+            report.html, summary.md and metrics.json.
+    """
+    _check_sources(values)
+    out.mkdir(parents=True, exist_ok=True)
+    arguments = {**values, "store": values.get("store") or str((out / "store").resolve())}
+    for name in SOURCES.values():  # stages may run elsewhere: only whole paths mean something
+        uri = str(arguments.get(name, ""))
+        if uri and "://" not in uri and not uri.startswith("hub:"):
+            arguments[name] = str(Path(uri).resolve())
+    try:
+        record = local.run_pipeline(arguments, out / "runs")
+    except StageFailed as failed:
+        print(f"\n{failed}; what was finished is kept and reused by the next run", file=sys.stderr)
+        sys.exit(failed.code)
+    _publish(record, out)
+    for line in summary(record, out):
+        print(line)
+    return record
+
+
+def validate(values: Mapping[str, Any]) -> None:
+    """Checks the catalogue and the log as the run would, and prints what was found."""
+    from components.prepare_data import validation
+
+    prefix = PREFIXES["prepare_data"]
+    settings = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
+    config = build(stage("prepare_data").Config, settings)
+    with tempfile.TemporaryDirectory() as cache:
+        paths: list[Path] = []
+        for name in ("items", "interactions"):
+            found = source(values[SOURCES[name]], cache=Path(cache))
+            assert found is not None
+            paths.append(found.path())
+        report = validation.validate(config, *paths)
+        report.checked()
+        for line in report.lines():
+            print(line)
+
+
+def _check_sources(values: Mapping[str, Any]) -> None:
+    """Every local path that is given exists: said at once, before any stage starts."""
+    problems = [
+        f"{name}={uri}: no such file or folder."
+        for name in SOURCES.values()
+        if (uri := str(values.get(name, "")))
+        and "://" not in uri
+        and not uri.startswith("hub:")
+        and not Path(uri).exists()
+    ]
+    for modality in ("text", "image"):
+        given = [n for n in (f"{modality}_model", f"{modality}_embeddings") if values.get(n)]
+        if len(given) != 1:
+            flags = f"--{modality}-model (an encoder) or --{modality}-embeddings (ready vectors)"
+            problems.append(f"give exactly one of {flags}; {len(given)} are given.")
+    if values.get("image_model") and not values.get("catalog_images"):
+        problems.append("--image-model needs --images, the folder of the pictures.")
+    if problems:
+        raise UserError("\n  ".join(problems))
+
+
+def _publish(record: LocalRun, out: Path) -> None:
+    folder = record.stage("evaluate").folder
+    for name, target in RESULTS.items():
+        # A copy, not a link: a browser goes by the suffix of the file that a link leads to.
+        write_atomically(out / target, (folder / name).read_bytes())
+    metrics = {s.stage: s.metrics for s in record.stages}
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+
+
+def summary(record: LocalRun, out: Path) -> Iterator[str]:
+    """The short table at the end of a run."""
+    yield ""
+    yield from _systems(record.stage("evaluate").metrics)
+    yield ""
+    resolved = record.stage("resolve_collisions").metrics
+    quantized = record.stage("quantize").metrics
+    for modality in ("text", "image"):
+        levels = sorted(n for n in quantized if n.startswith(f"{modality}_perplexity_"))
+        use = ", ".join(f"{quantized[n]:.0f}" for n in levels)
+        before = resolved[f"{modality}_collision_rate_before"]
+        after = resolved[f"{modality}_collision_rate_after"]
+        yield (
+            f"{modality} codes: collisions {before:.1%}, resolved to {after:.1%}; "
+            f"perplexity per level {use}"
+        )
+    yield ""
+    for stage_run in record.stages:
+        state = "reused" if stage_run.reused else "computed"
+        yield f"{stage_run.stage:<20}{stage_run.seconds:8.1f} s  {state}"
+    yield f"{'total':<20}{sum(s.seconds for s in record.stages):8.1f} s"
+    yield ""
+    yield f"report: {(out / RESULTS['report']).resolve()}"
+
+
+def _systems(metrics: Mapping[str, float]) -> Iterator[str]:
+    columns = ("hr_1", "hr_5", "hr_10", "ndcg_5", "ndcg_10", "coverage_10")
+    yield f"{'':<14}" + "".join(f"{c.upper().replace('_', '@'):>13}" for c in columns)
+    for system, label in SYSTEMS.items():
+        if f"{system}_hr_10" in metrics:
+            figures = "".join(f"{metrics[f'{system}_{c}']:>13.4f}" for c in columns)
+            yield f"{label:<14}" + figures
+    chance = metrics["random_hr_10"]
+    yield f"random{'':<34}{chance:>13.4f}   ({metrics['users']:,.0f} test users)"

@@ -1,0 +1,147 @@
+"""The compiled DAG: what is committed is what the code says, and what it says is well formed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.container import container_component, parameters
+from macrec.artifact import DatasetOutput
+from macrec.parameters import fields
+from macrec.stage import input_artifacts
+from pipelines import contract
+from pipelines.compile import compiled
+from pipelines.parameters import PREFIXES, REQUIRED, SOURCES, run_parameters, stage
+
+ROOT = Path(__file__).parent.parent.parent
+GPU_STAGES = {"embed_text", "embed_image", "quantize", "train", "evaluate"}
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(compiled()))
+
+
+@pytest.fixture(scope="module")
+def tasks(documents) -> dict[str, Any]:
+    return {n.replace("-", "_"): t for n, t in documents[0]["root"]["dag"]["tasks"].items()}
+
+
+def test_the_committed_pipeline_is_the_code(documents):
+    committed = list(yaml.safe_load_all((ROOT / "pipeline.yaml").read_text()))
+    assert committed == documents, "run `make compile` and commit pipeline.yaml"
+
+
+def test_the_committed_data_contract_is_the_code():
+    committed = (ROOT / "docs" / "data_contract.md").read_text()
+    assert committed == "\n".join(contract.lines()) + "\n", "run `make compile`"
+    datasets = {
+        output.name
+        for name in PREFIXES
+        for output in fields(stage(name).Outputs)
+        if output.kind is DatasetOutput
+    }
+    assert set(contract.SCHEMAS) == datasets
+
+
+def test_the_dag_is_flat_and_has_every_stage(documents, tasks):
+    assert set(tasks) == set(PREFIXES)
+    assert all("dag" not in c for c in documents[0]["components"].values())
+
+
+def test_the_wiring_is_that_of_the_readme(tasks):
+    edges = {
+        (
+            task["inputs"]["artifacts"][key]["taskOutputArtifact"]["producerTask"].replace(
+                "-", "_"
+            ),
+            n,
+        )
+        for n, task in tasks.items()
+        for key in task["inputs"].get("artifacts", {})
+    }
+    assert edges == {
+        ("prepare_data", "embed_text"),
+        ("prepare_data", "embed_image"),
+        ("prepare_data", "resolve_collisions"),
+        ("prepare_data", "train"),
+        ("prepare_data", "evaluate"),
+        ("embed_text", "pseudo_label"),
+        ("embed_image", "pseudo_label"),
+        ("embed_text", "quantize"),
+        ("embed_image", "quantize"),
+        ("pseudo_label", "quantize"),
+        ("quantize", "resolve_collisions"),
+        ("quantize", "evaluate"),
+        ("resolve_collisions", "train"),
+        ("resolve_collisions", "evaluate"),
+        ("train", "evaluate"),
+    }
+
+
+def test_every_source_carries_the_digest_of_the_snapshot(tasks):
+    seen = set()
+    for name, task in tasks.items():
+        for key, value in task["inputs"].get("parameters", {}).items():
+            if key.endswith("_snapshot"):
+                producer = value["taskOutputParameter"]
+                assert producer["producerTask"] == "snapshot-catalog"
+                uri = task["inputs"]["parameters"][key.removesuffix("_snapshot")]
+                source = producer["outputParameterKey"].removesuffix("_digest")
+                assert uri["componentInputParameter"] == SOURCES[source], (name, key)
+                seen.add(source)
+    assert seen == set(SOURCES)
+    assert tasks["snapshot_catalog"]["cachingOptions"] == {}
+    cached = [n for n, t in tasks.items() if t["cachingOptions"].get("enableCache")]
+    assert set(cached) == set(PREFIXES) - {"snapshot_catalog"}
+
+
+def test_gpu_stages_go_to_the_pool_that_the_run_names(documents, tasks):
+    spec, platform = documents
+    executors = spec["deploymentSpec"]["executors"]
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name in PREFIXES:
+        label = f"exec-{name.replace('_', '-')}"
+        container, pod = executors[label]["container"], kubernetes[label]
+        on_gpu = name in GPU_STAGES
+        assert ("accelerator" in container.get("resources", {})) is on_gpu, name
+        assert ("nodeSelector" in pod) is on_gpu and ("tolerations" in pod) is on_gpu, name
+        assert container["image"].startswith("macrec-gpu" if on_gpu else "macrec-cpu"), name
+        assert tasks[name]["retryPolicy"]["maxRetryCount"] == 3
+
+
+def test_every_run_parameter_is_described_with_its_default(documents):
+    declared = documents[0]["root"]["inputDefinitions"]["parameters"]
+    assert set(declared) == set(run_parameters())
+    for name, parameter in run_parameters().items():
+        assert declared[name]["description"], name
+        if parameter.default is REQUIRED:
+            assert "defaultValue" not in declared[name]
+        else:
+            default = parameter.default
+            expected = list(default) if isinstance(default, tuple) else default
+            assert declared[name]["defaultValue"] == expected, name
+        assert tuple(declared[name].get("literals", ())) == parameter.choices, name
+
+
+def test_every_setting_of_every_stage_is_wired(tasks):
+    """A setting that is not passed on is trap 2 of the method."""
+    for name, prefix in PREFIXES.items():
+        given = tasks[name]["inputs"].get("parameters", {})
+        for cls in (stage(name).Config, stage(name).Execution):
+            for parameter in fields(cls):
+                wired = given[parameter.name]["componentInputParameter"]
+                assert wired == prefix + parameter.name
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_a_component_is_what_its_stage_declares(name):
+    module = stage(name)
+    component = container_component(module, pool="cpu").component_spec
+    names = [p.name for p in input_artifacts(module)] + [p.name for p in parameters(module)]
+    assert set(component.inputs) == set(names)
+    assert set(component.outputs) == {p.name for p in fields(module.Outputs)} | {"metrics"}
+    container = component.implementation.container
+    assert container.command == ["python", "-m", f"components.{name}.main"]
+    assert container.args == ["--executor-input", "{{$}}"]
