@@ -149,7 +149,10 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _sample(options: argparse.Namespace) -> None:
     from macrec import sample, sample_encoders
+    from macrec.runtime import silence_progress_bars
 
+    if options.encoders or options.tiny_encoders:
+        silence_progress_bars()
     sample.make_sample(options.out, seed=options.seed)
     print(f"sample catalogue: {options.out}")
     if options.encoders:

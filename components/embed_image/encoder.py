@@ -15,6 +15,7 @@ from components.embed_image.pictures import Geometry
 from macrec import encoders
 from macrec.artifact import Source
 from macrec.errors import UserError, check
+from macrec.runtime import choose_device
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -61,7 +62,7 @@ class ImageEncoder:
         Raises:
             UserError: the model cannot be opened, is no ViT, or cannot take the size or pooling.
         """
-        self.device = encoders.choose_device(device)
+        self.device = choose_device(device)
         self._dtype = encoders.choose_dtype(dtype, self.device)
         location = encoders.Location.of(source)
         config = encoders.load_config(source, location)

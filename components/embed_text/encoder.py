@@ -12,6 +12,7 @@ from macrec import encoders
 from macrec.artifact import Source
 from macrec.embeddings import MISSING, OK, Vectors
 from macrec.errors import check
+from macrec.runtime import choose_device
 from macrec.stage import Progress
 
 CHARACTERS_PER_TOKEN = 64
@@ -50,7 +51,7 @@ class TextEncoder:
         """
         if threads:
             torch.set_num_threads(threads)
-        self.device = encoders.choose_device(device)
+        self.device = choose_device(device)
         precision = encoders.choose_dtype(dtype, self.device)
         location = encoders.Location.of(source)
         config = encoders.load_config(source, location)

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from components.evaluate.inputs import Cases, Split
-from macrec.encoders import choose_device
 from macrec.fusion import Lists, fuse, fuse_published, listed
 from macrec.generator import MODALITIES, Recommender
 from macrec.metrics import (
@@ -26,6 +25,7 @@ from macrec.metrics import (
 )
 from macrec.progress import Progress, log
 from macrec.ranking import Ranker
+from macrec.runtime import choose_device
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config, Execution

@@ -139,7 +139,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
             not finite, or a codebook below min_perplexity_share.
     """
     from components.quantize.training import train
-    from macrec.encoders import choose_device
+    from macrec.runtime import choose_device
 
     rows = {name: artifact.rows for name, artifact in vars(inputs).items()}
     check(len(set(rows.values())) == 1, f"quantize: {rows} rows. Give the artifacts of one run.")

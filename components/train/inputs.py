@@ -22,11 +22,11 @@ def read_codes(semantic_ids: Artifact) -> tuple[tuple[Int32Array, Int32Array], V
         f"{semantic_ids.path}: text codes of {text_NL.shape[1]} levels and image codes of "
         f"{image_NL.shape[1]}, expected codes of one number of levels.",
     )
-    codebook_size = semantic_ids.metadata.get("codebook_size")
     check(
-        isinstance(codebook_size, int),
+        "codebook_size" in semantic_ids.metadata,
         f"{semantic_ids.path}: its manifest states no codebook_size. Rerun resolve_collisions.",
     )
+    codebook_size: int = semantic_ids.metadata["codebook_size"]
     vocabulary = Vocabulary(text_NL.shape[1] or image_NL.shape[1], codebook_size)
     absent_NL = np.full((len(text_NL), levels.pop()), -1, np.int32)
     codes = (

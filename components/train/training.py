@@ -21,6 +21,7 @@ from components.train.rows import TASKS, TrainingData
 from components.train.schedule import Schedule, decay_epochs
 from macrec.errors import UserError
 from macrec.progress import Progress, log
+from macrec.runtime import choose_device
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -253,9 +254,7 @@ def prepare(seed: int, device: str, threads: int) -> torch.device:
     torch.manual_seed(seed)
     if threads:
         torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    return choose_device(device)
 
 
 def _optimizer(model: "T5ForConditionalGeneration", config: "Config") -> torch.optim.Optimizer:

