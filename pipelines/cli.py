@@ -185,3 +185,7 @@ def _parameters(options: argparse.Namespace) -> None:
         default = "required" if required else repr(parameter.default)
         choices = f" [{' | '.join(parameter.choices)}]" if parameter.choices else ""
         print(f"{name} ({default}){choices}\n    {' '.join(parameter.doc.split())}")
+
+
+if __name__ == "__main__":
+    main()
