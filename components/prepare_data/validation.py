@@ -47,10 +47,11 @@ class ValidationReport:
     prepared: Prepared | None = None
 
     def lines(self) -> list[str]:
-        """The report, ready to print."""
+        """The report, ready to print; what was counted and is zero is left out."""
         figures = [
             f"{name.replace('_', ' ')}: {value:,.{4 if value % 1 else 0}f}"
             for name, value in self.metrics.items()
+            if value
         ]
         verdict = f"{len(self.problems)} problems" if self.problems else "no problems"
         return [

@@ -1,0 +1,89 @@
+"""Runs the whole DAG on a real data set, once per seed, and writes one JSON of what came out.
+
+    python benchmarks/run_dataset.py DATA/boxart --config configs/boxart.yaml --encoders DIR
+    python benchmarks/run_dataset.py DATA/scientific --config configs/scientific.yaml
+
+Given vectors (*.npy in the source) take the place of the encoders. The artifact store under --out
+is shared by all seeds, so what does not depend on the seed is computed once.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import amazon
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    options = _options()
+    data = options.out / "data"
+    amazon.convert(options.source, data)
+    runs = [_run(options, data, seed) for seed in range(options.seeds)]
+    result = {
+        "benchmark": "run_dataset",
+        "dataset": options.source.name,
+        "config": options.config.name,
+        "settings": options.set,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "clean": not _git("status", "--porcelain", "--", "src", "components", "pipelines"),
+        "device": f"{platform.machine()} CPU, {options.device}",
+        "runs": runs,
+    }
+    target = options.results / f"{result['date']}-{options.source.name}.json"
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({"benchmark": "run_dataset", "wrote": str(target), "seeds": len(runs)}))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path, help="folder with *.inter.json and *.item.json")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--encoders", type=Path, help="folder of `macrec sample --encoders`")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--out", type=Path, required=True, help="working folder")
+    parser.add_argument("--device", default="2 cores", help="said in the result")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    return parser.parse_args()
+
+
+def _run(options: argparse.Namespace, data: Path, seed: int) -> dict[str, object]:
+    out = options.out / f"seed-{seed}"
+    command: list[object] = [
+        *(sys.executable, "-m", "pipelines.cli", "run", "--config", options.config.resolve()),
+        *("--items", data / "items.parquet", "--interactions", data / "interactions.parquet"),
+        *("--out", out, "--store", options.out / "store"),
+        *("--set", f"quantizer_seed={seed}", "--set", f"generator_seed={seed}"),
+    ]
+    for modality in ("text", "image"):
+        given = data / f"{modality}_embeddings.parquet"
+        encoder = "smollm2-*" if modality == "text" else "dinov2-*"
+        if given.exists():
+            command += [f"--{modality}-embeddings", given]
+        else:
+            command += [f"--{modality}-model", next(options.encoders.resolve().glob(encoder))]
+    if (options.source / "images").is_dir():
+        command += ["--images", options.source.resolve() / "images"]
+    for assignment in options.set:
+        command += ["--set", assignment]
+    started = time.monotonic()
+    subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
+    metrics = json.loads((out / "metrics.json").read_text())
+    return {"seed": seed, "seconds": round(time.monotonic() - started, 1), "metrics": metrics}
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Prints the Markdown tables of docs/results.md from benchmarks/results/*.json."""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+SYSTEMS = {
+    "popular": "most popular",
+    "text": "text only, 20 beams",
+    "text_wide": "text only, 40 beams",
+    "image": "image only, 20 beams",
+    "image_wide": "image only, 40 beams",
+    "fused": "fused",
+}
+COLUMNS = ("hr_1", "hr_5", "hr_10", "ndcg_5", "ndcg_10", "mrr_10", "coverage_10")
+
+
+def table(path: Path) -> str:
+    """One data set: mean over seeds, and the standard deviation where there are several."""
+    result = json.loads(path.read_text())
+    evaluated = [run["metrics"]["evaluate"] for run in result["runs"]]
+    names = [c.upper().replace("_", "@").replace("COVERAGE", "coverage") for c in COLUMNS]
+    lines = [
+        f"### {result['dataset']}",
+        "",
+        f"{result['date']}, commit {result['commit']}, {result['device']}, `{result['config']}`"
+        + "".join(f", `{assignment}`" for assignment in result["settings"])
+        + f"; {len(evaluated)} seed{'s' if len(evaluated) > 1 else ''}, "
+        f"{evaluated[0]['users']:,.0f} test users, "
+        f"{sum(run['seconds'] for run in result['runs']) / 60:.0f} minutes in all.",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    for system, label in SYSTEMS.items():
+        cells = [_cell([e[f"{system}_{column}"] for e in evaluated]) for column in COLUMNS]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    lines.append(f"| random | | | {evaluated[0]['random_hr_10']:.4f} | | | | |")
+    lines += ["", _codes(result)]
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    mean = f"{statistics.fmean(values):.4f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.4f}"
+
+
+def _codes(result: dict) -> str:
+    parts = []
+    for modality in ("text", "image"):
+        resolved = [run["metrics"]["resolve_collisions"] for run in result["runs"]]
+        before = statistics.fmean(r[f"{modality}_collision_rate_before"] for r in resolved)
+        after = max(r[f"{modality}_collision_rate_after"] for r in resolved)
+        parts.append(f"{modality} codes {before:.1%} before resolution, {after:.1%} after")
+    weights = ", ".join(f"{r['metrics']['evaluate']['fusion_weight']:g}" for r in result["runs"])
+    return f"Collisions: {'; '.join(parts)}. Fusion weight of the text score by seed: {weights}."
+
+
+if __name__ == "__main__":
+    folder = Path(__file__).parent / "results"
+    paths = [Path(p) for p in sys.argv[1:]] or sorted(folder.glob("*.json"))
+    print("\n\n".join(table(path) for path in paths))

@@ -1,0 +1,49 @@
+"""What the docs name exists."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_test_that_the_method_page_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "method.md").read_text()))
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 25 and named <= defined, named - defined
+
+
+def test_links_between_the_documents_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_run_parameters_that_the_docs_name_exist():
+    from pipelines.parameters import PREFIXES, run_parameters
+
+    prefixes = tuple(p for p in PREFIXES.values() if p != "snapshot_")
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for name in re.findall(r"`([a-z]+_[a-z_0-9]+)`", page.read_text()):
+            if name.startswith(prefixes) and page.name != "data_contract.md":
+                assert name in run_parameters() or name in _artifacts(), f"{page.name}: {name}"
+
+
+def _artifacts() -> set[str]:
+    from pipelines.contract import SCHEMAS
+
+    return set(SCHEMAS)
+
+
+def test_the_presets_name_known_parameters():
+    import yaml
+
+    from pipelines.parameters import resolve
+
+    required = {"catalog_items": "a", "catalog_interactions": "b"}
+    for path in (ROOT / "configs").glob("*.yaml"):
+        resolve({**required, **yaml.safe_load(path.read_text())})
