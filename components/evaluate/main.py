@@ -8,14 +8,8 @@ import numpy as np
 
 from components.evaluate.inputs import Split, read_split
 from macrec import schema, stage
-from macrec.artifact import (
-    Artifact,
-    DatasetOutput,
-    HtmlOutput,
-    MarkdownOutput,
-    Source,
-    codes_matrix,
-)
+from macrec.arrays import codes_matrix
+from macrec.artifact import Artifact, DatasetOutput, HtmlOutput, MarkdownOutput, Source
 from macrec.errors import check
 
 if TYPE_CHECKING:

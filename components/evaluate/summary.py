@@ -14,7 +14,8 @@ from components.evaluate.systems import (
     Evaluated,
     WeightChoice,
 )
-from macrec.artifact import Artifact, codes_matrix
+from macrec.arrays import codes_matrix
+from macrec.artifact import Artifact
 from macrec.generator import MODALITIES, has_code
 from macrec.metrics import bootstrap
 from macrec.ranking import Ranker

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from macrec import schema, stage
-from macrec.artifact import Artifact, DatasetOutput, embedding_matrix, valid_rows
+from macrec.arrays import embedding_matrix, valid_rows
+from macrec.artifact import Artifact, DatasetOutput
 from macrec.errors import check
 
 MODALITIES = ("text", "image")

@@ -10,15 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from macrec import schema, stage
-from macrec.artifact import (
-    Artifact,
-    DatasetOutput,
-    FolderOutput,
-    codes_column,
-    embedding_matrix,
-    valid_rows,
-    vector_column,
-)
+from macrec.arrays import codes_column, embedding_matrix, valid_rows, vector_column
+from macrec.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.errors import check
 from macrec.progress import Progress
 

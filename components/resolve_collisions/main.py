@@ -8,13 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from macrec import schema, stage
-from macrec.artifact import (
-    Artifact,
-    DatasetOutput,
-    codes_column,
-    codes_matrix,
-    embedding_matrix,
-)
+from macrec.arrays import codes_column, codes_matrix, embedding_matrix
+from macrec.artifact import Artifact, DatasetOutput
 from macrec.errors import check
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 import numpy as np
 
 from components.train.rows import Sequences
-from macrec.artifact import Artifact, codes_matrix
+from macrec.arrays import codes_matrix
+from macrec.artifact import Artifact
 from macrec.errors import check
 from macrec.generator import Int32Array, Vocabulary
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,7 +27,6 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 ROWS_PER_GROUP = 65_536
 ROWS_PER_FILE = 1_048_576
-IN_MEMORY_BYTES = 1 << 30
 
 Json = dict[str, Any]
 
@@ -302,61 +300,6 @@ class Artifact:
         if columns is not None:
             schema = pa.schema([schema.field(name) for name in columns])
         return pa.Table.from_batches(self.batches(columns), schema.remove_metadata())
-
-
-def embedding_matrix(artifact: Artifact, column: str = "embedding") -> np.ndarray:
-    """A fixed-size-list column as float32 [N, D]; null rows are zeros (see `valid_rows`).
-
-    Above 1 GiB the matrix is memory-mapped from an unnamed temporary file.
-    """
-    dim = artifact.schema.field(column).type.list_size
-    shape = (artifact.rows, dim)
-    if artifact.rows * dim * 4 > IN_MEMORY_BYTES:
-        with tempfile.TemporaryFile() as file:
-            matrix: np.ndarray = np.memmap(file, np.float32, "w+", shape=shape)
-    else:
-        matrix = np.zeros(shape, np.float32)
-    start = 0
-    for batch in artifact.batches([column]):
-        array = batch.column(0)
-        valid = np.asarray(array.is_valid())
-        values = np.asarray(array.flatten()).reshape(-1, dim)  # flatten leaves null rows out
-        matrix[start : start + len(batch)][valid] = values
-        start += len(batch)
-    return matrix
-
-
-def valid_rows(artifact: Artifact, column: str = "embedding") -> np.ndarray:
-    """Which rows of a column are not null, bool [N]."""
-    masks = [np.asarray(b.column(0).is_valid()) for b in artifact.batches([column])]
-    return np.concatenate(masks) if masks else np.zeros(0, bool)
-
-
-def codes_matrix(artifact: Artifact, column: str) -> np.ndarray:
-    """A list column of codes as int32 [N, L]; null rows are -1. Without any code L is 0."""
-    array = artifact.table([column]).column(0).combine_chunks()
-    valid = np.asarray(array.is_valid())
-    values = np.asarray(array.flatten()).astype(np.int32)
-    levels = len(values) // int(valid.sum()) if valid.any() else 0
-    codes = np.full((len(array), levels), -1, np.int32)
-    codes[valid] = values.reshape(-1, levels) if levels else codes[valid]
-    return codes
-
-
-def codes_column(codes_NL: np.ndarray) -> pa.Array:
-    """The inverse of `codes_matrix`: rows of -1 become null."""
-    valid = (codes_NL >= 0).all(1) if codes_NL.shape[1] else np.zeros(len(codes_NL), bool)
-    lengths = np.where(valid, codes_NL.shape[1], 0)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-    values = pa.array(codes_NL[valid].astype(np.int16).ravel())
-    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~valid))
-
-
-def vector_column(matrix_ND: np.ndarray, valid_N: np.ndarray) -> pa.Array:
-    """A float32 matrix as a fixed-size-list column; rows not valid become null."""
-    values = pa.array(np.ascontiguousarray(matrix_ND, np.float32).ravel())
-    mask = pa.array(~np.asarray(valid_N, bool))
-    return pa.FixedSizeListArray.from_arrays(values, matrix_ND.shape[1], mask=mask)
 
 
 class Source:

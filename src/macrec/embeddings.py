@@ -15,7 +15,8 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from macrec import schema
-from macrec.artifact import Artifact, DatasetOutput, Source, vector_column
+from macrec.arrays import vector_column
+from macrec.artifact import Artifact, DatasetOutput, Source
 from macrec.errors import UserError, check
 from macrec.stage import log
 

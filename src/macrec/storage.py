@@ -8,12 +8,12 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, wraps
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
-from macrec.errors import UserError
+from macrec.errors import TryAgain, UserError
 
 GCS_PREFIX = "gs://"
 TRY_SECONDS = 20
@@ -128,6 +128,27 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def _translated(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Turns what Google's client raises into an error with an exit code, naming the place."""
+
+    @wraps(method)
+    def wrapper(self: "GcsStorage", *arguments: Any, **named: Any) -> Any:
+        from google.api_core import exceptions
+        from google.auth.exceptions import DefaultCredentialsError
+        from requests.exceptions import ConnectionError as NoConnection
+
+        try:
+            return method(self, *arguments, **named)
+        except (exceptions.Forbidden, exceptions.Unauthorized, DefaultCredentialsError) as error:
+            raise UserError(f"{self.uri}: access refused ({error}). Check the account.") from error
+        except exceptions.NotFound as error:
+            raise UserError(f"{self.uri}: not found ({error}). Check the bucket's name.") from error
+        except (exceptions.RetryError, exceptions.ServerError, NoConnection) as error:
+            raise TryAgain(f"{self.uri}: no answer from the storage ({error}).") from error
+
+    return wrapper
+
+
 class GcsStorage:
     """A prefix of a Google Cloud Storage bucket. Honours STORAGE_EMULATOR_HOST."""
 
@@ -140,11 +161,18 @@ class GcsStorage:
         return self._bucket.blob(self.prefix + name)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        for blob in self._bucket.list_blobs(prefix=self.prefix + prefix, timeout=TRY_SECONDS):
-            if not blob.name.endswith("/"):  # folder markers of the console
-                name = blob.name[len(self.prefix) :]
-                yield Entry(name, blob.size, blob.md5_hash or blob.crc32c)
+        yield from self._list(prefix)
 
+    @_translated  # a generator would raise outside of the wrapper
+    def _list(self, prefix: str) -> Sequence[Entry]:
+        blobs = self._bucket.list_blobs(prefix=self.prefix + prefix, timeout=TRY_SECONDS)
+        return [
+            Entry(blob.name[len(self.prefix) :], blob.size, blob.md5_hash or blob.crc32c)
+            for blob in blobs
+            if not blob.name.endswith("/")  # folder markers of the console
+        ]
+
+    @_translated
     def read(self, name: str) -> bytes | None:
         from google.api_core.exceptions import NotFound
 
@@ -153,9 +181,11 @@ class GcsStorage:
         except NotFound:
             return None
 
+    @_translated
     def exists(self, name: str) -> bool:
         return self._blob(name).exists(timeout=TRY_SECONDS, retry=_gcs_retry())
 
+    @_translated
     def create(self, name: str, content: bytes) -> bool:
         from google.api_core.exceptions import PreconditionFailed
 
@@ -168,6 +198,7 @@ class GcsStorage:
             # Also met when the first try was applied and its reply lost: then the content is ours.
             return self.read(name) == content
 
+    @_translated
     def upload(self, source: Path, name: str) -> None:
         from google.api_core.exceptions import PreconditionFailed
 
@@ -178,6 +209,7 @@ class GcsStorage:
         except PreconditionFailed:
             return
 
+    @_translated
     def download(self, name: str, target: Path) -> None:
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
@@ -188,6 +220,7 @@ class GcsStorage:
         finally:
             partial.unlink(missing_ok=True)
 
+    @_translated
     def delete(self, name: str) -> None:
         from google.api_core.exceptions import NotFound
 

@@ -13,7 +13,8 @@ from components.embed_image import main
 from components.embed_image.encoder import ImageEncoder
 from components.embed_image.pictures import Geometry, load_picture
 from macrec import schema
-from macrec.artifact import Artifact, DatasetOutput, Source, embedding_matrix
+from macrec.arrays import embedding_matrix
+from macrec.artifact import Artifact, DatasetOutput, Source
 from macrec.errors import UserError
 
 PIXELS = 1_000_000

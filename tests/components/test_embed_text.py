@@ -13,7 +13,8 @@ import torch
 from components.embed_text import main
 from components.embed_text.encoder import TextEncoder, batches_by_length
 from macrec import schema
-from macrec.artifact import Artifact, DatasetOutput, Source, embedding_matrix
+from macrec.arrays import embedding_matrix
+from macrec.artifact import Artifact, DatasetOutput, Source
 from macrec.errors import UserError
 
 TEXTS = [

@@ -6,7 +6,6 @@ import json
 import re
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +14,7 @@ from components.evaluate import main as stage
 from components.evaluate.examples import choose_users, thumbnail
 from components.evaluate.inputs import read_split
 from macrec import schema
+from macrec.arrays import codes_column, vector_column
 from macrec.artifact import (
     Artifact,
     DatasetOutput,
@@ -22,26 +22,16 @@ from macrec.artifact import (
     HtmlOutput,
     MarkdownOutput,
     Source,
-    codes_column,
-    vector_column,
 )
 from macrec.errors import UserError
 from macrec.generator import ModelSize, Recommender, Vocabulary, build_model, save_recommender
 from macrec.ranking import rank_users
 from macrec.stage import execute
+from tests.artifacts import dataset
 
 ITEMS, USERS, LEVELS = 30, 25, 2
 VOCABULARY = Vocabulary(levels=LEVELS, codebook_size=6)
 MISSING = [3, 4, 5]
-
-
-def dataset(path, kind, columns) -> Artifact:
-    output = DatasetOutput(path)
-    output.prepare()
-    with output.dataset(kind) as out:
-        out.write(pa.table(columns, schema=kind))
-    output.commit({"stage": path.name, "config": {"colour": "blue"}})
-    return Artifact.open(path)
 
 
 def folder(path, history, fill=lambda path: None) -> Artifact:

@@ -8,7 +8,8 @@ from threadpoolctl import threadpool_limits
 from components.pseudo_label import main as stage
 from components.pseudo_label.clustering import capped
 from macrec import schema
-from macrec.artifact import Artifact, DatasetOutput, vector_column
+from macrec.arrays import vector_column
+from macrec.artifact import Artifact, DatasetOutput
 from macrec.errors import UserError
 
 STREAMED = {"minibatch_above": 0, "batch_items": 64, "passes": 4}

@@ -12,9 +12,11 @@ from components.quantize import codebooks, evaluation, training
 from components.quantize import main as stage
 from components.quantize.training import Catalogue, Modality
 from macrec import schema
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput, codes_matrix, vector_column
+from macrec.arrays import codes_matrix, vector_column
+from macrec.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.errors import UserError
 from macrec.rqvae import CrossModalQuantizer, QuantizerSpec, load_quantizer, nearest_codes
+from tests.artifacts import dataset
 
 CPU = torch.device("cpu")
 GROUPS = 6
@@ -253,15 +255,6 @@ def test_a_collapsed_codebook_fails_the_run():
 
 
 # ---------------------------------------------------------------- the stage
-
-
-def dataset(path, kind, columns):
-    output = DatasetOutput(path)
-    output.prepare()
-    with output.dataset(kind) as out:
-        out.write(pa.table(columns, schema=kind))
-    output.commit({})
-    return Artifact.open(path)
 
 
 def make_inputs(path, catalogue):

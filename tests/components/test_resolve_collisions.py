@@ -1,21 +1,15 @@
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from safetensors.numpy import save_file
 
 from components.resolve_collisions import main as stage
 from macrec import schema
-from macrec.artifact import (
-    Artifact,
-    DatasetOutput,
-    FolderOutput,
-    codes_column,
-    codes_matrix,
-    vector_column,
-)
+from macrec.arrays import codes_column, codes_matrix, vector_column
+from macrec.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.errors import UserError
+from tests.artifacts import dataset
 
 CODEBOOKS = {  # decoded: 00 -> 0, 01 -> 1, 10 -> 10, 11 -> 11
     "text": np.array([[[0], [10]], [[0], [1]]], np.float32),
@@ -38,15 +32,6 @@ CATALOGUE = Catalogue(
     image=[0.0, -0.1, -0.6, -11.0],
     image_codes=[[0, 0], [0, 0], [0, 0], [1, 1]],
 )
-
-
-def dataset(path, kind, columns):
-    output = DatasetOutput(path)
-    output.prepare()
-    with output.dataset(kind) as out:
-        out.write(pa.table(columns, schema=kind))
-    output.commit({})
-    return Artifact.open(path)
 
 
 def make_inputs(path, catalogue, codebooks=CODEBOOKS):

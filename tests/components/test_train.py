@@ -4,7 +4,6 @@ import json
 import math
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -16,7 +15,8 @@ from components.train.schedule import Schedule, decay_epochs
 from components.train.training import Trainer, prepare
 from components.train.validation import validation_split
 from macrec import schema
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput, codes_column
+from macrec.arrays import codes_column
+from macrec.artifact import FolderOutput
 from macrec.errors import UserError
 from macrec.generator import (
     EOS,
@@ -32,6 +32,7 @@ from macrec.generator import (
     load_recommender,
 )
 from macrec.progress import Progress
+from tests.artifacts import dataset
 
 CPU = torch.device("cpu")
 ITEMS, LEVELS, CODES = 12, 3, 4
@@ -445,16 +446,6 @@ def test_impossible_settings_are_refused(settings, message):
 
 
 # ---------------------------------------------------------------- the stage
-
-
-def dataset(path, kind, columns, **metadata):
-    output = DatasetOutput(path)
-    output.prepare()
-    with output.dataset(kind) as out:
-        out.write(pa.table(columns, schema=kind))
-    output.metadata = metadata
-    output.commit({})
-    return Artifact.open(path)
 
 
 def stage_inputs(folder, histories, item_codes):

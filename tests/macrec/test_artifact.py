@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -108,30 +107,3 @@ def test_an_empty_dataset_keeps_its_schema(tmp_path):
     output.commit({})
     opened = Artifact.open(tmp_path / "x")
     assert opened.rows == 0 and opened.table().column_names == schema.PSEUDO_LABELS.names
-
-
-@pytest.mark.parametrize("limit", [1 << 30, 0])  # in memory, memory-mapped
-def test_embeddings_and_codes_survive_nulls(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(artifacts, "IN_MEMORY_BYTES", limit)
-    matrix = np.arange(12, dtype=np.float32).reshape(4, 3)
-    valid = np.array([True, False, True, True])
-    codes = np.array([[1, 2], [3, 4], [-1, -1], [5, 6]], np.int32)
-    output = DatasetOutput(tmp_path / "x")
-    output.prepare()
-    with output.dataset(schema.latents(3)) as out:
-        columns = {
-            "item_index": pa.array(range(4), pa.int32()),
-            "text_latent": artifacts.vector_column(matrix, valid),
-            "image_latent": artifacts.vector_column(matrix, np.zeros(4, bool)),
-            "text_codes": artifacts.codes_column(codes),
-            "image_codes": artifacts.codes_column(np.full((4, 2), -1)),
-        }
-        out.write(pa.table(columns))
-    output.commit({})
-    opened = Artifact.open(tmp_path / "x")
-    expected = matrix * valid[:, None]
-    np.testing.assert_array_equal(artifacts.embedding_matrix(opened, "text_latent"), expected)
-    np.testing.assert_array_equal(artifacts.valid_rows(opened, "text_latent"), valid)
-    assert not artifacts.embedding_matrix(opened, "image_latent").any()
-    np.testing.assert_array_equal(artifacts.codes_matrix(opened, "text_codes"), codes)
-    assert artifacts.codes_matrix(opened, "image_codes").shape == (4, 0)

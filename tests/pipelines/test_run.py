@@ -140,3 +140,31 @@ def test_given_embeddings_take_the_place_of_encoders(macrec, tmp_path):
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["prepare_data"]["items"] == metrics["embed_image"]["items"] == 1585
     assert metrics["evaluate"]["users"] == 2928
+
+
+@pytest.mark.slow
+def test_everything_may_lie_in_a_bucket(macrec, sample, gcs_server, tmp_path):
+    """Catalogue, log, pictures, encoders and the artifact store on gs://."""
+    from macrec import storage
+
+    storage._gcs_client().create_bucket("shop")
+    bucket = storage.open_storage("gs://shop")
+    roots = {"data": sample.data, "text": sample.text_model, "image": sample.image_model}
+    for prefix, root in roots.items():
+        for path in (p for p in root.rglob("*") if p.is_file()):
+            bucket.upload(path, f"{prefix}/{path.relative_to(root).as_posix()}")
+    flags = [
+        *("--items", "gs://shop/data/items.parquet", "--images", "gs://shop/data/images"),
+        *("--interactions", "gs://shop/data/interactions.parquet"),
+        *("--text-model", "gs://shop/text", "--image-model", "gs://shop/image"),
+        *("--store", "gs://shop/store", "--config", SMOKE, *SMALL),
+    ]
+    runs = [macrec("run", "--out", tmp_path / name, *flags) for name in ("a", "b")]
+    assert [run.code for run in runs] == [0, 0], runs[0].err
+    assert set(states(runs[0]).values()) == {"computed"}
+    assert [s for s, state in states(runs[1]).items() if state == "computed"] == [
+        "snapshot_catalog"
+    ]
+    folders = [next((tmp_path / name / "runs").iterdir()) for name in ("a", "b")]
+    digests = [Artifact.open(f / "evaluate" / "predictions").verify().digest for f in folders]
+    assert digests[0] == digests[1]
