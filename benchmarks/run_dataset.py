@@ -38,6 +38,7 @@ def main() -> None:
         "runs": runs,
     }
     target = options.results / f"{result['date']}-{options.source.name}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({"benchmark": "run_dataset", "wrote": str(target), "seeds": len(runs)}))
 
