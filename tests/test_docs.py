@@ -16,6 +16,26 @@ def test_every_test_that_the_method_page_names_exists():
     assert len(named) > 25 and named <= defined, named - defined
 
 
+def test_the_graph_of_the_readme_is_the_dag():
+    import yaml
+
+    tasks = yaml.safe_load_all((ROOT / "pipeline.yaml").read_text())
+    dag = {
+        (artifact["taskOutputArtifact"]["producerTask"].replace("-", "_"), name.replace("-", "_"))
+        for name, task in next(tasks)["root"]["dag"]["tasks"].items()
+        for artifact in task["inputs"].get("artifacts", {}).values()
+    }
+    drawn = {
+        (source.strip(), target.strip())
+        for sources, targets in re.findall(
+            r"^  ([\w &]+) -- [^>]+--> ([\w &]+)$", (ROOT / "README.md").read_text(), re.MULTILINE
+        )
+        for source in sources.split("&")
+        for target in targets.split("&")
+    }
+    assert len(drawn) > 8 and drawn <= dag, drawn - dag
+
+
 def test_links_between_the_documents_lead_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
