@@ -37,7 +37,8 @@ def main() -> None:
         "device": f"{platform.machine()} CPU, {options.device}",
         "runs": runs,
     }
-    target = options.results / f"{result['date']}-{options.source.name}.json"
+    label = f"-{options.label}" if options.label else ""
+    target = options.results / f"{result['date']}-{options.source.name}{label}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({"benchmark": "run_dataset", "wrote": str(target), "seeds": len(runs)}))
@@ -51,6 +52,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--out", type=Path, required=True, help="working folder")
+    parser.add_argument("--label", default="", help="told apart from other runs of the day")
     parser.add_argument("--device", default="2 cores", help="said in the result")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     return parser.parse_args()
