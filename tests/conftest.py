@@ -13,6 +13,8 @@ import components
 
 TOY_STAGE = '''
 """A stage of tests: repeats its input."""
+import os
+import signal
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -29,7 +31,7 @@ class Config:
     """How often each row is repeated."""
     weights: tuple[float, ...] = (0.5, 1.0)
     """A list of numbers."""
-    mode: Literal["copy", "fail", "user_error", "nan"] = "copy"
+    mode: Literal["copy", "fail", "user_error", "nan", "terminated"] = "copy"
     """What to do."""
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ def run(config, inputs, outputs, execution):
                 out.write(batch)
         if config.mode == "fail":
             raise RuntimeError("half way")
+        if config.mode == "terminated":
+            os.kill(os.getpid(), signal.SIGTERM)
         if config.mode == "user_error":
             raise UserError("numbers: 1 of 2 is odd. Remove it.")
     outputs.page.write_text("<p>done</p>")

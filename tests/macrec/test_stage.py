@@ -181,6 +181,8 @@ def test_flags_and_exit_codes(toy_stage, numbers, tmp_path):
     assert (good.returncode, user.returncode, fault.returncode) == (0, 2, 1)
     assert "error: numbers: 1 of 2 is odd" in user.stderr and "Traceback" not in user.stderr
     assert "Traceback" in fault.stderr
+    ended = call("--mode", "terminated")
+    assert ended.returncode == 143 and "Traceback" not in ended.stderr
     wrong = call("--times", "many")
     assert wrong.returncode == 2 and "times='many': expected int" in wrong.stderr
 
