@@ -24,6 +24,7 @@ from macrec.errors import UserError
 from macrec.storage import content_digest, fetch, sha256_file
 
 MANIFEST = "manifest.json"
+UNFINISHED = ".unfinished"
 FORMAT = 1
 ROWS_PER_GROUP = 65_536
 ROWS_PER_FILE = 1_048_576
@@ -109,14 +110,41 @@ class FolderOutput:
         self._rows: dict[str, int] = {}
 
     def prepare(self) -> None:
-        """Empties the folder: what an earlier attempt left behind is gone, its manifest first."""
+        """Empties the folder of what an earlier attempt left behind, its manifest first.
+
+        Raises:
+            UserError: the folder holds files that no stage has written; nothing is touched.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if any(self.path.iterdir()) and not self._is_ours():
+            raise UserError(
+                f"{self.path}: this output folder holds files that are no artifact, and would be "
+                "emptied. Name another --out, or move them away."
+            )
+        (self.path / UNFINISHED).touch()  # stays until the end: a killed attempt is ours as well
         (self.path / MANIFEST).unlink(missing_ok=True)
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True)
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != UNFINISHED:
+                path.unlink()
+
+    def _is_ours(self) -> bool:
+        if (self.path / UNFINISHED).is_file():
+            return True
+        try:
+            found = json.loads((self.path / MANIFEST).read_bytes())
+            return {"format", "digest", "files"} <= set(found)
+        except (FileNotFoundError, ValueError, TypeError):
+            return False
+
+    def finish(self) -> None:
+        """Takes the mark of an unfinished attempt away."""
+        (self.path / UNFINISHED).unlink(missing_ok=True)
 
     def commit(self, provenance: Json) -> None:
         """Writes the manifest over what is in the folder."""
+        self.finish()
         files = []
         for path in sorted(p for p in self.path.rglob("*") if p.is_file()):
             name = path.relative_to(self.path).as_posix()
@@ -166,6 +194,9 @@ class FileOutput:
         """Removes what an earlier attempt left behind."""
         self.path.unlink(missing_ok=True)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def finish(self) -> None:
+        """Nothing to take away."""
 
     def write_text(self, text: str) -> None:
         """Writes the file, whole or not at all."""

@@ -41,6 +41,9 @@ class ArtifactStore:
             output.prepare()
             for entry in record["outputs"][name]:
                 whole.append(self._restore_file(entry, _target(output, entry["name"])))
+        if all(whole):
+            for output in outputs.values():
+                output.finish()
         return all(whole)
 
     def _restore_file(self, entry: Json, target: Path) -> bool:

@@ -88,6 +88,28 @@ def test_a_body_that_raises_leaves_no_artifact(tmp_path):
         Artifact.open(tmp_path / "x")
 
 
+def test_a_folder_of_the_user_is_never_emptied(tmp_path):
+    (tmp_path / "items").mkdir()
+    (tmp_path / "items" / "part-00000.parquet").write_bytes(b"the only copy")
+    (tmp_path / "items" / "manifest.json").write_text('{"name": "a web app"}')
+    with pytest.raises(UserError, match="would be emptied"):
+        DatasetOutput(tmp_path / "items").prepare()
+    assert (tmp_path / "items" / "part-00000.parquet").read_bytes() == b"the only copy"
+    assert len(list((tmp_path / "items").iterdir())) == 2
+
+
+def test_a_killed_attempt_and_a_damaged_artifact_give_way(numbers, tmp_path):
+    killed = DatasetOutput(tmp_path / "killed")
+    killed.prepare()
+    (killed.path / "part-00007.parquet").write_bytes(b"half")
+    DatasetOutput(killed.path).prepare()
+    assert not (killed.path / "part-00007.parquet").exists()
+    finished = numbers(1, 2)
+    assert not (finished / ".unfinished").exists()
+    DatasetOutput(finished).prepare()
+    assert not (finished / MANIFEST).exists()
+
+
 def test_a_null_in_a_required_column_is_refused(tmp_path):
     output = DatasetOutput(tmp_path / "x")
     output.prepare()

@@ -137,6 +137,17 @@ def test_a_bad_call_is_refused_before_anything_starts(macrec, sample, tmp_path, 
         assert part in run.err, run.err
 
 
+def test_an_output_beside_the_data_does_not_delete_them(macrec, data):
+    (data / "items").mkdir()
+    (data / "items.parquet").rename(data / "items" / "items.parquet")
+    refused = macrec(
+        *("stage", "prepare_data", "--out", data, "--catalog", data / "items"),
+        *("--interactions", data / "interactions.parquet"),
+    )
+    assert refused.code == 2 and "would be emptied" in refused.err, refused.err
+    assert (data / "items" / "items.parquet").is_file()
+
+
 def test_help_everywhere(macrec):
     for command in ([], ["run"], ["validate"], ["stage"], ["stage", "quantize"], ["sample"]):
         called = macrec(*command, "--help")
