@@ -18,7 +18,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "text_embeddings": schema.embeddings(DIM),
     "image_embeddings": schema.embeddings(DIM),
     "pseudo_labels": schema.PSEUDO_LABELS,
-    "latents": schema.latents(DIM),
+    "latents": schema.latents(DIM, DIM),
     "semantic_ids": schema.SEMANTIC_IDS,
     "predictions": schema.PREDICTIONS,
 }

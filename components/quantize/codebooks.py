@@ -1,15 +1,21 @@
-"""Codebooks by k-means on the latents of all items.
+"""How codebooks follow the encoder: k-means on all items, moving means, re-seeding.
 
-Shape suffixes: N items, D latent size, L levels, M codebook size, P one chunk of items.
+Shape suffixes: N items, B batch, D latent size, L levels, M codebook size, P one chunk of items.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from macrec.rqvae import nearest_codes
+from macrec.errors import check
+from macrec.quantization import Quantized, nearest_codes, shared_codes
+from macrec.quantizer import CrossModalQuantizer
 
 CHUNK = 65_536  # items whose distances to all codewords are held at once
 ITERATIONS = 20
+
+Tensors = Mapping[str, Tensor]  # by modality
 
 
 def _spread_start(points_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -53,25 +59,129 @@ def kmeans(
     return centres_MD
 
 
-@torch.no_grad()
-def refit(codebooks: nn.ParameterList, latents_ND: Tensor, generator: torch.Generator) -> None:
-    """Replaces every codebook by k-means on the true residuals of ALL items, level by level."""
-    residuals_ND = latents_ND.clone()
-    for codebook_MD in codebooks:
-        codebook_MD.copy_(kmeans(residuals_ND, len(codebook_MD), generator))
-        residuals_ND -= codebook_MD[nearest_codes(residuals_ND, codebook_MD)]
+class _Descent:
+    """The residuals of all items on their way down the levels."""
+
+    def __init__(self, model: CrossModalQuantizer, latents: Tensors, present: Tensors) -> None:
+        self.parts, self.shared = model.parts(), model.spec.shared_levels
+        self.present = present
+        self.residuals = {name: latent_ND.clone() for name, latent_ND in latents.items()}
+        self.everything_N = torch.stack(list(present.values())).all(0)
+
+    def codes(self, level: int) -> dict[str, Tensor]:
+        """The codes [N] that the codebooks of a level give."""
+        books = {name: [part.codebooks[level]] for name, part in self.parts.items()}
+        if level < self.shared:
+            codes_N = shared_codes(self.residuals, books, self.present, 1)[:, 0]
+            return dict.fromkeys(books, codes_N)
+        return {
+            name: torch.cat([nearest_codes(r, books[name][0]) for r in residual_ND.split(CHUNK)])
+            for name, residual_ND in self.residuals.items()
+        }
+
+    def step(self, level: int) -> None:
+        """Takes away the codewords of a level."""
+        for name, codes_N in self.codes(level).items():
+            self.residuals[name] -= self.parts[name].codebooks[level][codes_N]
 
 
 @torch.no_grad()
-def reseed_dead(codebooks: nn.ParameterList, latents_ND: Tensor) -> int:
-    """Moves each codeword no item uses to the residual farthest from its own; returns how many."""
-    residuals_ND = latents_ND.clone()
-    moved = 0
-    for codebook_MD in codebooks:
-        codes_N = nearest_codes(residuals_ND, codebook_MD)
-        dead = torch.bincount(codes_N, minlength=len(codebook_MD)).eq(0).nonzero()[:, 0]
-        left_N = (residuals_ND - codebook_MD[codes_N]).square().sum(1)
-        codebook_MD[dead] = residuals_ND[left_N.topk(len(dead)).indices]
-        moved += len(dead)
-        residuals_ND -= codebook_MD[nearest_codes(residuals_ND, codebook_MD)]
+def refit(
+    model: CrossModalQuantizer, latents: Tensors, present: Tensors, generator: torch.Generator
+) -> None:
+    """Replaces every codebook by k-means on the true residuals of ALL items, level by level.
+
+    A shared level clusters the items that have every modality, on both residuals side by side.
+    """
+    descent = _Descent(model, latents, present)
+    size = model.spec.codebook_size
+    for level in range(model.spec.levels):
+        if level < descent.shared:
+            rows = descent.everything_N
+            check(
+                int(rows.sum()) >= size,
+                f"quantize: {int(rows.sum())} items have a text and an image vector, too few for "
+                f"{size} shared codewords. Lower quantizer_codebook_size or "
+                "quantizer_shared_levels.",
+            )
+            scales = {name: r.shape[1] ** 0.5 for name, r in descent.residuals.items()}
+            joint_ND = torch.cat([r[rows] / scales[n] for n, r in descent.residuals.items()], 1)
+            centres = kmeans(joint_ND, size, generator)
+            widths = [r.shape[1] for r in descent.residuals.values()]
+            for (name, scale), centres_MD in zip(
+                scales.items(), centres.split(widths, dim=1), strict=True
+            ):
+                descent.parts[name].codebooks[level].copy_(centres_MD * scale)
+        else:
+            for name, residual_ND in descent.residuals.items():
+                centres_MD = kmeans(residual_ND[present[name]], size, generator)
+                descent.parts[name].codebooks[level].copy_(centres_MD)
+        descent.step(level)
+
+
+@torch.no_grad()
+def reseed_dead(model: CrossModalQuantizer, latents: Tensors, present: Tensors) -> dict[str, int]:
+    """Moves each codeword no item uses to the residual farthest from its own; returns how many.
+
+    A dead codeword of a shared level takes both residuals of one item.
+    """
+    descent = _Descent(model, latents, present)
+    moved = dict.fromkeys(descent.parts, 0)
+    for level in range(model.spec.levels):
+        shared = level < descent.shared
+        codes = descent.codes(level)
+        left: dict[str, Tensor] = {}
+        for name, residual_ND in descent.residuals.items():
+            codeword_ND = descent.parts[name].codebooks[level][codes[name]]
+            allowed_N = descent.everything_N if shared else present[name]
+            distance_N = (residual_ND - codeword_ND).square().mean(1)
+            left[name] = distance_N.masked_fill(~allowed_N, -1)
+        together_N = torch.stack(list(left.values())).sum(0)
+        for name, residual_ND in descent.residuals.items():
+            codebook_MD = descent.parts[name].codebooks[level]
+            used_N = torch.stack(list(present.values())).any(0) if shared else present[name]
+            counts_M = torch.bincount(codes[name][used_N], minlength=len(codebook_MD))
+            dead = counts_M.eq(0).nonzero()[:, 0]
+            farthest = (together_N if shared else left[name]).topk(len(dead)).indices
+            codebook_MD[dead] = residual_ND[farthest]
+            moved[name] += len(dead)
+        descent.step(level)
     return moved
+
+
+class MovingMeans:
+    """Codewords as exponential moving means of the residuals they are chosen for.
+
+    counts and sums fade by `decay` at each step (van den Oord 2017, appendix A.1); a codeword is
+    their ratio. One that was not chosen for long keeps its place: both fade alike, and before they
+    are too small to divide it is left alone.
+    """
+
+    def __init__(self, model: CrossModalQuantizer, decay: float, batch_size: int) -> None:
+        self.model, self.decay = model, decay
+        # A start as heavy as an even batch: the first batches then move the codewords gently.
+        self.start = batch_size / model.spec.codebook_size
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts anew from the codebooks as they are."""
+        self.counts: dict[str, list[Tensor]] = {}
+        self.sums: dict[str, list[Tensor]] = {}
+        for name, part in self.model.parts().items():
+            books = [codebook.detach() for codebook in part.codebooks]
+            self.counts[name] = [torch.full_like(book[:, 0], self.start) for book in books]
+            self.sums[name] = [book * self.start for book in books]
+
+    @torch.no_grad()
+    def update(self, quantized: Mapping[str, Quantized], present: Tensors) -> None:
+        """Takes in a batch."""
+        for name, done in quantized.items():
+            rows = present[name]
+            for level, codebook in enumerate(self.model.modality(name).codebooks):
+                codes_B = done.codes_BL[rows, level]
+                member_MB = nn.functional.one_hot(codes_B, len(codebook)).to(codebook.dtype).T
+                count_M, sum_MD = self.counts[name][level], self.sums[name][level]
+                count_M.lerp_(member_MB.sum(1), 1 - self.decay)
+                sum_MD.lerp_(member_MB @ done.residuals[level][rows].detach(), 1 - self.decay)
+                seen_M = count_M > 1e-6
+                codebook[seen_M] = sum_MD[seen_M] / count_M[seen_M, None]

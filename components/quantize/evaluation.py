@@ -1,79 +1,104 @@
-"""What the trained codebooks are worth: use, collisions, reconstruction, and the floor.
+"""What the trained codebooks are worth: codes of all items, reconstruction, use, and the floor.
 
-Shape suffixes: N items, B batch, E embedding size, L levels, M codebook size.
+Shape suffixes: N items, B batch, E embedding size, D latent size, L levels.
 """
 
-import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from components.quantize.training import CHUNK, Modality, Trained, forward
+from components.quantize.config import Config
+from components.quantize.data import Catalogue, items
+from components.quantize.training import Trained
+from macrec.code_measures import measure_tokenizer
 from macrec.errors import check
-from macrec.rqvae import Encoded, ModalityQuantizer, squared_error
+from macrec.quantizer import Encoded
 
-if TYPE_CHECKING:
-    from components.quantize.main import Config
+ROWS = 8192  # items encoded and decoded at once
+
+OnChunk = Callable[[Mapping[str, Encoded]], None]
 
 
-def usage(codes_NL: Tensor, codebook_size: int) -> dict[str, float]:
-    """How the codes are used, per level and together.
+class Evaluation(NamedTuple):
+    """The codes of all items and the figures of the stage."""
 
-    Per level l: `utilisation_l` (codes in use / M), `perplexity_l` (exp of the entropy, in codes),
-    `largest_bucket_l` (share of items in the fullest code). Of the full codes: `collision_rate`
-    ((items - distinct codes) / items, as published tables have it) and `shared_code_share` (items
-    that share their full code with another / items).
-    """
-    figures: dict[str, float] = {}
-    for level, codes_N in enumerate(codes_NL.cpu().T):
-        share_M = torch.bincount(codes_N, minlength=codebook_size).double() / len(codes_N)
-        entropy = -torch.special.xlogy(share_M, share_M).sum()
-        figures[f"utilisation_{level}"] = float((share_M > 0).double().mean())
-        figures[f"perplexity_{level}"] = math.exp(float(entropy))
-        figures[f"largest_bucket_{level}"] = float(share_M.max())
-    sizes = torch.unique(codes_NL.cpu(), dim=0, return_counts=True)[1]
-    figures["collision_rate"] = 1 - len(sizes) / len(codes_NL)
-    figures["shared_code_share"] = float(sizes[sizes > 1].sum()) / len(codes_NL)
-    return figures
+    codes: dict[str, np.ndarray]
+    """int32 [N, L] by modality, -1 for an item without the vector"""
+    figures: dict[str, float]
 
 
 @torch.no_grad()
 def evaluate(
-    trained: Trained, data: Modality, name: str, config: "Config"
-) -> tuple[Encoded, dict[str, float]]:
-    """Latents and codes of all rows, on the CPU, and the figures of those present.
+    trained: Trained, catalogue: Catalogue, config: Config, on_chunk: OnChunk = lambda _: None
+) -> Evaluation:
+    """Encodes every item with the model of the last epoch and measures the codes.
 
-    The latents and codes of missing rows mean nothing. Raises UserError if a codebook collapsed.
+    `text_unexplained_variance_l` is the squared error of the vectors decoded from the codes up to
+    level l, over the variance of the vectors: 1 says nothing, 0 says all.
+
+    Args:
+        trained: the model and its history.
+        catalogue: the vectors; they may lie in a memory-mapped file.
+        config: with every size filled in.
+        on_chunk: gets the latents and codes chunk by chunk, in the order of the items.
+
+    Raises:
+        UserError: a codebook collapsed (`min_perplexity_share`).
     """
-    modality: ModalityQuantizer = getattr(trained.model, name)
-    encoded = modality.encode(data.embedding_NE)
-    figures = usage(encoded.codes_NL[data.present_N], config.codebook_size)
-    _check_perplexity(figures, name, config)
-    errors = 0.0
-    for rows_B in data.present_N.nonzero()[:, 0].split(CHUNK):
-        batch = data.take(rows_B, modality.mean_E.device)
-        done = forward(modality, batch)
-        decoded_BE = modality.decoder(done.quantized.codeword_sum_BD)
-        error = squared_error(decoded_BE, done.normalized_BE, batch.present_N, "mean")
-        errors += float(error) * len(rows_B)
-    figures["items"] = float(data.present_N.sum())
-    figures["unexplained_variance"] = errors / figures["items"]
-    figures["anchors_with_positive"] = trained.history[-1][f"{name}_anchors_with_positive"]
-    return Encoded(*(t.cpu() for t in encoded)), {f"{name}_{k}": v for k, v in figures.items()}
+    model = trained.model
+    present = {name: data.present_N for name, data in catalogue.items()}
+    vectors = {name: data.embedding_NE for name, data in catalogue.items()}
+    codes: dict[str, list[np.ndarray]] = {name: [] for name in catalogue}
+    errors_L = {name: np.zeros(config.levels) for name in catalogue}
+    start = 0
+    for chunk in model.encode_chunks(vectors, present, ROWS):
+        on_chunk(chunk)
+        stop = start + len(next(iter(chunk.values())).codes_NL)
+        for name, encoded in chunk.items():
+            rows_B = present[name][start:stop]
+            codes_BL = encoded.codes_NL.cpu().numpy().astype(np.int32)
+            codes[name].append(np.where(rows_B.cpu().numpy()[:, None], codes_BL, -1))
+            kept_B = rows_B.to(encoded.codes_NL.device)
+            part = model.modality(name)
+            target_BE = part.normalize(vectors[name][start:stop])[kept_B]
+            sum_BD = torch.zeros_like(encoded.latents_ND[kept_B])
+            for level, codes_B in enumerate(encoded.codes_NL[kept_B].T):
+                sum_BD = sum_BD + part.codebooks[level][codes_B]
+                error_BE = (part.decoder(sum_BD) - target_BE).square()
+                errors_L[name][level] += float(error_BE.mean(1).double().sum())
+        start = stop
+    joined = {name: np.concatenate(parts) for name, parts in codes.items()}
+    counts = {name: int(rows_N.sum()) for name, rows_N in present.items()}
+    figures = measure_tokenizer(
+        joined,
+        config.codebook_size,
+        {name: vectors_NE.cpu().numpy() for name, vectors_NE in vectors.items()},
+        {name: (errors_L[name] / counts[name]).tolist() for name in catalogue},
+    )
+    for name in catalogue:
+        figures[f"{name}_items"] = float(counts[name])
+        share = f"{name}_anchors_with_positive"
+        if trained.history and share in trained.history[-1]:
+            figures[share] = trained.history[-1][share]
+    _check_perplexity(figures, config, items(catalogue))
+    return Evaluation(joined, figures)
 
 
-def _check_perplexity(figures: dict[str, float], name: str, config: "Config") -> None:
+def _check_perplexity(figures: Mapping[str, float], config: Config, count: int) -> None:
     floor = config.min_perplexity_share * config.codebook_size
     low = [
-        f"level {level}: perplexity {figures[f'perplexity_{level}']:.1f}, fullest code "
-        f"{figures[f'largest_bucket_{level}']:.1%} of the items"
+        f"{name} level {level}: perplexity {figures[f'{name}_perplexity_{level}']:.1f}, fullest "
+        f"code {figures[f'{name}_largest_bucket_{level}']:.1%} of the items"
+        for name in ("text", "image")
         for level in range(config.levels)
-        if figures[f"perplexity_{level}"] < floor
+        if figures.get(f"{name}_perplexity_{level}", floor) < floor
     ]
     check(
         not low,
-        f"quantize: the {name} codebooks collapsed ({'; '.join(low)}); the floor is {floor:.1f} of "
-        f"{config.codebook_size} codewords. Use quantizer_codebook_update=refit, lower "
-        "quantizer_contrastive_weights, or lower quantizer_min_perplexity_share.",
+        f"quantize: codebooks collapsed ({'; '.join(low)}); the floor is {floor:.1f} of "
+        f"{config.codebook_size} codewords for {count:,} items. Use "
+        "quantizer_codebook_update=refit, lower quantizer_contrastive_weights, or lower "
+        "quantizer_min_perplexity_share.",
     )

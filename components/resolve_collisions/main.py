@@ -124,7 +124,7 @@ def _resolve(
 
 
 def _metrics(modality: str, codes_NL: np.ndarray, resolved: "Resolved") -> stage.Metrics:
-    from macrec.semantic_ids import collision_rate, group_sizes
+    from macrec.code_measures import collision_rate, group_sizes
 
     moved = resolved.moved_level >= 0
     figures = {

@@ -62,7 +62,11 @@ def codes_column(codes_NL: np.ndarray) -> pa.Array:
 
 
 def vector_column(matrix_ND: np.ndarray, valid_N: np.ndarray) -> pa.Array:
-    """A float32 matrix as a fixed-size-list column; rows not valid become null."""
-    values = pa.array(np.ascontiguousarray(matrix_ND, np.float32).ravel())
+    """A matrix as a fixed-size-list column of float32; rows not valid become null.
+
+    A float16 matrix gives a column of float16.
+    """
+    dtype = np.float16 if matrix_ND.dtype == np.float16 else np.float32
+    values = pa.array(np.ascontiguousarray(matrix_ND, dtype).ravel())
     mask = pa.array(~np.asarray(valid_N, bool))
     return pa.FixedSizeListArray.from_arrays(values, matrix_ND.shape[1], mask=mask)

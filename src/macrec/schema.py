@@ -73,27 +73,30 @@ PREDICTIONS = pa.schema(
 )
 
 
-def embeddings(dim: int) -> pa.Schema:
-    """Schema of text_embeddings and image_embeddings with `dim` components."""
+def embeddings(dim: int, kind: pa.DataType | None = None) -> pa.Schema:
+    """Schema of text_embeddings and image_embeddings; components are float32, or float16."""
     return pa.schema(
         [
             _ITEM_INDEX,
             _field(
-                "embedding", pa.list_(pa.float32(), dim), "vector; null if absent", nullable=True
+                "embedding",
+                pa.list_(kind or pa.float32(), dim),
+                "vector; null if absent",
+                nullable=True,
             ),
             _field("status", pa.string(), "ok, missing, or the reason why there is no vector"),
         ]
     )
 
 
-def latents(dim: int) -> pa.Schema:
-    """Schema of the quantizer's latents with `dim` components, and the codes before resolution."""
-    vector = pa.list_(pa.float32(), dim)
+def latents(text_dim: int, image_dim: int) -> pa.Schema:
+    """Schema of the quantizer's latents and of the codes before resolution."""
+    text, image = (pa.list_(pa.float32(), dim) for dim in (text_dim, image_dim))
     return pa.schema(
         [
             _ITEM_INDEX,
-            _field("text_latent", vector, "encoder output; null without text", nullable=True),
-            _field("image_latent", vector, "encoder output; null without picture", nullable=True),
+            _field("text_latent", text, "encoder output; null without text", nullable=True),
+            _field("image_latent", image, "encoder output; null without picture", nullable=True),
             _field("text_codes", _CODES, "one code per level; null without text", nullable=True),
             _field(
                 "image_codes", _CODES, "one code per level; null without picture", nullable=True

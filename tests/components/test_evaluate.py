@@ -110,7 +110,7 @@ def make_inputs(path, lists, recommender, images=None, image_uri=lambda item: No
         ),
         latents=dataset(
             path / "latents",
-            schema.latents(2),
+            schema.latents(2, 2),
             [index, *vectors, codes_column(before_NL), codes[1]],
         ),
         quantizer=folder(path / "quantizer", QUANTIZER_HISTORY),
@@ -243,18 +243,33 @@ def test_report_shows_systems_curves_examples_and_pictures(evaluated):
         assert max(Image.open(io.BytesIO(base64.b64decode(encoded))).size) == 96
 
 
-def test_no_pictures_at_all(tmp_path, lists, recommender):
-    bare = Recommender(
-        recommender.model,
-        VOCABULARY,
-        recommender.text_codes_NL,
-        np.full_like(recommender.image_codes_NL, -1),
-        4,
-    )
-    metrics, predictions, page = run(tmp_path, make_inputs(tmp_path, lists, bare))
-    assert metrics["image_hr_20"] == 0
-    assert metrics["fused_ndcg_10"] == metrics["text_ndcg_10"]
-    assert {len(p["items"]) for p in predictions if p["system"] == "image"} == {0}
+@pytest.mark.parametrize(
+    ("present", "absent", "side"), [("text", "image", "text"), ("image", "text", "pictures")]
+)
+def test_one_modality_alone_has_its_systems_and_no_other(
+    tmp_path, lists, recommender, present, absent, side
+):
+    codes = {"text": recommender.text_codes_NL, "image": recommender.text_codes_NL[::-1].copy()}
+    codes[absent] = np.full_like(codes[absent], -1)
+    alone = Recommender(recommender.model, VOCABULARY, codes["text"], codes["image"], 4)
+    inputs = make_inputs(tmp_path, lists, alone)
+    metrics, predictions, page = run(tmp_path, inputs, published_fusion=True)
+    systems = {n.removesuffix("_hr_10") for n in metrics if n.endswith("_hr_10")}
+    assert systems == {"popular", present, "random"}
+    assert "fusion_weight" not in metrics
+    assert {p["system"] for p in predictions} == {present}
+    ranked = rank_users(alone, [np.array(i[:-1]) for i in lists if len(i) > 1], beams=ITEMS)
+    expected = getattr(ranked, f"{present}_items_UK").tolist()
+    assert [p["items"] for p in predictions] == expected
+    summary = (tmp_path / "summary.md").read_text()
+    for shown in (page, summary):
+        assert f"Generative recommendation from {side} alone" in shown
+        assert f"No item has {absent} codes" in shown
+        assert f"No {absent} codes in this run." in shown
+        assert "Fused" not in shown and "fusion weight" not in shown
+        assert f"Items with {absent} codes" not in shown
+        assert f"HR@10, {present} only" in shown.replace("\\", "")
+    assert f"Validation NDCG@10, {present} |" in summary
     assert "data:image" not in page
 
 

@@ -8,14 +8,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from components.quantize import codebooks, evaluation, training
+from components.quantize import codebooks, evaluation, losses, sizes, training
 from components.quantize import main as stage
-from components.quantize.training import Catalogue, Modality
+from components.quantize.data import Modality
 from macrec import schema
 from macrec.arrays import codes_matrix, vector_column
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.errors import UserError
-from macrec.rqvae import CrossModalQuantizer, QuantizerSpec, load_quantizer, nearest_codes
+from macrec.quantization import nearest_codes
+from macrec.quantizer import CrossModalQuantizer, QuantizerSpec, load_quantizer
 from tests.artifacts import dataset
 
 CPU = torch.device("cpu")
@@ -44,19 +45,27 @@ def planted(items=90, seed=0):
         vectors = (centres + 0.1 * rng.normal(size=centres.shape)).astype(np.float32)
         return Modality(torch.from_numpy(vectors), torch.ones(items).bool(), label_N.clone())
 
-    return Catalogue(modality(10), modality(7))
+    return {"text": modality(10), "image": modality(7)}
 
 
 def without_images(catalogue, *rows):
-    present_N = catalogue.image.present_N.clone()
-    label_N = catalogue.image.label_N.clone()
+    image = catalogue["image"]
+    present_N, label_N = image.present_N.clone(), image.label_N.clone()
     present_N[list(rows)], label_N[list(rows)] = False, -1
-    image = catalogue.image._replace(present_N=present_N, label_N=label_N)
-    return catalogue._replace(image=image)
+    return catalogue | {"image": image._replace(present_N=present_N, label_N=label_N)}
 
 
 def quantizer(catalogue, config=SMALL):
     return training._Trainer(catalogue, config, CPU).model
+
+
+def terms_of(model, batch, config):
+    passes = training.forward(model, batch, config)
+    pairs = {
+        name: losses.find_pairs(training.other_labels(batch, name), config.contrastive_positives)
+        for name in batch
+    }
+    return training.loss_terms(model, torch.nn.ModuleDict(), passes, pairs, config)
 
 
 def state(config, catalogue=None):
@@ -65,7 +74,9 @@ def state(config, catalogue=None):
 
 
 def same(one, other):
-    return all(one[n].shape == other[n].shape and torch.equal(one[n], other[n]) for n in one)
+    return one.keys() == other.keys() and all(
+        one[n].shape == other[n].shape and torch.equal(one[n], other[n]) for n in one
+    )
 
 
 # ---------------------------------------------------------------- losses of a batch
@@ -75,9 +86,9 @@ def test_positives_come_from_the_labels_of_the_other_modality():
     catalogue = planted()
     config = replace(SMALL, contrastive_weights=(1.0, 1.0, 1.0), align_weight=0.0)
     model = quantizer(catalogue, config)
-    before = training.loss_terms(model, catalogue, config)
-    other = catalogue.text._replace(label_N=catalogue.text.label_N.roll(1) // 2)
-    after = training.loss_terms(model, catalogue._replace(text=other), config)
+    before = terms_of(model, catalogue, config)
+    other = catalogue["text"]._replace(label_N=catalogue["text"].label_N.roll(1) // 2)
+    after = terms_of(model, catalogue | {"text": other}, config)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"image_contrastive_{level}" for level in range(3)}
 
@@ -89,11 +100,11 @@ def test_what_stands_in_a_missing_row_influences_nothing(align):
     model = quantizer(catalogue, config)
     results = []
     for garbage in (0.0, 1e6, float("nan")):
-        vectors = catalogue.image.embedding_NE.clone()
+        vectors = catalogue["image"].embedding_NE.clone()
         vectors[[0, 17]] = garbage
-        changed = catalogue._replace(image=catalogue.image._replace(embedding_NE=vectors))
+        changed = catalogue | {"image": catalogue["image"]._replace(embedding_NE=vectors)}
         model.zero_grad()
-        terms = training.loss_terms(model, changed, config)
+        terms = terms_of(model, changed, config)
         torch.stack(list(terms.values())).sum().backward()
         results.append([*terms.values(), *(p.grad.clone() for p in model.parameters())])
     for other in results[1:]:
@@ -104,9 +115,9 @@ def test_an_item_without_picture_is_as_if_only_its_text_were_there():
     catalogue = planted()
     config = replace(SMALL, contrastive_weights=(0.5, 0.5, 0.5))
     model = quantizer(catalogue, config)
-    masked = training.loss_terms(model, without_images(catalogue, *range(60, 90)), config)
-    first = Catalogue(*(data.take(torch.arange(60), CPU) for data in catalogue))
-    alone = training.loss_terms(model, first, config)
+    masked = terms_of(model, without_images(catalogue, *range(60, 90)), config)
+    first = {name: data.take(torch.arange(60), CPU) for name, data in catalogue.items()}
+    alone = terms_of(model, first, config)
     for term in masked:
         if term not in ("text_reconstruction", "text_rq"):
             torch.testing.assert_close(masked[term], alone[term])
@@ -118,8 +129,8 @@ def test_an_item_without_picture_is_as_if_only_its_text_were_there():
 )
 def test_a_short_tuple_of_weights_belongs_to_the_last_levels(given, expected):
     config = replace(SMALL, contrastive_weights=given)
-    assert training.level_weights(config) == expected
-    weights = training.term_weights(config)
+    assert config.per_level(given) == expected
+    weights = training.term_weights(config, ("text", "image"))
     assert [weights.get(f"text_contrastive_{n}", 0) for n in range(3)] == list(expected)
 
 
@@ -128,27 +139,69 @@ def test_share_of_anchors_with_a_positive():
     image = Modality(
         torch.zeros(5, 2), torch.tensor([1, 1, 1, 1, 0]).bool(), torch.tensor([7, 7, 7, 8, -1])
     )
+    batch = {"text": text, "image": image}
     # Text anchors go by image labels: 0, 1, 2 have one, 3 has none, 4 is no anchor.
-    assert training.positive_share(Catalogue(text, image)).tolist() == [[3, 4], [2, 4]]
+    for name, expected in (("text", [3, 4]), ("image", [2, 4])):
+        pairs = losses.find_pairs(training.other_labels(batch, name))
+        assert pairs.count_anchors().tolist() == expected
 
 
 # ---------------------------------------------------------------- training
 
 
 CHANGES = {
-    "codebook_size": 6, "levels": 2, "latent_dim": 3, "projection": 5, "hidden": (9,), "epochs": 2,
-    "batch_size": 20, "learning_rate": 2e-3, "weight_decay": 0.1, "squared_error": "sum",
-    "commitment": 0.5, "contrastive_weights": (0.5,), "align_weight": 0.7,
-    "align_gradient": "codebooks", "temperature": 0.2, "codebook_update": "gradient",
-    "refit_every": 1, "seed": 1,
+    "tokenizer": "rqkmeans", "modalities": None, "codebook_size": 6,
+    "levels": {"levels": 2, "contrastive_weights": (0.1, 0.1)},
+    "shared_levels": 1, "fsq_levels": {"tokenizer": "fsq", "fsq_levels": (3, 3)},
+    "latent_dim": 3, "projection": 5, "hidden": (9,), "epochs": 2, "batch_size": 20,
+    "learning_rate": 2e-3, "weight_decay": 0.1, "squared_error": "sum", "rq_weight": 0.5,
+    "commitment": 0.5, "gradient_estimator": "rotation", "contrastive_weights": (0.5,),
+    "contrastive_positives": "one", "contrastive_side": "text", "residual_gradient": "cancelled",
+    "align_weight": 0.7, "align_gradient": "codebooks", "align_levels": 1, "align_head": 3,
+    "temperature": 0.2, "codebook_init": {"codebook_init": "normal", "codebook_update": "gradient"},
+    "codebook_update": "gradient", "refit_every": 1,
+    "ema_decay": {"codebook_update": "ema", "ema_decay": 0.5},
+    "reseed_dead": {"codebook_update": "ema", "reseed_dead": False},
+    "sinkhorn_epsilons": (0.1,), "sinkhorn_iterations": {"sinkhorn_epsilons": (0.1,),
+    "sinkhorn_iterations": 1}, "min_perplexity_share": None, "seed": 1,
 }  # fmt: skip
+BASES = {
+    "fsq_levels": {"tokenizer": "fsq", "fsq_levels": (2, 4)},
+    "codebook_init": {"codebook_update": "gradient"},
+    "ema_decay": {"codebook_update": "ema"},
+    "reseed_dead": {"codebook_update": "ema"},
+    "sinkhorn_iterations": {"sinkhorn_epsilons": (0.1,)},
+}
 
 
-def test_every_setting_changes_the_model():
-    base = state(SMALL)
-    assert set(CHANGES) | {"min_perplexity_share"} == set(vars(SMALL))
-    unchanged = [n for n, v in CHANGES.items() if same(base, state(replace(SMALL, **{n: v})))]
-    assert unchanged == []
+@pytest.mark.parametrize("setting", [name for name, value in CHANGES.items() if value is not None])
+def test_every_setting_changes_the_model(setting):
+    """`modalities` and `min_perplexity_share` have tests of their own, on the stage."""
+    live = replace(SMALL, contrastive_weights=(0.1, 0.1, 0.1), reseed_dead=True)
+    catalogue = clumped() if setting == "reseed_dead" else planted()
+    value = CHANGES[setting]
+    changes = value if isinstance(value, dict) else {setting: value}
+    base, changed = (
+        state(resolved(replace(live, **settings)), catalogue)
+        for settings in (BASES.get(setting, {}), changes)
+    )
+    assert not same(base, changed)
+
+
+def test_every_setting_is_tried():
+    assert set(CHANGES) == set(vars(SMALL))
+
+
+def clumped():
+    """All items but a few sit in one place, so that codewords die."""
+    catalogue = planted()
+    for data in catalogue.values():
+        data.embedding_NE[8:] = data.embedding_NE[8] + 0.001 * data.embedding_NE[8:]
+    return catalogue
+
+
+def resolved(config):
+    return sizes.settle(config, sizes.choose(config, {"text": 90}))
 
 
 def test_the_same_seed_gives_the_same_model():
@@ -162,12 +215,12 @@ def test_the_first_level_separates_planted_groups(update):
         SMALL, codebook_size=GROUPS, epochs=30, learning_rate=0.02, codebook_update=update
     )
     trained = training.train(catalogue, config, CPU)
-    for name, data in zip(("text", "image"), catalogue, strict=True):
-        encoded, figures = evaluation.evaluate(trained, data, name, config)
-        first = encoded.codes_NL[:, 0].reshape(-1, GROUPS)
-        assert (first == first[0]).all() and len(first[0].unique()) == GROUPS
+    codes, figures = evaluation.evaluate(trained, catalogue, config)
+    for name in catalogue:
+        first = codes[name][:, 0].reshape(-1, GROUPS)
+        assert (first == first[0]).all() and len(set(first[0])) == GROUPS
         assert figures[f"{name}_perplexity_0"] == pytest.approx(GROUPS)
-        assert figures[f"{name}_unexplained_variance"] < 0.2
+        assert figures[f"{name}_unexplained_variance_2"] < 0.2
         assert figures[f"{name}_anchors_with_positive"] == 1.0
     for term in ("text_reconstruction", "image_reconstruction"):
         assert trained.history[-1][term] < trained.history[0][term] / 3
@@ -176,7 +229,9 @@ def test_the_first_level_separates_planted_groups(update):
 def test_refitted_codewords_are_the_means_of_the_true_residuals_of_all_items():
     catalogue = planted()
     model = training.train(catalogue, SMALL, CPU).model
-    residual_ND = model.text.encode(catalogue.text.embedding_NE).latents_ND
+    vectors = {name: data.embedding_NE for name, data in catalogue.items()}
+    present = {name: data.present_N for name, data in catalogue.items()}
+    residual_ND = model.encode(vectors, present)["text"].latents_ND
     for codebook_MD in model.text.codebooks:
         codes_N = nearest_codes(residual_ND, codebook_MD)
         for code in codes_N.unique():
@@ -199,9 +254,9 @@ def test_fewer_vectors_than_codewords():
 @pytest.mark.parametrize("value", [1.0, float("inf")])
 def test_vectors_without_variance_or_not_finite_are_refused(value):
     catalogue = planted()
-    text = catalogue.text._replace(embedding_NE=torch.full((90, 10), value))
+    text = catalogue["text"]._replace(embedding_NE=torch.full((90, 10), value))
     with pytest.raises(UserError, match=r"text_embeddings: the 90 vectors"):
-        training.train(catalogue._replace(text=text), SMALL, CPU)
+        training.train(catalogue | {"text": text}, SMALL, CPU)
 
 
 # ---------------------------------------------------------------- codebooks and their use
@@ -223,21 +278,18 @@ def test_an_empty_centre_takes_the_farthest_item(monkeypatch):
 
 
 def test_dead_codewords_are_reseeded_and_live_ones_stay():
-    books = torch.nn.ParameterList([torch.tensor([[0.0], [100.0]]), torch.tensor([[0.0], [0.5]])])
-    assert codebooks.reseed_dead(books, torch.tensor([[0.0], [0.5], [9.0]])) == 1
-    assert [book[:, 0].tolist() for book in books] == [[0.0, 9.0], [0.0, 0.5]]
-
-
-def test_usage_by_hand():
-    codes_NL = torch.tensor([[0, 0], [0, 0], [1, 2], [1, 3]])
-    figures = evaluation.usage(codes_NL, 4)
-    assert figures == pytest.approx(
-        {
-            "utilisation_0": 0.5, "perplexity_0": 2.0, "largest_bucket_0": 0.5,
-            "utilisation_1": 0.75, "perplexity_1": 2 * 2**0.5, "largest_bucket_1": 0.5,
-            "collision_rate": 0.25, "shared_code_share": 0.5,
-        }
-    )  # fmt: skip
+    spec = QuantizerSpec(
+        text_dim=1, image_dim=0, latent_dim=1, hidden=(), levels=2, codebook_size=2
+    )
+    model = CrossModalQuantizer(spec)
+    with torch.no_grad():
+        model.text.codebooks[0].copy_(torch.tensor([[0.0], [100.0]]))
+        model.text.codebooks[1].copy_(torch.tensor([[0.0], [0.5]]))
+    latents = {"text": torch.tensor([[0.0], [0.5], [9.0]])}
+    moved = codebooks.reseed_dead(model, latents, {"text": torch.ones(3).bool()})
+    assert moved == {"text": 1}
+    books = [book[:, 0].tolist() for book in model.text.codebooks]
+    assert books == [[0.0, 9.0], [0.0, 0.5]]
 
 
 def test_a_collapsed_codebook_fails_the_run():
@@ -246,22 +298,22 @@ def test_a_collapsed_codebook_fails_the_run():
     model = CrossModalQuantizer(spec)
     with torch.no_grad():
         model.text.codebooks[1][1:] += 1000
-    trained = training.Trained(model, [{"text_anchors_with_positive": 1.0}])
+    trained = training.Trained(model, [])
     config = replace(SMALL, min_perplexity_share=0.15)
-    with pytest.raises(UserError, match=r"text .*level 1: perplexity 1\.0, .*100\.0% .*1\.2 of 8"):
-        evaluation.evaluate(trained, catalogue.text, "text", config)
+    with pytest.raises(UserError, match=r"text level 1: perplexity 1\.0, .*100\.0% .*1\.2 of 8"):
+        evaluation.evaluate(trained, catalogue, config)
     off = replace(config, min_perplexity_share=0.0)
-    assert evaluation.evaluate(trained, catalogue.text, "text", off)[1]["text_perplexity_1"] == 1.0
+    assert evaluation.evaluate(trained, catalogue, off).figures["text_perplexity_1"] == 1.0
 
 
 # ---------------------------------------------------------------- the stage
 
 
 def make_inputs(path, catalogue):
-    index = np.arange(len(catalogue.text.present_N), dtype=np.int32)
+    index = np.arange(len(catalogue["text"].present_N), dtype=np.int32)
     given = {}
     labels = []
-    for name, data in zip(("text", "image"), catalogue, strict=True):
+    for name, data in catalogue.items():
         present_N = data.present_N.numpy()
         status = np.where(present_N, "ok", "missing").tolist()
         columns = [index, vector_column(data.embedding_NE.numpy(), present_N), status]
@@ -287,17 +339,18 @@ def run(path, inputs, config=SMALL, **execution):
 def test_the_stage_writes_codes_that_its_quantizer_repeats(tmp_path):
     catalogue = without_images(planted(), 3, 4)
     latents, folder, metrics = run(tmp_path, make_inputs(tmp_path, catalogue))
-    assert latents.schema.equals(schema.latents(4)) and latents.rows == 90
+    assert latents.schema.equals(schema.latents(4, 4)) and latents.rows == 90
     rows = latents.table().to_pylist()
     assert [r["item_index"] for r in rows] == list(range(90))
     missing = [r["item_index"] for r in rows if r["image_codes"] is None]
     assert missing == [3, 4] == [r["item_index"] for r in rows if r["image_latent"] is None]
     assert not any(r["text_codes"] is None or r["text_latent"] is None for r in rows)
     model = load_quantizer(folder)
-    present = catalogue.image.present_N
-    again = model.image.encode(catalogue.image.embedding_NE[present])
-    codes_NL = codes_matrix(latents, "image_codes")
-    assert codes_NL[present.numpy()].tolist() == again.codes_NL.tolist()
+    present = {name: data.present_N for name, data in catalogue.items()}
+    again = model.encode({n: data.embedding_NE for n, data in catalogue.items()}, present)
+    for name, present_N in present.items():
+        codes_NL = codes_matrix(latents, f"{name}_codes")
+        assert codes_NL[present_N].tolist() == again[name].codes_NL[present_N].tolist()
     history = json.loads((folder / "history.json").read_text())
     assert [e["epoch"] for e in history["epochs"]] == [1, 2, 3]
     assert history["final"] == metrics
@@ -322,13 +375,13 @@ def test_inputs_of_two_catalogues_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"codebook_size": 0, "epochs": 0}, "codebook_size is below 1; epochs is below 1"),
+        ({"latent_dim": 0, "epochs": 0}, "latent_dim is below 1; epochs is below 1"),
         ({"codebook_size": 40_000}, "16 bits"),
         ({"temperature": 0.0}, "temperature is not above 0"),
         ({"learning_rate": float("nan")}, "learning_rate is not above 0"),
         ({"commitment": -0.1}, "commitment is negative"),
-        ({"contrastive_weights": (-1.0,)}, "negative weight"),
-        ({"contrastive_weights": (0.1,) * 5}, "more weights than there are levels, 4"),
+        ({"contrastive_weights": (-1.0,)}, "contrastive_weights has a negative"),
+        ({"contrastive_weights": (0.1,) * 5}, "more numbers than there are levels, 4"),
         ({"hidden": (0,)}, "hidden"),
         ({"batch_size": 1}, "negatives"),
         ({"min_perplexity_share": 2.0}, "min_perplexity_share"),

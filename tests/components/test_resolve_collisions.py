@@ -52,7 +52,7 @@ def make_inputs(path, catalogue, codebooks=CODEBOOKS):
     quantizer.commit({})
     return stage.Inputs(
         items=dataset(path / "items", schema.ITEMS, text),
-        latents=dataset(path / "latents", schema.latents(1), [index, *vectors, *codes]),
+        latents=dataset(path / "latents", schema.latents(1, 1), [index, *vectors, *codes]),
         quantizer=Artifact.open(quantizer.path),
     )
 

@@ -16,7 +16,7 @@ def test_embeddings_and_codes_survive_nulls(tmp_path, monkeypatch, limit):
     codes = np.array([[1, 2], [3, 4], [-1, -1], [5, 6]], np.int32)
     output = DatasetOutput(tmp_path / "x")
     output.prepare()
-    with output.dataset(schema.latents(3)) as out:
+    with output.dataset(schema.latents(3, 3)) as out:
         columns = {
             "item_index": pa.array(range(4), pa.int32()),
             "text_latent": arrays.vector_column(matrix, valid),

@@ -1,22 +1,25 @@
 """Codes: N items, L levels, M codewords, D latent dimension."""
 
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from macrec import semantic_ids
+from macrec import assignment, semantic_ids
+from macrec.code_measures import collision_rate
 from macrec.errors import UserError
-from macrec.semantic_ids import code_statistics, collision_rate, group_sizes, resolve_collisions
+from macrec.semantic_ids import moved_level, resolve_collisions
 
 
-def resolve(codes, latents, codebooks, ids=None):
+def resolve(codes, latents, codebooks, ids=None, fixed=None):
     codes_NL = np.array(codes, np.int32)
     latents_ND = np.array(latents, np.float32)
     ids = [f"item{k:03d}" for k in range(len(codes_NL))] if ids is None else ids
-    return resolve_collisions(codes_NL, latents_ND, np.array(codebooks, np.float32), ids)
+    fixed_N = None if fixed is None else np.array(fixed, bool)
+    return resolve_collisions(codes_NL, latents_ND, np.array(codebooks, np.float32), ids, fixed_N)
 
 
 def error(resolved_codes, latents_ND, codebooks_LMD):
@@ -37,6 +40,33 @@ def test_the_closest_keeps_its_code_and_the_other_takes_the_next_codeword():
 def test_identical_vectors_stay_apart_by_item_id():
     resolved = resolve([[0, 0]] * 2, [[0.2]] * 2, LINE, ids=["b", "a"])
     assert resolved.codes.tolist() == [[0, 1], [0, 0]]
+
+
+def test_identical_vectors_get_the_nearest_codes_in_the_order_of_their_ids():
+    line = [[[0.0], [3.0], [1.0], [2.0]]]
+    resolved = resolve([[0]] * 4, [[0.1]] * 4, line, ids=["d", "b", "a", "c"])
+    assert resolved.codes.ravel().tolist() == [1, 2, 0, 3]
+
+
+def test_a_fixed_item_keeps_its_code_from_a_closer_one():
+    resolved = resolve([[0, 0], [0, 0]], [[0.4], [0.1]], LINE, fixed=[True, False])
+    assert resolved.codes.tolist() == [[0, 0], [0, 1]]
+    assert resolved.moved_level.tolist() == [-1, 1]
+
+
+def test_fixed_items_with_one_code_are_refused():
+    with pytest.raises(UserError, match=r"2 of 3 items .* \(first: item000, item002\)"):
+        resolve([[0, 0], [0, 1], [0, 0]], [[0], [0], [0]], LINE, fixed=[True] * 3)
+
+
+def test_fixed_items_without_codes_do_not_collide():
+    resolved = resolve([[-1, -1]] * 2, [[np.nan]] * 2, LINE, fixed=[True] * 2)
+    assert resolved.codes.tolist() == [[-1, -1]] * 2
+
+
+def test_the_level_moved_is_the_first_that_differs():
+    before, after = np.array([[0, 1, 2], [0, 1, 2], [0, 1, 2]]), [[0, 1, 2], [0, 0, 0], [1, 1, 2]]
+    assert moved_level(before, np.array(after)).tolist() == [-1, 1, 0]
 
 
 def test_a_full_prefix_sends_its_farthest_item_to_another_one():
@@ -67,11 +97,12 @@ def test_overflow_past_a_full_level_changes_the_level_above_it():
     assert resolved.moved_level.tolist() == [-1, -1, -1, -1, 0]
 
 
-def test_the_smallest_distance_is_settled_first():
-    # Both losers want codeword 1 at 1.0; the one at 0.9 is nearer, the one at 0.6 takes 2 at 2.0.
-    line = [[[0.0], [1.0], [2.0], [50.0]]]
-    resolved = resolve([[0], [0], [0]], [[0.0], [0.6], [0.9]], line)
-    assert resolved.codes.tolist() == [[0], [2], [1]]
+@pytest.mark.parametrize(("bound", "codes"), [(64, [0, 1, 2]), (1, [0, 2, 1])])
+def test_the_sum_of_the_distances_counts_and_not_the_smallest_of_them(monkeypatch, bound, codes):
+    # The losers stand at 0.5 and 1.2, for codewords 1 and 9: 0.5 + 7.8 against 8.5 + 0.2.
+    monkeypatch.setattr(assignment, "LEAST_TOTAL_ITEMS", bound)
+    resolved = resolve([[0], [0], [0]], [[0.0], [0.5], [1.2]], [[[0.0], [1.0], [9.0]]])
+    assert resolved.codes.ravel().tolist() == codes
 
 
 def test_an_item_refused_elsewhere_displaces_one_that_is_farther():
@@ -143,12 +174,21 @@ def catalogues(draw):
 
 
 @settings(deadline=None, max_examples=150)
-@given(catalogues(), st.integers(0, 2**32 - 1))
-def test_resolution_properties(catalogue, seed):
+@given(catalogues(), st.sampled_from([1, 64]), st.integers(0, 2**32 - 1))
+def test_resolution_properties(catalogue, bound, seed):
     codes_NL, latents_ND, codebooks_LMD, ids = catalogue
-    resolved = resolve_collisions(codes_NL, latents_ND, codebooks_LMD, ids)
+    with mock.patch.object(assignment, "LEAST_TOTAL_ITEMS", bound):
+        resolved = resolve_collisions(codes_NL, latents_ND, codebooks_LMD, ids)
+        again = resolve_collisions(resolved.codes, latents_ND, codebooks_LMD, ids)
+        order = np.random.default_rng(seed).permutation(len(ids))
+        shuffled = resolve_collisions(
+            codes_NL[order], latents_ND[order], codebooks_LMD, [ids[k] for k in order]
+        )
     assert len(set(map(tuple, resolved.codes.tolist()))) == len(codes_NL)
     assert ((resolved.codes >= 0) & (resolved.codes < codebooks_LMD.shape[1])).all()
+    assert (again.codes == resolved.codes).all()
+    assert (again.moved_level == -1).all()
+    assert (shuffled.codes == resolved.codes[order]).all()
 
     distances = error(codes_NL, latents_ND.astype(float), codebooks_LMD.astype(float))
     for code in set(map(tuple, codes_NL.tolist())):
@@ -160,31 +200,52 @@ def test_resolution_properties(catalogue, seed):
         assert (before[:level] == after[:level]).all() or level == -1
         assert (before != after).any() == (level >= 0)
 
-    again = resolve_collisions(resolved.codes, latents_ND, codebooks_LMD, ids)
-    assert (again.codes == resolved.codes).all()
-    assert (again.moved_level == -1).all()
 
-    order = np.random.default_rng(seed).permutation(len(ids))
-    shuffled = resolve_collisions(
-        codes_NL[order], latents_ND[order], codebooks_LMD, [ids[k] for k in order]
-    )
-    assert (shuffled.codes == resolved.codes[order]).all()
+@settings(deadline=None, max_examples=150)
+@given(catalogues(), st.integers(0, 2**32 - 1))
+def test_fixed_items_keep_their_codes_and_the_others_make_way(catalogue, seed):
+    codes_NL, latents_ND, codebooks_LMD, ids = catalogue
+    rng = np.random.default_rng(seed)
+    fixed_N = rng.random(len(ids)) < rng.choice([0.05, 0.3])
+    if len(np.unique(codes_NL[fixed_N], axis=0)) < fixed_N.sum():
+        with pytest.raises(UserError, match="share it with another"):
+            resolve_collisions(codes_NL, latents_ND, codebooks_LMD, ids, fixed_N)
+        return
+    resolved = resolve_collisions(codes_NL, latents_ND, codebooks_LMD, ids, fixed_N)
+    assert (resolved.moved_level[fixed_N] == -1).all()
+    assert collision_rate(resolved.codes) == 0
+    for code in set(map(tuple, codes_NL.tolist())):
+        assert (resolved.moved_level[(codes_NL == code).all(1)] == -1).sum() == 1
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 12))
-def test_one_level_is_the_greedy_matching(seed, items):
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6))
+def test_no_other_assignment_of_the_losers_is_shorter_in_all(seed, items):
     rng = np.random.default_rng(seed)
-    latents_ND, codebook_MD = rng.normal(size=(items, 3)), rng.normal(size=(12, 3))
+    latents_ND, codebook_MD = rng.normal(size=(items, 3)), rng.normal(size=(7, 3))
     distance = np.linalg.norm(latents_ND[:, None] - codebook_MD, axis=2)
-    expected = {int(distance[:, 0].argmin()): 0}
-    for item, codeword in sorted(np.ndindex(distance.shape), key=lambda pair: distance[pair]):
-        if item not in expected and codeword not in expected.values():
-            expected[item] = codeword
+    keeper = int(distance[:, 0].argmin())
+    losers = [k for k in range(items) if k != keeper]
+    shortest = min(
+        distance[losers, codes].sum()
+        for codes in map(list, itertools.permutations(range(1, 7), items - 1))
+    )
     resolved = resolve_collisions(
         np.zeros((items, 1), np.int32), latents_ND, codebook_MD[None], list(map(str, range(items)))
     )
-    assert resolved.codes[:, 0].tolist() == [expected[k] for k in range(items)]
+    assert distance[losers, resolved.codes[losers, 0]].sum() == pytest.approx(shortest)
+    assert resolved.codes[keeper, 0] == 0
+
+
+@pytest.mark.parametrize("cells", [1, 64, 1024])
+def test_the_size_of_the_chunks_changes_nothing(monkeypatch, cells):
+    rng = np.random.default_rng(3)
+    codes_NL, latents_ND = rng.integers(0, 3, (90, 2)), rng.normal(size=(90, 5))
+    codebooks_LMD = rng.normal(size=(2, 12, 5))
+    expected = resolve(codes_NL, latents_ND, codebooks_LMD)
+    monkeypatch.setattr(semantic_ids, "CACHE_CELLS", cells)
+    resolved = resolve(codes_NL, latents_ND, codebooks_LMD)
+    assert all(np.array_equal(a, b) for a, b in zip(expected, resolved, strict=True))
 
 
 @pytest.mark.parametrize("cells", [1, 64, 1024])
@@ -200,17 +261,3 @@ def test_ten_thousand_identical_items_get_ten_thousand_codes():
     rng = np.random.default_rng(2)
     resolved = resolve(np.zeros((10_000, 3)), np.ones((10_000, 4)), rng.normal(size=(3, 32, 4)))
     assert np.bincount(resolved.moved_level + 1).tolist() == [1, 10_000 - 1024, 1024 - 32, 31]
-
-
-def test_collision_rate_counts_the_items_that_must_move():
-    codes = np.array([[0, 1], [0, 1], [0, 1], [1, 0], [-1, -1], [-1, -1]])
-    assert collision_rate(codes) == 0.5
-    assert group_sizes(codes).tolist() == [0, 1, 0, 1]
-    assert collision_rate(codes[4:]) == 0
-
-
-def test_code_statistics():
-    even, skewed = code_statistics(np.array([[0, 3], [1, 3], [2, 3], [3, 0], [-1, -1]]), 8)
-    assert even == pytest.approx((0.5, 4.0, 0.25))
-    assert skewed == pytest.approx((0.25, 4 / 3**0.75, 0.75))
-    assert code_statistics(np.full((2, 1), -1), 8) == [(0.0, 0.0, 0.0)]

@@ -1,13 +1,12 @@
-import json
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from macrec import rqvae
-from macrec.errors import UserError
-from macrec.rqvae import CrossModalQuantizer, QuantizerSpec, load_quantizer, residual_quantize
+from components.quantize import losses
+from macrec import quantization
+from macrec.quantization import residual_quantize
+from macrec.quantizer import CrossModalQuantizer, QuantizerSpec
 
 # B batch, D latent size, L levels, M codebook size
 B, LEVELS = 12, 3
@@ -38,8 +37,8 @@ class Passes:
 
 
 def reconstruction(q, p):
-    decoded = q.text.decoder(rqvae.straight_through(p.text_z, p.text.codeword_sum_BD))
-    return rqvae.squared_error(decoded, p.text_x, EVERY, "mean")
+    decoded = q.text.decoder(quantization.straight_through(p.text_z, p.text.codeword_sum_BD))
+    return losses.squared_error(decoded, p.text_x, EVERY, "mean")
 
 
 def one_level_of_rq(level, commitment, codebook):
@@ -47,24 +46,29 @@ def one_level_of_rq(level, commitment, codebook):
         one = p.text._replace(
             residuals=[p.text.residuals[level]], codewords=[p.text.codewords[level]]
         )
-        total = rqvae.rq_loss(one, EVERY, 0.25, "mean")
-        without = rqvae.rq_loss(one, EVERY, 0.0, "mean")
+        total = losses.rq_loss(one, EVERY, 0.25, "mean")
+        without = losses.rq_loss(one, EVERY, 0.0, "mean")
         return (total - without) * commitment + without * codebook
 
     return loss
 
 
+def contrast(residual_BD, label_B, temperature, positives="all"):
+    pairs = losses.find_pairs(label_B, positives)
+    return losses.contrastive_loss(residual_BD, pairs, temperature)
+
+
 def contrastive(modality, level):
-    return lambda q, p: rqvae.contrastive_loss(getattr(p, modality).residuals[level], LABELS, 0.1)
+    return lambda q, p: contrast(getattr(p, modality).residuals[level], LABELS, 0.1)
 
 
 def align(gradient):
     def loss(q, p):
         views = (
-            rqvae.align_view(p.text_z, p.text, gradient),
-            rqvae.align_view(p.image_z, p.image, gradient),
+            losses.align_view(p.text_z, p.text, gradient, LEVELS),
+            losses.align_view(p.image_z, p.image, gradient, LEVELS),
         )
-        return rqvae.align_loss(*views, EVERY, 0.1)
+        return losses.align_loss(*views, EVERY, 0.1)
 
     return loss
 
@@ -73,7 +77,7 @@ ENCODERS = {"text.encoder", "image.encoder"}
 CODEBOOKS = {f"{m}.codebooks.{level}" for m in ("text", "image") for level in range(LEVELS)}
 REACHES = {
     "reconstruction": (reconstruction, {"text.encoder", "text.decoder"}),
-    "rq": (lambda q, p: rqvae.rq_loss(p.text, EVERY, 0.25, "mean"),
+    "rq": (lambda q, p: losses.rq_loss(p.text, EVERY, 0.25, "mean"),
            {"text.encoder", *(c for c in CODEBOOKS if c.startswith("text"))}),
     **{f"rq_codebook_{n}": (one_level_of_rq(n, 0, 1), {f"text.codebooks.{n}"})
        for n in range(LEVELS)},
@@ -120,7 +124,9 @@ def test_residual_quantization_of_a_known_point():
 
 
 def test_the_lowest_index_wins_a_tie():
-    assert rqvae.nearest_codes(torch.zeros(1, 1), torch.tensor([[1.0], [-1.0]])).tolist() == [0]
+    assert quantization.nearest_codes(
+        torch.zeros(1, 1), torch.tensor([[1.0], [-1.0]])
+    ).tolist() == [0]
 
 
 def test_rq_loss_is_summed_over_levels():
@@ -128,15 +134,15 @@ def test_rq_loss_is_summed_over_levels():
     codebooks = [torch.tensor([[0.5]]), torch.tensor([[0.25]])]
     quantized = residual_quantize(torch.tensor([[1.0], [1.0]]), codebooks)
     every = torch.ones(2, dtype=torch.bool)
-    assert float(rqvae.rq_loss(quantized, every, 0.0, "mean")) == pytest.approx(0.3125)
-    assert float(rqvae.rq_loss(quantized, every, 0.5, "mean")) == pytest.approx(0.3125 * 1.5)
+    assert float(losses.rq_loss(quantized, every, 0.0, "mean")) == pytest.approx(0.3125)
+    assert float(losses.rq_loss(quantized, every, 0.5, "mean")) == pytest.approx(0.3125 * 1.5)
 
 
 @pytest.mark.parametrize(("reduce", "expected"), [("mean", 2.5), ("sum", 5.0)])
 def test_squared_error_over_components_and_present_rows(reduce, expected):
     a = torch.tensor([[1.0, 2.0], [100.0, 100.0]])
     present = torch.tensor([True, False])
-    assert float(rqvae.squared_error(a, torch.zeros(2, 2), present, reduce)) == expected
+    assert float(losses.squared_error(a, torch.zeros(2, 2), present, reduce)) == expected
 
 
 RIGHT, UP, LEFT = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
@@ -164,7 +170,7 @@ RIGHT, UP, LEFT = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
 )
 def test_contrastive_loss_by_hand(residuals, labels, expected):
     residual_BD = torch.tensor(residuals, requires_grad=True)
-    loss = rqvae.contrastive_loss(residual_BD, torch.tensor(labels), 0.5)
+    loss = contrast(residual_BD, torch.tensor(labels), 0.5)
     assert float(loss.detach()) == pytest.approx(expected, abs=1e-6)
     loss.backward()
     assert residual_BD.grad.isfinite().all()
@@ -177,26 +183,26 @@ def test_alignment_by_hand_both_directions_and_without_the_missing():
     # Rows: (1, 1) and (0, 0); columns: (1, 0) and (1, 0); own: 1 and 0.
     rows = math.log(2)
     columns = (math.log(math.e + 1) - 1 + math.log(math.e + 1)) / 2
-    loss = float(rqvae.align_loss(a, b, present, 1.0))
+    loss = float(losses.align_loss(a, b, present, 1.0))
     assert loss == pytest.approx(rows + columns)
-    assert float(rqvae.align_loss(a, b, ~present & False, 1.0)) == 0.0
+    assert float(losses.align_loss(a, b, ~present & False, 1.0)) == 0.0
 
 
 def test_losses_do_not_overflow_at_a_small_temperature():
     residual = torch.tensor([RIGHT, LEFT, RIGHT])
-    loss = rqvae.contrastive_loss(residual, torch.tensor([0, 0, 1]), 1e-3)
+    loss = contrast(residual, torch.tensor([0, 0, 1]), 1e-3)
     assert float(loss) == pytest.approx((2000 + 0) / 2, abs=1.0)
     # exp of -log would be inf here.
-    assert rqvae.align_loss(residual, -residual, torch.ones(3).bool(), 1e-3).isfinite()
+    assert losses.align_loss(residual, -residual, torch.ones(3).bool(), 1e-3).isfinite()
 
 
 def test_gradients_agree_with_finite_differences():
     a, b = normal(6, 3).requires_grad_(), normal(6, 3, seed=1).requires_grad_()
     labels = torch.tensor([0, 0, 1, 1, 1, -1])
     present = torch.tensor([True, True, False, True, True, True])
-    assert torch.autograd.gradcheck(lambda x: rqvae.contrastive_loss(x, labels, 0.1), (a,))
-    assert torch.autograd.gradcheck(lambda x, y: rqvae.align_loss(x, y, present, 0.1), (a, b))
-    assert torch.autograd.gradcheck(lambda x, y: rqvae.squared_error(x, y, present, "sum"), (a, b))
+    assert torch.autograd.gradcheck(lambda x: contrast(x, labels, 0.1), (a,))
+    assert torch.autograd.gradcheck(lambda x, y: losses.align_loss(x, y, present, 0.1), (a, b))
+    assert torch.autograd.gradcheck(lambda x, y: losses.squared_error(x, y, present, "sum"), (a, b))
 
 
 def test_an_item_on_its_codeword_does_not_blow_the_gradient_up():
@@ -204,82 +210,12 @@ def test_an_item_on_its_codeword_does_not_blow_the_gradient_up():
     residual[0] *= 1e-9
     residual[1] = 0
     residual.requires_grad_()
-    rqvae.contrastive_loss(residual, torch.tensor([0, 0, 0, 1, 1, 1]), 0.1).backward()
+    contrast(residual, torch.tensor([0, 0, 0, 1, 1, 1]), 0.1).backward()
     assert float(residual.grad.abs().max()) < 100
 
 
 def test_positive_pairs_need_two_rows_and_a_label():
-    pairs = rqvae.positive_pairs(torch.tensor([5, -1, 5, 2, -1]))
-    assert pairs.nonzero().tolist() == [[0, 2], [2, 0]]
-
-
-def test_weights_follow_from_the_seed_and_leave_the_global_generator_alone():
-    before = torch.random.get_rng_state()
-    one, same, other = (CrossModalQuantizer(SPEC, seed).state_dict() for seed in (1, 1, 2))
-    assert torch.equal(before, torch.random.get_rng_state())
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["text.encoder.0.weight"], other["text.encoder.0.weight"])
-
-
-def test_the_shapes_of_the_paper():
-    spec = QuantizerSpec(text_dim=9, image_dim=9, projection=7, hidden=(6, 5), latent_dim=4)
-    text = CrossModalQuantizer(spec).text
-    layers = [
-        [m.out_features for m in part if isinstance(m, torch.nn.Linear)]
-        for part in (text.encoder, text.decoder)
-    ]
-    assert layers == [[7, 6, 5, 4], [5, 6, 7, 9]]
-    assert [type(m).__name__ for m in text.encoder][:2] == ["Linear", "Linear"]  # a linear map
-
-
-def test_encoding_does_not_depend_on_the_batch_size():
-    text = CrossModalQuantizer(SPEC).text
-    text.mean_E += 1
-    text.scale.fill_(2.0)
-    raw = normal(B, 7).float()
-    whole, batched = text.encode(raw), text.encode(raw, batch_size=5)
-    torch.testing.assert_close(whole.latents_ND, batched.latents_ND)
-    assert torch.equal(whole.codes_NL, batched.codes_NL)
-    torch.testing.assert_close(whole.latents_ND, text.encoder((raw - 1) / 2).detach())
-    assert F.mse_loss(text.normalize(raw), (raw - 1) / 2) == 0
-
-
-def test_save_and_load(tmp_path):
-    saved = CrossModalQuantizer(SPEC, seed=5)
-    saved.text.mean_E += 1.5
-    saved.image.scale.fill_(7.0)
-    saved.save(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "codebooks.safetensors", "config.json", "model.safetensors"
-    ]  # fmt: skip
-    loaded = load_quantizer(tmp_path)
-    assert loaded.spec == SPEC and not loaded.training
-    state = loaded.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in saved.state_dict().items())
-    assert torch.equal(loaded.text.encode(torch.ones(2, 7)).codes_NL,
-                       saved.text.encode(torch.ones(2, 7)).codes_NL)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda folder, config: (folder / "config.json").unlink(),
-        lambda folder, config: (folder / "config.json").write_text("{"),
-        lambda folder, config: (folder / "config.json").write_text("[]"),
-        lambda folder, config: (folder / "codebooks.safetensors").unlink(),
-        lambda folder, config: (folder / "model.safetensors").write_bytes(b"\x00" * 20),
-        lambda folder, config: rewrite(folder, config | {"format": "other"}),
-        lambda folder, config: rewrite(folder, config | {"levels": 2}),
-        lambda folder, config: rewrite(folder, config | {"unknown": 2}),
-        lambda folder, config: rewrite(folder, config | {"codebook_size": 10**12}),
-    ],
-)
-def test_a_torn_or_foreign_folder_is_refused(tmp_path, damage):
-    CrossModalQuantizer(SPEC).save(tmp_path)
-    damage(tmp_path, json.loads((tmp_path / "config.json").read_text()))
-    with pytest.raises(UserError, match=str(tmp_path)):
-        load_quantizer(tmp_path)
-
-
-def rewrite(folder, config):
-    (folder / "config.json").write_text(json.dumps(config))
+    pairs = losses.find_pairs(torch.tensor([5, -1, 5, 2, -1]))
+    found = torch.stack([pairs.anchor_Q, pairs.positive_Q], 1)
+    assert found.tolist() == [[0, 2], [2, 0]]
+    assert pairs.count_anchors().tolist() == [2, 3]

@@ -1,0 +1,101 @@
+"""Which item takes which codeword, where there is not room for all at the nearest.
+
+R items (rows), M codewords, G groups, C columns of a linear assignment.
+"""
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+LEAST_TOTAL_ITEMS = 64
+"""Up to so many items of a group the smallest total is found: 16 us an item, 100 us at 256."""
+
+
+def assign(distance_RM: Floats, group_R: Ints, room_GM: Ints) -> Ints:
+    """A codeword for each item, [R]; within a group no codeword takes more items than its room.
+
+    Up to LEAST_TOTAL_ITEMS items of a group get the codewords whose distances have the smallest
+    sum; in a larger one the pair of item and codeword at the smallest distance is settled first.
+    Items of equal distances get their codewords in the order of the rows, nearest first.
+
+    Args:
+        distance_RM: distance of each item to each codeword, finite.
+        group_R: group of each item, in 0..G-1.
+        room_GM: how many items each codeword may take in each group; in all at least its items.
+    """
+    distance_RM = np.where(room_GM[group_R] > 0, distance_RM, np.inf)
+    choice_R = distance_RM.argmin(1)
+    for group, rows in _contested(group_R, choice_R, room_GM):
+        small = len(rows) <= LEAST_TOTAL_ITEMS
+        settle = least_total if small else smallest_first
+        choice_R[rows] = settle(distance_RM[rows], room_GM[group])
+    return choice_R
+
+
+def _contested(group_R: Ints, choice_R: Ints, room_GM: Ints) -> list[tuple[int, Ints]]:
+    """The groups in which a codeword is the nearest of more items than it has room for."""
+    groups, size = room_GM.shape
+    wanted_GM = np.bincount(group_R * size + choice_R, minlength=groups * size)
+    contested_G = np.any(wanted_GM.reshape(groups, size) > room_GM, axis=1)
+    rows = np.flatnonzero(contested_G[group_R])
+    rows = rows[np.argsort(group_R[rows], kind="stable")]
+    found, starts = np.unique(group_R[rows], return_index=True)
+    edges = [*starts.tolist(), len(rows)]
+    parts = [rows[start:stop] for start, stop in itertools.pairwise(edges)]
+    return list(zip(found.tolist(), parts, strict=True))
+
+
+def least_total(distance_RM: Floats, room_M: Ints) -> Ints:
+    """The codewords whose distances have the smallest sum; infinite where there is no room."""
+    from scipy.optimize import linear_sum_assignment
+
+    items, size = distance_RM.shape
+    near_RC = distance_RM.argpartition(min(items, size) - 1, 1)[:, :items]
+    order_RC = np.take_along_axis(distance_RM, near_RC, 1).argsort(1)
+    near_RC = np.take_along_axis(near_RC, order_RC, 1)
+    room_RC = room_M[near_RC]
+    # Of its `items` nearest places the other items leave one to each: no other can be needed.
+    copies_M = np.zeros(size, np.int64)
+    useful = near_RC[room_RC.cumsum(1) - room_RC < items]
+    copies_M[useful] = np.minimum(room_M[useful], items)
+    column_C = np.repeat(np.arange(size), copies_M)
+    cost_RC = distance_RM[:, column_C]
+    choice_R = column_C[linear_sum_assignment(cost_RC)[1]]
+    # Equal rows may be exchanged at no cost: the first of them gets the nearest.
+    first: dict[bytes, int] = {}
+    kind_R = np.array([first.setdefault(row.tobytes(), k) for k, row in enumerate(cost_RC)])
+    by_row = np.argsort(kind_R, kind="stable")
+    by_place = np.lexsort((choice_R, distance_RM[np.arange(items), choice_R], kind_R))
+    settled_R = np.empty_like(choice_R)
+    settled_R[by_row] = choice_R[by_place]
+    return settled_R
+
+
+def smallest_first(distance_RM: Floats, room_M: Ints) -> Ints:
+    """The outcome of settling the pairs of item and codeword from the smallest distance up.
+
+    Found by deferred acceptance: an item asks for its nearest codeword that has not refused it,
+    and a codeword keeps the nearest that ask. Both sides rank by one distance.
+    """
+    distance_RM = distance_RM.copy()
+    choice_R = distance_RM.argmin(1)
+    index_R = np.arange(len(choice_R))
+    while True:
+        order = np.lexsort((distance_RM[index_R, choice_R], choice_R))  # stable: ties go by row
+        refused_R = np.empty(len(choice_R), bool)
+        refused_R[order] = rank_in_run(choice_R[order]) >= room_M[choice_R[order]]
+        if not refused_R.any():
+            return choice_R
+        distance_RM[refused_R, choice_R[refused_R]] = np.inf
+        choice_R[refused_R] = distance_RM[refused_R].argmin(1)
+
+
+def rank_in_run(keys_R: Ints) -> Ints:
+    """Position of each row within its run of equal keys, from 0."""
+    index_R = np.arange(len(keys_R))
+    starts = np.append(True, keys_R[1:] != keys_R[:-1])[: len(keys_R)]
+    return index_R - np.maximum.accumulate(np.where(starts, index_R, 0))
