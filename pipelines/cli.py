@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from macrec.errors import UserError
@@ -25,10 +26,8 @@ def main(argv: list[str] | None = None) -> None:
 def _stage(name: str, argv: list[str]) -> None:
     from macrec import stage_cli
 
-    if name not in parameters.PREFIXES:
-        print(
-            f"error: no stage {name}; there are {', '.join(parameters.PREFIXES)}", file=sys.stderr
-        )
+    if name not in parameters.STAGES:
+        print(f"error: no stage {name}; there are {', '.join(parameters.STAGES)}", file=sys.stderr)
         sys.exit(2)
     stage_cli.main(parameters.stage(name), argv)
 
@@ -43,12 +42,25 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--cache-salt", help="any new text recomputes every stage")
     run.set_defaults(call=_run)
 
+    encode = commands.add_parser("encode-items", help="give IDs to new items, keep all others")
+    _add_data_flags(encode)
+    encode.add_argument(
+        "--previous",
+        type=Path,
+        required=True,
+        help="output folder of the `run` or `encode-items` whose IDs and quantizer are kept",
+    )
+    encode.add_argument("--out", type=Path, required=True, help="folder for the next version")
+    encode.add_argument("--store", help="artifact store (default: that of the earlier run)")
+    encode.add_argument("--cache-salt", help="any new text recomputes every stage")
+    encode.set_defaults(call=_encode_items)
+
     validate = commands.add_parser("validate", help="check catalogue and log, all problems at once")
     _add_data_flags(validate)
     validate.set_defaults(call=_validate)
 
     stage = commands.add_parser("stage", help="run one stage: macrec stage NAME --help")
-    stage.add_argument("name", choices=list(parameters.PREFIXES), help="the stage")
+    stage.add_argument("name", choices=list(parameters.STAGES), help="the stage")
     stage.set_defaults(call=lambda o: _stage(o.name, []))
 
     inspect = commands.add_parser("inspect", help="show an artifact: what, from what, three rows")
@@ -62,8 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--tiny-encoders", type=Path, help="also make tiny random ones there")
     sample.set_defaults(call=_sample)
 
-    compile_ = commands.add_parser("compile", help="compile the DAG to pipeline.yaml")
-    compile_.add_argument("--out", type=Path, default=Path("pipeline.yaml"), help="target file")
+    compile_ = commands.add_parser("compile", help="compile a DAG: pipeline.yaml, encode.yaml")
+    compile_.add_argument("--pipeline", choices=("recommender", "encode"), default="recommender")
+    compile_.add_argument("--out", type=Path, help="target file (default: as above)")
     compile_.add_argument("--cpu-image", help="image of the CPU stages (default: images.lock)")
     compile_.add_argument("--gpu-image", help="image of the GPU stages (default: images.lock)")
     compile_.set_defaults(call=_compile)
@@ -95,7 +108,11 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
         text = known[name].doc.replace("%", "%%")
         parser.add_argument(f"--{flag}", dest=name, metavar="VALUE", help=text)
     parser.add_argument(
-        "--config", action="append", type=Path, default=[], help="YAML of parameters"
+        "--config",
+        action="append",
+        type=Path,
+        default=[],
+        help="YAML of parameters; repeated, the later one wins",
     )
     parser.add_argument(
         "--set",
@@ -106,32 +123,60 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _given(options: argparse.Namespace) -> dict[str, object]:
-    """Run parameters in rising precedence: config files, flags, --set."""
-    import yaml
+def _given(
+    options: argparse.Namespace, earlier: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Run parameters in rising precedence: config files in their order, flags, --set.
 
-    values: dict[str, object] = {}
+    `earlier` is what an earlier run gives, below all others; the parameters are then those of
+    `encode-items` too.
+    """
+    values: dict[str, object] = dict(earlier or {})
+    origins: dict[str, str] = {}
     for path in options.config:
-        if not path.is_file():
-            raise UserError(f"--config {path}: no such file.")
-        content = yaml.safe_load(path.read_text()) or {}
-        if not isinstance(content, dict):
-            raise UserError(f"--config {path}: expected lines NAME: VALUE.")
+        content = _config_file(path)
         values |= content
-    known = parameters.run_parameters()
-    values |= {n: v for n, v in vars(options).items() if n in known and v is not None}
+        origins |= dict.fromkeys(content, str(path))
+    known = dict(parameters.run_parameters())
+    if earlier is not None:
+        known |= parameters.encode_parameters()
+    typed = {n: v for n, v in vars(options).items() if n in known and v is not None}
     for assignment in options.set:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise UserError(f"--set {assignment}: write NAME=VALUE.")
-        values[name] = value
-    return parameters.resolve(values)
+        typed[name] = value
+    from_files = {name: path for name, path in origins.items() if name not in typed}
+    return parameters.resolve(values | typed, from_files, known)
+
+
+def _config_file(path: Path) -> dict[str, object]:
+    import yaml
+
+    if not path.is_file():
+        raise UserError(f"--config {path}: no such file.")
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: no YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: expected lines NAME: VALUE.")
+    return {str(name): value for name, value in content.items()}
 
 
 def _run(options: argparse.Namespace) -> None:
     from pipelines.run import run
 
     run(_given(options), options.out)
+
+
+def _encode_items(options: argparse.Namespace) -> None:
+    from pipelines import version
+    from pipelines.encode_items import encode_items
+
+    before = version.read(options.previous)
+    earlier = before.settings | before.artifacts | {"store": before.store}
+    encode_items(_given(options, earlier), options.out)
 
 
 def _validate(options: argparse.Namespace) -> None:
@@ -168,8 +213,10 @@ def _compile(options: argparse.Namespace) -> None:
 
     images = locked_images()
     images |= {p: i for p in images if (i := getattr(options, f"{p}_image"))}
-    options.out.write_text(compiled(images))
-    print(f"wrote {options.out}")
+    default = "encode.yaml" if options.pipeline == "encode" else "pipeline.yaml"
+    out = options.out or Path(default)
+    out.write_text(compiled(images, options.pipeline))
+    print(f"wrote {out}")
 
 
 def _contract(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from macrec import schema
 from macrec.artifact import DatasetOutput
 from macrec.parameters import Parameter, fields
 from macrec.stage import input_artifacts, sources
-from pipelines.parameters import PREFIXES, run_parameters, stage
+from pipelines.parameters import STAGES, encode_parameters, run_parameters, stage
 
 DIM = 32
 SCHEMAS: dict[str, pa.Schema] = {
@@ -47,7 +47,7 @@ def lines() -> Iterator[str]:
             yield f"| {column.name} | `{kind}` | {'yes' if column.nullable else ''} | {doc} |"
     yield ""
     yield "## Stages"
-    for name in PREFIXES:
+    for name in STAGES:
         yield from _stage(name)
 
 
@@ -65,8 +65,9 @@ def _stage(name: str) -> Iterator[str]:
     for output in fields(module.Outputs):
         kind = "dataset" if output.kind is DatasetOutput else output.kind.kfp_type.lower()
         yield from _rows(f"writes, {kind}", [output])
-    prefix = PREFIXES[name]
-    known = {n: p for n, p in run_parameters().items() if n.startswith(prefix)}
+    prefix = STAGES[name]
+    declared = encode_parameters() | run_parameters()
+    known = {n: p for n, p in declared.items() if n.startswith(prefix)}
     own = [known[prefix + p.name] for cls in (module.Config, module.Execution) for p in fields(cls)]
     if own:
         yield ""

@@ -6,13 +6,14 @@ Light to import: the command line checks a configuration with it before KFP is l
 import dataclasses
 import difflib
 import importlib
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from macrec.errors import UserError
 from macrec.fingerprint import Stage
-from macrec.parameters import Parameter, build, parse
+from macrec.parameters import Parameter, build, fields, parse
 from macrec.stage import settings
 from macrec.stage_cli import COMMON
 
@@ -28,6 +29,9 @@ PREFIXES = {
     "train": "generator_",
     "evaluate": "evaluation_",
 }
+# The stages of every pipeline; the recommender's are those of PREFIXES.
+STAGES = PREFIXES | {"encode_items": "encode_"}
+_ENCODING = ("snapshot_catalog", "prepare_data", "embed_text", "embed_image", "encode_items")
 # External data (the inputs of snapshot_catalog) -> run parameter.
 SOURCES = {
     "items": "catalog_items",
@@ -44,6 +48,12 @@ CLUSTER = [
     Parameter("gpu_node_selector", dict, {}, "Node labels of the GPU pool, as JSON."),
     Parameter("gpu_tolerations", list, [], "Tolerations of the GPU pool's taints, as JSON."),
 ]
+# Inputs of encode_items from an earlier run -> run parameter of the encoding pipeline.
+PREVIOUS = {
+    "previous_semantic_ids": "previous_semantic_ids",
+    "previous_latents": "previous_latents",
+    "quantizer": "previous_quantizer",
+}
 
 
 def stage(name: str) -> Stage:
@@ -53,51 +63,79 @@ def stage(name: str) -> Stage:
 
 @lru_cache(maxsize=1)
 def run_parameters() -> dict[str, Parameter]:
-    """Every run parameter by name."""
-    from macrec.parameters import fields
+    """Every run parameter of the recommender by name."""
+    return _declared(PREFIXES)
 
+
+@lru_cache(maxsize=1)
+def encode_parameters() -> dict[str, Parameter]:
+    """Every run parameter of the encoding pipeline by name."""
+    declared = _declared({name: STAGES[name] for name in _ENCODING})
+    del declared["catalog_min_interactions"]  # a new item has none: the k-core would drop it
+    docs = {p.name: p.doc for p in fields(stage("encode_items").Inputs)}
+    given = {n: Parameter(n, str, REQUIRED, f"Folder: {docs[i]}") for i, n in PREVIOUS.items()}
+    return given | declared
+
+
+def _declared(prefixes: Mapping[str, str]) -> dict[str, Parameter]:
     docs = {p.name: p.doc for p in fields(stage("snapshot_catalog").Inputs)}
     result: dict[str, Parameter] = {}
     for source, name in SOURCES.items():
         default = REQUIRED if source in ("items", "interactions") else ""
         result[name] = Parameter(name, str, default, docs[source])
-    for stage_name, prefix in PREFIXES.items():
+    for stage_name, prefix in prefixes.items():
         for setting in settings(stage(stage_name)):
             name = prefix + setting.name
             assert name not in result, f"two run parameters are called {name}"
             result[name] = setting._replace(name=name)
-    result |= {p.name: p for p in [*CLUSTER, *COMMON]}
-    return result
+    return result | {p.name: p for p in [*CLUSTER, *COMMON]}
 
 
-def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(
+    values: Mapping[str, Any],
+    origins: Mapping[str, str] | None = None,
+    declared: Mapping[str, Parameter] | None = None,
+) -> dict[str, Any]:
     """Typed values for a run from what the user gave, all problems in one message.
+
+    Args:
+        values: by name, of any type that can be read as the parameter's.
+        origins: the file that a value came from, for the message.
+        declared: the parameters that there are; those of the recommender if None.
 
     Raises:
         UserError: unknown names (with the nearest known one), values of a wrong type or range.
     """
-    known, problems = run_parameters(), list[str]()
+    known, problems = declared or run_parameters(), list[str]()
+    files = origins or {}
     result: dict[str, Any] = {}
+
+    def told(problem: str, *names: str) -> None:
+        said = sorted({f"{name} is from {files[name]}" for name in names if name in files})
+        problems.append(problem + (f" ({'; '.join(said)})" if said else ""))
+
     for name, value in values.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f" Did you mean {near[0]}?" if near else " See `macrec parameters`."
-            problems.append(f"unknown parameter {name}.{hint}")
+            told(f"unknown parameter {name}.{hint}", name)
             continue
         try:
             result[name] = value if isinstance(value, dict | list) else parse(known[name], value)
             if isinstance(value, list) and known[name].kind is not list:
                 result[name] = parse(known[name], value)
         except UserError as error:
-            problems.append(str(error))
-    for stage_name, prefix in PREFIXES.items():
+            told(str(error), name)
+    for stage_name, prefix in STAGES.items():
         module = stage(stage_name)
         own = {n.removeprefix(prefix): v for n, v in result.items() if n.startswith(prefix)}
         try:
             build(module.Config, own)
             build(module.Execution, own)
         except UserError as error:
-            problems.append(f"{stage_name}: {error}")
+            words = set(re.findall(r"\w+", str(error)))
+            problem = f"{stage_name}: {str(error).removeprefix(f'{stage_name}: ')}"
+            told(problem, *(prefix + n for n in own if n in words))
     absent = [n for n, p in known.items() if p.default is REQUIRED and not result.get(n)]
     problems += [f"{name} is required: {known[name].doc}" for name in absent]
     if problems:

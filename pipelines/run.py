@@ -10,8 +10,9 @@ from typing import Any
 from macrec.artifact import write_atomically
 from macrec.errors import UserError
 from macrec.parameters import build
+from macrec.progress import log
 from macrec.stage_cli import source
-from pipelines import local
+from pipelines import local, version
 from pipelines.local import LocalRun, StageFailed
 from pipelines.parameters import PREFIXES, SOURCES, stage
 
@@ -21,6 +22,7 @@ SYSTEMS = {
     "image": "image only",
     "fused": "fused",
 }
+MODALITIES = ("text", "image")
 RESULTS = {"report": "report.html", "summary": "summary.md"}
 
 
@@ -30,9 +32,30 @@ def run(values: Mapping[str, Any], out: Path) -> LocalRun:
     Args:
         values: run parameters, resolved (`pipelines.parameters.resolve`).
         out: gets runs/ (the artifacts of each run), store/ (unless another is given),
-            report.html, summary.md and metrics.json.
+            report.html, summary.md, metrics.json and version.json.
     """
-    _check_sources(values)
+    record, arguments = run_stages(values, out)
+    _publish(record, arguments, out)
+    for line in summary(record, out):
+        print(line)
+    return record
+
+
+def run_stages(
+    values: Mapping[str, Any], out: Path, yaml: Path = local.PIPELINE_YAML
+) -> tuple[LocalRun, dict[str, Any]]:
+    """Runs a compiled pipeline; returns also the arguments that it was given.
+
+    Ends the process with the exit code of a stage that fails.
+
+    Raises:
+        UserError: the data or the models given do not exist or do not suffice.
+    """
+    if problems := source_problems(values):
+        raise UserError("\n  ".join(problems))
+    for modality in MODALITIES:
+        if not any(values.get(name) for name in _vectors(modality)):
+            log.info("run without %s vectors: no --%s-model, no --%s-embeddings", *3 * [modality])
     out.mkdir(parents=True, exist_ok=True)
     arguments = {**values, "store": values.get("store") or str((out / "store").resolve())}
     for name in SOURCES.values():  # stages may run elsewhere: only whole paths mean something
@@ -40,14 +63,10 @@ def run(values: Mapping[str, Any], out: Path) -> LocalRun:
         if uri and "://" not in uri and not uri.startswith("hub:"):
             arguments[name] = str(Path(uri).resolve())
     try:
-        record = local.run_pipeline(arguments, out / "runs")
+        return local.run_pipeline(arguments, out / "runs", yaml), arguments
     except StageFailed as failed:
         print(f"\n{failed}; what was finished is kept and reused by the next run", file=sys.stderr)
         sys.exit(failed.code)
-    _publish(record, out)
-    for line in summary(record, out):
-        print(line)
-    return record
 
 
 def validate(values: Mapping[str, Any]) -> None:
@@ -69,8 +88,13 @@ def validate(values: Mapping[str, Any]) -> None:
             print(line)
 
 
-def _check_sources(values: Mapping[str, Any]) -> None:
-    """Every local path that is given exists: said at once, before any stage starts."""
+def _vectors(modality: str) -> tuple[str, str]:
+    """The run parameters of which one says where a modality's vectors come from."""
+    return f"{modality}_model", f"{modality}_embeddings"
+
+
+def source_problems(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the data and models given, as far as no stage is needed to tell."""
     problems = [
         f"{name}={uri}: no such file or folder."
         for name in SOURCES.values()
@@ -79,24 +103,32 @@ def _check_sources(values: Mapping[str, Any]) -> None:
         and not uri.startswith("hub:")
         and not Path(uri).exists()
     ]
-    for modality in ("text", "image"):
-        given = [n for n in (f"{modality}_model", f"{modality}_embeddings") if values.get(n)]
-        if len(given) != 1:
-            flags = f"--{modality}-model (an encoder) or --{modality}-embeddings (ready vectors)"
-            problems.append(f"give exactly one of {flags}; {len(given)} are given.")
+    given = {m: [n for n in _vectors(m) if values.get(n)] for m in MODALITIES}
+    problems += [
+        f"give --{m}-model (an encoder) or --{m}-embeddings (ready vectors), not both."
+        for m, names in given.items()
+        if len(names) > 1
+    ]
+    coded = str(values.get("quantizer_modalities", "both"))
+    wanted = MODALITIES if coded == "both" else (coded,)
+    if not any(given[modality] for modality in wanted):
+        flags = " or ".join(f"--{m}-model or --{m}-embeddings" for m in wanted)
+        problems.append(f"no vectors to quantize (quantizer_modalities={coded}): give {flags}.")
     if values.get("image_model") and not values.get("catalog_images"):
         problems.append("--image-model needs --images, the folder of the pictures.")
-    if problems:
-        raise UserError("\n  ".join(problems))
+    return problems
 
 
-def _publish(record: LocalRun, out: Path) -> None:
+def _publish(record: LocalRun, arguments: Mapping[str, Any], out: Path) -> None:
     folder = record.stage("evaluate").folder
     for name, target in RESULTS.items():
         # A copy, not a link: a browser goes by the suffix of the file that a link leads to.
         write_atomically(out / target, (folder / name).read_bytes())
     metrics = {s.stage: s.metrics for s in record.stages}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+    made = {"semantic_ids": "resolve_collisions", "latents": "quantize", "quantizer": "quantize"}
+    artifacts = {name: record.stage(maker).folder / name for name, maker in made.items()}
+    version.write(out, artifacts, arguments)
 
 
 def summary(record: LocalRun, out: Path) -> Iterator[str]:
@@ -106,7 +138,9 @@ def summary(record: LocalRun, out: Path) -> Iterator[str]:
     yield ""
     resolved = record.stage("resolve_collisions").metrics
     quantized = record.stage("quantize").metrics
-    for modality in ("text", "image"):
+    for modality in MODALITIES:
+        if not resolved.get(f"{modality}_items"):
+            continue
         levels = sorted(n for n in quantized if n.startswith(f"{modality}_perplexity_"))
         use = ", ".join(f"{quantized[n]:.0f}" for n in levels)
         before = resolved[f"{modality}_collision_rate_before"]
@@ -116,12 +150,17 @@ def summary(record: LocalRun, out: Path) -> Iterator[str]:
             f"perplexity per level {use}"
         )
     yield ""
+    yield from timings(record)
+    yield ""
+    yield f"report: {(out / RESULTS['report']).resolve()}"
+
+
+def timings(record: LocalRun) -> Iterator[str]:
+    """Time of each stage, and whether it was computed."""
     for stage_run in record.stages:
         state = "reused" if stage_run.reused else "computed"
         yield f"{stage_run.stage:<20}{stage_run.seconds:8.1f} s  {state}"
     yield f"{'total':<20}{sum(s.seconds for s in record.stages):8.1f} s"
-    yield ""
-    yield f"report: {(out / RESULTS['report']).resolve()}"
 
 
 def _systems(metrics: Mapping[str, float]) -> Iterator[str]:

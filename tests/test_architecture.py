@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from macrec.parameters import fields
-from pipelines.parameters import PREFIXES, stage
+from pipelines.parameters import STAGES, stage
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "sklearn", "polars", "PIL", "kfp", "scipy", "google.cloud")
@@ -38,7 +38,7 @@ def test_macrec_imports_neither_components_nor_pipelines():
 
 def test_a_stage_imports_no_other_stage_and_no_kfp():
     shared = {"components.container"}
-    for name in PREFIXES:
+    for name in STAGES:
         own = f"components.{name}"
         for path in sources(f"components/{name}"):
             found = imports(path) - ({"kfp"} | shared if path.name == "component.py" else set())
@@ -54,10 +54,10 @@ def test_a_stage_imports_no_other_stage_and_no_kfp():
 def test_every_stage_is_a_folder_with_both_files():
     folders = {p.parent.name for p in (ROOT / "components").glob("*/component.py")}
     assert folders == {p.parent.name for p in (ROOT / "components").glob("*/main.py")}
-    assert folders == set(PREFIXES)
+    assert folders == set(STAGES)
 
 
-@pytest.mark.parametrize("name", PREFIXES)
+@pytest.mark.parametrize("name", STAGES)
 def test_a_stage_is_light_to_import(name):
     """A finished stage is handed over in a second: nothing heavy is loaded to find that out."""
     program = (
@@ -68,7 +68,7 @@ def test_a_stage_is_light_to_import(name):
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", PREFIXES)
+@pytest.mark.parametrize("name", STAGES)
 def test_every_field_is_documented_and_has_a_default(name):
     module = stage(name)
     for cls in (module.Config, module.Execution, module.Inputs, module.Outputs):

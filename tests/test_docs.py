@@ -67,3 +67,16 @@ def test_the_presets_name_known_parameters():
     required = {"catalog_items": "a", "catalog_interactions": "b"}
     for path in (ROOT / "configs").glob("*.yaml"):
         resolve({**required, **yaml.safe_load(path.read_text())})
+
+
+def test_the_default_preset_writes_out_the_defaults():
+    import yaml
+
+    from pipelines.parameters import run_parameters
+
+    written = yaml.safe_load((ROOT / "configs" / "macrec.yaml").read_text())
+    known = run_parameters()
+    for name, value in written.items():
+        default = known[name].default
+        assert value == (list(default) if isinstance(default, tuple) else default), name
+    assert len(written) > 15

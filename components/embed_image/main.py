@@ -1,4 +1,7 @@
-"""embed_image: one vector per item from its picture, by a vision transformer or given in a file."""
+"""embed_image: one vector per item from its picture, by a vision transformer or given in a file.
+
+Without either, all vectors are null: the run is on text alone.
+"""
 
 import sys
 from dataclasses import dataclass
@@ -60,7 +63,7 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the stage reads: either `images` and `model`, or `embeddings`."""
+    """What the stage reads: `images` and `model`, or `embeddings`; neither for a run on text."""
 
     items: Artifact
     """The catalogue; the column `image_uri` is a path below `images`."""
@@ -81,15 +84,15 @@ class Outputs:
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> dict[str, float]:
-    """Embeds the picture of every item; one that is missing or broken gives a null row.
+    """Embeds the picture of every item; one missing or broken gives a null row, no source all.
 
     Raises:
-        UserError: not exactly one source of vectors, one that cannot be used, picture paths that
-            leave their folder, or too many broken pictures.
+        UserError: two sources of vectors, one that cannot be used, picture paths that leave their
+            folder, or too many broken pictures.
     """
     check(
-        (inputs.model is None) != (inputs.embeddings is None),
-        "embed_image: give exactly one of model (an encoder) and embeddings (ready vectors).",
+        inputs.model is None or inputs.embeddings is None,
+        "embed_image: give model (an encoder) or embeddings (ready vectors), not both.",
     )
     from macrec import embeddings
 
@@ -97,6 +100,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     if inputs.embeddings is not None:
         return embeddings.copy_given(inputs.embeddings, inputs.items, output, centre=config.centre)
 
+    if inputs.model is None:
+        stage.log.info("embed_image: neither model nor embeddings are given: every vector is null")
+        return embeddings.write_absent(output, inputs.items.rows)
     check(inputs.images is not None, "embed_image: model needs images, the folder of pictures.")
     from components.embed_image import catalogue
 

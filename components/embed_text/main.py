@@ -1,4 +1,7 @@
-"""embed_text: one vector per item from its text, by a language model or given in a file."""
+"""embed_text: one vector per item from its text, by a language model or given in a file.
+
+Without either, all vectors are null: the run is on pictures alone.
+"""
 
 import sys
 import time
@@ -61,7 +64,7 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the stage reads. Exactly one of `model` and `embeddings` must be given."""
+    """What the stage reads: `model` or `embeddings`; neither for a run on pictures."""
 
     items: Artifact
     """The catalogue; the column `text` is embedded."""
@@ -80,14 +83,14 @@ class Outputs:
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> dict[str, float]:
-    """Embeds the text of every item; an item without text gets a null row.
+    """Embeds the text of every item; one without text gets a null row, all without a source do.
 
     Raises:
-        UserError: not exactly one source of vectors, or one that cannot be used.
+        UserError: two sources of vectors, or one that cannot be used.
     """
     check(
-        (inputs.model is None) != (inputs.embeddings is None),
-        "embed_text: give exactly one of model (an encoder) and embeddings (ready vectors).",
+        inputs.model is None or inputs.embeddings is None,
+        "embed_text: give model (an encoder) or embeddings (ready vectors), not both.",
     )
     from macrec import embeddings
 
@@ -95,7 +98,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     if inputs.embeddings is not None:
         return embeddings.copy_given(inputs.embeddings, inputs.items, output, centre=config.centre)
 
-    assert inputs.model is not None
+    if inputs.model is None:
+        stage.log.info("embed_text: neither model nor embeddings are given: every vector is null")
+        return embeddings.write_absent(output, inputs.items.rows)
     from components.embed_text.encoder import TextEncoder
 
     encoder = TextEncoder(

@@ -40,8 +40,8 @@ def quantizer_panels(quantizer: Artifact) -> tuple[Panel, ...]:
     )
 
 
-def generator_panels(recommender: Artifact) -> tuple[Panel, ...]:
-    """Sequence tasks, item tasks and the alignment, and the validation score."""
+def generator_panels(recommender: Artifact, main: str) -> tuple[Panel, ...]:
+    """Sequence tasks, item tasks and the alignment, and the validation score of the main system."""
     rows: list[Row] = read_history(recommender) or []
     if not rows:
         return ()
@@ -62,7 +62,7 @@ def generator_panels(recommender: Artifact) -> tuple[Panel, ...]:
     if scored:
         best = max(scored, key=lambda row: row[score])
         mark = Mark(x=float(best["epoch"]), label="kept")
-        series = _series(scored, "fused", lambda row: row[score])
+        series = _series(scored, main, lambda row: row[score])
         panels.append(_panel("Validation NDCG@10", "NDCG@10", [series], mark))
     return tuple(panels)
 

@@ -26,7 +26,8 @@ class Config:
     top_k: int = 20
     """Length of the lists; metrics beyond it are left out."""
     fusion_weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    """Weights of the text score to choose from, by NDCG@10 on validation users."""
+    """Weights of the text score to choose from, by NDCG@10 on validation users. There is no fused
+    list in a run on text or on pictures alone."""
     validation_users: int = 2000
     """Users that the weight is chosen on, a seeded sample; 0 takes all."""
     single_modality_beams: int = 40
@@ -104,6 +105,8 @@ class Outputs:
 def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> dict[str, float]:
     """Chooses the fusion weight on validation users, ranks for every test user, reports.
 
+    Without text codes or without image codes there is nothing to fuse.
+
     Raises:
         UserError: the artifacts do not belong together, or no user can be tested.
     """
@@ -113,14 +116,16 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
 
     from components.evaluate import systems
     from components.evaluate.summary import write_report
+    from components.evaluate.tokenizer import measure
 
     ranker = systems.open_ranker(recommender, config, execution)
     choice = systems.choose_weight(ranker, split, config)
     with outputs.predictions.dataset(schema.PREDICTIONS) as out:
         evaluated = systems.evaluate(ranker, split, choice.weight, config, out.write)
     assert evaluated.users == len(split.users_T), "a test user was left out"
-    write_report(config, inputs, outputs, ranker, split, choice, evaluated)
-    return _metrics(split, choice.weight, evaluated, items)
+    measured = measure(inputs, split, recommender.vocabulary.codebook_size)
+    write_report(config, inputs, outputs, ranker, split, choice, evaluated, measured)
+    return _metrics(split, choice.weight, evaluated, items) | measured.figures
 
 
 def _load(inputs: Inputs) -> "Recommender":
@@ -154,9 +159,10 @@ def _metrics(split: Split, weight: float, evaluated: "Evaluated", items: int) ->
     found = {
         "users": float(evaluated.users),
         "users_without_history": float(split.without_history),
-        "fusion_weight": weight,
         "random_hr_10": random_hit_rate(items, 10),
     }
+    if "fused" in evaluated.systems:
+        found["fusion_weight"] = weight
     for name, system in evaluated.systems.items():
         found |= {f"{name}_{metric}": float(v.mean()) for metric, v in system.values.items()}
         found[f"{name}_coverage_10"] = len(system.shown) / items

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from components.evaluate import curves
+from components.evaluate import curves, notes
 from components.evaluate.examples import Cards, choose_users, example_users
 from components.evaluate.inputs import Split
 from components.evaluate.systems import (
@@ -14,15 +14,15 @@ from components.evaluate.systems import (
     Evaluated,
     WeightChoice,
 )
+from components.evaluate.tokenizer import Measured
 from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact
-from macrec.generator import MODALITIES, has_code
+from macrec.generator import MODALITIES, Modality, has_code
 from macrec.metrics import bootstrap
 from macrec.ranking import Ranker
 from macrec.report import (
     ArtifactDigest,
     CodebookLevel,
-    Collisions,
     Fact,
     Report,
     Role,
@@ -31,7 +31,6 @@ from macrec.report import (
     render_html,
     render_markdown,
 )
-from macrec.semantic_ids import collision_rate, group_sizes
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config, Inputs, Outputs
@@ -47,10 +46,11 @@ def write_report(
     split: Split,
     choice: WeightChoice,
     evaluated: Evaluated,
+    measured: Measured,
 ) -> None:
     """The HTML page and the Markdown summary."""
     generator = np.random.default_rng([config.seed, EXAMPLES_STREAM])
-    hits_T = evaluated.systems["fused"].values["hr_10"]
+    hits_T = evaluated.systems[evaluated.main].values["hr_10"]
     places = choose_users(hits_T, config.examples, generator)
     cards = Cards(inputs.items, inputs.images)
     examples = example_users(ranker, split, places, choice.weight, config.beams, cards)
@@ -58,14 +58,16 @@ def write_report(
     artifacts = _artifacts(inputs)
     report = Report(
         title="MACRec run report",
-        subtitle="Generative recommendation from text and pictures",
-        facts=_facts(inputs, split, choice),
+        subtitle=f"Generative recommendation from {notes.sides(ranker.modalities)}",
+        facts=_facts(inputs, split, choice, ranker.modalities),
         systems=_systems(config, evaluated),
         users=evaluated.users,
         quantizer_panels=curves.quantizer_panels(inputs.quantizer),
-        generator_panels=curves.generator_panels(inputs.recommender),
-        codebooks=_codebooks(inputs.latents, ranker.recommender.vocabulary.codebook_size),
-        collisions=_collisions(inputs.latents, inputs.semantic_ids),
+        generator_panels=curves.generator_panels(inputs.recommender, evaluated.main),
+        codebooks=_codebooks(inputs.semantic_ids, ranker.recommender.vocabulary.codebook_size),
+        collisions=measured.collisions,
+        tokenizers=measured.tokenizers,
+        agreement=measured.agreement,
         fusion_panel=curves.fusion_panel(choice),
         examples=examples,
         parameters=_parameters(config, artifacts),
@@ -73,7 +75,7 @@ def write_report(
             ArtifactDigest(name=name, digest=artifact.digest, rows=artifact.rows or None)
             for name, artifact in artifacts.items()
         ),
-        notes=_notes(config, choice, evaluated),
+        notes=notes.notes(config, choice, evaluated, ranker.modalities),
     )
     outputs.report.write_text(render_html(report))
     outputs.summary.write_text(render_markdown(report))
@@ -111,29 +113,9 @@ def _metric_name(metric: str) -> str:
     return f"{METRIC_NAMES[kind]}@{cutoff}"
 
 
-def _notes(config: "Config", choice: WeightChoice, evaluated: Evaluated) -> tuple[str, ...]:
-    """What a reader of the table must know: the weight, the paired difference, the rules."""
-    singles = [name for name in evaluated.systems if name.startswith(("text", "image"))]
-    ndcg = {name: scores.values["ndcg_10"] for name, scores in evaluated.systems.items()}
-    best = max(singles, key=lambda name: float(ndcg[name].mean()))
-    generator = np.random.default_rng([config.seed, BOOTSTRAP_STREAM])
-    gain = bootstrap({"gain": ndcg["fused"] - ndcg[best]}, generator)["gain"]
-    how = f"chosen on {choice.users:,} validation users" if choice.tried else "not chosen on data"
-    probability = "the legal codes" if config.renormalise else "the whole vocabulary"
-    return (
-        f"Fused minus the best single modality ({best.replace('_', ', ')}), NDCG@10 per user: "
-        f"{gain.mean:+.4f}, 95 % interval {gain.low:+.4f} to {gain.high:+.4f}.",
-        f"Fused score: {choice.weight:g} x log-probability by text + {1 - choice.weight:g} x that "
-        f"by image, {how}. Each softmax is over {probability}.",
-        "Every candidate of either search is scored under both modalities; one without picture "
-        "keeps its share of the text probability.",
-        "Tied scores count at their expected value under random order. Most popular counts "
-        "training interactions only.",
-        "Half of the examples are users with a hit among the first ten, where there are enough.",
-    )
-
-
-def _facts(inputs: "Inputs", split: Split, choice: WeightChoice) -> tuple[Fact, ...]:
+def _facts(
+    inputs: "Inputs", split: Split, choice: WeightChoice, modalities: tuple[Modality, ...]
+) -> tuple[Fact, ...]:
     items, users = inputs.items.rows, len(split.user_ids)
     interactions = len(split.item_K)
     facts = [
@@ -141,9 +123,10 @@ def _facts(inputs: "Inputs", split: Split, choice: WeightChoice) -> tuple[Fact, 
         Fact(label="Users", value=users),
         Fact(label="Interactions", value=interactions, note=f"{interactions / users:.1f} per user"),
         Fact(label="Test users", value=len(split.users_T)),
-        Fact(label="Validation users", value=choice.users, note="fusion weight"),
     ]
-    for modality in MODALITIES:
+    if len(modalities) > 1:
+        facts.append(Fact(label="Validation users", value=choice.users, note="fusion weight"))
+    for modality in modalities:
         coded = _coded(inputs.semantic_ids, modality)
         note = f"{100 * coded / items:.1f} % of items"
         facts.append(Fact(label=f"Items with {modality} codes", value=coded, note=note))
@@ -155,11 +138,11 @@ def _coded(semantic_ids: Artifact, modality: str) -> int:
     return int(has_code(codes_NL).sum()) if codes_NL.shape[1] else 0
 
 
-def _codebooks(latents: Artifact, codebook_size: int) -> tuple[CodebookLevel, ...]:
-    """Items per code of every level, before collisions were resolved."""
+def _codebooks(semantic_ids: Artifact, codebook_size: int) -> tuple[CodebookLevel, ...]:
+    """Items per code of every level."""
     levels: list[CodebookLevel] = []
     for modality in MODALITIES:
-        codes_NL = codes_matrix(latents, f"{modality}_codes")
+        codes_NL = codes_matrix(semantic_ids, f"{modality}_codes")
         for level in range(codes_NL.shape[1]):
             code_N = codes_NL[codes_NL[:, level] >= 0, level]
             counts = np.bincount(code_N, minlength=codebook_size)
@@ -167,26 +150,6 @@ def _codebooks(latents: Artifact, codebook_size: int) -> tuple[CodebookLevel, ..
                 CodebookLevel(modality=modality, level=level, counts=tuple(counts.tolist()))
             )
     return tuple(levels)
-
-
-def _collisions(latents: Artifact, semantic_ids: Artifact) -> tuple[Collisions, ...]:
-    found: list[Collisions] = []
-    for modality in MODALITIES:
-        before_NL = codes_matrix(latents, f"{modality}_codes")
-        if not before_NL.shape[1]:
-            continue
-        moved_N = np.asarray(semantic_ids.table([f"{modality}_moved"]).column(0))
-        sizes = enumerate(group_sizes(before_NL).tolist())
-        found.append(
-            Collisions(
-                modality=modality,
-                rate_before=collision_rate(before_NL),
-                rate_after=collision_rate(codes_matrix(semantic_ids, f"{modality}_codes")),
-                moved=int((moved_N >= 0).sum()),
-                group_sizes={size: groups for size, groups in sizes if size > 1 and groups},
-            )
-        )
-    return tuple(found)
 
 
 def _artifacts(inputs: "Inputs") -> dict[str, Artifact]:

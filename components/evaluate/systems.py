@@ -1,5 +1,7 @@
 """The systems that are compared: text, image, fused, single modalities with more beams, popular.
 
+Where items have codes in one modality alone, its list and the popular one are all there is.
+
 Shapes: U users of a chunk, T all test users, K places, N items.
 """
 
@@ -71,6 +73,11 @@ class Evaluated:
     systems: dict[str, SystemScores]
     users: int = 0
 
+    @property
+    def main(self) -> str:
+        """The system that a shop would use: the fused list, or that of the only modality."""
+        return next(name for name in ("fused", *MODALITIES) if name in self.systems)
+
 
 def open_ranker(recommender: Recommender, config: "Config", execution: "Execution") -> Ranker:
     """The recommender on its device."""
@@ -84,7 +91,12 @@ def open_ranker(recommender: Recommender, config: "Config", execution: "Executio
 
 
 def choose_weight(ranker: Ranker, split: Split, config: "Config") -> WeightChoice:
-    """The weight with the best NDCG@10 on validation users; the one nearest 0.5 on a tie."""
+    """The weight with the best NDCG@10 on validation users; the one nearest 0.5 on a tie.
+
+    The whole weight where there is one modality.
+    """
+    if len(ranker.modalities) == 1:
+        return WeightChoice(float(ranker.modalities == ("text",)), {}, 0)
     generator = np.random.default_rng([config.seed, VALIDATION_STREAM])
     cases = split.validation(config.validation_users, generator)
     if not cases.histories:
@@ -138,10 +150,12 @@ def _lists(
     ranker: Ranker, cases: Cases, weight: float, config: "Config", progress: Progress
 ) -> Iterator[tuple[str, Lists]]:
     candidates = ranker.candidates(cases.histories, config.beams, progress)
-    for modality in MODALITIES:
+    for modality in ranker.modalities:
         yield modality, listed(candidates, modality, config.top_k)
+    if len(ranker.modalities) == 1:
+        return
     if config.single_modality_beams:
-        for modality in MODALITIES:
+        for modality in ranker.modalities:
             yield (
                 f"{modality}_wide",
                 ranker.search(

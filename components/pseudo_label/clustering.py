@@ -67,7 +67,7 @@ def cluster(
     labels_N = np.full(len(matrix_ND), -1, np.int32)
     vectors = Vectors(matrix_ND, valid_N, normalise=config.normalise)
     if not len(vectors.rows):
-        log.warning("%s: no item has a vector, so none gets a label", name)
+        log.info("%s: no item has a vector, so none gets a label", name)
         return Clustering(labels_N, 0, 0.0)
     distinct = count_distinct(vectors, name)
     clusters = capped(config.clusters, distinct, config.min_items_per_cluster)

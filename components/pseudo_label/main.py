@@ -76,7 +76,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     """Clusters each modality by itself.
 
     Raises:
-        UserError: the artifacts differ in length, or vectors are not finite.
+        UserError: the artifacts differ in length, no item has a vector, or vectors are not finite.
     """
     from components.pseudo_label.clustering import cluster
 
@@ -87,10 +87,16 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         f"pseudo_label: {rows['text']:,} text vectors but {rows['image']:,} image vectors. "
         "Give the artifacts of one run.",
     )
+    valid = {m: valid_rows(artifact) for m, artifact in artifacts.items()}
+    check(
+        any(valid_N.any() for valid_N in valid.values()),
+        f"pseudo_label: none of {rows['text']:,} items has a text or an image vector. Give "
+        "embed_text or embed_image a model or ready embeddings.",
+    )
     columns = {"item_index": pa.array(np.arange(rows["text"], dtype=np.int32))}
     metrics: stage.Metrics = {}
     for modality, artifact in artifacts.items():
-        valid_N = valid_rows(artifact)
+        valid_N = valid[modality]
         clustering = cluster(embedding_matrix(artifact), valid_N, config, modality)
         columns[f"{modality}_label"] = pa.array(clustering.labels_N, mask=~valid_N)
         sizes = np.bincount(clustering.labels_N[valid_N], minlength=1)

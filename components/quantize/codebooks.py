@@ -1,15 +1,17 @@
 """How codebooks follow the encoder: k-means on all items, moving means, re-seeding.
 
-Shape suffixes: N items, B batch, D latent size, L levels, M codebook size, P one chunk of items.
+Shape suffixes: N items, B batch, D latent size, L levels, M codebook size, P one chunk of items,
+T trials.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from macrec.errors import check
-from macrec.quantization import Quantized, nearest_codes, shared_codes
+from macrec.quantization import Quantized, nearest_codes, shared_codes, squared_distances
 from macrec.quantizer import CrossModalQuantizer
 
 CHUNK = 65_536  # items whose distances to all codewords are held at once
@@ -19,24 +21,35 @@ Tensors = Mapping[str, Tensor]  # by modality
 
 
 def _spread_start(points_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """k-means++: each next centre drawn with probability proportional to its squared distance."""
+    """Greedy k-means++, as in scikit-learn.
+
+    A few points are drawn with probability proportional to their squared distance from the centres
+    so far; the one that lowers the sum of these distances most is the next centre.
+    """
+    trials = 2 + int(math.log(count))
     # Drawn on the CPU, so that every device takes the same items.
-    draws_M = torch.rand(count, generator=generator, dtype=torch.float64).to(points_ND.device)
-    nearest_N = torch.ones(len(points_ND), device=points_ND.device)
+    draws_MT = torch.rand(count, trials, generator=generator, dtype=torch.float64)
+    square_N = points_ND.square().sum(1)
+    nearest_N = torch.ones_like(square_N)
     centres: list[Tensor] = []
-    for draw in draws_M:
+    for draws_T in draws_MT.to(points_ND.device):
         total_N = nearest_N.double().cumsum(0)
-        index = torch.searchsorted(total_N, (draw * total_N[-1])[None]).clamp(max=len(total_N) - 1)
-        centres.append(points_ND[index])
-        distance_N = (points_ND - centres[-1]).square().sum(1)
-        nearest_N = distance_N if len(centres) == 1 else torch.minimum(nearest_N, distance_N)
+        drawn_T = torch.searchsorted(total_N, draws_T * total_N[-1]).clamp(max=len(total_N) - 1)
+        drawn_TD = points_ND[drawn_T]
+        distance_TN = squared_distances(points_ND, drawn_TD).T + square_N
+        distance_TN = distance_TN.clamp(min=0)
+        if centres:
+            distance_TN = torch.minimum(distance_TN, nearest_N)
+        best_1 = distance_TN.sum(1).argmin(0, keepdim=True)
+        nearest_N = distance_TN[best_1][0]
+        centres.append(drawn_TD[best_1])
     return torch.cat(centres)
 
 
 def kmeans(
     points_ND: Tensor, count: int, generator: torch.Generator, iterations: int = ITERATIONS
 ) -> Tensor:
-    """Centres [M, D] by Lloyd's iterations from a k-means++ start.
+    """Centres [M, D] by Lloyd's iterations from a greedy k-means++ start.
 
     A centre left without items takes the item farthest from its own centre.
     """
@@ -72,8 +85,15 @@ class _Descent:
         """The codes [N] that the codebooks of a level give."""
         books = {name: [part.codebooks[level]] for name, part in self.parts.items()}
         if level < self.shared:
-            codes_N = shared_codes(self.residuals, books, self.present, 1)[:, 0]
-            return dict.fromkeys(books, codes_N)
+            codes: list[Tensor] = []
+            for start in range(0, len(self.everything_N), CHUNK):
+                rows = slice(start, start + CHUNK)
+                residuals = {
+                    name: residual_ND[rows] for name, residual_ND in self.residuals.items()
+                }
+                present = {name: present_N[rows] for name, present_N in self.present.items()}
+                codes.append(shared_codes(residuals, books, present, 1)[:, 0])
+            return dict.fromkeys(books, torch.cat(codes))
         return {
             name: torch.cat([nearest_codes(r, books[name][0]) for r in residual_ND.split(CHUNK)])
             for name, residual_ND in self.residuals.items()
@@ -130,18 +150,18 @@ def reseed_dead(model: CrossModalQuantizer, latents: Tensors, present: Tensors) 
     for level in range(model.spec.levels):
         shared = level < descent.shared
         codes = descent.codes(level)
+        allowed = dict.fromkeys(present, descent.everything_N) if shared else present
         left: dict[str, Tensor] = {}
         for name, residual_ND in descent.residuals.items():
             codeword_ND = descent.parts[name].codebooks[level][codes[name]]
-            allowed_N = descent.everything_N if shared else present[name]
             distance_N = (residual_ND - codeword_ND).square().mean(1)
-            left[name] = distance_N.masked_fill(~allowed_N, -1)
+            left[name] = distance_N.masked_fill(~allowed[name], -1)
         together_N = torch.stack(list(left.values())).sum(0)
         for name, residual_ND in descent.residuals.items():
             codebook_MD = descent.parts[name].codebooks[level]
             used_N = torch.stack(list(present.values())).any(0) if shared else present[name]
             counts_M = torch.bincount(codes[name][used_N], minlength=len(codebook_MD))
-            dead = counts_M.eq(0).nonzero()[:, 0]
+            dead = counts_M.eq(0).nonzero()[:, 0][: int(allowed[name].sum())]
             farthest = (together_N if shared else left[name]).topk(len(dead)).indices
             codebook_MD[dead] = residual_ND[farthest]
             moved[name] += len(dead)

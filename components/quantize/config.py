@@ -95,6 +95,9 @@ class Config:
     codeword. A short tuple belongs to the LAST levels. MQL4GRec: 0.003."""
     sinkhorn_iterations: int = 50
     """Iterations of the optimal transport."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the networks' products in training. Distances, codebooks and losses, and the codes that
+    are written, are always computed in float32."""
     min_perplexity_share: float = 0.02
     """Lowest perplexity of a level / codebook_size that passes for a working codebook; 0 = off."""
     seed: int = 0

@@ -1,22 +1,55 @@
 """The vectors and labels that the quantizer learns from. N items, B batch, E embedding size."""
 
 import math
-from collections.abc import Mapping
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from macrec.errors import check
+from macrec.progress import log
 from macrec.quantizer import ModalityQuantizer
+from macrec.vectors import Rows, ScratchMatrix
 
-CHUNK = 65_536  # rows looked at once
+CHUNK = 8_192  # rows looked at once
+AHEAD = 2  # batches read before they are asked for
+
+
+class OnDisk:
+    """Vectors in a scratch file that give their rows as a tensor on the CPU would."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, matrix_NE: ScratchMatrix) -> None:
+        self.matrix_NE, self.shape = matrix_NE, matrix_NE.shape
+
+    def __len__(self) -> int:
+        return len(self.matrix_NE)
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        return torch.from_numpy(
+            self.matrix_NE[rows if isinstance(rows, slice) else rows.numpy(force=True)]
+        )
+
+    def to(self, device: torch.device) -> Tensor:
+        """All rows as a tensor on the device, brought there a chunk at a time."""
+        there_NE = torch.empty(self.shape, dtype=self[:0].dtype, device=device)
+        for start in range(0, len(self), CHUNK):
+            part = slice(start, start + CHUNK)
+            there_NE[part] = self[part].to(device)
+        return there_NE
 
 
 class Modality(NamedTuple):
     """One modality of all items, or of a batch. Rows with `present` False are never read."""
 
-    embedding_NE: Tensor
+    embedding_NE: Tensor | OnDisk  # float32 or float16
     present_N: Tensor  # bool
     label_N: Tensor  # int64 pseudo-label of THIS modality, -1 without one
 
@@ -29,6 +62,17 @@ class Modality(NamedTuple):
         return Modality(*(t.to(device) for t in self))
 
     @property
+    def matrix_NE(self) -> Rows:
+        """The vectors for readers without torch."""
+        vectors_NE = self.embedding_NE
+        return vectors_NE.cpu().numpy() if isinstance(vectors_NE, Tensor) else vectors_NE.matrix_NE
+
+    @property
+    def size(self) -> int:
+        """Bytes of the vectors."""
+        return math.prod(self.embedding_NE.shape) * self.embedding_NE[:0].element_size()
+
+    @property
     def dim(self) -> int:
         """Components of a vector."""
         return self.embedding_NE.shape[1]
@@ -38,18 +82,77 @@ Catalogue = Mapping[str, Modality]
 """By modality; row k of each is item k."""
 
 
+@contextmanager
+def timed(phase: str) -> Iterator[None]:
+    """Logs how long the block took, if that was long enough to be reported."""
+    started, busy = time.monotonic(), time.process_time()
+    yield
+    seconds, busy = time.monotonic() - started, time.process_time() - busy
+    if seconds >= float(os.environ.get("MACREC_PROGRESS_SECONDS", "30")):
+        log.info("quantize: %s took %.1f s (%.1f s of CPU time)", phase, seconds, busy)
+
+
 def items(catalogue: Catalogue) -> int:
     """Number of items, with a vector or without."""
     return len(next(iter(catalogue.values())).present_N)
 
 
+def batches(
+    catalogue: Catalogue,
+    rows: Sequence[Tensor],
+    device: torch.device,
+    share: Callable[[int], slice] = slice,
+) -> Iterator[Catalogue]:
+    """The batches of the given rows, on the device, in order.
+
+    Vectors that do not lie on the device are read ahead by a thread while the device works; for a
+    GPU they come in pinned memory, which it fetches by itself.
+
+    Args:
+        catalogue: all items.
+        rows: the rows of each batch.
+        device: where the batches are wanted.
+        share: for a number of rows, those whose vectors this process takes; presence and labels are
+            those of the whole batch.
+    """
+    vectors = {name: data.embedding_NE for name, data in catalogue.items()}
+    near = all(isinstance(v, Tensor) and v.device.type == device.type for v in vectors.values())
+
+    def read(rows_B: Tensor) -> dict[str, Tensor]:
+        own_B = rows_B[share(len(rows_B))]
+        taken = {name: v[own_B.to(v.device)] for name, v in vectors.items()}
+        pinned = device.type == "cuda" and not near
+        return {name: t.pin_memory() for name, t in taken.items()} if pinned else taken
+
+    for rows_B, taken in zip(rows, map(read, rows) if near else _ahead(read, rows), strict=True):
+        batch: dict[str, Modality] = {}
+        for name, data in catalogue.items():
+            there = data.present_N.device
+            present_B, label_B = (t[rows_B.to(there)] for t in (data.present_N, data.label_N))
+            embedding_BE = taken[name].to(device, non_blocking=True)
+            batch[name] = Modality(embedding_BE, present_B.to(device), label_B.to(device))
+        yield batch
+
+
+def _ahead(
+    read: Callable[[Tensor], dict[str, Tensor]], rows: Sequence[Tensor]
+) -> Iterator[dict[str, Tensor]]:
+    with ThreadPoolExecutor(1, "read-ahead") as pool:
+        waiting: deque[Future[dict[str, Tensor]]] = deque()
+        for rows_B in rows:
+            waiting.append(pool.submit(read, rows_B))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def fit_normalisation(part: ModalityQuantizer, data: Modality, name: str) -> None:
     """Sets the mean vector and the root of the mean variance over the items present."""
     total_E, squares, count = torch.zeros(data.dim, dtype=torch.float64), 0.0, 0
-    for embedding_BE, present_B in zip(
-        data.embedding_NE.split(CHUNK), data.present_N.split(CHUNK), strict=True
-    ):
-        kept_BE = embedding_BE[present_B].double().cpu()
+    for start in range(0, len(data.present_N), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        kept_BE = data.embedding_NE[chunk][data.present_N[chunk]].double().cpu()
         total_E += kept_BE.sum(0)
         squares += float(kept_BE.square().sum())
         count += len(kept_BE)

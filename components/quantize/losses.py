@@ -88,41 +88,55 @@ def find_pairs(label_B: Tensor, positives: Positives = "all") -> Pairs:
             what an implementation computes that finds no positive and falls back on the anchor.
     """
     known_B = label_B >= 0
-    both_BB = known_B[:, None] & known_B[None, :]
-    same_BB = label_B[:, None] == label_B[None, :]
     rows_B = torch.arange(len(label_B), device=label_B.device)
     if positives == "self":
         anchor_Q = positive_Q = rows_B[known_B]
-        negative_BB = both_BB & (rows_B[:, None] != rows_B[None, :])
-    elif positives == "one":
-        # Sorted by label, the next row is a positive; the last of a label takes the first.
-        order_B = label_B.argsort(stable=True)
-        _, counts = torch.unique_consecutive(label_B[order_B], return_counts=True)
-        last = counts.cumsum(0) - 1
-        following = torch.roll(order_B, -1)
-        following[last] = order_B[last - counts + 1]
-        paired_B = known_B[order_B] & (following != order_B)
-        anchor_Q, positive_Q = order_B[paired_B], following[paired_B]
-        negative_BB = both_BB & ~same_BB
+        foreign_BB = rows_B[:, None] != rows_B[None, :]
     else:
-        positive_BB = same_BB & both_BB & (rows_B[:, None] != rows_B[None, :])
-        anchor_Q, positive_Q = positive_BB.nonzero(as_tuple=True)
-        negative_BB = both_BB & ~same_BB
+        anchor_Q, positive_Q = _same_label(label_B, only_next=positives == "one")
+        foreign_BB = label_B[:, None] != label_B[None, :]
+    negative_BB = foreign_BB & known_B[:, None] & known_B[None, :]
     count_B = torch.bincount(anchor_Q, minlength=len(label_B))
     anchors = (count_B > 0).sum().clamp(min=1)
     return Pairs(known_B, negative_BB, anchor_Q, positive_Q, 1 / count_B[anchor_Q].float(), anchors)
 
 
-def unit_residuals(residual_BD: Tensor, known_B: Tensor) -> Tensor:
-    """Residuals of length one, so that their products are cosines.
+def _same_label(label_B: Tensor, *, only_next: bool) -> tuple[Tensor, Tensor]:
+    """Anchors and positives [Q]: all pairs of rows with one label, or each row with one other.
 
-    A residual shorter than a tenth of the batch's mean length is divided by that tenth, not by its
-    own length: an item that sits on its codeword has a residual of rounding noise, whose direction
-    means nothing and whose gradient would be divided by almost zero.
+    By sorting, which puts a label's rows side by side: nothing of size [B, B] is looked through.
     """
-    length_B = residual_BD.norm(dim=1)
-    shortest = mean_over(length_B.detach(), known_B).clamp(min=1e-12) / 10
-    return residual_BD / torch.maximum(length_B, shortest)[:, None]
+    order_B = label_B.argsort(stable=True)
+    order_B = order_B[label_B[order_B] >= 0]
+    _, run_B, counts = torch.unique_consecutive(
+        label_B[order_B], return_inverse=True, return_counts=True
+    )
+    count_B, start_B = counts[run_B], (counts.cumsum(0) - counts)[run_B]
+    place_B = torch.arange(len(order_B), device=label_B.device)
+    if only_next:  # the last row of a label takes the first
+        following_B = start_B + (place_B - start_B + 1) % count_B
+        anchor_Q, positive_Q = order_B, order_B[following_B]
+    else:
+        anchor_place_Q = torch.repeat_interleave(place_B, count_B)
+        within_Q = torch.arange(len(anchor_place_Q), device=label_B.device)
+        within_Q = within_Q - (count_B.cumsum(0) - count_B)[anchor_place_Q]
+        anchor_Q = order_B[anchor_place_Q]
+        positive_Q = order_B[start_B[anchor_place_Q] + within_Q]
+    kept_Q = anchor_Q != positive_Q
+    return anchor_Q[kept_Q], positive_Q[kept_Q]
+
+
+def unit_vectors(vector_BD: Tensor, mask_B: Tensor) -> Tensor:
+    """Vectors of length one, so that their products are cosines.
+
+    A vector shorter than a tenth of the mean length of the rows in the mask is divided by that
+    tenth, not by its own length: an item that sits on its codeword has a residual of rounding
+    noise, and codewords of a grid may sum to zero. Such a direction means nothing, and its gradient
+    would be divided by almost zero.
+    """
+    length_B = vector_BD.norm(dim=1)
+    shortest = mean_over(length_B.detach(), mask_B).clamp(min=1e-12) / 10
+    return vector_BD / torch.maximum(length_B, shortest)[:, None]
 
 
 def contrastive_loss(residual_BD: Tensor, pairs: Pairs, temperature: float) -> Tensor:
@@ -134,7 +148,7 @@ def contrastive_loss(residual_BD: Tensor, pairs: Pairs, temperature: float) -> T
 
     s = cosine / temperature. Rows of the anchor's own label never stand among its negatives.
     """
-    unit_BD = unit_residuals(residual_BD, pairs.known_B)
+    unit_BD = unit_vectors(residual_BD, pairs.known_B)
     score_BB = unit_BD @ unit_BD.T / temperature
     negatives_B = score_BB.masked_fill(~pairs.negative_BB, NEVER).logsumexp(1)
     # -log(e^p / (e^p + e^n)) = softplus(n - p), which cannot overflow.
@@ -145,7 +159,7 @@ def contrastive_loss(residual_BD: Tensor, pairs: Pairs, temperature: float) -> T
 
 def align_loss(a_BD: Tensor, b_BD: Tensor, mask_B: Tensor, temperature: float) -> Tensor:
     """InfoNCE between the two modalities of an item, both directions summed; cosine over tau."""
-    score_BB = F.normalize(a_BD, dim=1) @ F.normalize(b_BD, dim=1).T / temperature
+    score_BB = unit_vectors(a_BD, mask_B) @ unit_vectors(b_BD, mask_B).T / temperature
     score_BB = score_BB.masked_fill(~(mask_B[:, None] & mask_B[None, :]), NEVER)
     own_B = score_BB.diagonal()
     forward = mean_over(score_BB.logsumexp(1) - own_B, mask_B)

@@ -12,10 +12,12 @@ import pyarrow as pa
 
 from components.quantize.config import Config
 from macrec import schema, stage
-from macrec.arrays import codes_column, embedding_matrix, valid_rows, vector_column
+from macrec.arrays import codes_column, vector_column
 from macrec.artifact import Artifact, DatasetOutput, DatasetWriter, FolderOutput
+from macrec.centring import subtracted, write_means
 from macrec.errors import check
 from macrec.progress import Progress
+from macrec.vectors import ScratchMatrix, read_vectors
 
 if TYPE_CHECKING:
     from components.quantize.data import Catalogue
@@ -32,7 +34,14 @@ class Execution:
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     resident_gib: float = 16.0
-    """Embeddings up to this size are kept on the device whole; larger ones go there by batch."""
+    """GPU: vectors up to this size are kept on it whole; larger ones go there by batch."""
+    memory_gib: float = 1.0
+    """Vectors of a modality up to this size are kept in memory; larger ones are copied to a scratch
+    file below TMPDIR and read by batch."""
+    checkpoint_seconds: float = 300.0
+    """Time between two checkpoints; they lie in the store, without which there are none."""
+    compile: bool = False
+    """Compiles the networks (torch.compile); takes a minute or two and a C++ compiler."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,61 +63,93 @@ class Outputs:
     latents: DatasetOutput
     """Latents and codes of every item, collisions included; null without a vector."""
     quantizer: FolderOutput
-    """Encoders, decoders and codebooks; history.json has the losses of every epoch."""
+    """Encoders, decoders and codebooks; history.json has the losses of every epoch,
+    mean.safetensors what the embedding stages had subtracted."""
 
 
-def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> stage.Metrics:
+DISTRIBUTED = True  # torchrun may start several processes
+
+
+def run(
+    config: Config,
+    inputs: Inputs,
+    outputs: Outputs,
+    execution: Execution,
+    checkpoint_uri: str = "",
+) -> stage.Metrics:
     """Trains on all items and encodes them with the model of the last epoch.
+
+    Of several processes the first alone encodes, writes and has metrics.
 
     Raises:
         UserError: artifacts of different catalogues, no vectors at all, fewer vectors than
             codewords, a loss that is not finite, or a codebook below min_perplexity_share.
     """
     from components.quantize import sizes
+    from components.quantize.data import timed
     from components.quantize.training import train
+    from macrec.checkpoint import Checkpoints
+    from macrec.processes import processes
     from macrec.runtime import choose_device
 
     rows = {name: artifact.rows for name, artifact in vars(inputs).items()}
     check(len(set(rows.values())) == 1, f"quantize: {rows} rows. Give the artifacts of one run.")
-    device = choose_device(execution.device)
-    catalogue = _read(inputs, config)
+    together = processes()
+    device = together.device(choose_device(execution.device))
+    with timed("reading vectors"):
+        catalogue = _read(inputs, config, execution.memory_gib)
     chosen = sizes.choose(config, {n: int(m.present_N.sum()) for n, m in catalogue.items()})
     stage.log.info(
         "quantize: %d codewords, %d levels (%s)", chosen.codebook_size, chosen.levels, chosen.reason
     )
     config = sizes.settle(config, chosen)
-    size = sum(data.embedding_NE.numel() * 4 for data in catalogue.values())
-    resident = size <= execution.resident_gib * 2**30
+    size = sum(data.size for data in catalogue.values())
+    resident = device.type != "cpu" and size <= execution.resident_gib * 2**30
     near = {n: data.to(device) for n, data in catalogue.items()} if resident else catalogue
     with Progress("train quantizer", config.epochs, "epochs") as progress:
-        trained = train(near, config, device, progress.advance)
-    return _write(trained, catalogue, config, outputs, chosen.reason)
+        trained = train(
+            near,
+            config,
+            device,
+            progress.advance,
+            checkpoints=Checkpoints(checkpoint_uri, execution.checkpoint_seconds),
+            processes=together,
+            compiled=execution.compile,
+        )
+    if not together.first:
+        return {}
+    means = {name: subtracted(getattr(inputs, f"{name}_embeddings")) for name in catalogue}
+    write_means(outputs.quantizer.path, means)
+    with timed("encoding and measuring"):
+        return _write(trained, catalogue, config, outputs, chosen.reason)
 
 
-def _read(inputs: Inputs, config: Config) -> "Catalogue":
+def _read(inputs: Inputs, config: Config, memory_gib: float) -> "Catalogue":
     """The modalities that get codes; one that no item has is left out."""
     import torch
 
-    from components.quantize.data import Modality
+    from components.quantize.data import Modality, OnDisk
 
     wanted = MODALITIES if config.modalities == "both" else (config.modalities,)
     catalogue: dict[str, Modality] = {}
     for name in wanted:
         artifact: Artifact = getattr(inputs, f"{name}_embeddings")
-        present_N = valid_rows(artifact)
-        if not present_N.any():
-            stage.log.info("quantize: no item has a %s vector; no %s codes", name, name)
+        vectors = read_vectors(artifact, memory_gib=memory_gib)
+        if not vectors.present_N.any():
+            stage.log.info("quantize: %s codes are left out, no item has a vector", name)
             continue
         labels = inputs.pseudo_labels.table([f"{name}_label"]).column(0).fill_null(-1)
+        matrix_NE = vectors.matrix_NE
+        on_disk = isinstance(matrix_NE, ScratchMatrix)
         catalogue[name] = Modality(
-            torch.from_numpy(embedding_matrix(artifact)),
-            torch.from_numpy(present_N),
+            OnDisk(matrix_NE) if on_disk else torch.from_numpy(matrix_NE),
+            torch.from_numpy(vectors.present_N),
             torch.from_numpy(labels.to_numpy().astype(np.int64)),
         )
     check(
         bool(catalogue),
-        f"quantize: none of {inputs.pseudo_labels.rows:,} items has a {' or '.join(wanted)} vector. "
-        "Give the embedding stage a model or ready vectors, or set quantizer_modalities.",
+        f"quantize: none of {inputs.pseudo_labels.rows:,} items has a {' or '.join(wanted)} vector."
+        " Give the embedding stage a model or ready vectors, or set quantizer_modalities.",
     )
     return catalogue
 

@@ -23,19 +23,22 @@ def choose(config: Config, items: Mapping[str, int]) -> Sizes:
     """The sizes that the settings name, or those that suit `items`, the vectors by modality.
 
     codebook_size 0: the power of two nearest to the square root of the items of the scarcer
-    modality, from 8 on. The first code then splits the catalogue into about as many groups as a
-    group has items; larger codebooks are met too rarely in histories to be learned, smaller ones
-    say too little (docs/results.md has what was measured). levels 0: the fewest that offer 16 codes
-    for each item of the richer modality, and at least 3.
+    modality, from 8 to the number of its items. The first code then splits the catalogue into about
+    as many groups as a group has items; larger codebooks are met too rarely in histories to be
+    learned, smaller ones say too little (docs/results.md has what was measured). levels 0: the
+    fewest that offer 16 codes for each item of the richer modality, and at least 3.
     """
     few, many = min(items.values()), max(items.values())
     reasons: list[str] = []
     size = math.prod(config.fsq_levels) if config.fsq_levels else config.codebook_size
     if not size:
-        power = round(math.log2(math.sqrt(max(few, 1))))
-        size = min(max(2**power, SMALLEST), MAX_CODEBOOK)
+        root = math.sqrt(max(few, 1))
+        most = min(2 ** max(int(math.log2(max(few, 1))), 1), MAX_CODEBOOK)
+        least = min(SMALLEST, most)
+        size = min(max(2 ** round(math.log2(root)), least), most)
         reasons.append(
-            f"{size} codewords a level, the power of two nearest to the root of {few:,} items"
+            f"{size} codewords a level, of the powers of two from {least} to {most:,} the nearest "
+            f"to {root:,.1f}, the root of {few:,} items"
         )
     levels = config.levels
     if not levels:

@@ -64,6 +64,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     ids = inputs.items.table(["item_id"]).column(0)
     codes = {m: codes_matrix(inputs.latents, f"{m}_codes") for m in MODALITIES}
     _check_every_item_has_codes(codes, ids)
+    codebooks = _codebooks(inputs, codes)
 
     names = ids.to_pylist()
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
@@ -72,13 +73,13 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     }
     metrics: stage.Metrics = {}
     for modality in MODALITIES:
-        resolved = _resolve(modality, codes[modality], inputs, names)
+        resolved = _resolve(modality, codes[modality], codebooks, inputs, names)
         columns[f"{modality}_codes"] = codes_column(resolved.codes)
         columns[f"{modality}_moved"] = pa.array(resolved.moved_level)
         metrics |= _metrics(modality, codes[modality], resolved)
     with outputs.semantic_ids.dataset(schema.SEMANTIC_IDS) as out:
         out.write(pa.table(columns))
-    outputs.semantic_ids.metadata["codebook_size"] = _codebooks(inputs)["text"].shape[1]
+    outputs.semantic_ids.metadata["codebook_size"] = max(b.shape[1] for b in codebooks.values())
     return metrics
 
 
@@ -94,25 +95,32 @@ def _check_every_item_has_codes(codes: dict[str, np.ndarray], ids: pa.ChunkedArr
     )
 
 
-def _codebooks(inputs: Inputs) -> dict[str, np.ndarray]:
-    """Both modalities' codebooks, float32 [L, M, D]."""
+def _codebooks(inputs: Inputs, codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The codebooks of each modality that the quantizer has, float32 [L, M, D]."""
     from safetensors.numpy import load_file
 
     codebooks = load_file(inputs.quantizer.file(CODEBOOKS))
+    coded = [modality for modality in MODALITIES if codes[modality].shape[1]]
     check(
-        set(MODALITIES) <= set(codebooks),
-        f"{inputs.quantizer.path}/{CODEBOOKS}: holds {', '.join(codebooks) or 'nothing'}, not "
-        f"{' and '.join(MODALITIES)}. Rerun quantize.",
+        set(coded) <= set(codebooks),
+        f"{inputs.quantizer.path}/{CODEBOOKS}: holds {', '.join(codebooks) or 'nothing'}, but "
+        f"there are {' and '.join(coded)} codes. Give the quantizer that made the codes.",
     )
     return codebooks
 
 
 def _resolve(
-    modality: str, codes_NL: np.ndarray, inputs: Inputs, item_ids: list[str]
+    modality: str,
+    codes_NL: np.ndarray,
+    codebooks: dict[str, np.ndarray],
+    inputs: Inputs,
+    item_ids: list[str],
 ) -> "Resolved":
-    from macrec.semantic_ids import resolve_collisions
+    from macrec.semantic_ids import Resolved, resolve_collisions
 
-    codebooks = _codebooks(inputs)
+    if not codes_NL.shape[1]:  # no item has codes, and the quantizer may do without the modality
+        nothing_N = np.zeros(len(codes_NL))
+        return Resolved(codes_NL, nothing_N.astype(np.int8) - 1, nothing_N.astype(np.float32))
     latents_ND = embedding_matrix(inputs.latents, f"{modality}_latent")
     dim = codebooks[modality].shape[2]
     check(

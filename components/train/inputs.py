@@ -1,12 +1,19 @@
 """Reads the artifacts of the stage into flat arrays."""
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from components.train.rows import Sequences
 from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact
 from macrec.errors import check
-from macrec.generator import Int32Array, Vocabulary
+from macrec.generator import MODALITIES, Int32Array, Modality, Vocabulary
+from macrec.progress import log
+
+if TYPE_CHECKING:
+    from components.train.main import Config
 
 
 def read_codes(semantic_ids: Artifact) -> tuple[tuple[Int32Array, Int32Array], Vocabulary]:
@@ -35,6 +42,28 @@ def read_codes(semantic_ids: Artifact) -> tuple[tuple[Int32Array, Int32Array], V
         image_NL if image_NL.shape[1] else absent_NL,
     )
     return codes, vocabulary
+
+
+def without_absent(config: "Config", modalities: tuple[Modality, ...]) -> "Config":
+    """Only what can be trained where items have codes in these modalities alone; logs the rest.
+
+    Raises UserError when no sequence task is left.
+    """
+    absent = next((m for m in MODALITIES if m not in modalities), None)
+    if absent is None:
+        return config
+    kept = tuple(task for task in config.tasks if absent not in task.split("_"))
+    present = modalities[0]
+    check(
+        any(task.startswith("seq_") for task in kept),
+        f"semantic_ids: no item has {absent} codes, and every sequence task of "
+        f"tasks={','.join(config.tasks)} needs them. Add seq_{present}_{present}.",
+    )
+    dropped = [task for task in config.tasks if task not in kept]
+    dropped += ["the implicit alignment"] if config.implicit_weight else []
+    if dropped:
+        log.info("train: no item has %s codes, which leaves out %s", absent, ", ".join(dropped))
+    return replace(config, tasks=kept, implicit_weight=0.0)
 
 
 def read_sequences(sequences: Artifact, items: int) -> Sequences:

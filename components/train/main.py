@@ -6,13 +6,19 @@ import time
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from components.train.inputs import read_codes, read_sequences
+from components.train.inputs import read_codes, read_sequences, without_absent
 from components.train.rows import TASKS, training_data
 from components.train.validation import fused_ndcg, validation_split
 from macrec import stage
 from macrec.artifact import Artifact, FolderOutput
 from macrec.errors import check
-from macrec.generator import ModelSize, Recommender, build_model, save_recommender
+from macrec.generator import (
+    ModelSize,
+    Recommender,
+    build_model,
+    present_modalities,
+    save_recommender,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,8 @@ class Config:
     max_history: int = 20
     """Items of a history that are read, the last ones."""
     tasks: tuple[str, ...] = TASKS
-    """What is trained: <seq or item>_<source modality>_<target modality>."""
+    """What is trained: <seq or item>_<source modality>_<target modality>. Tasks of a modality that
+    no item has are left out."""
     augment: bool = True
     """Every training item after a user's first is a target; else only the last is."""
     item_weight: float = 0.05
@@ -137,8 +144,12 @@ class Outputs:
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> dict[str, float]:
-    """Trains, keeps the weights with the best validation NDCG@10 of the fused list, saves them."""
+    """Trains, keeps the weights with the best validation NDCG@10 of the fused list, saves them.
+
+    Where items have codes in one modality alone, its list takes the place of the fused one.
+    """
     codes, vocabulary = read_codes(inputs.semantic_ids)
+    config = without_absent(config, present_modalities(*codes))
     sequences = read_sequences(inputs.sequences, items=len(codes[0]))
     data = training_data(
         vocabulary,

@@ -97,13 +97,15 @@ class CurveSums:
 
     def __init__(self, device: torch.device) -> None:
         self.sums_T, self.tokens_T = torch.zeros(2, len(TASKS), device=device)
-        self.implicit, self.steps = torch.zeros((), device=device), 0
+        self.implicit, self.pair_steps = torch.zeros((), device=device), 0
 
     def losses(self) -> dict[str, float]:
-        """Mean cross entropy per target token by task, and the implicit loss per step."""
+        """Mean cross entropy per target token by task; the implicit loss per step, if any."""
         named = zip(TASKS, self.sums_T.tolist(), self.tokens_T.tolist(), strict=True)
         losses = {task: total / tokens for task, total, tokens in named if tokens}
-        return losses | {"implicit": float(self.implicit) / max(self.steps, 1)}
+        if not self.pair_steps:
+            return losses
+        return losses | {"implicit": float(self.implicit) / self.pair_steps}
 
 
 class Trainer:
@@ -202,7 +204,6 @@ class Trainer:
         config, data, model = self.config, self.data, self.state.model
         batch = make_batch(data, self.rows, index_B)
         sequences = batch_loss(model, batch, config.label_smoothing, self.device)
-        sums.steps += 1
         sums.sums_T += sequences.task_sum_T
         sums.tokens_T += sequences.task_tokens_T
         if data.item_rows is None:
@@ -215,6 +216,7 @@ class Trainer:
         text_PD, image_PD = mean_pooled(items.encoded_BSD, items.mask_BS).chunk(2)
         implicit = implicit_loss(text_PD, image_PD, config.implicit_temperature)
         sums.implicit += implicit.detach()
+        sums.pair_steps += 1
         weighted = config.item_weight * items.loss + config.implicit_weight * implicit
         return sequences.loss + weighted
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from macrec.artifact import Artifact
+from macrec.vectors import ROWS_AT_ONCE
 
 IN_MEMORY_BYTES = 1 << 30
 
@@ -26,7 +27,7 @@ def embedding_matrix(artifact: Artifact, column: str = "embedding") -> np.ndarra
     else:
         matrix = np.zeros(shape, np.float32)
     start = 0
-    for batch in artifact.batches([column]):
+    for batch in artifact.batches([column], ROWS_AT_ONCE):
         array = batch.column(0)
         valid = np.asarray(array.is_valid())
         values = np.asarray(array.flatten()).reshape(-1, dim)  # flatten leaves null rows out

@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from macrec.vectors import Rows
+
 Ints = NDArray[np.int64]
 Codes = NDArray[np.integer]
 
@@ -142,7 +144,7 @@ class Preservation(NamedTuple):
 
 
 def neighbourhood_preservation(
-    embedding_NE: NDArray[np.floating],
+    embedding_NE: Rows,
     codes_NL: Codes,
     neighbours: int = 10,
     queries: int = 2000,
@@ -151,7 +153,7 @@ def neighbourhood_preservation(
     """Preservation by the first 1, 2, ... L codes; empty with fewer than two items.
 
     Neighbours are by cosine after the mean is taken off, the item itself left out. They are sought
-    for at most `queries` random items among all items. The matrix may be a memory map of any float
+    for at most `queries` random items among all items. The matrix may lie on disk, in any float
     type: it is read twice, in slices of at most CHUNK_BYTES.
     """
     rows_R = np.flatnonzero(has_codes(codes_NL))
@@ -171,9 +173,7 @@ def neighbourhood_preservation(
     return found
 
 
-def _nearest(
-    embedding_NE: NDArray[np.floating], rows_R: Ints, query_Q: Ints, neighbours: int
-) -> Ints:
+def _nearest(embedding_NE: Rows, rows_R: Ints, query_Q: Ints, neighbours: int) -> Ints:
     """Rows [Q, K] of the nearest neighbours of each query, in no order."""
     width = max(embedding_NE.shape[1], len(query_Q))
     chunks = np.array_split(rows_R, -(-len(rows_R) * width * 4 // CHUNK_BYTES))
@@ -211,7 +211,7 @@ def _largest(score_QR: NDArray[np.float32], count: int) -> Ints:
 def measure_tokenizer(
     codes: Mapping[str, Codes],
     codebook_size: int,
-    embeddings: Mapping[str, NDArray[np.floating]] | None = None,
+    embeddings: Mapping[str, Rows] | None = None,
     unexplained: Mapping[str, Sequence[float]] | None = None,
     queries: int = 2000,
 ) -> dict[str, float]:

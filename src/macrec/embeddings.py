@@ -17,11 +17,14 @@ import pyarrow.parquet as pq
 from macrec import schema
 from macrec.arrays import vector_column
 from macrec.artifact import Artifact, DatasetOutput, Source
+from macrec.centring import write_means
 from macrec.errors import UserError, check
 from macrec.stage import log
+from macrec.vectors import ScratchMatrix
 
 pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
 
+FLOAT32 = pa.float32()
 OK, MISSING, NOT_FINITE, ALL_ZERO = "ok", "missing", "not_finite", "all_zero"
 
 MAX_UNUSABLE_SHARE = 0.001
@@ -35,7 +38,7 @@ class Vectors(NamedTuple):
     """The vectors of some consecutive items."""
 
     matrix_ND: np.ndarray
-    """float32; a row whose status is not "ok" has no meaning."""
+    """float32 or float16; a row whose status is not "ok" has no meaning."""
     status: np.ndarray
     """Object array of N strings: "ok", "missing" or the reason why there is no vector."""
 
@@ -47,10 +50,17 @@ class Given(NamedTuple):
     chunks: Iterator[Vectors]
     unknown: int
     """Rows of the file that name no item of the catalogue."""
+    kind: pa.DataType
+    """float16 if the file has it, else float32."""
 
 
 def write_vectors(
-    output: DatasetOutput, chunks: Iterable[Vectors], *, dim: int, centre: bool
+    output: DatasetOutput,
+    chunks: Iterable[Vectors],
+    *,
+    dim: int,
+    centre: bool,
+    kind: pa.DataType = FLOAT32,
 ) -> Counter[str]:
     """Streams vectors into an embeddings artifact; row k is item k.
 
@@ -59,6 +69,7 @@ def write_vectors(
         chunks: the catalogue's vectors in item order.
         dim: components of every vector.
         centre: subtract the mean of all vectors (they are kept in a temporary file meanwhile).
+        kind: how the components are stored: float32 or float16.
 
     Returns:
         How many items have each status.
@@ -68,26 +79,39 @@ def write_vectors(
     """
     counts: Counter[str] = Counter()
     checked = _quarantine(chunks, counts)
-    with output.dataset(schema.embeddings(dim)) as writer:
+    with output.dataset(schema.embeddings(dim, kind)) as writer:
         start = 0
-        for matrix_ND, status in _centred(checked, dim) if centre else checked:
-            end = start + len(status)
-            columns = [
-                pa.array(np.arange(start, end, dtype=np.int32)),
-                vector_column(matrix_ND, status == OK),
-                pa.array(status, pa.string()),
-            ]
-            writer.write(pa.table(columns, schema=schema.embeddings(dim)))
-            start = end
+        for matrix_ND, status in _centred(checked, dim, output.path) if centre else checked:
+            writer.write(_rows(Vectors(matrix_ND, status), start, kind))
+            start += len(status)
         if counts[OK] == 0:
             raise UserError(f"none of {start:,} items got a vector: {dict(counts)}.")
     return counts
+
+
+def write_absent(output: DatasetOutput, items: int) -> dict[str, float]:
+    """Writes null vectors of one component, for a run without this modality; returns metrics."""
+    missing = Vectors(np.zeros((items, 1), np.float32), np.full(items, MISSING, object))
+    with output.dataset(schema.embeddings(1)) as writer:
+        writer.write(_rows(missing, 0))
+    return metrics(Counter({MISSING: items}), 1)
 
 
 def metrics(counts: Counter[str], dim: int) -> dict[str, float]:
     """Figures of a stage from the counts of `write_vectors`; a reason that was met has its own."""
     total = {"items": counts.total(), "dim": dim, OK: 0, MISSING: 0}
     return {name: float(count) for name, count in {**total, **counts}.items()}
+
+
+def _rows(vectors: Vectors, start: int, kind: pa.DataType = FLOAT32) -> pa.Table:
+    """Rows of the artifact, the first one being item `start`."""
+    matrix_ND, status = vectors.matrix_ND.astype(kind.to_pandas_dtype(), copy=False), vectors.status
+    columns = [
+        pa.array(np.arange(start, start + len(status), dtype=np.int32)),
+        vector_column(matrix_ND, status == OK),
+        pa.array(status, pa.string()),
+    ]
+    return pa.table(columns, schema=schema.embeddings(matrix_ND.shape[1], kind))
 
 
 def _quarantine(chunks: Iterable[Vectors], counts: Counter[str]) -> Iterator[Vectors]:
@@ -116,8 +140,11 @@ def _quarantine(chunks: Iterable[Vectors], counts: Counter[str]) -> Iterator[Vec
     log.warning("%s and become null: item_index %s", message, ", ".join(first))
 
 
-def _centred(chunks: Iterable[Vectors], dim: int) -> Iterator[Vectors]:
-    """The same vectors less their mean. They wait in a temporary file until it is known."""
+def _centred(chunks: Iterable[Vectors], dim: int, folder: Path) -> Iterator[Vectors]:
+    """The same vectors less their mean, which is written to the folder.
+
+    They wait in a temporary file until it is known.
+    """
     statuses: list[np.ndarray] = []
     total_D, count = np.zeros(dim), 0
     with tempfile.TemporaryFile(prefix="macrec-vectors-") as spool:
@@ -127,6 +154,7 @@ def _centred(chunks: Iterable[Vectors], dim: int) -> Iterator[Vectors]:
             count += int((status == OK).sum())
             statuses.append(status)
         mean_D = (total_D / max(count, 1)).astype(np.float32)
+        write_means(folder, {"embedding": mean_D})
         spool.seek(0)
         for status in statuses:
             content = spool.read(len(status) * dim * 4)
@@ -149,7 +177,8 @@ def read_given(source: Source, items: Artifact) -> Given:
             item named twice, or no item named at all.
     """
     ids = items.table(["item_id"]).column(0).combine_chunks()
-    matrix_ND: np.ndarray | None = None
+    matrix_ND: ScratchMatrix | None = None
+    kind = FLOAT32
     seen = np.zeros(len(ids), bool)
     present = np.zeros(len(ids), bool)
     unknown = 0
@@ -163,7 +192,8 @@ def read_given(source: Source, items: Artifact) -> Given:
         valid = np.asarray(vectors.is_valid())
         if matrix_ND is None and valid.any():
             dim = pc.list_value_length(vectors.drop_null())[0].as_py()
-            matrix_ND = spooled_matrix(len(ids), dim)
+            kind = vectors.type.value_type if vectors.type.value_type == pa.float16() else FLOAT32
+            matrix_ND = ScratchMatrix(len(ids), dim, kind.to_pandas_dtype())
         if matrix_ND is not None:
             matrix_ND[rows[valid]] = _matrix(source, vectors.drop_null(), matrix_ND.shape[1])
         present[rows[valid]] = True
@@ -174,7 +204,7 @@ def read_given(source: Source, items: Artifact) -> Given:
         )
     if unknown:
         log.warning("%s: %s vectors of unknown items are left out", source.uri, f"{unknown:,}")
-    return Given(matrix_ND.shape[1], _chunks(matrix_ND, present), unknown)
+    return Given(matrix_ND.shape[1], _chunks(matrix_ND, present), unknown, kind)
 
 
 def copy_given(
@@ -182,15 +212,15 @@ def copy_given(
 ) -> dict[str, float]:
     """Writes the user's vectors as an embeddings artifact; returns the stage's metrics."""
     given = read_given(source, items)
-    counts = write_vectors(output, given.chunks, dim=given.dim, centre=centre)
+    counts = write_vectors(output, given.chunks, dim=given.dim, centre=centre, kind=given.kind)
     return metrics(counts, given.dim) | {"unknown": float(given.unknown)}
 
 
-def _chunks(matrix_ND: np.ndarray, present_N: np.ndarray) -> Iterator[Vectors]:
+def _chunks(matrix_ND: ScratchMatrix, present_N: np.ndarray) -> Iterator[Vectors]:
     for start in range(0, len(matrix_ND), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
         status = np.where(present_N[part], OK, MISSING).astype(object)
-        yield Vectors(np.asarray(matrix_ND[part]), status)
+        yield Vectors(matrix_ND[part], status)
 
 
 def _given_batches(source: Source) -> Iterator[pa.RecordBatch]:

@@ -1,4 +1,4 @@
-"""Candidates of both modalities and their fusion into one list per user; numpy only.
+"""Candidates of the modalities and their fusion into one list per user; numpy only.
 
 Shapes: U users, B users of a batch, W beams, C codes, K places of a list, P (user, item) pairs.
 
@@ -8,7 +8,8 @@ w log p_text + (1 - w) log p_image, a product of experts; normalising either mod
 candidates would shift all of a user's scores alike and change no order. An item that lacks a
 modality takes in its place the probability that keeps its share: p_image(i) / p_image(G) =
 p_text(i) / p_text(G), G being the user's candidates with both. So it is neither punished for a
-missing picture nor scored on another scale. Without any such G the other score stands in as it is.
+missing picture nor scored on another scale. Without any such G the other score stands in as it is,
+so where no item has a modality the fused list is the other one's.
 
 Items that share a code share its score: they are tied, and metrics count ties at expected value.
 """
@@ -87,21 +88,29 @@ def items_of(trie: "Trie", leaf_BW: IntArray) -> Pairs:
 
 
 def candidates_of_batch(scorers: Mapping[Modality, CodeScorer], beams: int) -> Candidates:
-    """Search with both scorers, and score the union of the items under both."""
-    searches = {modality: scorers[modality].search(beams) for modality in MODALITIES}
-    users = len(searches["text"][0])
-    items = len(scorers["text"].trie.leaf_of_item_N)
+    """Search with every scorer, and score the union of the items under each.
+
+    Every item lacks a modality that has no scorer.
+    """
+    searches: dict[Modality, tuple[IntArray, FloatArray]] = {
+        modality: scorer.search(beams) for modality, scorer in scorers.items()
+    }
+    users = max(len(leaf_BW) for leaf_BW, _ in searches.values())
+    items = max(len(scorer.trie.leaf_of_item_N) for scorer in scorers.values())
     keys = []
-    for modality in MODALITIES:
-        pairs = items_of(scorers[modality].trie, searches[modality][0])
+    for modality, (leaf_BW, _) in searches.items():
+        pairs = items_of(scorers[modality].trie, leaf_BW)
         keys.append(pairs.user_P * items + pairs.item_P)
     user_P, item_P = np.divmod(np.unique(np.concatenate(keys)), items)
     scores_P: dict[Modality, FloatArray] = {}
     found_P: dict[Modality, npt.NDArray[np.bool_]] = {}
     for modality in MODALITIES:
-        leaf_P = scorers[modality].trie.leaf_of_item_N[item_P]
+        scores_P[modality] = np.full(len(user_P), np.nan, np.float32)
+        found_P[modality] = np.zeros(len(user_P), bool)
+    for modality, scorer in scorers.items():
+        leaf_P = scorer.trie.leaf_of_item_N[item_P]
         scores_P[modality], found_P[modality] = _leaf_scores(
-            scorers[modality], *searches[modality], user_P, leaf_P
+            scorer, *searches[modality], user_P, leaf_P
         )
     return Candidates(users, user_P, item_P, scores_P, found_P)
 

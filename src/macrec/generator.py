@@ -124,6 +124,14 @@ def has_code(codes_NL: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
     return codes_NL[:, 0] >= 0
 
 
+def present_modalities(
+    text_codes_NL: npt.NDArray[np.integer], image_codes_NL: npt.NDArray[np.integer]
+) -> tuple[Modality, ...]:
+    """The modalities in which at least one item has a code; text first."""
+    codes = zip(MODALITIES, (text_codes_NL, image_codes_NL), strict=True)
+    return tuple(modality for modality, codes_NL in codes if has_code(codes_NL).any())
+
+
 def token_stream(
     vocabulary: Vocabulary,
     modality: Modality,
@@ -166,6 +174,11 @@ class Recommender:
     text_codes_NL: Int32Array
     image_codes_NL: Int32Array
     max_history: int = 20
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Those in which an item has a code: one or both."""
+        return present_modalities(self.text_codes_NL, self.image_codes_NL)
 
     def codes_NL(self, modality: Modality) -> Int32Array:
         return self.text_codes_NL if modality == "text" else self.image_codes_NL

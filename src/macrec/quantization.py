@@ -6,7 +6,6 @@ Shape suffixes: N items, B batch, D latent size, L levels, M codebook size, S sh
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,7 +16,8 @@ from torch import Tensor
 from macrec.errors import check
 
 Choose = Callable[[int, Tensor], Tensor]
-"""(level, squared distances [B, M] to the codewords) -> codes [B]"""
+"""(level, squared distances [B, M] to the codewords) -> codes [B]; rows of infinite distances hold
+nothing and must not count for the others"""
 
 
 class Quantized(NamedTuple):
@@ -31,7 +31,7 @@ class Quantized(NamedTuple):
 
 def squared_distances(residual_BD: Tensor, codebook_MD: Tensor) -> Tensor:
     """Squared Euclidean distances [B, M], less |r|^2 of each row, which orders no codeword."""
-    return codebook_MD.square().sum(1) - 2 * residual_BD @ codebook_MD.T
+    return codebook_MD.square().sum(1) - residual_BD @ (2 * codebook_MD).T
 
 
 def nearest_codes(residual_BD: Tensor, codebook_MD: Tensor) -> Tensor:
@@ -44,22 +44,32 @@ def nearest(level: int, distance_BM: Tensor) -> Tensor:
     return distance_BM.argmin(1)
 
 
+def among(present_B: Tensor, choose: Choose) -> Choose:
+    """`choose`, told by infinite distances which rows are not there."""
+    return lambda level, distance_BM: choose(
+        level, distance_BM.masked_fill(~present_B[:, None], float("inf"))
+    )
+
+
 def sinkhorn_codes(distance_BM: Tensor, epsilon: float, iterations: int) -> Tensor:
     """Codes [B] that use the codewords almost evenly: the row maxima of an optimal transport plan.
 
     The plan maximises -<P, distance> + epsilon * entropy(P) with equal row sums and equal column
-    sums (Cuturi 2013; as a code balancer LC-Rec, arXiv 2311.09049). Distances are centred and
-    divided by their largest deviation first, so one epsilon (0.003 to 0.1) suits every scale; a
-    smaller one is closer to the nearest codeword. Computed in float64 and in logarithms.
+    sums (Cuturi 2013; as a code balancer LC-Rec, arXiv 2311.09049). Distances are divided by half
+    their range first, so one epsilon (0.003 to 0.1) suits every scale; a smaller one is closer to
+    the nearest codeword. Computed in float64 and in logarithms. Rows of infinite distances take no
+    part and get code 0.
     """
-    rows, size = distance_BM.shape
-    low, high = distance_BM.min(), distance_BM.max()
-    centred_BM = (distance_BM - (low + high) / 2).double() / ((high - low).double() / 2 + 1e-5)
-    plan_BM = -centred_BM / epsilon
+    there_B1 = distance_BM.isfinite().all(1, keepdim=True)
+    # A row's plan does not see what is added to the row. From its nearest codeword on, the range is
+    # that of true distances, although those given lack |r|^2.
+    further_BM = (distance_BM - distance_BM.amin(1, keepdim=True)).double().where(there_B1, 0.0)
+    plan_BM = -2 * further_BM / further_BM.max().clamp(min=1e-30) / epsilon
     for _ in range(iterations):
-        plan_BM = plan_BM - plan_BM.logsumexp(0, keepdim=True) - math.log(size)
-        plan_BM = plan_BM - plan_BM.logsumexp(1, keepdim=True) - math.log(rows)
-    return plan_BM.argmax(1)
+        plan_BM = plan_BM.masked_fill(~there_B1, float("-inf"))
+        plan_BM = plan_BM - plan_BM.logsumexp(0, keepdim=True)
+        plan_BM = plan_BM - plan_BM.logsumexp(1, keepdim=True)
+    return plan_BM.masked_fill(~there_B1, 0.0).argmax(1)
 
 
 def residual_quantize(
@@ -115,6 +125,7 @@ def shared_codes(
     that a wide space does not outvote a narrow one; a modality that is not there has no say.
     """
     residuals = {name: latent_BD.detach() for name, latent_BD in latents.items()}
+    choose_there = among(torch.stack([present[name] for name in latents]).any(0), choose)
     codes: list[Tensor] = []
     for level in range(levels):
         distances = [
@@ -125,7 +136,7 @@ def shared_codes(
             )
             for name, residual_BD in residuals.items()
         ]
-        codes.append(choose(level, torch.stack(distances).sum(0)))
+        codes.append(choose_there(level, torch.stack(distances).sum(0)))
         for name in residuals:
             residuals[name] = residuals[name] - codebooks[name][level][codes[-1]]
     return torch.stack(codes, 1)
@@ -141,7 +152,7 @@ def rotated(latent_BD: Tensor, codeword_sum_BD: Tensor) -> Tensor:
 
     The rotation trick (arXiv 2410.06424, section 4.2): q = (|q|/|z|) R z with R, a rotation of z's
     direction onto q's, held constant. R z = z - 2 w (w.z) + 2 u' (u.z) for u = z/|z|, u' = q/|q|,
-    w = (u + u')/|u + u'|.
+    w = (u + u')/|u + u'|. Straight-through at a latent of length 0, which has no direction to turn.
     """
     length_B1 = latent_BD.norm(dim=1, keepdim=True).detach().clamp(min=1e-12)
     target_B1 = codeword_sum_BD.norm(dim=1, keepdim=True).detach()
@@ -153,7 +164,11 @@ def rotated(latent_BD: Tensor, codeword_sum_BD: Tensor) -> Tensor:
         - 2 * between_BD * (latent_BD * between_BD).sum(1, keepdim=True)
         + 2 * to_BD * (latent_BD * from_BD).sum(1, keepdim=True)
     )
-    return turned_BD * (target_B1 / length_B1)
+    return torch.where(
+        length_B1 > 1e-6 * target_B1,
+        turned_BD * (target_B1 / length_B1),
+        straight_through(latent_BD, codeword_sum_BD),
+    )
 
 
 def grid_codebooks(values: Sequence[int], levels: int) -> Iterator[Tensor]:

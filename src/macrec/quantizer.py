@@ -22,7 +22,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from macrec.errors import UserError, check
-from macrec.quantization import Choose, Quantized, nearest, residual_quantize, shared_codes
+from macrec.quantization import (
+    Choose,
+    Quantized,
+    among,
+    nearest,
+    residual_quantize,
+    shared_codes,
+)
 
 MODALITIES = ("text", "image")
 FORMAT = "macrec-quantizer-2"
@@ -144,7 +151,9 @@ class CrossModalQuantizer(nn.Module):
             books = {name: list(part.codebooks) for name, part in self.parts().items()}
             given = shared_codes(latents, books, present, shared, choose)
         return {
-            name: part.quantize(latents[name], choose=choose, given_BS=given, live=live)
+            name: part.quantize(
+                latents[name], choose=among(present[name], choose), given_BS=given, live=live
+            )
             for name, part in self.parts().items()
         }
 

@@ -1,7 +1,6 @@
 """From histories to ranked lists of items: a beam search per modality and the fusion of the two.
 
 Shapes: U users, B users of a batch, W beams, C codes, K places of a list, P (user, item) pairs.
-
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,7 +49,10 @@ SCORED_AT_ONCE = 64
 
 
 class RankedLists(NamedTuple):
-    """The three lists of every user, in the order of the histories given."""
+    """The three lists of every user, in the order of the histories given.
+
+    The list of a modality that no item has is empty, and the fused list is the other one's.
+    """
 
     text_items_UK: npt.NDArray[np.int32]
     text_scores_UK: FloatArray
@@ -113,19 +115,24 @@ class Ranker:
         self.batch_size, self.renormalise = batch_size, renormalise
         recommender.model.to(device)  # pyright: ignore[reportArgumentType]
         self.tries: dict[Modality, Trie] = {}
-        for modality in MODALITIES:
+        for modality in recommender.modalities:
             codes_NL = recommender.codes_NL(modality)
             present_N = has_code(codes_NL)
             tokens_NL = np.full(codes_NL.shape, -1, np.int64)
             tokens_NL[present_N] = recommender.vocabulary.tokens(modality, codes_NL[present_N])
             self.tries[modality] = Trie.build(tokens_NL, device)
 
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Those that can be searched."""
+        return tuple(self.tries)
+
     def candidates(
         self, histories: Histories, beams: int, progress: Progress | None = None
     ) -> Candidates:
-        """Search both modalities, and score every item found under both."""
+        """Search every modality, and score every item found under each."""
         parts: list[Candidates] = []
-        for users_B, scorers in self._batches(histories, MODALITIES):
+        for users_B, scorers in self._batches(histories, self.modalities):
             part = candidates_of_batch(scorers, beams)
             parts.append(part._replace(user_P=users_B[part.user_P]))
             if progress:

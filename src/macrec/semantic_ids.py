@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from macrec.assignment import Floats, Ints, assign, rank_in_run
 from macrec.code_measures import collision_rate, has_codes
 from macrec.errors import UserError
+from macrec.vectors import Rows
 
 BLOCK_CELLS = 1 << 21  # rows x M distances held at once: 16 MiB, so time and not memory grows
 CACHE_CELLS = 1 << 15  # rows x M or rows x D worked on at once: 256 KiB, which a cache holds
@@ -31,7 +32,7 @@ class Resolved(NamedTuple):
 
 def resolve_collisions(
     codes_NL: NDArray[np.integer],
-    latents_ND: NDArray[np.floating],
+    latents_ND: Rows,
     codebooks_LMD: NDArray[np.floating],
     item_ids: Sequence[str],
     fixed_N: NDArray[np.bool_] | None = None,
@@ -41,7 +42,7 @@ def resolve_collisions(
     Of the items with one code, the closest to its codeword keeps it; ties go by item id. The
     others take free codewords of the last level under the same prefix, so that the sum of the
     distances from the items' residuals to their codewords is the smallest possible; where more
-    than 64 of a prefix compete, the smallest distance is settled first instead. When a prefix has
+    than 256 of a prefix compete, the smallest distance is settled first instead. When a prefix has
     more items than free codewords, the closest stay, and the rest changes the level above by the
     same rule, then every level below, each time on the residual of the new prefix.
 
@@ -51,7 +52,7 @@ def resolve_collisions(
 
     Args:
         codes_NL: codes in [0, M), or -1 in every level of an item without the modality.
-        latents_ND: encoder outputs, finite where there are codes; may be memory-mapped.
+        latents_ND: encoder outputs, finite where there are codes; may lie on disk.
         codebooks_LMD: codewords of every level.
         item_ids: distinct identifiers that break ties.
         fixed_N: items that keep their code whatever happens: the others make way, even closer ones.
@@ -62,7 +63,7 @@ def resolve_collisions(
     """
     present_N = _check(codes_NL, latents_ND, codebooks_LMD)
     fixed_N = np.zeros(len(codes_NL), bool) if fixed_N is None else fixed_N
-    _check_fixed(codes_NL, fixed_N & present_N, item_ids)
+    _check_fixed(codes_NL, fixed_N & present_N, item_ids, codebooks_LMD.shape[1])
     # Everything below runs in the order of item ids: results and ties cannot depend on the rows.
     order_N = np.array(sorted(range(len(item_ids)), key=item_ids.__getitem__), np.int64)
     rows_R = order_N[present_N[order_N]]
@@ -97,7 +98,7 @@ def _compare(
 
 def _check(
     codes_NL: NDArray[np.integer],
-    latents_ND: NDArray[np.floating],
+    latents_ND: Rows,
     codebooks_LMD: NDArray[np.floating],
 ) -> NDArray[np.bool_]:
     """Which items have codes, once everything about the input is known to be sound."""
@@ -127,11 +128,12 @@ def _check(
 
 
 def _check_fixed(
-    codes_NL: NDArray[np.integer], fixed_N: NDArray[np.bool_], item_ids: Sequence[str]
+    codes_NL: NDArray[np.integer], fixed_N: NDArray[np.bool_], item_ids: Sequence[str], size: int
 ) -> None:
     rows = np.flatnonzero(fixed_N)
-    _, group_R, size_G = np.unique(codes_NL[rows], axis=0, return_inverse=True, return_counts=True)
-    shared = rows[size_G[group_R.reshape(-1)] > 1]
+    keys_R = _keys(codes_NL[rows], size)
+    _, group_R, size_G = np.unique(keys_R, return_inverse=True, return_counts=True)
+    shared = rows[size_G[group_R] > 1]
     if len(shared):
         first = ", ".join(item_ids[int(row)] for row in shared[:5])
         raise UserError(
@@ -146,7 +148,7 @@ class _Resolver:
     def __init__(
         self,
         codes_RL: NDArray[np.integer],
-        latents_ND: NDArray[np.floating],
+        latents_ND: Rows,
         items_R: Ints,
         codebooks_LMD: NDArray[np.floating],
     ) -> None:

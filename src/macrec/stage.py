@@ -3,9 +3,17 @@
 A stage is a module with the dataclasses Config, Inputs, Outputs, Execution and the function
 `run(config, inputs, outputs, execution) -> metrics`. A result that is in the artifact store under
 the same fingerprint is handed over instead of being computed again.
+
+A stage that can be resumed has one argument more, `checkpoint_uri: str = ""`: a folder of the store
+that belongs to this fingerprint, for `macrec.checkpoint.Checkpoints`. It is empty without a store,
+and emptied when the result is in the store.
+
+A stage with `DISTRIBUTED = True` may be started in several processes by torchrun. All run it;
+process 0 alone looks into the store, commits and has metrics.
 """
 
 import dataclasses
+import inspect
 import math
 import sys
 import time
@@ -13,9 +21,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from macrec.artifact import Artifact, Json, Output, Source
-from macrec.errors import UserError
+from macrec.checkpoint import Checkpoints
+from macrec.errors import UserError, check
 from macrec.fingerprint import Stage, code_version, fingerprint, stage_name
 from macrec.parameters import Parameter, fields
+from macrec.processes import processes
 from macrec.progress import Progress, log
 from macrec.store import ArtifactStore
 
@@ -58,24 +68,46 @@ def execute(
     salt: str = "",
 ) -> Result:
     """Runs a stage, or hands over what an identical run has left in the store."""
-    name = stage_name(stage)
+    name, together = stage_name(stage), processes()
+    check(
+        together.count == 1 or getattr(stage, "DISTRIBUTED", False),
+        f"{name}: cannot be shared by {together.count} processes. Start it without torchrun.",
+    )
     identity = fingerprint(stage, config, inputs, salt)
     by_name: dict[str, Output] = {
         f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)
     }
     reusable = store is not None and getattr(stage, "REUSABLE", True)
+    checkpoint_uri = _checkpoint_uri(stage, identity, store if reusable else None)
+    arguments = {"checkpoint_uri": checkpoint_uri} if checkpoint_uri else {}
+    if not together.first:
+        reused = together.agree(False)
+        if not reused:
+            stage.run(config, inputs, outputs, execution, **arguments)
+        return Result({}, reused, identity)
     record = store.find(name, identity) if store and reusable else None
     if store and record:
         if store.restore(record, by_name):
+            together.agree(True)
+            Checkpoints(checkpoint_uri).remove()  # of a run that ended between commit and removal
             log.info("%s: reused, nothing to compute (fingerprint %s)", name, identity[:12])
             return Result(record["metrics"], True, identity)
         log.warning("%s: the stored result is damaged and is computed again", name)
-    metrics = _compute(stage, config, inputs, by_name, outputs, execution, identity)
+    together.agree(False)
+    metrics = _compute(stage, config, inputs, by_name, outputs, execution, identity, arguments)
     if store and reusable:
         quicker = store.commit(name, identity, by_name, metrics, replace=record is not None)
         if quicker and store.restore(quicker, by_name):
             metrics = quicker["metrics"]
+        Checkpoints(checkpoint_uri).remove()
     return Result(metrics, False, identity)
+
+
+def _checkpoint_uri(stage: Stage, identity: str, store: ArtifactStore | None) -> str:
+    """Where the stage may keep checkpoints; empty if it takes none or there is no store."""
+    if store is None or "checkpoint_uri" not in inspect.signature(stage.run).parameters:
+        return ""
+    return f"{store.storage.uri}/checkpoints/{stage_name(stage)}/{identity}"
 
 
 def _compute(
@@ -86,12 +118,13 @@ def _compute(
     outputs: Any,
     execution: Any,
     identity: str,
+    arguments: Mapping[str, str],
 ) -> Metrics:
     name, started = stage_name(stage), time.monotonic()
     for output in by_name.values():
         output.prepare()
     log.info("%s: started (fingerprint %s)", name, identity[:12])
-    metrics = finite(stage.run(config, inputs, outputs, execution))
+    metrics = finite(stage.run(config, inputs, outputs, execution, **arguments))
     values = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
     provenance: Json = {
         "stage": name,

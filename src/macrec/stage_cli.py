@@ -22,6 +22,7 @@ from macrec.artifact import (
 from macrec.errors import EXIT_PREEMPTED, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TryAgain, UserError
 from macrec.fingerprint import Stage, stage_name
 from macrec.parameters import Parameter, build, fields
+from macrec.processes import leave, processes
 from macrec.progress import log
 from macrec.stage import Result, execute, input_artifacts, settings, sources
 from macrec.store import ArtifactStore
@@ -49,7 +50,9 @@ def main(stage: Stage, argv: list[str]) -> None:
     """Serves one call and ends the process with its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_PREEMPTED))
-    sys.exit(guarded(lambda: run_request(stage, parse_request(stage, argv))))
+    code = guarded(lambda: run_request(stage, parse_request(stage, argv)))
+    leave()
+    sys.exit(code)
 
 
 def guarded(work: Callable[[], object]) -> int:
@@ -159,7 +162,7 @@ def run_request(stage: Stage, request: Request) -> Result:
             store=ArtifactStore(store) if store else None,
             salt=values.get("cache_salt", ""),
         )
-    if request.executor_output:
+    if request.executor_output and processes().first:
         _write_executor_output(request.executor_output, request.outputs, outputs, result)
     return result
 

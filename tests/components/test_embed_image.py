@@ -237,5 +237,13 @@ def test_settings_and_inputs_that_are_refused(dino: Source, tmp_path: Path) -> N
         main.Config(max_bad_images=1.5)
     with pytest.raises(UserError, match="model needs images"):
         run(tmp_path, ["0.png"], dino)
-    with pytest.raises(UserError, match="exactly one of model"):
-        run(tmp_path, ["0.png"], None)
+    with pytest.raises(UserError, match="not both"):
+        run(tmp_path, ["0.png"], dino, given=dino)
+
+
+def test_without_a_source_every_vector_is_null(shelf: Path, tmp_path: Path) -> None:
+    """Pictures without a model are there for the report alone."""
+    artifact, metrics = run(tmp_path, ["0.png", None], None, images=shelf)
+    assert artifact.table()["embedding"].to_pylist() == [None, None]
+    assert artifact.table()["status"].to_pylist() == ["missing", "missing"]
+    assert metrics == {"items": 2, "dim": 1, "ok": 0, "missing": 2}

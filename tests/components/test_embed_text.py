@@ -193,11 +193,20 @@ def test_given_vectors_instead_of_a_model(tmp_path: Path) -> None:
     assert (metrics["missing"], metrics["dim"], metrics["unknown"]) == (1, 2, 0)
 
 
-def test_exactly_one_source_of_vectors(llama: Source, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="exactly one of model"):
+def test_two_sources_of_vectors_are_refused(llama: Source, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not both"):
         run(tmp_path, model=llama, given=llama)
-    with pytest.raises(UserError, match="exactly one of model"):
-        run(tmp_path)
+
+
+def test_without_a_source_every_vector_is_null(tmp_path: Path) -> None:
+    artifact, metrics = run(tmp_path)
+    assert artifact.table().to_pydict() == {
+        "item_index": list(range(len(TEXTS))),
+        "embedding": [None] * len(TEXTS),
+        "status": ["missing"] * len(TEXTS),
+    }
+    assert artifact.schema.field("embedding").type.list_size == 1
+    assert metrics == {"items": 7, "dim": 1, "ok": 0, "missing": 7}
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,24 @@ def test_no_picture_at_all(tmp_path):
     assert metrics["image_items"] == metrics["image_clusters"] == metrics["image_inertia"] == 0
 
 
+@pytest.mark.parametrize("absent", ["text", "image"])
+def test_one_modality_alone_gets_the_labels_it_has_beside_the_other(tmp_path, absent):
+    vectors, nothing = planted(np.arange(40) % 4, 1), np.zeros((40, 1), np.float32)
+    present = {"text": "image", "image": "text"}[absent]
+    vectors_of = {f"{present}_ND": vectors, f"{absent}_ND": nothing}
+    none = np.zeros(40, bool)
+    table, metrics = run(tmp_path / "alone", **vectors_of, **{f"{absent}_valid": none})
+    beside, _ = run(tmp_path / "beside", vectors, vectors)
+    assert table[f"{absent}_label"] == [None] * 40 and metrics[f"{absent}_clusters"] == 0
+    assert table[f"{present}_label"] == beside[f"{present}_label"]
+
+
+def test_no_vector_at_all_is_refused(tmp_path):
+    nothing, none = np.zeros((5, 1), np.float32), np.zeros(5, bool)
+    with pytest.raises(UserError, match="none of 5 items has a text or an image vector"):
+        run(tmp_path, nothing, nothing, text_valid=none, image_valid=none)
+
+
 @pytest.mark.parametrize(
     ("clusters", "distinct", "expected"),
     [(512, 1, 1), (512, 2, 2), (512, 9, 2), (512, 100, 25), (512, 2048, 512), (512, 10**6, 512)],

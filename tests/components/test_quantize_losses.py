@@ -1,108 +1,20 @@
+"""The losses as functions, by values computed by hand; test_quantize_gradients has the training."""
+
 import math
 
 import pytest
 import torch
 
 from components.quantize import losses
-from macrec import quantization
-from macrec.quantization import residual_quantize
-from macrec.quantizer import CrossModalQuantizer, QuantizerSpec
+from macrec.quantization import Quantized, residual_quantize
+from tests.planted import normal
 
-# B batch, D latent size, L levels, M codebook size
-B, LEVELS = 12, 3
-SPEC = QuantizerSpec(
-    text_dim=7, image_dim=5, latent_dim=4, hidden=(6,), levels=LEVELS, codebook_size=8
-)
-EVERY = torch.ones(B, dtype=torch.bool)
-LABELS = torch.arange(B) % 4
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def model(spec=SPEC):
-    return CrossModalQuantizer(spec, seed=3).double()
-
-
-class Passes:
-    """Both modalities of a batch in float64."""
-
-    def __init__(self, quantizer):
-        self.text_x, self.image_x = normal(B, 7), normal(B, 5, seed=1)
-        self.text_z = quantizer.text.encoder(self.text_x)
-        self.image_z = quantizer.image.encoder(self.image_x)
-        self.text = quantizer.text.quantize(self.text_z)
-        self.image = quantizer.image.quantize(self.image_z)
-
-
-def reconstruction(q, p):
-    decoded = q.text.decoder(quantization.straight_through(p.text_z, p.text.codeword_sum_BD))
-    return losses.squared_error(decoded, p.text_x, EVERY, "mean")
-
-
-def one_level_of_rq(level, commitment, codebook):
-    def loss(q, p):
-        one = p.text._replace(
-            residuals=[p.text.residuals[level]], codewords=[p.text.codewords[level]]
-        )
-        total = losses.rq_loss(one, EVERY, 0.25, "mean")
-        without = losses.rq_loss(one, EVERY, 0.0, "mean")
-        return (total - without) * commitment + without * codebook
-
-    return loss
+B, LEVELS = 12, 3  # batch, levels
 
 
 def contrast(residual_BD, label_B, temperature, positives="all"):
     pairs = losses.find_pairs(label_B, positives)
     return losses.contrastive_loss(residual_BD, pairs, temperature)
-
-
-def contrastive(modality, level):
-    return lambda q, p: contrast(getattr(p, modality).residuals[level], LABELS, 0.1)
-
-
-def align(gradient):
-    def loss(q, p):
-        views = (
-            losses.align_view(p.text_z, p.text, gradient, LEVELS),
-            losses.align_view(p.image_z, p.image, gradient, LEVELS),
-        )
-        return losses.align_loss(*views, EVERY, 0.1)
-
-    return loss
-
-
-ENCODERS = {"text.encoder", "image.encoder"}
-CODEBOOKS = {f"{m}.codebooks.{level}" for m in ("text", "image") for level in range(LEVELS)}
-REACHES = {
-    "reconstruction": (reconstruction, {"text.encoder", "text.decoder"}),
-    "rq": (lambda q, p: losses.rq_loss(p.text, EVERY, 0.25, "mean"),
-           {"text.encoder", *(c for c in CODEBOOKS if c.startswith("text"))}),
-    **{f"rq_codebook_{n}": (one_level_of_rq(n, 0, 1), {f"text.codebooks.{n}"})
-       for n in range(LEVELS)},
-    **{f"rq_commitment_{n}": (one_level_of_rq(n, 1, 0), {"text.encoder"}) for n in range(LEVELS)},
-    **{f"{m}_contrastive_{n}": (contrastive(m, n), {f"{m}.encoder"})
-       for m in ("text", "image") for n in range(LEVELS)},
-    "align_codebooks": (align("codebooks"), CODEBOOKS),
-    "align_encoder": (align("encoder"), ENCODERS),
-    "align_both": (align("both"), ENCODERS | CODEBOOKS),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("term", REACHES)
-def test_the_gradient_reaches_what_the_equation_names_and_nothing_else(term):
-    quantizer = model()
-    loss, expected = REACHES[term]
-    loss(quantizer, Passes(quantizer)).backward()
-    reached, size = set(), {}
-    for name, parameter in quantizer.named_parameters():
-        group = name if "codebooks" in name else ".".join(name.split(".")[:2])
-        if parameter.grad is not None and parameter.grad.any():
-            reached.add(group)
-            size[group] = max(size.get(group, 0), float(parameter.grad.abs().max()))
-    assert reached == expected
-    assert min(size.values()) > 1e-4, size  # rounding noise would be 1e-16
 
 
 @pytest.mark.parametrize("level", range(LEVELS))
@@ -115,27 +27,26 @@ def test_commitment_of_a_deep_level_has_the_gradient_of_its_equation(level):
     torch.testing.assert_close(z.grad, 2 * left.detach())
 
 
-def test_residual_quantization_of_a_known_point():
-    codebooks = [torch.tensor([[0.0, 0.0], [4.0, 0.0]]), torch.tensor([[0.0, 1.0], [-1.0, 0.0]])]
-    quantized = residual_quantize(torch.tensor([[3.0, 0.25], [0.0, 2.0]]), codebooks)
-    assert quantized.codes_BL.tolist() == [[1, 1], [0, 0]]
-    assert quantized.residuals[1].tolist() == [[-1.0, 0.25], [0.0, 2.0]]
-    assert quantized.codeword_sum_BD.tolist() == [[3.0, 0.0], [0.0, 1.0]]
-
-
-def test_the_lowest_index_wins_a_tie():
-    assert quantization.nearest_codes(
-        torch.zeros(1, 1), torch.tensor([[1.0], [-1.0]])
-    ).tolist() == [0]
-
-
-def test_rq_loss_is_summed_over_levels():
-    # r = 1, 0.5; e = 0.5, 0.25: squared errors 0.25 and 0.0625, codebook and commitment alike.
-    codebooks = [torch.tensor([[0.5]]), torch.tensor([[0.25]])]
-    quantized = residual_quantize(torch.tensor([[1.0], [1.0]]), codebooks)
+@pytest.mark.parametrize(
+    ("levels", "mean", "summed"), [([0], 0.5625, 1.125), ([1], 0.25, 0.5), ([0, 1], 0.8125, 1.625)]
+)
+def test_rq_loss_by_hand_is_summed_over_levels(levels, mean, summed):
+    # Row 0: r_0 = (1, 2), e_0 = (1, 1); r_1 = (0, 1), e_1 = (0, 1): |r - e|^2 = 1 and 0.
+    # Row 1: r_0 = (-1, 0.5), e_0 = (0, 0); r_1 = (-1, 0.5), e_1 = (-1, -0.5): 1.25 and 1.
+    codebooks = [torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([[0.0, 1.0], [-1.0, -0.5]])]
+    quantized = residual_quantize(torch.tensor([[1.0, 2.0], [-1.0, 0.5]]), codebooks)
+    assert quantized.codes_BL.tolist() == [[0, 0], [1, 1]]
+    some = quantized._replace(
+        residuals=[quantized.residuals[n] for n in levels],
+        codewords=[quantized.codewords[n] for n in levels],
+    )
     every = torch.ones(2, dtype=torch.bool)
-    assert float(losses.rq_loss(quantized, every, 0.0, "mean")) == pytest.approx(0.3125)
-    assert float(losses.rq_loss(quantized, every, 0.5, "mean")) == pytest.approx(0.3125 * 1.5)
+    for reduce, expected in (("mean", mean), ("sum", summed)):
+        for commitment in (0.0, 0.25):  # both parts have one value
+            loss = losses.rq_loss(some, every, commitment, reduce)
+            assert float(loss) == pytest.approx(expected * (1 + commitment))
+    first = torch.tensor([True, False])
+    assert float(losses.rq_loss(some, first, 0.0, "sum")) == (1.0 if 0 in levels else 0.0)
 
 
 @pytest.mark.parametrize(("reduce", "expected"), [("mean", 2.5), ("sum", 5.0)])
@@ -176,6 +87,56 @@ def test_contrastive_loss_by_hand(residuals, labels, expected):
     assert residual_BD.grad.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("residuals", "labels", "expected"),
+    [
+        # The anchor is its own positive, s = 1 / 0.5; every other known row is a negative, those of
+        # its label too: s = 0 and 2 for anchors 0 and 2, s = 0 and 0 for anchor 1.
+        ([RIGHT, UP, RIGHT], [0, 0, 1], (2 * math.log(2 + math.e**-2)
+                                         + math.log(1 + 2 * math.e**-2)) / 3),
+        ([RIGHT, UP, RIGHT], [0, 0, -1], math.log(1 + math.e**-2)),
+        ([RIGHT, UP], [0, -1], 0.0),  # no negative
+    ],
+)  # fmt: skip
+def test_the_anchor_as_its_own_positive_by_hand(residuals, labels, expected):
+    loss = contrast(torch.tensor(residuals), torch.tensor(labels), 0.5, "self")
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_positive_by_hand():
+    # Label 0 has rows 0, 1, 3: the positives are 1, 3, 0 in turn, s = 2, 0, 0; the negative is 2.
+    residuals, labels = [RIGHT, RIGHT, LEFT, UP], torch.tensor([0, 0, 1, 0])
+    one = math.log1p(math.e**-4) + math.log1p(math.e**-2) + math.log(2)
+    loss = contrast(torch.tensor(residuals), labels, 0.5, "one")
+    assert float(loss) == pytest.approx(one / 3, abs=1e-6)
+
+
+def test_one_positive_is_another_row_of_the_label():
+    label_B = torch.randint(-1, 12, (40,), generator=torch.Generator().manual_seed(0))
+    label_B[7] = 99  # alone in its label
+    pairs = losses.find_pairs(label_B, "one")
+    anchors, positives = pairs.anchor_Q, pairs.positive_Q
+    assert (anchors != positives).all() and torch.equal(label_B[anchors], label_B[positives])
+    shared = [i for i in range(40) if label_B[i] >= 0 and (label_B == label_B[i]).sum() > 1]
+    assert sorted(anchors.tolist()) == sorted(positives.tolist()) == shared
+    assert pairs.count_anchors().tolist() == [len(shared), int((label_B >= 0).sum())]
+    assert (pairs.weight_Q == 1).all() and int(pairs.anchors) == len(shared)
+
+
+@pytest.mark.parametrize("positives", ["all", "one", "self"])
+def test_negatives(positives):
+    label_B = torch.tensor([5, -1, 5, 2, 2, 7])
+    expected = [
+        [
+            label_B[i] >= 0 and label_B[j] >= 0 and i != j
+            and (positives == "self" or label_B[i] != label_B[j])
+            for j in range(6)
+        ]
+        for i in range(6)
+    ]  # fmt: skip
+    assert losses.find_pairs(label_B, positives).negative_BB.tolist() == expected
+
+
 def test_alignment_by_hand_both_directions_and_without_the_missing():
     a = torch.tensor([RIGHT, UP, RIGHT])
     b = torch.tensor([RIGHT, RIGHT, [9.0, 9.0]])
@@ -200,7 +161,8 @@ def test_gradients_agree_with_finite_differences():
     a, b = normal(6, 3).requires_grad_(), normal(6, 3, seed=1).requires_grad_()
     labels = torch.tensor([0, 0, 1, 1, 1, -1])
     present = torch.tensor([True, True, False, True, True, True])
-    assert torch.autograd.gradcheck(lambda x: contrast(x, labels, 0.1), (a,))
+    for positives in ("all", "one", "self"):
+        assert torch.autograd.gradcheck(lambda x, p=positives: contrast(x, labels, 0.1, p), (a,))
     assert torch.autograd.gradcheck(lambda x, y: losses.align_loss(x, y, present, 0.1), (a, b))
     assert torch.autograd.gradcheck(lambda x, y: losses.squared_error(x, y, present, "sum"), (a, b))
 
@@ -212,6 +174,30 @@ def test_an_item_on_its_codeword_does_not_blow_the_gradient_up():
     residual.requires_grad_()
     contrast(residual, torch.tensor([0, 0, 0, 1, 1, 1]), 0.1).backward()
     assert float(residual.grad.abs().max()) < 100
+
+
+def test_codewords_that_sum_to_zero_do_not_blow_the_gradient_up():
+    """A grid with an odd number of values has the zero vector among its codewords."""
+    a, b = normal(6, 3), normal(6, 3, seed=1)
+    a[0] = 0
+    a.requires_grad_()
+    losses.align_loss(a, b, torch.ones(6).bool(), 0.1).backward()
+    assert float(a.grad.abs().max()) < 100
+
+
+@pytest.mark.parametrize(
+    ("gradient", "to_latent", "to_codewords"),
+    [("codebooks", 0, [1, 1, 0]), ("encoder", 1, [0, 0, 0]), ("both", 1, [1, 1, 0])],
+)
+def test_the_alignment_sees_the_sum_of_the_first_codewords(gradient, to_latent, to_codewords):
+    latent = normal(B, 4).requires_grad_()
+    codewords = [normal(B, 4, seed=n).requires_grad_() for n in range(1, 4)]
+    quantized = Quantized(torch.zeros(B, 3), [], codewords, sum(codewords))
+    view = losses.align_view(latent, quantized, gradient, 2)
+    torch.testing.assert_close(view, codewords[0] + codewords[1])
+    view.sum().backward()
+    found = [0.0 if x.grad is None else float(x.grad.mean()) for x in (latent, *codewords)]
+    assert found == [to_latent, *to_codewords]
 
 
 def test_positive_pairs_need_two_rows_and_a_label():

@@ -122,10 +122,20 @@ def test_inputs_that_cannot_be_resolved_are_refused(tmp_path, change, codebooks,
         run(tmp_path, inputs)
 
 
-def test_codebooks_of_one_modality_only_are_refused(tmp_path):
+def test_codes_of_a_modality_that_the_quantizer_lacks_are_refused(tmp_path):
     inputs = make_inputs(tmp_path, CATALOGUE, {"text": CODEBOOKS["text"]})
-    with pytest.raises(UserError, match="holds text, not text and image"):
+    with pytest.raises(UserError, match="holds text, but there are text and image codes"):
         run(tmp_path, inputs)
+
+
+def test_a_quantizer_of_text_alone(tmp_path):
+    catalogue = CATALOGUE._replace(
+        text_codes=[[0, 0], [0, 0], [1, 0], [1, 0]], image_codes=[[-1, -1]] * 4
+    )
+    artifact, metrics = run(tmp_path, make_inputs(tmp_path, catalogue, {"text": CODEBOOKS["text"]}))
+    assert artifact.table(["image_codes"]).column(0).null_count == 4
+    assert artifact.metadata == {"codebook_size": 2}
+    assert (metrics["image_items"], metrics["text_moved"]) == (0, 2)
 
 
 def test_latents_of_another_catalogue_are_refused(tmp_path):

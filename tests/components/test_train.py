@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import json
+import logging
 import math
 
 import numpy as np
@@ -524,15 +525,35 @@ def test_same_seed_same_bytes(tmp_path):
     assert other["model.safetensors"] != first["model.safetensors"]
 
 
-def test_text_alone_trains_without_any_picture(tmp_path):
-    no_image = (codes(1), np.full((ITEMS, LEVELS), -1, np.int32))
-    inputs = stage_inputs(tmp_path, planted_histories(20), no_image)
-    config = dataclasses.replace(SMALL, epochs=1, tasks=("seq_text_text",), implicit_weight=0.0)
-    metrics, _ = run_stage(tmp_path / "recommender", config, inputs)
-    assert {name for name in metrics if name.startswith("loss_")} == {
-        "loss_seq_text_text",
-        "loss_implicit",
-    }
+def only(modality):
+    nothing = np.full((ITEMS, LEVELS), -1, np.int32)
+    return (codes(1), nothing) if modality == "text" else (nothing, codes(1))
+
+
+@pytest.mark.parametrize(("present", "absent"), [("text", "image"), ("image", "text")])
+def test_one_modality_alone_is_trained_on_its_own_task(tmp_path, caplog, present, absent):
+    inputs = stage_inputs(tmp_path, planted_histories(20), only(present))
+    config = dataclasses.replace(SMALL, epochs=1)  # of all tasks
+    task = f"seq_{present}_{present}"
+    with caplog.at_level(logging.INFO, "macrec"):
+        metrics, files = run_stage(tmp_path / "a", config, inputs)
+    assert {name for name in metrics if name.startswith("loss_")} == {f"loss_{task}"}
+    told = next(line for line in caplog.messages if f"no item has {absent} codes" in line)
+    assert [name for name in TASKS if name not in told] == [task]
+    assert "implicit alignment" in told
+    assert load_recommender(tmp_path / "a").modalities == (present,)
+    alone = dataclasses.replace(config, tasks=(task,), implicit_weight=0.0)
+    caplog.clear()
+    _, same = run_stage(tmp_path / "b", alone, inputs)
+    assert same == files and "no item has" not in caplog.text
+
+
+def test_tasks_of_the_absent_modality_alone_are_refused(tmp_path):
+    inputs = stage_inputs(tmp_path, planted_histories(20), only("text"))
+    tasks = ("seq_text_image", "seq_image_text", "item_text_image")
+    config = dataclasses.replace(SMALL, tasks=tasks)
+    with pytest.raises(UserError, match=r"no item has image codes.*Add seq_text_text"):
+        run_stage(tmp_path / "recommender", config, inputs)
 
 
 def test_items_that_have_no_semantic_id_are_counted(tmp_path):

@@ -68,6 +68,19 @@ def test_equal_items_get_the_nearest_codewords_in_their_order(settle):
     assert choice_R.tolist() == [2, 1, 0, 3]
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([least_total, smallest_first]))
+def test_however_many_are_equal_they_are_served_in_their_order(seed, settle):
+    rng = np.random.default_rng(seed)
+    kind_R = rng.integers(0, 3, 7)
+    distance_RM = rng.integers(0, 5, (3, 7)).astype(float)[kind_R]
+    choice_R = settle(distance_RM, rng.integers(1, 3, 7))
+    for kind in range(3):
+        rows = np.flatnonzero(kind_R == kind)
+        got = list(zip(distance_RM[rows, choice_R[rows]], choice_R[rows], strict=True))
+        assert got == sorted(got)
+
+
 def test_each_group_has_its_own_room():
     distance_RM = np.array([[1.0, 2.0, 3.0]] * 5)
     room_GM = np.array([[1, 0, 5], [0, 2, 0], [9, 9, 9]])
@@ -79,7 +92,7 @@ def test_each_group_has_its_own_room():
 def test_a_large_group_is_settled_by_the_smallest_distance(more):
     rng = np.random.default_rng(0)
     items = LEAST_TOTAL_ITEMS + more
-    distance_RM, room_GM = rng.random((items, 80)), np.ones((1, 80), np.int64)
+    distance_RM, room_GM = rng.random((items, 280)), np.ones((1, 280), np.int64)
     settle = smallest_first if more else least_total
     choice_R = assign(distance_RM, np.zeros(items, np.int64), room_GM)
     assert choice_R.tolist() == settle(distance_RM, room_GM[0]).tolist()

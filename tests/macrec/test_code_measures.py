@@ -70,6 +70,7 @@ def test_agreement_is_over_items_with_both_and_nothing_for_one_codeword():
     text_NL = np.array([[0, 0], [1, 0], [0, 0], [1, 0], [-1, -1]])
     image_NL = np.array([[1, 0], [0, 0], [1, 1], [-1, -1], [1, 1]])
     assert code_agreement(text_NL, image_NL) == [pytest.approx((1, 1)), (0, 0)]
+    assert code_agreement(text_NL * 0, text_NL * 0) == [(0, 0), (0, 0)]
     assert code_agreement(text_NL, np.full((5, 2), -1)) == []
     assert code_agreement(text_NL, np.zeros((5, 0), int)) == []
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,6 +42,47 @@ def test_the_shapes_of_the_paper():
     assert [type(m).__name__ for m in text.encoder][:2] == ["Linear", "Linear"]  # a linear map
 
 
+def test_a_tokenizer_decides_what_a_latent_is():
+    vectors = 3 * normal(50, 7).float()
+    latents = {}
+    for tokenizer in ("rqvae", "rqkmeans", "fsq"):
+        part = CrossModalQuantizer(replace(SPEC, tokenizer=tokenizer)).text
+        latents[tokenizer] = part.encoder(part.normalize(10 * vectors)).detach()
+        assert part.decoder(latents[tokenizer]).shape == (50, 7)
+        assert part.codebooks[0].shape == (8, part.latent_dim)
+    assert torch.equal(latents["rqkmeans"], 10 * vectors)
+    torch.testing.assert_close(latents["fsq"], latents["rqvae"].tanh())
+    assert float(latents["rqvae"].abs().max()) > 1
+
+
+def test_normalising_takes_the_mean_away_and_divides_by_one_number():
+    part = CrossModalQuantizer(SPEC).text
+    part.mean_E.copy_(torch.arange(7.0))
+    part.scale.fill_(4.0)
+    given = torch.full((2, 7), 8.0, dtype=torch.float16)
+    expected = (8 - torch.arange(7.0)) / 4
+    assert torch.equal(part.normalize(given), expected.expand(2, 7))
+
+
+def test_codes_of_an_item_depend_on_no_other_item_and_on_no_missing_vector():
+    text, image = normal(12, 7), normal(12, 5, seed=1)
+    image[4:] = torch.nan
+    for shared in (0, 2):
+        model = CrossModalQuantizer(replace(SPEC, shared_levels=shared))
+        here = {"text": torch.ones(12).bool(), "image": torch.arange(12) < 4}
+        whole = model.encode({"text": text, "image": image}, here)
+        for row in (2, 7):
+            one = model.encode(
+                {"text": text[[row]], "image": image[[row]]},
+                {name: present[[row]] for name, present in here.items()},
+            )
+            assert torch.equal(one["text"].codes_NL[0], whole["text"].codes_NL[row])
+            if row < 4:
+                assert torch.equal(one["image"].codes_NL[0], whole["image"].codes_NL[row])
+        same = whole["text"].codes_NL[:4] == whole["image"].codes_NL[:4]
+        assert same[:, :shared].all() and not same[:, shared:].all()
+
+
 def test_encoding_does_not_depend_on_the_batch_size():
     model = CrossModalQuantizer(SPEC)
     model.text.mean_E += 1
@@ -52,6 +94,27 @@ def test_encoding_does_not_depend_on_the_batch_size():
         assert torch.equal(whole[name].codes_NL, batched[name].codes_NL)
     expected = model.text.encoder((text - 1) / 2).detach()
     torch.testing.assert_close(whole["text"].latents_ND, expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokenizer": "rqkmeans", "shared_levels": 1},
+        {"tokenizer": "fsq", "codebook_size": 9, "latent_dim": 2},
+        {"image_dim": 0},
+        {"text_dim": 0, "projection": 3},
+        {"hidden": ()},
+    ],
+)
+def test_every_kind_is_saved_and_loaded(tmp_path, changes):
+    spec = replace(SPEC, **changes)
+    saved = CrossModalQuantizer(spec, seed=5)
+    saved.save(tmp_path)
+    loaded = load_quantizer(tmp_path)
+    assert loaded.spec == spec and loaded.parts().keys() == spec.dims.keys()
+    state = loaded.state_dict()
+    assert state.keys() == saved.state_dict().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in saved.state_dict().items())
 
 
 def test_save_and_load(tmp_path):

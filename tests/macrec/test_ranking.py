@@ -238,6 +238,31 @@ def test_history_of_missing_pictures_only_and_no_pictures_at_all():
     assert none.fused_items_UK.tolist() == none.text_items_UK.tolist()
 
 
+def without(modality) -> Recommender:
+    full = recommender()
+    codes = {"text": full.text_codes_NL, "image": full.image_codes_NL}
+    codes[modality] = np.full_like(codes[modality], -1)
+    return Recommender(full.model, VOCABULARY, codes["text"], codes["image"], full.max_history)
+
+
+@pytest.mark.parametrize(("absent", "present"), [("image", "text"), ("text", "image")])
+def test_a_modality_that_no_item_has_is_not_searched(absent, present, monkeypatch):
+    from macrec import decode
+
+    encoded, original = [], decode.encode
+    monkeypatch.setattr(decode, "encode", lambda *a: encoded.append(a) or original(*a))
+    alone = without(absent)
+    assert alone.modalities == Ranker(alone, device="cpu", batch_size=5).modalities == (present,)
+    assert recommender(missing=range(19)).modalities == ("text", "image")
+    ranked = rank_users(alone, HISTORIES, beams=4, batch_size=len(HISTORIES), device="cpu")
+    assert len(encoded) == 1
+    both = rank_users(recommender(), HISTORIES, beams=4, batch_size=len(HISTORIES), device="cpu")
+    lists = {name: getattr(both, f"{present}_{name}_UK") for name in ("items", "scores")}
+    np.testing.assert_array_equal(ranked.fused_items_UK, lists["items"])
+    np.testing.assert_allclose(ranked.fused_scores_UK, lists["scores"], rtol=1e-6)
+    assert (getattr(ranked, f"{absent}_items_UK") == -1).all()
+
+
 def test_shared_codes_are_tied_through_the_model():
     ranked = rank_users(
         recommender(shared=[(4, 9)]), HISTORIES, beams=20, top_k=20, batch_size=3, device="cpu"

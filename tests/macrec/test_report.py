@@ -231,13 +231,16 @@ def test_empty_report_says_so() -> None:
     assert "No system was evaluated." in r.render_markdown(r.Report(title=""))
 
 
-def test_catalogue_without_pictures() -> None:
+@pytest.mark.parametrize(("absent", "present"), [("image", "text"), ("text", "image")])
+def test_catalogue_of_one_modality(absent: str, present: str) -> None:
     report = full(picture=None)
-    report = replace(report, codebooks=report.codebooks[:1], systems=report.systems[:2])
-    page = Page(r.render_html(report))
-    assert "No image codes in this run." in page.text
-    assert "HR@10, text only" in page.text  # without a fused system the best one leads
-    assert "No image codes in this run." in r.render_markdown(report)
+    ahead = r.System(name="Most popular", role="baseline", scores=scores(0.9))
+    alone = next(s for s in report.systems if s.role == present)
+    codebooks = tuple(c for c in report.codebooks if c.modality == present)
+    report = replace(report, codebooks=codebooks, systems=(ahead, alone), collisions=())
+    for shown in (Page(r.render_html(report)).text, r.render_markdown(report)):
+        assert f"No {absent} codes in this run." in shown and f"No {present} codes" not in shown
+        assert f"HR@10, {present} only" in shown  # without a fused system the modality's leads
 
 
 def test_size_limit_holds_with_500_thumbnails() -> None:

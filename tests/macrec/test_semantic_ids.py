@@ -97,7 +97,7 @@ def test_overflow_past_a_full_level_changes_the_level_above_it():
     assert resolved.moved_level.tolist() == [-1, -1, -1, -1, 0]
 
 
-@pytest.mark.parametrize(("bound", "codes"), [(64, [0, 1, 2]), (1, [0, 2, 1])])
+@pytest.mark.parametrize(("bound", "codes"), [(256, [0, 1, 2]), (1, [0, 2, 1])])
 def test_the_sum_of_the_distances_counts_and_not_the_smallest_of_them(monkeypatch, bound, codes):
     # The losers stand at 0.5 and 1.2, for codewords 1 and 9: 0.5 + 7.8 against 8.5 + 0.2.
     monkeypatch.setattr(assignment, "LEAST_TOTAL_ITEMS", bound)
@@ -174,7 +174,7 @@ def catalogues(draw):
 
 
 @settings(deadline=None, max_examples=150)
-@given(catalogues(), st.sampled_from([1, 64]), st.integers(0, 2**32 - 1))
+@given(catalogues(), st.sampled_from([1, 256]), st.integers(0, 2**32 - 1))
 def test_resolution_properties(catalogue, bound, seed):
     codes_NL, latents_ND, codebooks_LMD, ids = catalogue
     with mock.patch.object(assignment, "LEAST_TOTAL_ITEMS", bound):

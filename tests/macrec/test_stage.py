@@ -10,7 +10,9 @@ import pytest
 
 from macrec import parameters, stage, stage_cli
 from macrec.artifact import Artifact, DatasetOutput, HtmlOutput
+from macrec.checkpoint import Checkpoints
 from macrec.errors import UserError
+from macrec.processes import Processes
 from macrec.store import ArtifactStore
 
 
@@ -123,6 +125,57 @@ def test_a_failed_stage_leaves_nothing(toy_stage, numbers, tmp_path, mode):
     with pytest.raises(UserError, match="no finished artifact"):
         Artifact.open(tmp_path / "a" / "repeated")
     assert not list((tmp_path / "store").rglob("*.json"))
+
+
+def test_checkpoints_lie_in_the_store_until_the_result_does(
+    toy_stage, numbers, tmp_path, monkeypatch
+):
+    """A resumed attempt finds them under the fingerprint; another configuration does not."""
+    store, found, original = tmp_path / "store", [], toy_stage.run
+
+    def resumable(config, inputs, outputs, execution, checkpoint_uri=""):
+        before = Checkpoints(checkpoint_uri).latest()
+        found.append(before and before.step)
+        Checkpoints(checkpoint_uri).save(len(found), {})
+        if len(found) < 3:
+            raise RuntimeError("cut short")
+        return original(config, inputs, outputs, execution)
+
+    monkeypatch.setattr(toy_stage, "run", resumable)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="cut short"):
+            run(toy_stage, numbers(1), tmp_path / "a", store)
+    run(toy_stage, numbers(1), tmp_path / "b", store, times=3)
+    assert found == [None, 1, None] and (store / "checkpoints" / "toy").is_dir()
+    done = run(toy_stage, numbers(1), tmp_path / "a", store)
+    assert found == [None, 1, None, 2]
+    left = store / "checkpoints" / "toy" / done.fingerprint
+    assert not left.exists()
+    Checkpoints(str(left)).save(9, {})  # by a run that was killed after its commit
+    assert run(toy_stage, numbers(1), tmp_path / "a", store).reused and not left.exists()
+    run(toy_stage, numbers(1), tmp_path / "a")  # without a store
+    assert found[-1] is None
+
+
+def test_only_a_stage_that_says_so_is_shared_by_processes(
+    toy_stage, numbers, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stage, "processes", lambda: Processes(0, 2))
+    with pytest.raises(UserError, match="toy: cannot be shared by 2 processes"):
+        run(toy_stage, numbers(1), tmp_path / "a")
+    monkeypatch.setattr(toy_stage, "DISTRIBUTED", True, raising=False)
+    for reused in (True, False):
+        one = Processes(1, 2)
+        monkeypatch.setattr(one, "agree", lambda _, told=reused: told)
+        monkeypatch.setattr(stage, "processes", lambda process=one: process)
+        out = tmp_path / f"{reused}"
+        (out / "repeated").mkdir(parents=True)  # as process 0 has made it
+        before = toy_stage.calls
+        done = run(toy_stage, numbers(1), out, tmp_path / "store")
+        assert (done.metrics, done.reused) == ({}, reused)
+        assert toy_stage.calls - before == (not reused)
+        assert not (out / "repeated" / "manifest.json").exists()
+    assert not (tmp_path / "store").exists()
 
 
 def executor_input(numbers_path: Path, root: Path, **values) -> str:

@@ -126,7 +126,7 @@ def test_missing_and_corrupt_pictures_are_null_rows_with_a_reason(macrec, sample
         (["--set", "quantizer_level=3"], ["Did you mean quantizer_levels?"]),
         (["--set", "quantizer_levels"], ["write NAME=VALUE"]),
         (["--config", "absent.yaml"], ["absent.yaml", "no such file"]),
-        (["--text-embeddings", "x.parquet"], ["no such file", "exactly one of --text-model"]),
+        (["--text-embeddings", "x.parquet"], ["no such file", "give --text-model", "not both"]),
     ],
 )
 def test_a_bad_call_is_refused_before_anything_starts(macrec, sample, tmp_path, arguments, parts):

@@ -8,6 +8,7 @@ from macrec.report.markdown import render_markdown
 from macrec.report.model import (
     CUTOFFS,
     METRICS,
+    Agreement,
     ArtifactDigest,
     CodebookLevel,
     Collisions,
@@ -16,6 +17,7 @@ from macrec.report.model import (
     Item,
     Mark,
     Panel,
+    Prefix,
     ProposedBy,
     Recommendation,
     Report,
@@ -23,12 +25,14 @@ from macrec.report.model import (
     Score,
     Series,
     System,
+    Tokenizer,
 )
 from macrec.report.page import render_html
 
 __all__ = [
     "CUTOFFS",
     "METRICS",
+    "Agreement",
     "ArtifactDigest",
     "CodebookLevel",
     "Collisions",
@@ -37,6 +41,7 @@ __all__ = [
     "Item",
     "Mark",
     "Panel",
+    "Prefix",
     "ProposedBy",
     "Recommendation",
     "Report",
@@ -44,6 +49,7 @@ __all__ = [
     "Score",
     "Series",
     "System",
+    "Tokenizer",
     "render_html",
     "render_markdown",
 ]

@@ -45,11 +45,11 @@ def best(systems: Sequence[System], name: str) -> System | None:
 
 def _score(report: Report, name: str) -> Tile | None:
     fused = [s for s in report.systems if s.role == "fused" and value_of(s, name) is not None]
-    shown = fused[-1] if fused else best(report.systems, name)
+    single = best([s for s in report.systems if s.role in ("text", "image")], name)
+    shown = fused[-1] if fused else single or best(report.systems, name)
     if shown is None:
         return None
     score = shown.scores[name]
-    single = best([s for s in report.systems if s.role in ("text", "image")], name)
     popular = next((s for s in report.systems if s.role == "baseline"), None)
     lines: list[str] = []
     if numbers.usable(score.low) and numbers.usable(score.high):

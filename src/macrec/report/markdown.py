@@ -3,11 +3,11 @@
 import re
 from collections.abc import Sequence
 
-from macrec.report import numbers
+from macrec.report import numbers, tokenizer
 from macrec.report.headline import headline
 from macrec.report.markup import clean
 from macrec.report.model import Example, Panel, Report, Score
-from macrec.report.tables import score_columns
+from macrec.report.tables import COLLISION_KEY, score_columns
 
 ACTIVE = re.compile(r"([\\`*_\[\]()#~|!])")
 MAX_EXAMPLES = 12
@@ -89,6 +89,7 @@ def _codes(report: Report) -> list[str]:
             f"{v.used:,} of {v.size:,}",
             numbers.percent(v.utilisation),
             numbers.decimal(v.perplexity),
+            numbers.decimal(v.gini, 2),
             numbers.percent(v.largest_share),
         ]
         for v in report.codebooks
@@ -101,18 +102,39 @@ def _codes(report: Report) -> list[str]:
             numbers.count(c.moved),
             ", ".join(f"{n:,} of {size}" for size, n in sorted(c.group_sizes.items())[:12])
             or numbers.DASH,
+            ", ".join(map(numbers.count, c.moved_by_level)) or numbers.DASH,
+            numbers.decimal(c.displacement, 2),
         ]
         for c in report.collisions
     ]
     blocks: list[str] = []
     if used:
-        heads = ["Level", "Codes used", "Share", "Perplexity", "Largest code"]
-        blocks += ["## Codebook use", table(heads, used)]
-        if not any(v.modality == "image" for v in report.codebooks):
-            blocks.append("No image codes in this run.")
+        heads = ["Level", "Codes used", "Share", "Perplexity", "Gini", "Largest code"]
+        blocks += ["### Codebook use", table(heads, used)]
+        absent = {"text", "image"} - {v.modality for v in report.codebooks}
+        blocks += [f"No {modality} codes in this run." for modality in sorted(absent)]
+    blocks += _prefixes(report)
     if collided:
         heads = ["Modality", "Rate before", "Rate after", "Items moved", "Groups by size"]
-        blocks += ["## Collisions", table(heads, collided)]
+        heads += ["Moved at level", "Distance"]
+        blocks += ["### Collisions", table(heads, collided), COLLISION_KEY]
+    return ["## Semantic IDs", *blocks] if blocks else []
+
+
+def _prefixes(report: Report) -> list[str]:
+    blocks: list[str] = []
+    for measured in report.tokenizers:
+        rows = tokenizer.prefix_rows(measured)
+        if rows:
+            blocks.append(
+                table([f"{measured.modality.capitalize()} codes", *tokenizer.HEADS], rows)
+            )
+    if report.agreement:
+        rows = tokenizer.agreement_rows(report.agreement)
+        blocks.append(table(["Text and image", *tokenizer.AGREEMENT_HEADS], rows))
+    if blocks:
+        told = [f"- {name}: {meaning}" for name, meaning in tokenizer.key(report).items()]
+        blocks = ["### What the codes say", tokenizer.LEAD, *blocks, "\n".join(told)]
     return blocks
 
 

@@ -115,6 +115,15 @@ class CodebookLevel:
         return math.exp(-sum(share * math.log(share) for share in shares))
 
     @property
+    def gini(self) -> float | None:
+        """Gini coefficient of the items per code: 0 = even, near 1 = one code holds them all."""
+        total = sum(self.counts)
+        if not total:
+            return None
+        ranked = enumerate(sorted(self.counts), 1)
+        return sum((2 * rank - self.size - 1) * n for rank, n in ranked) / (self.size * total)
+
+    @property
     def largest_share(self) -> float | None:
         """Share of the items that carry the most used code, 0..1."""
         total = sum(self.counts)
@@ -133,6 +142,47 @@ class Collisions:
     """Items given another code."""
     group_sizes: Mapping[int, int]
     """{items sharing one code (2 or more): number of such groups}, before resolution."""
+    moved_by_level: tuple[int, ...] = ()
+    """Moved items by the first level that changed; a later level is a smaller change."""
+    displacement: float | None = None
+    """Mean distance that the decoded vector of a moved item went, over the mean distance of an
+    item to its own codewords: below 1 is less than what the codes get wrong anyway."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """What the codes up to one level say about an item."""
+
+    unexplained: float | None = None
+    """Share of the vectors' variance that these codes leave, 0..1."""
+    recall: float | None = None
+    """Share of an item's nearest neighbours that have the same codes, 0..1."""
+    candidates: float | None = None
+    """Share of all items that have the same codes, 0..1."""
+    lift: Score = Score(value=None)
+    """How much more often than by chance consecutive training items have the same codes; low and
+    high are one standard error away."""
+    validation_lift: Score = Score(value=None)
+    """The same of the last training item and the validation item."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """The codes of one modality, measured."""
+
+    modality: Literal["text", "image"]
+    prefixes: tuple[Prefix, ...]
+    """From the first code alone to all codes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far the text codes of one level tell the image codes, 0..1."""
+
+    mutual: float | None
+    """Normalised mutual information."""
+    adjusted: float | None
+    """The same less what chance gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +245,7 @@ class Report:
     facts: tuple[Fact, ...] = ()
     systems: tuple[System, ...] = ()
     """In the order of the table. The headline compares the last "fused" one with the best of the
-    "text" and "image" ones and with the first "baseline"."""
+    "text" and "image" ones, which takes its place in a run without, and the first "baseline"."""
     users: int | None = None
     """Test users behind the results table."""
     quantizer_panels: tuple[Panel, ...] = ()
@@ -204,6 +254,9 @@ class Report:
     """Loss and validation NDCG, over steps or epochs."""
     codebooks: tuple[CodebookLevel, ...] = ()
     collisions: tuple[Collisions, ...] = ()
+    tokenizers: tuple[Tokenizer, ...] = ()
+    agreement: tuple[Agreement, ...] = ()
+    """Level by level; empty in a run on one modality."""
     fusion_panel: Panel | None = None
     """Validation score over the fusion weight."""
     examples: tuple[Example, ...] = ()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from macrec.report import charts, numbers, tables
+from macrec.report import charts, numbers, tables, tokenizer
 from macrec.report.headline import Tile
 from macrec.report.lines import line_chart
 from macrec.report.markup import Raw, clean, el
@@ -71,8 +71,8 @@ def data(report: Report) -> Raw | None:
 
 
 def codes(report: Report) -> Raw | None:
-    """How evenly the codebooks are used, and how items collided."""
-    if not report.codebooks and not report.collisions:
+    """How evenly the codebooks are used, what the codes keep, and how items collided."""
+    if not (report.codebooks or report.collisions or report.tokenizers):
         return None
     parts: list[Any] = []
     if report.codebooks:
@@ -86,14 +86,17 @@ def codes(report: Report) -> Raw | None:
             el("div", drawn, class_="pairs"),
             el("p", tables.CODEBOOK_KEY, class_="quiet"),
         ]
+    parts += tokenizer.measures(report)
     if report.collisions:
         drawn = [_collisions(c) for c in report.collisions]
         parts += [
             el("h3", "Collisions"),
             tables.collisions(report.collisions),
+            el("p", tables.COLLISION_KEY, class_="quiet"),
             el("div", drawn, class_="charts"),
         ]
-    return part("Codes", "Each item is one code per level and modality.", *parts)
+    lead = "Each item is one code per level and modality; no two items have the same codes."
+    return part("Semantic IDs", lead, *parts)
 
 
 def training(report: Report) -> Raw | None:

@@ -23,7 +23,7 @@ h1,h2,.figure{font-family:"Iowan Old Style","Palatino Linotype",Palatino,"URW Pa
 h1{font-size:38px;line-height:1.15;margin:0;letter-spacing:-.01em;overflow-wrap:anywhere}
 h2{font-size:22px;line-height:1.25;margin:0}
 h3{font-size:15px;font-weight:600;line-height:1.35;margin:40px 0 12px}
-.scroll+.charts{margin-top:26px}
+.scroll+.charts,.notes+.charts,.quiet+.charts{margin-top:26px}
 h3:first-child{margin-top:4px}
 p{margin:0 0 10px;max-width:68ch}
 main>header{margin-bottom:36px}
@@ -98,7 +98,7 @@ td.curve{width:130px;padding:3px 0 1px 14px}td.curve svg{width:118px}
 td.wrap{white-space:normal;overflow-wrap:anywhere;text-align:left}
 code{font:12.5px ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace;
 overflow-wrap:anywhere}
-.pairs+p{margin-top:12px}
+.pairs+p,.scroll+p{margin-top:12px}
 dl.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:22px 28px;
 margin:0}
 dl.facts dt{font-size:13.5px;color:var(--soft)}

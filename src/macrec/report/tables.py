@@ -17,7 +17,15 @@ from macrec.report.model import (
 
 CODEBOOK_KEY = (
     "Curves: items per code, most used code first, one vertical scale for all; dashed: even use. "
-    "Perplexity is the number of evenly used codes that the usage is worth."
+    "Perplexity is the number of evenly used codes that the usage is worth, good near the number "
+    "of codes. Gini is 0 when all codes hold equally many items and near 1 when a few hold nearly "
+    "all, good below 0.5."
+)
+COLLISION_KEY = (
+    "Rate: share of the items that had to get another code, so that each has its own; good below "
+    "10 %. Moved at level: the moved items by the first level that changed, level 0 first; good "
+    "when all are at the last. Distance: how far a moved item went, in units of how far items are "
+    "from their own codes anyway; good near 1 or below."
 )
 MAX_ROWS = 200
 MAX_LEVELS = 16
@@ -53,7 +61,7 @@ def results(systems: Sequence[System]) -> Raw:
     table = el(
         "table", _metric_heads(groups), el("tbody", rows), class_="results", aria_label="Results"
     )
-    return join([el("p", key, class_="quiet"), _scrolling("Results of every system", table)])
+    return join([el("p", key, class_="quiet"), scrolling("Results of every system", table)])
 
 
 def _metric_heads(groups: list[tuple[str, list[str]]]) -> Raw:
@@ -95,19 +103,19 @@ def codebook(modality: str, levels: Sequence[CodebookLevel], most: int) -> Raw:
             "tr",
             el("th", str(level.level), scope="row"),
             el("td", f"{level.used:,} of {level.size:,}"),
-            el("td", numbers.percent(level.utilisation)),
             el("td", numbers.decimal(level.perplexity)),
+            el("td", numbers.decimal(level.gini, 2)),
             el("td", numbers.percent(level.largest_share)),
             el("td", charts.usage_curve(level, most), class_="curve"),
         )
         for level in sorted(levels, key=lambda level: level.level)[:MAX_LEVELS]
     ]
-    heads = ("Level", "Used", "Share", "Perplexity", "Largest", "Items per code")
+    heads = ("Level", "Used", "Perplexity", "Gini", "Largest", "Items per code")
     head = el(
         "tr",
         [el("th", h, scope="col", class_="left" if h == "Level" else None) for h in heads],
     )
-    return _scrolling(name, el("table", el("caption", name), el("thead", head), el("tbody", rows)))
+    return scrolling(name, el("table", el("caption", name), el("thead", head), el("tbody", rows)))
 
 
 def collisions(shown: Sequence[Collisions]) -> Raw:
@@ -121,16 +129,21 @@ def collisions(shown: Sequence[Collisions]) -> Raw:
             el("td", numbers.count(c.moved)),
             el("td", numbers.count(sum(c.group_sizes.values()))),
             el("td", numbers.count(max(c.group_sizes, default=0))),
+            el("td", ", ".join(map(numbers.count, c.moved_by_level)) or numbers.DASH),
+            el("td", numbers.decimal(c.displacement, 2)),
         )
         for c in shown
     ]
-    heads = ("Modality", "Rate before", "Rate after", "Items moved", "Groups", "Largest group")
+    heads = (
+        *("Modality", "Rate before", "Rate after", "Items moved", "Groups", "Largest group"),
+        *("Moved at level", "Distance"),
+    )
     head = el(
         "tr",
         [el("th", h, scope="col", class_="left" if h == "Modality" else None) for h in heads],
     )
     table = el("table", el("thead", head), el("tbody", rows), class_="narrow")
-    return _scrolling("Collisions", table)
+    return scrolling("Collisions", table)
 
 
 def parameters(values: Mapping[str, str]) -> Raw:
@@ -150,7 +163,7 @@ def parameters(values: Mapping[str, str]) -> Raw:
             )
         )
     head = el("tr", [el("th", h, scope="col", class_="left") for h in ("Part", "Name", "Value")])
-    return _scrolling("Parameters", el("table", el("thead", head), el("tbody", rows)))
+    return scrolling("Parameters", el("table", el("thead", head), el("tbody", rows)))
 
 
 def artifacts(shown: Sequence[ArtifactDigest]) -> Raw:
@@ -170,10 +183,11 @@ def artifacts(shown: Sequence[ArtifactDigest]) -> Raw:
         el("th", "Rows", scope="col"),
         el("th", "Digest", scope="col", class_="left"),
     )
-    return _scrolling("Inputs", el("table", el("thead", head), el("tbody", rows)))
+    return scrolling("Inputs", el("table", el("thead", head), el("tbody", rows)))
 
 
-def _scrolling(name: str, table: Raw) -> Raw:
+def scrolling(name: str, table: Raw) -> Raw:
+    """A table in a box of its own."""
     # focusable, so that a table wider than the window can be scrolled from the keyboard
     return el("div", table, class_="scroll", role="region", aria_label=name, tabindex="0")
 

@@ -1,0 +1,1 @@
+"""Semantic IDs of new and changed items, with the quantizer as it is."""

@@ -1,0 +1,67 @@
+"""The sentences under the report's headline: what a reader of the table must know."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from components.evaluate.systems import BOOTSTRAP_STREAM, Evaluated, WeightChoice
+from macrec.generator import MODALITIES, Modality
+from macrec.metrics import bootstrap
+
+if TYPE_CHECKING:
+    from components.evaluate.main import Config
+
+
+def sides(modalities: tuple[Modality, ...]) -> str:
+    """What the recommendations come from, in words."""
+    if len(modalities) > 1:
+        return "text and pictures"
+    return "text alone" if modalities == ("text",) else "pictures alone"
+
+
+def notes(
+    config: "Config",
+    choice: WeightChoice,
+    evaluated: Evaluated,
+    modalities: tuple[Modality, ...],
+) -> tuple[str, ...]:
+    """What a reader of the table must know: the paired difference, the weight, the rules."""
+    probability = "the legal codes" if config.renormalise else "the whole vocabulary"
+    if len(modalities) > 1:
+        scoring = (_gain(config, evaluated), *_fusion(choice, probability))
+    else:
+        absent = next(m for m in MODALITIES if m not in modalities)
+        scoring = (
+            f"No item has {absent} codes, so the ranking is by {sides(modalities)}: the "
+            f"log-probability of an item's codes, each softmax over {probability}.",
+        )
+    return (
+        *scoring,
+        "Tied scores count at their expected value under random order. Most popular counts "
+        "training interactions only.",
+        "Half of the examples are users with a hit among the first ten, where there are enough.",
+    )
+
+
+def _gain(config: "Config", evaluated: Evaluated) -> str:
+    """The fused list against the best single modality, user by user."""
+    singles = [name for name in evaluated.systems if name.startswith(("text", "image"))]
+    ndcg = {name: scores.values["ndcg_10"] for name, scores in evaluated.systems.items()}
+    best = max(singles, key=lambda name: float(ndcg[name].mean()))
+    generator = np.random.default_rng([config.seed, BOOTSTRAP_STREAM])
+    gain = bootstrap({"gain": ndcg["fused"] - ndcg[best]}, generator)["gain"]
+    return (
+        f"Fused minus the best single modality ({best.replace('_', ', ')}), NDCG@10 per user: "
+        f"{gain.mean:+.4f}, 95 % interval {gain.low:+.4f} to {gain.high:+.4f}."
+    )
+
+
+def _fusion(choice: WeightChoice, probability: str) -> tuple[str, ...]:
+    """How the two scores become one."""
+    how = f"chosen on {choice.users:,} validation users" if choice.tried else "not chosen on data"
+    return (
+        f"Fused score: {choice.weight:g} x log-probability by text + {1 - choice.weight:g} x that "
+        f"by image, {how}. Each softmax is over {probability}.",
+        "Every candidate of either search is scored under both modalities; one without picture "
+        "keeps its share of the text probability.",
+    )

@@ -1,0 +1,150 @@
+"""What a step minimises: a batch on its way through the model, and the loss terms of it.
+
+Shape suffixes: B batch, b this process's rows of it, D latent size, H head size.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.quantize import losses
+from components.quantize.config import Config
+from components.quantize.data import Catalogue, Modality
+from macrec.processes import Processes
+from macrec.quantization import Quantized, nearest, rotated, sinkhorn_codes, straight_through
+from macrec.quantizer import CrossModalQuantizer
+
+ALONE = Processes()
+ESTIMATORS = {"straight_through": straight_through, "rotation": rotated}
+
+
+class Pass(NamedTuple):
+    """One modality of a batch on its way through the model."""
+
+    batch: Modality
+    normalized_bE: Tensor
+    latent_BD: Tensor
+    quantized: Quantized
+
+
+def term_weights(config: Config, modalities: tuple[str, ...]) -> dict[str, float]:
+    """The factor of every loss term in the total; a term of weight 0 is not computed."""
+    weights = {f"{name}_reconstruction": 1.0 for name in modalities}
+    if config.tokenizer == "rqvae":  # the grid of fsq has nothing to learn and nothing to commit to
+        weights |= {f"{name}_rq": config.rq_weight for name in modalities}
+    if len(modalities) == 2:
+        for level, weight in enumerate(config.per_level(config.contrastive_weights)):
+            sides = modalities if config.contrastive_side == "both" else (config.contrastive_side,)
+            weights |= {f"{name}_contrastive_{level}": weight for name in sides}
+        weights["align"] = config.align_weight
+    return {term: weight for term, weight in weights.items() if weight > 0}
+
+
+class Codes:
+    """Picks the codes of a training batch: balanced where a level has an epsilon, else nearest."""
+
+    def __init__(self, config: Config) -> None:
+        self.epsilons = config.per_level(config.sinkhorn_epsilons)
+        self.iterations = config.sinkhorn_iterations
+
+    def __call__(self, level: int, distance_BM: Tensor) -> Tensor:
+        """Codes [B]; see `macrec.quantization.Choose`."""
+        if epsilon := self.epsilons[level]:
+            return sinkhorn_codes(distance_BM, epsilon, self.iterations)
+        return nearest(level, distance_BM)
+
+
+def forward(
+    model: CrossModalQuantizer,
+    batch: Catalogue,
+    config: Config,
+    *,
+    training: bool = True,
+    processes: Processes = ALONE,
+) -> dict[str, Pass]:
+    """Encodes and quantizes the raw vectors of a batch.
+
+    Of several processes each encodes the vectors that it has, its share of the batch; what follows
+    is small and done by all on the whole batch, so that a loss has all positives and negatives.
+    """
+    normalized: dict[str, Tensor] = {}
+    latents: dict[str, Tensor] = {}
+    for name, part in model.parts().items():
+        # A missing row holds nothing: make it the mean vector, whatever bytes stand there.
+        present_B = batch[name].present_N
+        own_b1 = present_B[processes.share(len(present_B))][:, None]
+        normalized[name] = part.normalize(batch[name].embedding_NE[:]).where(own_b1, 0.0)
+        latent_bD = in_precision(part.encoder, normalized[name], config)
+        latents[name] = processes.join_rows(latent_bD, len(present_B))
+    quantized = model.quantize(
+        latents,
+        {name: data.present_N for name, data in batch.items()},
+        Codes(config) if training else nearest,
+        live=config.residual_gradient == "live",
+    )
+    return {n: Pass(batch[n], normalized[n], latents[n], quantized[n]) for n in latents}
+
+
+def in_precision(network: nn.Module, input_BX: Tensor, config: Config) -> Tensor:
+    """What a network makes of rows, in their precision; its products are of the set one."""
+    low = config.precision == "bfloat16"
+    with torch.autocast(input_BX.device.type, torch.bfloat16, enabled=low):
+        return network(input_BX).to(input_BX.dtype)
+
+
+def other_labels(batch: Catalogue, name: str) -> Tensor:
+    """The labels that decide an anchor's positives: the other modality's, where both are there."""
+    (other,) = (data for key, data in batch.items() if key != name)
+    return torch.where(batch[name].present_N, other.label_N, -1)
+
+
+def loss_terms(
+    model: CrossModalQuantizer,
+    heads: nn.ModuleDict,
+    passes: Mapping[str, Pass],
+    pairs: Mapping[str, losses.Pairs],
+    config: Config,
+    processes: Processes = ALONE,
+) -> dict[str, Tensor]:
+    """Every live loss term of a batch, unweighted; the names are those of `term_weights`.
+
+    Of several processes each decodes its own rows: their reconstructions add up to that of the
+    batch. All other terms are those of the batch, in every process.
+    """
+    weights = term_weights(config, tuple(passes))
+    terms: dict[str, Tensor] = {}
+    estimate = ESTIMATORS[config.gradient_estimator]
+    for name, done in passes.items():
+        present_B, quantized = done.batch.present_N, done.quantized
+        zhat_BD = estimate(done.latent_BD, quantized.codeword_sum_BD)
+        own = processes.share(len(present_B))
+        error = losses.squared_error(
+            in_precision(model.modality(name).decoder, zhat_BD[own], config),
+            done.normalized_bE,
+            present_B[own],
+            config.squared_error,
+        )
+        # A mean over the process's own rows becomes its part of the mean over the batch; alone it
+        # is multiplied by 1.
+        kept, all_kept = (rows.sum().clamp(min=1) for rows in (present_B[own], present_B))
+        terms[f"{name}_reconstruction"] = error * (kept / all_kept)
+        if (term := f"{name}_rq") in weights:
+            terms[term] = losses.rq_loss(
+                quantized, present_B, config.commitment, config.squared_error
+            )
+        for level, residual_BD in enumerate(quantized.residuals):
+            if (term := f"{name}_contrastive_{level}") in weights:
+                terms[term] = losses.contrastive_loss(residual_BD, pairs[name], config.temperature)
+    if "align" in weights:
+        levels = config.align_levels or config.levels
+        views = [
+            losses.align_view(done.latent_BD, done.quantized, config.align_gradient, levels)
+            for done in passes.values()
+        ]
+        if heads:
+            views = [heads[name](view) for name, view in zip(passes, views, strict=True)]
+        both_B = torch.stack([done.batch.present_N for done in passes.values()]).all(0)
+        terms["align"] = losses.align_loss(views[0], views[1], both_B, config.temperature)
+    return terms

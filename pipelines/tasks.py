@@ -1,0 +1,117 @@
+"""What the pipelines have in common: how a task is made, and the way from the data to the vectors.
+
+Run parameters are the stages' own settings with the stage's prefix (`quantizer_levels` is `levels`
+of quantize), so a form sorted by name keeps a stage's settings together.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from kfp import dsl, kubernetes
+
+from components.container import kfp_default, kfp_type
+from components.embed_image.component import embed_image
+from components.embed_text.component import embed_text
+from components.prepare_data.component import prepare_data
+from components.snapshot_catalog.component import snapshot_catalog
+from macrec.parameters import Parameter
+from pipelines.parameters import SOURCES, STAGES
+
+HOURS = 3600
+
+
+class Embedded(NamedTuple):
+    """The catalogue, its log, and the vectors of its items under the names of the inputs."""
+
+    items: Any
+    sequences: Any
+    vectors: dict[str, Any]
+
+
+class Tasks:
+    """Makes the tasks of a pipeline from its run parameters; the snapshot comes first."""
+
+    def __init__(self, run: Mapping[str, Any]) -> None:
+        self.run = run
+        uris = {name: run[parameter] for name, parameter in SOURCES.items()}
+        self._snapshot = self.task(snapshot_catalog, "Snapshot", **uris)
+        self._snapshot.set_caching_options(False)  # it is what notices new data
+
+    def task(self, component: Any, label: str, **inputs: Any) -> dsl.PipelineTask:
+        """A task whose settings are the run parameters with its stage's prefix."""
+        run, prefix = self.run, STAGES[component.name.replace("-", "_")]
+        own = {n: run[prefix + n] for n in component.component_spec.inputs if prefix + n in run}
+        common = {"store": run["store"], "cache_salt": run["cache_salt"]}
+        created = component(**{**own, **common, **inputs}).set_display_name(label)
+        kubernetes.set_timeout(created, 24 * HOURS)
+        created.set_retry(
+            3, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="900s"
+        )
+        return created
+
+    def gpu_task(self, component: Any, label: str, **inputs: Any) -> dsl.PipelineTask:
+        """A task on the GPU pool that the run names."""
+        created, run = self.task(component, label, **inputs), self.run
+        created.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(run["gpu_count"])
+        kubernetes.add_node_selector_json(created, node_selector_json=run["gpu_node_selector"])
+        kubernetes.add_toleration_json(created, toleration_json=run["gpu_tolerations"])
+        kubernetes.empty_dir_mount(
+            created, volume_name="dshm", mount_path="/dev/shm", medium="Memory", size_limit="8Gi"
+        )
+        return created
+
+    def source(self, name: str, as_name: str) -> dict[str, Any]:
+        """A URI and the digest of what is there now."""
+        digest = self._snapshot.outputs[f"{name}_digest"]
+        return {as_name: self.run[SOURCES[name]], f"{as_name}_snapshot": digest}
+
+    def embedded(self, **preparation: Any) -> Embedded:
+        """Prepares the data and embeds the items; `preparation` are settings of prepare_data."""
+        data = self.task(
+            prepare_data,
+            "Prepare data",
+            **self.source("items", "catalog"),
+            **self.source("interactions", "interactions"),
+            **preparation,
+        ).outputs
+        text = self.gpu_task(
+            embed_text,
+            "Embed text",
+            items=data["items"],
+            **self.source("text_model", "model"),
+            **self.source("text_embeddings", "embeddings"),
+        )
+        image = self.gpu_task(
+            embed_image,
+            "Embed images",
+            items=data["items"],
+            **self.source("images", "images"),
+            **self.source("image_model", "model"),
+            **self.source("image_embeddings", "embeddings"),
+        )
+        vectors = {
+            "text_embeddings": text.outputs["text_embeddings"],
+            "image_embeddings": image.outputs["image_embeddings"],
+        }
+        return Embedded(data["items"], data["sequences"], vectors)
+
+
+def as_pipeline(function: Callable[..., None], name: str, declared: Mapping[str, Parameter]) -> Any:
+    """The pipeline that the function builds, with the run parameters as its signature."""
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                annotation=kfp_type(p),
+                default=kfp_default(p),
+            )
+            for name, p in declared.items()
+        ]
+    )
+    lines = [f"    {name}: {' '.join(p.doc.split())}" for name, p in declared.items()]
+    summary = (inspect.getdoc(function) or "").partition("\n")[0]
+    function.__doc__ = "\n".join([summary, "", "Args:", *lines])
+    function.__annotations__ = {n: kfp_type(p) for n, p in declared.items()}
+    return dsl.pipeline(name=name)(function)

@@ -1,0 +1,228 @@
+"""Checkpoints of a training that may be cut short: saved by time, found again by fingerprint.
+
+A checkpoint is a file of tensors (safetensors) and, written last, a manifest with the rest of the
+state, the step, and the SHA-256 of both. What is damaged or unfinished is passed over. Nothing is
+pickled, so reading one runs no code.
+"""
+
+import hashlib
+import json
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from macrec.artifact import Json, canonical_json
+from macrec.errors import EXIT_PREEMPTED, TryAgain
+from macrec.progress import log
+from macrec.storage import is_remote, open_storage, sha256_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+MANIFEST = ".json"
+TENSORS = ".safetensors"
+
+
+class Checkpoint(NamedTuple):
+    """What a training resumes from."""
+
+    step: int
+    state: Any
+    """As it was saved, tensors on the CPU; a tuple comes back as a list."""
+
+
+class Checkpoints:
+    """Saves the state of a training now and then, and finds the newest that is whole.
+
+    Args:
+        uri: a local folder or gs://BUCKET/FOLDER that belongs to this training alone. Empty:
+            nothing is kept, `due` is never true, `latest` is None.
+        every_seconds: time from the end of one save to the beginning of the next.
+        keep: checkpoints that stay; older ones are deleted.
+        clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        uri: str = "",
+        every_seconds: float = 300.0,
+        keep: int = 2,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.uri, self.every_seconds, self.keep = uri, every_seconds, keep
+        self._storage = open_storage(uri) if uri else None
+        self._clock, self._saved_at = clock, clock()
+        self._preempted = False
+        self._known: set[str] | None = None
+
+    @property
+    def preempted(self) -> bool:
+        """Whether the process was asked to end; the training then saves and calls `leave`."""
+        return self._preempted
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        if self._storage is None:
+            return False
+        return self._preempted or self._clock() - self._saved_at >= self.every_seconds
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Within the block SIGTERM sets `preempted` instead of ending the process at once.
+
+        At its end a signal that nobody has acted on takes its usual course.
+        """
+        # Without a place to save to there is nothing to wait for; only the main thread may watch.
+        if self._storage is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._notice)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        if self._preempted:
+            signal.raise_signal(signal.SIGTERM)
+
+    def _notice(self, *_: object) -> None:
+        self._preempted = True
+
+    def leave(self) -> NoReturn:
+        """Ends the process as a preempted one; the training goes on where it is started again."""
+        log.warning("preempted: ended after a checkpoint (%s)", self.uri)
+        raise SystemExit(EXIT_PREEMPTED)
+
+    def save(self, step: int, state: Any) -> None:
+        """Writes a checkpoint, then deletes the old ones.
+
+        A storage that does not answer costs the checkpoint, not the training.
+
+        Args:
+            step: orders the checkpoints; the highest is the latest.
+            state: dicts, lists and tuples of tensors, numbers, texts, booleans and None; keys are
+                texts or integers.
+        """
+        if self._storage is None:
+            return
+        tensors: dict[str, Tensor] = {}
+        tree = _taken_apart(state, tensors)
+        try:
+            self._write(step, tree, tensors)
+            self._prune()
+        except TryAgain as error:
+            log.warning("checkpoint of step %d not saved: %s", step, error)
+        self._saved_at = self._clock()
+
+    def _write(self, step: int, tree: Any, tensors: dict[str, "Tensor"]) -> None:
+        from safetensors.torch import save_file
+
+        assert self._storage is not None
+        with tempfile.TemporaryDirectory(prefix="macrec-checkpoint-") as folder:
+            path = Path(folder) / "tensors"
+            save_file(tensors, path)
+            checksum, size = sha256_file(path), path.stat().st_size
+            # Named by its content: a file that an earlier attempt left is the same or another one.
+            stem = f"step-{step:012d}-{checksum[:16]}"
+            self._storage.upload(path, stem + TENSORS)
+        content = {"format": FORMAT, "step": step, "state": tree, "bytes": size, "sha256": checksum}
+        manifest = {"content": content, "digest": _digest(content)}
+        self._storage.create(stem + MANIFEST, json.dumps(manifest, allow_nan=False).encode())
+        self._known = {*self._names(), stem + TENSORS, stem + MANIFEST}
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole; damaged ones are named in the log and deleted."""
+        if self._storage is None:
+            return None
+        for manifest in reversed([n for n in self._names() if n.endswith(MANIFEST)]):
+            stem = manifest.removesuffix(MANIFEST)
+            try:
+                checkpoint = self._read(stem)
+                log.info("resumed from the checkpoint of step %d (%s)", checkpoint.step, self.uri)
+                return checkpoint
+            except (ValueError, LookupError, TypeError, OSError) as error:
+                log.warning("%s/%s: damaged, passed over (%s)", self.uri, stem, error)
+                self._delete([stem + MANIFEST, stem + TENSORS])
+        return None
+
+    def _read(self, stem: str) -> Checkpoint:
+        from safetensors.torch import load_file
+
+        assert self._storage is not None
+        manifest = json.loads(self._storage.read(stem + MANIFEST) or b"")
+        content = manifest["content"]
+        if manifest["digest"] != _digest(content) or content["format"] != FORMAT:
+            raise ValueError("its manifest is not what was written")
+        with tempfile.TemporaryDirectory(prefix="macrec-checkpoint-") as folder:
+            path = Path(folder) / "tensors"
+            if not self._storage.exists(stem + TENSORS):
+                raise ValueError("its tensors are absent")
+            self._storage.download(stem + TENSORS, path)
+            if sha256_file(path) != content["sha256"]:
+                raise ValueError("its tensors differ from its manifest (SHA-256)")
+            tensors = load_file(path)
+        return Checkpoint(content["step"], _put_together(content["state"], tensors))
+
+    def _names(self) -> list[str]:
+        """The files that are there, sorted; asked for once, for a local list hashes every file."""
+        assert self._storage is not None
+        if self._known is None:
+            self._known = {entry.name for entry in self._storage.list()}
+        return sorted(self._known)
+
+    def _delete(self, names: list[str]) -> None:
+        assert self._storage is not None and self._known is not None
+        for name in names:  # sorted, so the manifest goes first: half a checkpoint is none
+            self._storage.delete(name)
+            self._known.discard(name)
+
+    def _prune(self) -> None:
+        """Deletes what is older than the checkpoints to keep, and files without a manifest."""
+        kept = [n.removesuffix(MANIFEST) for n in self._names() if n.endswith(MANIFEST)]
+        self._delete([name for name in self._names() if name < min(kept[-self.keep :])])
+
+    def remove(self) -> None:
+        """Deletes all checkpoints: the training has ended and its result is safe."""
+        if self._storage is None:
+            return
+        self._known = None  # another process may have written them
+        self._delete(self._names())
+        if not is_remote(self.uri):
+            with suppress(OSError):  # it was never made, or another run has just saved there
+                Path(self.uri).rmdir()
+
+
+def _digest(content: Json) -> str:
+    return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def _taken_apart(value: Any, tensors: dict[str, "Tensor"]) -> Any:
+    """The state as JSON: tensors go into the dict, and their name stands in their place."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        name = f"{len(tensors):06d}"
+        # A copy of its own: safetensors refuses tensors that share their memory.
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):  # pairs, for a key may be a number
+        return {"dict": [[key, _taken_apart(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_taken_apart(item, tensors) for item in value]
+    assert value is None or isinstance(value, bool | int | float | str), type(value)
+    return value
+
+
+def _put_together(value: Any, tensors: dict[str, "Tensor"]) -> Any:
+    if isinstance(value, dict):
+        if "tensor" in value:
+            return tensors[value["tensor"]]
+        return {key: _put_together(item, tensors) for key, item in value["dict"]}
+    if isinstance(value, list):
+        return [_put_together(item, tensors) for item in value]
+    return value

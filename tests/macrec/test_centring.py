@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from macrec.artifact import Artifact, DatasetOutput
+from macrec.centring import subtracted, trained_on
+from macrec.embeddings import Vectors, write_vectors
+from macrec.errors import UserError
+
+
+def embedded(path, *, centre):
+    output = DatasetOutput(path)
+    output.prepare()
+    matrix_ND = np.array([[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]], np.float32)
+    status = np.array(["ok", "ok", "missing"], object)
+    write_vectors(output, [Vectors(matrix_ND, status)], dim=2, centre=centre)
+    output.commit({})
+    return Artifact.open(path)
+
+
+def test_what_was_subtracted_is_kept_beside_the_vectors(tmp_path):
+    artifact = embedded(tmp_path, centre=True)
+    assert subtracted(artifact).tolist() == [2.0, 4.0]
+    assert artifact.table(["embedding"]).column(0).to_pylist() == [[-1, -2], [1, 2], None]
+
+
+def test_nothing_was_subtracted(tmp_path):
+    assert subtracted(embedded(tmp_path, centre=False)).tolist() == [0.0, 0.0]
+
+
+def test_a_folder_that_does_not_tell_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not known which mean"):
+        trained_on(embedded(tmp_path, centre=False))
