@@ -2,6 +2,8 @@
 
     python benchmarks/run_dataset.py DATA/boxart --config configs/boxart.yaml --encoders DIR
     python benchmarks/run_dataset.py DATA/scientific --config configs/scientific.yaml
+    python benchmarks/run_dataset.py DATA/scientific --config configs/tiger.yaml \\
+        --config configs/scientific.yaml --label tiger
 
 Given vectors (*.npy in the source) take the place of the encoders. The artifact store under --out
 is shared by all seeds, so what does not depend on the seed is computed once.
@@ -29,7 +31,7 @@ def main() -> None:
     result = {
         "benchmark": "run_dataset",
         "dataset": options.source.name,
-        "config": options.config.name,
+        "config": " + ".join(path.name for path in options.config),
         "settings": options.set,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _git("rev-parse", "--short", "HEAD"),
@@ -47,7 +49,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, help="folder with *.inter.json and *.item.json")
-    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument(
+        "--config", type=Path, action="append", required=True, help="repeated, the later one wins"
+    )
     parser.add_argument("--encoders", type=Path, help="folder of `macrec sample --encoders`")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
@@ -61,7 +65,8 @@ def _options() -> argparse.Namespace:
 def _run(options: argparse.Namespace, data: Path, seed: int) -> dict[str, object]:
     out = options.out / f"seed-{seed}"
     command: list[object] = [
-        *(sys.executable, "-m", "pipelines.cli", "run", "--config", options.config.resolve()),
+        *(sys.executable, "-m", "pipelines.cli", "run"),
+        *(part for path in options.config for part in ("--config", path.resolve())),
         *("--items", data / "items.parquet", "--interactions", data / "interactions.parquet"),
         *("--out", out, "--store", options.out / "store"),
         *("--set", f"quantizer_seed={seed}", "--set", f"generator_seed={seed}"),

@@ -34,6 +34,8 @@ def table(path: Path) -> str:
         f"|---|{'---|' * len(names)}",
     ]
     for system, label in SYSTEMS.items():
+        if f"{system}_hr_10" not in evaluated[0]:  # a run on one modality has no fused list
+            continue
         cells = [_cell([e[f"{system}_{column}"] for e in evaluated]) for column in COLUMNS]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     lines.append(f"| random | | | {evaluated[0]['random_hr_10']:.4f} | | | | |")
@@ -50,11 +52,15 @@ def _codes(result: dict) -> str:
     parts = []
     for modality in ("text", "image"):
         resolved = [run["metrics"]["resolve_collisions"] for run in result["runs"]]
+        if not resolved[0].get(f"{modality}_items"):
+            continue
         before = statistics.fmean(r[f"{modality}_collision_rate_before"] for r in resolved)
         after = max(r[f"{modality}_collision_rate_after"] for r in resolved)
         parts.append(f"{modality} codes {before:.1%} before resolution, {after:.1%} after")
-    weights = ", ".join(f"{r['metrics']['evaluate']['fusion_weight']:g}" for r in result["runs"])
-    return f"Collisions: {'; '.join(parts)}. Fusion weight of the text score by seed: {weights}."
+    found = [run["metrics"]["evaluate"].get("fusion_weight") for run in result["runs"]]
+    weights = ", ".join(f"{weight:g}" for weight in found if weight is not None)
+    fused = f" Fusion weight of the text score by seed: {weights}." if weights else ""
+    return f"Collisions: {'; '.join(parts)}.{fused}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""Prefix lift of a finished run's semantic IDs beside its scores: does the cheap measure tell?
+
+    python benchmarks/lift.py OUT [OUT ...]
+
+OUT is the output folder of `macrec run`. One JSON line per run and modality: lift, its standard
+error and the share of pairs with one prefix, by length of the prefix, over the training pairs and
+over the validation pairs, of the codes as quantized ("before") and of the final ones, and the
+modality's HR@10 and NDCG@10 on test users. All final codes together have lift 1, as no two items
+share them.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from macrec.arrays import codes_matrix
+from macrec.artifact import Artifact
+from macrec.prefix_lift import consecutive_pairs, prefix_lift
+
+
+def lines(out: Path) -> Iterator[dict[str, object]]:
+    """A line per modality that has codes."""
+    run = max((out / "runs").iterdir())
+    metrics = json.loads((out / "metrics.json").read_text())["evaluate"]
+    codes = {
+        "before": Artifact.open(run / "quantize" / "latents"),
+        "final": Artifact.open(run / "resolve-collisions" / "semantic_ids"),
+    }
+    sequences = Artifact.open(run / "prepare-data" / "sequences").table(["item_index"])
+    lists = sequences.column(0).combine_chunks()
+    item_K = lists.flatten().to_numpy()
+    offset_U1 = np.append(0, np.cumsum(lists.value_lengths().to_numpy()))
+    for modality in ("text", "image"):
+        figures: dict[str, object] = {"benchmark": "lift", "run": out.name, "modality": modality}
+        for state, artifact in codes.items():
+            codes_NL = codes_matrix(artifact, f"{modality}_codes")
+            for part in ("training", "validation"):
+                lifts = prefix_lift(codes_NL, consecutive_pairs(item_K, offset_U1, part))
+                figures[f"{part}_{state}"] = [round(lift.lift, 3) for lift in lifts]
+                figures[f"{part}_{state}_error"] = [round(lift.error, 3) for lift in lifts]
+                figures[f"{part}_{state}_rate"] = [round(lift.rate, 5) for lift in lifts]
+        scores = {name: metrics.get(f"{modality}_{name}") for name in ("hr_10", "ndcg_10")}
+        if figures["training_final"]:
+            yield figures | scores
+
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        for line in lines(Path(folder)):
+            print(json.dumps(line))

@@ -1,0 +1,168 @@
+"""Time and memory of the quantizer against the size of the catalogue.
+
+    python benchmarks/quantizer_scale.py --items 10000,100000,1000000 --work DIR
+
+Writes synthetic vectors to disk as the embedding stages would (text 4,096 and image 768 components,
+float16, in clusters; one item in fifty has no picture), runs the stage in a process of its own for
+one epoch, and prints one JSON line per size: seconds of each phase, of the whole process, and its
+peak memory. `rss_mb` is all that the system counts as the process's, `rss_anon_mb` what it
+allocated itself; pages of files that the system merely caches are in neither.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from macrec import schema
+from macrec.arrays import vector_column
+from macrec.artifact import DatasetOutput
+
+DIMS = {"text": 4096, "image": 768}
+CLUSTERS, FACTORS = 512, 64
+ROWS_AT_ONCE = 8_192
+PROVENANCE = {"stage": "benchmark", "config": {}}
+
+
+def main() -> None:
+    options = _options()
+    options.work.mkdir(parents=True, exist_ok=True)
+    for items in options.items:
+        folder = options.work / str(items)
+        if not (folder / "pseudo_labels" / "manifest.json").is_file():
+            write_catalogue(folder, items)
+        print(json.dumps(measure(folder, items, options.set)), flush=True)
+        if not options.keep:
+            shutil.rmtree(folder)
+
+
+def write_catalogue(folder: Path, items: int) -> None:
+    """Embeddings and pseudo-labels of a made-up catalogue, a chunk at a time."""
+    rng = np.random.default_rng(items)
+    cluster_N = rng.integers(CLUSTERS, size=items)
+    present = {"text": np.ones(items, bool), "image": np.arange(items) % 50 != 7}
+    for name, dim in DIMS.items():
+        output = DatasetOutput(folder / f"{name}_embeddings")
+        output.prepare()
+        kind = schema.embeddings(dim, pa.float16())
+        centres_KD = rng.standard_normal((CLUSTERS, dim), dtype=np.float32)
+        factors_FD = rng.standard_normal((FACTORS, dim), dtype=np.float32) / FACTORS**0.5
+        with output.dataset(kind) as out:
+            for start in range(0, items, ROWS_AT_ONCE):
+                part = slice(start, min(start + ROWS_AT_ONCE, items))
+                within_BF = rng.standard_normal((part.stop - start, FACTORS), dtype=np.float32)
+                matrix_BD = centres_KD[cluster_N[part]] + within_BF @ factors_FD
+                valid_B = present[name][part]
+                columns = [
+                    pa.array(np.arange(start, part.stop, dtype=np.int32)),
+                    vector_column(matrix_BD.astype(np.float16), valid_B),
+                    pa.array(np.where(valid_B, "ok", "missing").tolist()),
+                ]
+                out.write(pa.table(columns, schema=kind))
+        output.commit(PROVENANCE)
+    output = DatasetOutput(folder / "pseudo_labels")
+    output.prepare()
+    with output.dataset(schema.PSEUDO_LABELS) as out:
+        index = pa.array(np.arange(items, dtype=np.int32))
+        labels = [pa.array(cluster_N.astype(np.int32), mask=~present[name]) for name in DIMS]
+        out.write(pa.table([index, *labels], schema=schema.PSEUDO_LABELS))
+    output.commit(PROVENANCE)
+
+
+def measure(folder: Path, items: int, settings: dict[str, str]) -> dict[str, Any]:
+    """Runs the stage for one epoch; what it took."""
+    flags = {"epochs": "1", "min_perplexity_share": "0"} | settings
+    command = [sys.executable, "-m", "components.quantize.main", "--out", str(folder / "out")]
+    for name in ("text_embeddings", "image_embeddings", "pseudo_labels"):
+        command += [f"--{name.replace('_', '-')}", str(folder / name)]
+    for name, value in flags.items():
+        command += [f"--{name.replace('_', '-')}", value]
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    told = os.environ | {"MACREC_PROGRESS_SECONDS": "0"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=told) as process:
+        memory = Memory(process.pid)
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append((round(time.monotonic() - started, 1), line.rstrip()))
+            print(*lines[-1], file=sys.stderr)
+        memory.end()
+    if process.returncode:
+        raise SystemExit(f"the stage failed with exit code {process.returncode}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    on_disk = sum(p.stat().st_size for p in folder.glob("*_embeddings/*.parquet"))
+    return {
+        "benchmark": "quantizer_scale",
+        "items": items,
+        "components": DIMS,
+        "settings": flags,
+        "disk_gb": round(on_disk / 1e9, 2),
+        "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(busy, 1),
+        "phases": phases(lines),
+        **{f"{name}_mb": round(value / 1e6) for name, value in memory.peak.items()},
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 0)),
+        "device": f"{platform.machine()} CPU",
+    }
+
+
+def phases(lines: list[tuple[float, str]]) -> dict[str, dict[str, float]]:
+    """Seconds of each phase, by the clock and of CPU time, as the stage's log lines say."""
+    told = r"quantize: (.+) took ([0-9.]+) s \(([0-9.]+) s of CPU time"
+    found = (re.search(told, line) for _, line in lines)
+    return {m[1]: {"seconds": float(m[2]), "cpu_seconds": float(m[3])} for m in found if m}
+
+
+class Memory:
+    """Watches the memory of a process: what it peaks at, in bytes."""
+
+    def __init__(self, pid: int) -> None:
+        self._status, self.peak = Path(f"/proc/{pid}/status"), {"rss": 0, "rss_anon": 0}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        names = {"VmHWM": "rss", "RssAnon": "rss_anon"}  # the first is a peak of the system's own
+        while not self._ended.wait(0.1):
+            try:
+                lines = self._status.read_text().splitlines()
+            except (FileNotFoundError, ProcessLookupError):
+                return
+            for field, _, value in (line.partition(":") for line in lines):
+                if field in names:
+                    size = int(value.split()[0]) * 1024
+                    self.peak[names[field]] = max(self.peak[names[field]], size)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", default="10000,100000,1000000", help="sizes, with commas")
+    parser.add_argument("--work", type=Path, required=True, help="20 GB are needed for 1M items")
+    parser.add_argument("--keep", action="store_true", help="keep the vectors for the next run")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings")
+    options = parser.parse_args()
+    options.items = [int(size) for size in options.items.split(",")]
+    options.set = dict(setting.split("=", 1) for setting in options.set)
+    return options
+
+
+if __name__ == "__main__":
+    main()

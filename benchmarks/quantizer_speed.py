@@ -1,0 +1,108 @@
+"""What the cross-modal losses cost: time of a training step with them and without.
+
+    python benchmarks/quantizer_speed.py [--items 6250] [--text 4096] [--image 768]
+
+Steps of the `paper` preset's network on random clustered vectors, alternating, medians: without the
+contrastive and alignment losses, with them, and with them where positives are looked up by a Python
+loop over the batch, as stock implementations do. One JSON line per figure.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from components.quantize.config import Config
+from components.quantize.data import Modality
+from components.quantize.losses import find_pairs
+from components.quantize.training import Trainer, other_labels
+
+CLASSES = 512
+
+
+def main() -> None:
+    options = _options()
+    generator = torch.Generator().manual_seed(0)
+
+    def modality(dim: int) -> Modality:
+        label_N = torch.randint(CLASSES, (options.items,), generator=generator)
+        centres = torch.randn(CLASSES, dim, generator=generator)
+        vectors = centres[label_N] + torch.randn(options.items, dim, generator=generator)
+        return Modality(vectors, torch.ones(options.items, dtype=torch.bool), label_N)
+
+    catalogue = {"text": modality(options.text), "image": modality(options.image)}
+    paper = Config(
+        projection=768,
+        hidden=(2048, 1024, 512, 256, 128, 64),
+        contrastive_weights=(0.1, 0.1),
+        align_weight=0.001,
+        align_gradient="codebooks",
+        codebook_update="gradient",
+        codebook_init="normal",
+    )
+    device = torch.device(options.device)
+    near = {name: data.to(device) for name, data in catalogue.items()}
+    plain = replace(paper, contrastive_weights=(), align_weight=0.0)
+    trainers = {"without": Trainer(near, plain, device), "with": Trainer(near, paper, device)}
+    batches = [
+        {name: data.take(rows_B, device) for name, data in near.items()}
+        for rows_B in torch.randperm(options.items, generator=generator).split(1024)[:-1]
+    ]
+    seconds: dict[str, list[float]] = {"without": [], "with": [], "find": [], "loop": []}
+    for turn in range(options.rounds + 1):
+        for batch in batches:
+            timed: dict[str, Callable[[], object]] = {
+                "without": lambda b=batch: trainers["without"].step(b),
+                "with": lambda b=batch: trainers["with"].step(b),
+                "find": lambda b=batch: [find_pairs(other_labels(b, name)) for name in b],
+                "loop": lambda b=batch: [_loop(other_labels(b, name).tolist()) for name in b],
+            }
+            for name, call in timed.items():
+                started = time.perf_counter()
+                call()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                if turn:  # the first round warms up
+                    seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    where = platform.machine() if device.type == "cpu" else torch.cuda.get_device_name()
+    for figure, value in {
+        "step_without_losses_ms": medians["without"] * 1000,
+        "step_with_losses_ms": medians["with"] * 1000,
+        "ratio": medians["with"] / medians["without"],
+        "positives_ms": medians["find"] * 1000,
+        "positives_python_loop_ms": medians["loop"] * 1000,
+    }.items():
+        line = {"benchmark": "quantizer_speed", "figure": figure, "value": round(value, 4)}
+        print(json.dumps(line | {"device": where, "threads": torch.get_num_threads()}))
+
+
+def _loop(labels: list[int]) -> list[list[int]]:
+    """Positives of every row, found as the released code does."""
+    members: dict[int, list[int]] = {}
+    for row, label in enumerate(labels):
+        members.setdefault(label, []).append(row)
+    place = {row: row for row in range(len(labels))}
+    return [
+        [place[other] for other in set(members[label]) if other in place and place[other] != row]
+        for row, label in enumerate(labels)
+    ]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=6250)
+    parser.add_argument("--text", type=int, default=4096)
+    parser.add_argument("--image", type=int, default=768)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
