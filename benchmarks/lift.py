@@ -6,13 +6,15 @@ OUT is the output folder of `macrec run`. One JSON line per run and modality: li
 error and the share of pairs with one prefix, by length of the prefix, over the training pairs and
 over the validation pairs, of the codes as quantized ("before") and of the final ones, and the
 modality's HR@10 and NDCG@10 on test users. All final codes together have lift 1, as no two items
-share them.
+share them. Of several runs on one data set, the last lines are the rank correlations (Spearman) of
+each lift with HR@10 and NDCG@10 over all runs and modalities, and of one modality with itself.
 """
 
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +49,36 @@ def lines(out: Path) -> Iterator[dict[str, object]]:
             yield figures | scores
 
 
-if __name__ == "__main__":
+def correlations(found: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
+    """How the lift of the final codes orders the runs, beside how their scores do."""
+    from scipy.stats import spearmanr
+
+    for modality in ("text", "image", "both"):
+        rows = [row for row in found if modality in ("both", row["modality"])]
+        line: dict[str, object] = {
+            "benchmark": "lift",
+            "correlation": modality,
+            "points": len(rows),
+        }
+        for part in ("training", "validation"):
+            for depth in range(min(len(row[f"{part}_final"]) for row in rows) - 1):
+                lifts = [row[f"{part}_final"][depth] for row in rows]
+                for score in ("hr_10", "ndcg_10"):
+                    rho = spearmanr(lifts, [row[score] for row in rows]).statistic
+                    line[f"{part}_lift_{depth + 1}_{score}"] = round(float(rho), 3)
+        yield line
+
+
+def main() -> None:
+    found: list[dict[str, Any]] = []
     for folder in sys.argv[1:]:
         for line in lines(Path(folder)):
+            found.append(line)
             print(json.dumps(line))
+    if len(found) > 4:
+        for line in correlations(found):
+            print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

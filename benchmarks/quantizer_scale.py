@@ -33,6 +33,7 @@ from macrec.artifact import DatasetOutput
 DIMS = {"text": 4096, "image": 768}
 CLUSTERS, FACTORS = 512, 64
 ROWS_AT_ONCE = 8_192
+PHASE = re.compile(r"quantize: (?P<phase>.+) took (?P<seconds>[\d.]+) s \((?P<busy>[\d.]+) s of")
 PROVENANCE = {"stage": "benchmark", "config": {}}
 
 
@@ -96,8 +97,10 @@ def measure(folder: Path, items: int, settings: dict[str, str]) -> dict[str, Any
         assert process.stderr is not None
         lines = []
         for line in process.stderr:
-            lines.append((round(time.monotonic() - started, 1), line.rstrip()))
-            print(*lines[-1], file=sys.stderr)
+            lines.append(line)
+            print(round(time.monotonic() - started, 1), line.rstrip(), file=sys.stderr)
+            if found := PHASE.search(line):
+                memory.end_phase(found["phase"])
         memory.end()
     if process.returncode:
         raise SystemExit(f"the stage failed with exit code {process.returncode}")
@@ -112,18 +115,24 @@ def measure(folder: Path, items: int, settings: dict[str, str]) -> dict[str, Any
         "disk_gb": round(on_disk / 1e9, 2),
         "seconds": round(time.monotonic() - started, 1),
         "cpu_seconds": round(busy, 1),
-        "phases": phases(lines),
+        "phases": phases(lines, memory),
         **{f"{name}_mb": round(value / 1e6) for name, value in memory.peak.items()},
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 0)),
         "device": f"{platform.machine()} CPU",
     }
 
 
-def phases(lines: list[tuple[float, str]]) -> dict[str, dict[str, float]]:
-    """Seconds of each phase, by the clock and of CPU time, as the stage's log lines say."""
-    told = r"quantize: (.+) took ([0-9.]+) s \(([0-9.]+) s of CPU time"
-    found = (re.search(told, line) for _, line in lines)
-    return {m[1]: {"seconds": float(m[2]), "cpu_seconds": float(m[3])} for m in found if m}
+def phases(lines: list[str], memory: "Memory") -> dict[str, dict[str, float]]:
+    """Seconds of each phase, by the clock and of CPU time, and the peak of its memory."""
+    return {
+        m["phase"]: {
+            "seconds": float(m["seconds"]),
+            "cpu_seconds": float(m["busy"]),
+            "rss_mb": round(memory.phases[m["phase"]] / 1e6),
+        }
+        for m in map(PHASE.search, lines)
+        if m
+    }
 
 
 class Memory:
@@ -131,6 +140,8 @@ class Memory:
 
     def __init__(self, pid: int) -> None:
         self._status, self.peak = Path(f"/proc/{pid}/status"), {"rss": 0, "rss_anon": 0}
+        self.phases: dict[str, int] = {}
+        self._since = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -143,9 +154,15 @@ class Memory:
             except (FileNotFoundError, ProcessLookupError):
                 return
             for field, _, value in (line.partition(":") for line in lines):
+                size = int(value.split()[0]) * 1024 if value.endswith("kB") else 0
+                if field == "VmRSS":
+                    self._since = max(self._since, size)
                 if field in names:
-                    size = int(value.split()[0]) * 1024
                     self.peak[names[field]] = max(self.peak[names[field]], size)
+
+    def end_phase(self, name: str) -> None:
+        """What was seen since the phase before belongs to this one."""
+        self.phases[name], self._since = self._since, 0
 
     def end(self) -> None:
         self._ended.set()

@@ -322,7 +322,10 @@ class Artifact:
     ) -> Iterator[pa.RecordBatch]:
         """Rows in order, a bounded number at a time."""
         for name in self._parts():
-            with pq.ParquetFile(self.file(name), page_checksum_verification=True) as file:
+            # Buffered ahead, the whole file would stay in memory until its last row is read.
+            with pq.ParquetFile(
+                self.file(name), page_checksum_verification=True, pre_buffer=False
+            ) as file:
                 yield from file.iter_batches(batch_size, columns=columns)
 
     def table(self, columns: list[str] | None = None) -> pa.Table:

@@ -234,7 +234,7 @@ def _given_batches(source: Source) -> Iterator[pa.RecordBatch]:
     for file in files:
         try:
             # Without the checksums most flipped bits would read back as other numbers.
-            with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            with pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as parquet:
                 _check_columns(file, parquet.schema_arrow)
                 for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=["item_id", "embedding"]):
                     names = batch.column("item_id").cast(pa.string())

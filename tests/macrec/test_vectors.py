@@ -97,3 +97,21 @@ def test_given_vectors_keep_their_precision(tmp_path, dtype, centre):
     expected = matrix[order].astype(np.float32) - mean
     tolerance = 1e-2 if centre and dtype == np.float16 else 1e-6
     np.testing.assert_allclose(found.matrix_NE[order], expected, atol=tolerance)
+
+
+def test_what_is_read_does_not_stay_in_memory(tmp_path):
+    """A file of many row groups: no more than a few of them are held at once."""
+    groups, rows, dim = 24, 1024, 256
+    kind = schema.embeddings(dim)
+    output = DatasetOutput(tmp_path / "a")
+    output.prepare()
+    with output.dataset(kind) as out:
+        for start in range(0, groups * rows, rows):
+            index = pa.array(range(start, start + rows), pa.int32())
+            noise = np.random.default_rng(start).standard_normal((rows, dim), dtype=np.float32)
+            columns = [index, vector_column(noise, np.ones(rows, bool)), pa.array(["ok"] * rows)]
+            out.write(pa.table(columns, schema=kind))
+    output.commit({})
+    artifact, before = Artifact.open(tmp_path / "a"), pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in artifact.batches(["embedding"], rows)]
+    assert len(held) == groups and max(held) < 8 * rows * dim * 4
