@@ -10,6 +10,7 @@ loop over the batch, as stock implementations do. One JSON line per figure.
 import argparse
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -49,18 +50,17 @@ def main() -> None:
     near = {name: data.to(device) for name, data in catalogue.items()}
     plain = replace(paper, contrastive_weights=(), align_weight=0.0)
     trainers = {"without": Trainer(near, plain, device), "with": Trainer(near, paper, device)}
-    batches = [
-        {name: data.take(rows_B, device) for name, data in near.items()}
-        for rows_B in torch.randperm(options.items, generator=generator).split(1024)[:-1]
-    ]
+    rows = torch.randperm(options.items, generator=generator).split(1024)[:-1]
+    batches = [{name: data.take(r, device) for name, data in near.items()} for r in rows]
+    members = {name: _members(data.label_N.tolist()) for name, data in catalogue.items()}
     seconds: dict[str, list[float]] = {"without": [], "with": [], "find": [], "loop": []}
     for turn in range(options.rounds + 1):
-        for batch in batches:
+        for batch, rows_B in zip(batches, rows, strict=True):
             timed: dict[str, Callable[[], object]] = {
                 "without": lambda b=batch: trainers["without"].step(b),
                 "with": lambda b=batch: trainers["with"].step(b),
                 "find": lambda b=batch: [find_pairs(other_labels(b, name)) for name in b],
-                "loop": lambda b=batch: [_loop(other_labels(b, name).tolist()) for name in b],
+                "loop": lambda r=rows_B: [_loop(r.tolist(), found) for found in members.values()],
             }
             for name, call in timed.items():
                 started = time.perf_counter()
@@ -82,16 +82,22 @@ def main() -> None:
         print(json.dumps(line | {"device": where, "threads": torch.get_num_threads()}))
 
 
-def _loop(labels: list[int]) -> list[list[int]]:
-    """Positives of every row, found as the released code does."""
-    members: dict[int, list[int]] = {}
-    for row, label in enumerate(labels):
-        members.setdefault(label, []).append(row)
-    place = {row: row for row in range(len(labels))}
-    return [
-        [place[other] for other in set(members[label]) if other in place and place[other] != row]
-        for row, label in enumerate(labels)
-    ]
+def _members(labels: list[int]) -> dict[int, list[int]]:
+    """All items of each item's label."""
+    by_label: dict[int, list[int]] = {}
+    for item, label in enumerate(labels):
+        by_label.setdefault(label, []).append(item)
+    return {item: by_label[label] for item, label in enumerate(labels)}
+
+
+def _loop(items: list[int], members: dict[int, list[int]]) -> list[int]:
+    """A positive of every row, looked up item by item."""
+    place = {item: row for row, item in enumerate(items)}
+    positives: list[int] = []
+    for row, item in enumerate(items):
+        found = [place[i] for i in set(members[item]) if i in place and place[i] != row]
+        positives.append(random.choice(found) if found else row)
+    return positives
 
 
 def _options() -> argparse.Namespace:

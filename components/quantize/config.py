@@ -81,8 +81,9 @@ class Config:
     """Codebooks before the first step: k-means on all items, level by level on true residuals, or
     normal noise."""
     codebook_update: Literal["refit", "ema", "gradient"] = "refit"
-    """"refit": k-means on the latents of all items every refit_every epochs and at the end, the rq
-    loss in between. "ema": moving means of the residuals. "gradient": the rq loss alone."""
+    """"refit": k-means on the latents of all items (above 131,072 of a sample) every refit_every
+    epochs and at the end, the rq loss in between. "ema": moving means of the residuals.
+    "gradient": the rq loss alone."""
     refit_every: int = 10
     """Epochs between two k-means refits, or between two re-seedings of dead codewords."""
     ema_decay: float = 0.99
