@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from macrec.errors import UserError
 from macrec.stage import log
+from macrec.vectors import Rows
 
 if TYPE_CHECKING:
     from components.pseudo_label.main import Config
@@ -35,15 +36,13 @@ class Clustering(NamedTuple):
 class Vectors:
     """The rows of a matrix, on disk or in memory, that have a vector; normalised when read."""
 
-    def __init__(
-        self, matrix_ND: NDArray[np.float32], valid_N: NDArray[np.bool_], *, normalise: bool
-    ) -> None:
+    def __init__(self, matrix_ND: Rows, valid_N: NDArray[np.bool_], *, normalise: bool) -> None:
         self.rows = np.flatnonzero(valid_N)
         self._matrix_ND, self._normalise = matrix_ND, normalise
 
     def read(self, which_B: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """Copies of some of the rows."""
-        batch_BD = np.array(self._matrix_ND[self.rows[which_B]])
+        batch_BD = np.array(self._matrix_ND[self.rows[which_B]], np.float32)
         if self._normalise:
             norm_B = np.sqrt(np.square(batch_BD).sum(1, keepdims=True))
             batch_BD /= np.where(norm_B > 0, norm_B, 1)
@@ -56,9 +55,7 @@ class Vectors:
             yield part, self.read(part)
 
 
-def cluster(
-    matrix_ND: NDArray[np.float32], valid_N: NDArray[np.bool_], config: "Config", name: str
-) -> Clustering:
+def cluster(matrix_ND: Rows, valid_N: NDArray[np.bool_], config: "Config", name: str) -> Clustering:
     """Clusters the valid rows; without any, there is no cluster.
 
     Raises:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from macrec import schema, stage
-from macrec.arrays import embedding_matrix, valid_rows
+from macrec.arrays import valid_rows
 from macrec.artifact import Artifact, DatasetOutput
 from macrec.errors import check
 
@@ -79,6 +79,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         UserError: the artifacts differ in length, no item has a vector, or vectors are not finite.
     """
     from components.pseudo_label.clustering import cluster
+    from macrec.vectors import read_vectors
 
     artifacts = {m: getattr(inputs, f"{m}_embeddings") for m in MODALITIES}
     rows = {m: artifact.rows for m, artifact in artifacts.items()}
@@ -97,7 +98,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     metrics: stage.Metrics = {}
     for modality, artifact in artifacts.items():
         valid_N = valid[modality]
-        clustering = cluster(embedding_matrix(artifact), valid_N, config, modality)
+        vectors = read_vectors(artifact)
+        clustering = cluster(vectors.matrix_NE, valid_N, config, modality)
         columns[f"{modality}_label"] = pa.array(clustering.labels_N, mask=~valid_N)
         sizes = np.bincount(clustering.labels_N[valid_N], minlength=1)
         metrics |= {

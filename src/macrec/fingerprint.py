@@ -13,6 +13,7 @@ from macrec.artifact import FORMAT, json_digest
 # They move bytes and do not compute them: a change there leaves finished work valid.
 PLUMBING = {
     "macrec",
+    "macrec.checkpoint",
     "macrec.errors",
     "macrec.fingerprint",
     "macrec.parameters",

@@ -7,7 +7,7 @@ from threadpoolctl import threadpool_limits
 
 from components.pseudo_label import main as stage
 from components.pseudo_label.clustering import capped
-from macrec import schema
+from macrec import schema, vectors
 from macrec.arrays import vector_column
 from macrec.artifact import Artifact, DatasetOutput
 from macrec.errors import UserError
@@ -22,8 +22,8 @@ def embeddings(path, matrix_ND, valid_N=None):
     kind = schema.embeddings(matrix_ND.shape[1])
     index, status = np.arange(len(matrix_ND), dtype=np.int32), np.where(valid_N, "ok", "missing")
     with output.dataset(kind) as out:
-        vectors = vector_column(matrix_ND, valid_N)
-        out.write(pa.table([index, vectors, status.tolist()], schema=kind))
+        column = vector_column(matrix_ND, valid_N)
+        out.write(pa.table([index, column, status.tolist()], schema=kind))
     output.commit({})
     return Artifact.open(path)
 
@@ -188,3 +188,22 @@ def test_artifacts_of_different_lengths_are_refused(tmp_path):
 def test_config_is_checked(config):
     with pytest.raises(UserError, match=next(iter(config))):
         stage.Config(**config)
+
+
+@pytest.mark.parametrize("config", [{}, STREAMED])
+def test_vectors_in_a_scratch_file_give_the_same_labels(tmp_path, monkeypatch, config):
+    groups_N = np.arange(120) % 6
+    given = planted(groups_N, 1), planted(groups_N, 2)
+    settings = {"clusters": 6, **config}
+    in_memory = run(tmp_path / "near", *given, **settings)
+    read = vectors.read_vectors
+    sizes = []
+
+    def scratch(artifact):
+        found = read(artifact, memory_gib=0.0)
+        sizes.append(type(found.matrix_NE))
+        return found
+
+    monkeypatch.setattr(vectors, "read_vectors", scratch)
+    assert run(tmp_path / "far", *given, **settings) == in_memory
+    assert sizes == [vectors.ScratchMatrix] * 2
