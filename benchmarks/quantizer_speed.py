@@ -21,7 +21,8 @@ import torch
 from components.quantize.config import Config
 from components.quantize.data import Modality
 from components.quantize.losses import find_pairs
-from components.quantize.training import Trainer, other_labels
+from components.quantize.objective import other_labels
+from components.quantize.trainer import Trainer
 
 CLASSES = 512
 

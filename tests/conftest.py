@@ -3,7 +3,7 @@
 import importlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +128,14 @@ def gcs_server() -> Any:
     server.stop()
     reader.join()
     log.close()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread: small products are slower on many, and a busy machine far slower."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -9,9 +9,10 @@ import pyarrow as pa
 import torch
 
 from components.quantize import main as stage
-from components.quantize import sizes, training
+from components.quantize import sizes
 from components.quantize.config import Config
 from components.quantize.data import Catalogue, Modality
+from components.quantize.trainer import Trainer
 from macrec import schema
 from macrec.arrays import vector_column
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput
@@ -51,9 +52,9 @@ def settled(config: Config, items: int = 90) -> Config:
     return sizes.settle(config, sizes.choose(config, {"text": items}))
 
 
-def untrained(catalogue: Catalogue, config: Config) -> training.Trainer:
+def untrained(catalogue: Catalogue, config: Config) -> Trainer:
     """The state before the first step: model, heads, codebooks."""
-    return training.Trainer(catalogue, config, CPU)
+    return Trainer(catalogue, config, CPU)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

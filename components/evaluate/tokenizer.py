@@ -23,6 +23,7 @@ from macrec.code_measures import (
 from macrec.generator import MODALITIES, Modality
 from macrec.prefix_lift import PrefixLift, consecutive_pairs, prefix_lift
 from macrec.report import Agreement, Collisions, Prefix, Score, Tokenizer
+from macrec.semantic_ids import decoded
 
 if TYPE_CHECKING:
     from components.evaluate.main import Inputs
@@ -161,24 +162,14 @@ def _displacement(
     if codebooks_LMD is None:
         return None
     rows_R = np.flatnonzero(has_codes(before_NL))
-    before_RD = _decoded(before_NL[rows_R], codebooks_LMD)
+    before_RD = decoded(before_NL[rows_R], codebooks_LMD)
     latent_RD = embedding_matrix(inputs.latents, f"{modality}_latent")[rows_R]
     distance = float(np.linalg.norm(latent_RD - before_RD, axis=1).mean())
-    shift_R = np.linalg.norm(_decoded(after_NL[rows_R], codebooks_LMD) - before_RD, axis=1)
+    shift_R = np.linalg.norm(decoded(after_NL[rows_R], codebooks_LMD) - before_RD, axis=1)
     moved_R = (after_NL[rows_R] != before_NL[rows_R]).any(1)
     if not moved_R.any() or not distance:
         return 0.0
     return float(shift_R[moved_R].mean()) / distance
-
-
-def _decoded(
-    codes_RL: npt.NDArray[np.int32], codebooks_LMD: npt.NDArray[np.floating]
-) -> npt.NDArray[np.floating]:
-    """Sum of the codewords of each row, [R, D]."""
-    decoded_RD = np.zeros((len(codes_RL), codebooks_LMD.shape[2]), codebooks_LMD.dtype)
-    for codes_R, codebook_MD in zip(codes_RL.T, codebooks_LMD, strict=True):
-        decoded_RD += codebook_MD[codes_R]
-    return decoded_RD
 
 
 def _collision_figures(latents: Artifact, told: Collisions) -> Figures:

@@ -7,14 +7,12 @@ import torch
 
 from components.quantize.config import Config
 from components.quantize.data import Catalogue
-from components.quantize.objective import ALONE, forward, loss_terms, other_labels, term_weights
+from components.quantize.objective import ALONE
 from components.quantize.trainer import Trainer
 from macrec.checkpoint import Checkpoint, Checkpoints
 from macrec.errors import check
 from macrec.processes import Processes
 from macrec.quantizer import CrossModalQuantizer
-
-__all__ = ["Trained", "Trainer", "forward", "loss_terms", "other_labels", "term_weights", "train"]
 
 STEPS_BETWEEN_QUESTIONS = 16
 """Steps after which several processes ask each other whether to save or to end."""

@@ -91,7 +91,7 @@ def _compare(
     displacement_N = np.zeros(len(after_NL), np.float32)
     moved = np.flatnonzero(moved_N >= 0)
     for rows in _chunks(moved, codebooks_LMD.shape[2]):
-        shift_RD = _decode(after_NL[rows], codebooks_LMD) - _decode(before_NL[rows], codebooks_LMD)
+        shift_RD = decoded(after_NL[rows], codebooks_LMD) - decoded(before_NL[rows], codebooks_LMD)
         displacement_N[rows] = np.sqrt((shift_RD**2).sum(1))
     return Resolved(after_NL, moved_N, displacement_N)
 
@@ -216,7 +216,7 @@ class _Resolver:
 
     def _residual(self, rows: Ints, level: int) -> Floats:
         """What the codewords above `level` leave of each latent, [R, D]."""
-        decoded_RD = _decode(self.codes_RL[rows, :level], self.codebooks_LMD)
+        decoded_RD = decoded(self.codes_RL[rows, :level], self.codebooks_LMD)
         return self.latents_ND[self.items_R[rows]] - decoded_RD
 
 
@@ -233,7 +233,7 @@ def _keys(codes_RL: NDArray[np.integer], size: int) -> Ints:
     return keys_R
 
 
-def _decode(codes_RL: NDArray[np.integer], codebooks_LMD: NDArray[np.floating]) -> Floats:
+def decoded(codes_RL: NDArray[np.integer], codebooks_LMD: NDArray[np.floating]) -> Floats:
     """Sum of the codewords of each row, [R, D]."""
     decoded_RD = np.zeros((len(codes_RL), codebooks_LMD.shape[2]))
     for codes_R, codebook_MD in zip(codes_RL.T, codebooks_LMD, strict=False):

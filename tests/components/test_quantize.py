@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.quantize import evaluation, losses, training
+from components.quantize import evaluation, losses, objective, training
 from components.quantize.data import Modality
 from macrec import schema
 from macrec.arrays import codes_matrix
@@ -17,22 +17,16 @@ from macrec.errors import UserError
 from macrec.quantizer import load_quantizer
 from tests.planted import CPU, GROUPS, SMALL, make_inputs, planted, run, untrained, without
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def terms_of(model, batch, config):
-    passes = training.forward(model, batch, config)
+    passes = objective.forward(model, batch, config)
     pairs = {
-        name: losses.find_pairs(training.other_labels(batch, name), config.contrastive_positives)
+        name: losses.find_pairs(objective.other_labels(batch, name), config.contrastive_positives)
         for name in batch
     }
-    return training.loss_terms(model, torch.nn.ModuleDict(), passes, pairs, config)
+    return objective.loss_terms(model, torch.nn.ModuleDict(), passes, pairs, config)
 
 
 def state(config, catalogue=None):
@@ -111,7 +105,7 @@ def test_missing_rows_do_not_count_for_the_balance_of_codes(shared_levels):
     model = untrained(planted(), config).model
     first = {name: data.take(torch.arange(30), CPU) for name, data in catalogue.items()}
     whole, alone = (
-        training.forward(model, batch, config)["image"].quantized.codes_BL
+        objective.forward(model, batch, config)["image"].quantized.codes_BL
         for batch in (catalogue, first)
     )
     assert torch.equal(whole[:30], alone)
@@ -124,7 +118,7 @@ def test_missing_rows_do_not_count_for_the_balance_of_codes(shared_levels):
 def test_a_short_tuple_of_weights_belongs_to_the_last_levels(given, expected):
     config = replace(SMALL, contrastive_weights=given)
     assert config.per_level(given) == expected
-    weights = training.term_weights(config, ("text", "image"))
+    weights = objective.term_weights(config, ("text", "image"))
     assert [weights.get(f"text_contrastive_{n}", 0) for n in range(3)] == list(expected)
 
 
@@ -136,7 +130,7 @@ def test_share_of_anchors_with_a_positive():
     batch = {"text": text, "image": image}
     # Text anchors go by image labels: 0, 1, 2 have one, 3 has none, 4 is no anchor.
     for name, expected in (("text", [3, 4]), ("image", [2, 4])):
-        pairs = losses.find_pairs(training.other_labels(batch, name))
+        pairs = losses.find_pairs(objective.other_labels(batch, name))
         assert pairs.count_anchors().tolist() == expected
 
 

@@ -15,13 +15,7 @@ from macrec.quantization import Quantized, nearest_codes
 from macrec.quantizer import CrossModalQuantizer, QuantizerSpec
 from tests.planted import CPU, SMALL, normal, planted, untrained, without
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def seeded(seed=0):

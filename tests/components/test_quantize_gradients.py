@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from components.quantize import losses, training
+from components.quantize import losses, objective, training
 from components.quantize.config import Config
 from tests.planted import CPU, normal, planted, settled, untrained, without
 
@@ -93,10 +93,10 @@ class Point:
             )
             for name, data in catalogue.items()
         }
-        self.passes = training.forward(self.model, self.batch, self.config)
+        self.passes = objective.forward(self.model, self.batch, self.config)
         self.pairs = {
             name: losses.find_pairs(
-                training.other_labels(self.batch, name), self.config.contrastive_positives
+                objective.other_labels(self.batch, name), self.config.contrastive_positives
             )
             for name in self.batch
             if len(self.batch) == 2
@@ -108,7 +108,7 @@ class Point:
         return {name: value for name, value in found.items() if value.requires_grad}
 
     def terms(self, passes=None, config=None):
-        return training.loss_terms(
+        return objective.loss_terms(
             self.model, self.heads, passes or self.passes, self.pairs, config or self.config
         )
 
@@ -327,9 +327,9 @@ def test_a_step_follows_the_sum_of_the_terms_each_weighted_once(monkeypatch):
     catalogue = planted(ITEMS)
     config = replace(BASE, reseed_dead=False, contrastive_weights=(0.2, 0.3, 0.5))
     model = training.train(catalogue, config, CPU).model  # one step that moves nothing
-    passes = training.forward(model, catalogue, config)
-    pairs = {name: losses.find_pairs(training.other_labels(catalogue, name)) for name in catalogue}
-    terms = training.loss_terms(model, torch.nn.ModuleDict(), passes, pairs, config)
+    passes = objective.forward(model, catalogue, config)
+    pairs = {name: losses.find_pairs(objective.other_labels(catalogue, name)) for name in catalogue}
+    terms = objective.loss_terms(model, torch.nn.ModuleDict(), passes, pairs, config)
     model.zero_grad()
     total = terms["text_reconstruction"] + terms["image_reconstruction"] + 0.9 * terms["align"]
     for name in catalogue:

@@ -13,7 +13,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
 
-from components.quantize import evaluation, sizes, training
+from components.quantize import evaluation, objective, sizes, training
 from components.quantize.config import MAX_CODEBOOK, Config
 from macrec import schema
 from macrec.arrays import codes_matrix
@@ -22,13 +22,7 @@ from macrec.quantization import grid_codebooks
 from macrec.quantizer import CrossModalQuantizer, QuantizerSpec, load_quantizer
 from tests.planted import CPU, SMALL, make_inputs, planted, run, settled, untrained, without
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def state(config, catalogue):
@@ -141,7 +135,7 @@ def test_sinkhorn_balances_the_levels_that_have_an_epsilon_and_only_in_training(
     )
     model = untrained(catalogue, config).model
     balanced, nearest = (
-        training.forward(model, catalogue, config, training=on)["text"].quantized.codes_BL
+        objective.forward(model, catalogue, config, training=on)["text"].quantized.codes_BL
         for on in (True, False)
     )
     assert torch.equal(balanced[:, 0], nearest[:, 0])

@@ -54,12 +54,7 @@ SMALL = stage.Config(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def codes(seed, items=ITEMS, levels=LEVELS, size=CODES):
