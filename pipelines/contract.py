@@ -17,6 +17,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "sequences": schema.SEQUENCES,
     "text_embeddings": schema.embeddings(DIM),
     "image_embeddings": schema.embeddings(DIM),
+    "history_embeddings": schema.histories(DIM),
     "pseudo_labels": schema.PSEUDO_LABELS,
     "latents": schema.latents(DIM, DIM),
     "semantic_ids": schema.SEMANTIC_IDS,

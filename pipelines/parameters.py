@@ -23,6 +23,7 @@ PREFIXES = {
     "prepare_data": "catalog_",
     "embed_text": "text_",
     "embed_image": "image_",
+    "embed_histories": "history_",
     "pseudo_label": "label_",
     "quantize": "quantizer_",
     "resolve_collisions": "resolver_",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from components.embed_histories.component import embed_histories
 from components.evaluate.component import evaluate
 from components.pseudo_label.component import pseudo_label
 from components.quantize.component import quantize
@@ -16,7 +17,12 @@ def recommender(*values: Any) -> None:
     tasks = Tasks(dict(zip(run_parameters(), values, strict=True)))
     items, sequences, vectors = tasks.embedded()
     labels = tasks.task(pseudo_label, "Pseudo-label", **vectors).outputs["pseudo_labels"]
-    quantized = tasks.gpu_task(quantize, "Quantize", pseudo_labels=labels, **vectors).outputs
+    histories = tasks.task(
+        embed_histories, "Embed histories", items=items, sequences=sequences
+    ).outputs["history_embeddings"]
+    quantized = tasks.gpu_task(
+        quantize, "Quantize", pseudo_labels=labels, history_embeddings=histories, **vectors
+    ).outputs
     codes = {"latents": quantized["latents"], "quantizer": quantized["quantizer"]}
     resolved = tasks.task(resolve_collisions, "Resolve collisions", items=items, **codes)
     inputs = {"sequences": sequences, "semantic_ids": resolved.outputs["semantic_ids"]}

@@ -62,8 +62,21 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def make_inputs(path: Path, catalogue: Catalogue) -> stage.Inputs:
-    """The catalogue as artifacts of the stages before."""
+def history_embeddings(
+    path: Path, vector_NH: np.ndarray, met_N: np.ndarray, ids: list[str] | None = None
+) -> Artifact:
+    """The artifact of embed_histories; items that were not met have no vector."""
+    count = len(met_N)
+    index = np.arange(count, dtype=np.int32)
+    ids = ids or [f"i{row}" for row in index]
+    columns = [index, ids, vector_column(vector_NH, met_N > 0), met_N.astype(np.int32)]
+    return dataset(path, schema.histories(vector_NH.shape[1]), columns)
+
+
+def make_inputs(
+    path: Path, catalogue: Catalogue, histories: Artifact | None = None
+) -> stage.Inputs:
+    """The catalogue as artifacts of the stages before; without histories no item was met."""
     count = len(catalogue["text"].present_N)
     index = np.arange(count, dtype=np.int32)
     given: dict[str, Artifact] = {}
@@ -76,6 +89,9 @@ def make_inputs(path: Path, catalogue: Catalogue) -> stage.Inputs:
         given[f"{name}_embeddings"] = dataset(path / name, kind, columns)
         labels.append(pa.array(data.label_N.numpy().astype(np.int32), mask=~present_N))
     given["pseudo_labels"] = dataset(path / "labels", schema.PSEUDO_LABELS, [index, *labels])
+    given["history_embeddings"] = histories or history_embeddings(
+        path / "histories", np.zeros((count, 1)), np.zeros(count)
+    )
     return stage.Inputs(**given)
 
 

@@ -12,6 +12,7 @@ from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact
 from macrec.centring import subtracted, trained_on
 from macrec.errors import check
+from macrec.histories import load_histories
 from macrec.progress import Progress
 from macrec.quantizer import CrossModalQuantizer
 from macrec.vectors import ItemVectors, Rows, ScratchMatrix, read_vectors
@@ -46,7 +47,10 @@ def encode(model: CrossModalQuantizer, inputs: "Inputs") -> dict[str, Version]:
     Raises:
         UserError: the vectors are not of the quantizer's kind, or a modality has none at all.
     """
-    vectors = {name: _vectors(name, dim, inputs) for name, dim in model.spec.dims.items()}
+    histories = load_histories(inputs.quantizer)
+    joined = histories.dim if histories else 0
+    vectors = {n: _vectors(n, dim - joined, inputs) for n, dim in model.spec.dims.items()}
+    item_ids = inputs.items.table(["item_id"]).column(0).combine_chunks()
     means = trained_on(inputs.quantizer)
     shifts = {n: subtracted(getattr(inputs, f"{n}_embeddings")) - means[n] for n in vectors}
     count = inputs.items.rows
@@ -55,12 +59,16 @@ def encode(model: CrossModalQuantizer, inputs: "Inputs") -> dict[str, Version]:
     with Progress("encode items", count, "items") as progress:
         for start in range(0, count, CHUNK):
             rows = slice(start, min(start + CHUNK, count))
-            given: dict[str, torch.Tensor] = {}
-            present: dict[str, torch.Tensor] = {}
-            for name, (matrix_NE, present_N) in vectors.items():
-                chunk_BE = matrix_NE[rows].astype(np.float32) + shifts[name]
-                given[name] = torch.from_numpy(chunk_BE)
-                present[name] = torch.from_numpy(present_N[rows])
+            content = {
+                name: ItemVectors(
+                    matrix_NE[rows].astype(np.float32) + shifts[name], present_N[rows]
+                )
+                for name, (matrix_NE, present_N) in vectors.items()
+            }
+            if histories:
+                content = histories.join(content, item_ids[rows])
+            given = {n: torch.from_numpy(found.matrix_NE[:]) for n, found in content.items()}
+            present = {n: torch.from_numpy(found.present_N) for n, found in content.items()}
             for name, encoded in model.encode(given, present).items():
                 here_B1 = present[name].numpy()[:, None]
                 latents[name][rows] = encoded.latents_ND.cpu().numpy()

@@ -16,8 +16,7 @@ Row = dict[str, Any]
 
 def read_history(folder: Artifact) -> Any:
     """The content of history.json; None where the folder has none."""
-    names = [entry["name"] for entry in folder.manifest["files"]]
-    if HISTORY not in names:
+    if not folder.has(HISTORY):
         return None
     return json.loads(folder.file(HISTORY).read_text(encoding="utf-8"))
 

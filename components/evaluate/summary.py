@@ -18,6 +18,7 @@ from components.evaluate.tokenizer import Measured
 from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact
 from macrec.generator import MODALITIES, Modality, has_code
+from macrec.histories import items_met
 from macrec.metrics import bootstrap
 from macrec.ranking import Ranker
 from macrec.report import (
@@ -130,6 +131,9 @@ def _facts(
         coded = _coded(inputs.semantic_ids, modality)
         note = f"{100 * coded / items:.1f} % of items"
         facts.append(Fact(label=f"Items with {modality} codes", value=coded, note=note))
+    if met := items_met(inputs.quantizer):
+        note = f"{100 * met / items:.1f} % of items; part of their codes, foretold for the others"
+        facts.append(Fact(label="Items met in histories", value=met, note=note))
     return tuple(facts)
 
 

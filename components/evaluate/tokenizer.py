@@ -156,7 +156,7 @@ def _displacement(
     """
     from safetensors.numpy import load_file
 
-    if CODEBOOKS not in [entry["name"] for entry in inputs.quantizer.manifest["files"]]:
+    if not inputs.quantizer.has(CODEBOOKS):
         return None
     codebooks_LMD = load_file(inputs.quantizer.file(CODEBOOKS)).get(modality)
     if codebooks_LMD is None:

@@ -19,6 +19,9 @@ class Config:
     vectors themselves, exact, without training. "fsq": a trained encoder on a fixed grid."""
     modalities: Literal["both", "text", "image"] = "both"
     """Which vectors get codes. With "both", a modality that no item has is left out."""
+    history_weight: float = 1.0
+    """Length of an item's history vector beside its text or image vector, which has length 1 on
+    average; see history_dim."""
     codebook_size: int = 256
     """Codewords per level; at most the items that have a picture. 0 chooses by the items."""
     levels: int = 4
@@ -112,7 +115,7 @@ class Config:
         for name in ("latent_dim", "epochs", "refit_every", "sinkhorn_iterations"):
             if getattr(self, name) < 1:
                 yield f"{name} is below 1"
-        for name in ("learning_rate", "temperature"):
+        for name in ("learning_rate", "temperature", "history_weight"):
             if not getattr(self, name) > 0:
                 yield f"{name} is not above 0"
         for name in (

@@ -15,18 +15,18 @@ from torch import Tensor
 from macrec.errors import check
 from macrec.progress import log
 from macrec.quantizer import ModalityQuantizer
-from macrec.vectors import Rows, ScratchMatrix
+from macrec.vectors import Rows
 
 CHUNK = 8_192  # rows looked at once
 AHEAD = 2  # batches read before they are asked for
 
 
 class OnDisk:
-    """Vectors in a scratch file that give their rows as a tensor on the CPU would."""
+    """Vectors read from disk by rows, which come as those of a tensor on the CPU would."""
 
     device = torch.device("cpu")
 
-    def __init__(self, matrix_NE: ScratchMatrix) -> None:
+    def __init__(self, matrix_NE: Rows) -> None:
         self.matrix_NE, self.shape = matrix_NE, matrix_NE.shape
 
     def __len__(self) -> int:

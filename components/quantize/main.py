@@ -12,16 +12,17 @@ import pyarrow as pa
 
 from components.quantize.config import Config
 from macrec import schema, stage
-from macrec.arrays import codes_column, vector_column
+from macrec.arrays import codes_column, valid_rows, vector_column
 from macrec.artifact import Artifact, DatasetOutput, DatasetWriter, FolderOutput
 from macrec.centring import subtracted, write_means
 from macrec.errors import check
 from macrec.progress import Progress
-from macrec.vectors import ScratchMatrix, read_vectors
+from macrec.vectors import ItemVectors, read_vectors
 
 if TYPE_CHECKING:
     from components.quantize.data import Catalogue
     from components.quantize.training import Trained
+    from macrec.histories import Histories
     from macrec.quantizer import Encoded
 
 MODALITIES = ("text", "image")
@@ -52,6 +53,8 @@ class Inputs:
     """Text vectors of the items."""
     image_embeddings: Artifact
     """Image vectors of the items."""
+    history_embeddings: Artifact
+    """What histories say of the items, in addition to both; all null if they shall not."""
     pseudo_labels: Artifact
     """Clusters of both: an item's image cluster says which texts are alike, and vice versa."""
 
@@ -64,7 +67,8 @@ class Outputs:
     """Latents and codes of every item, collisions included; null without a vector."""
     quantizer: FolderOutput
     """Encoders, decoders and codebooks; history.json has the losses of every epoch,
-    mean.safetensors what the embedding stages had subtracted."""
+    mean.safetensors what the embedding stages had subtracted, histories.parquet the history vectors
+    of the items, histories.safetensors how those of others are foretold."""
 
 
 DISTRIBUTED = True  # torchrun may start several processes
@@ -97,7 +101,7 @@ def run(
     together = processes()
     device = together.device(choose_device(execution.device))
     with timed("reading vectors"):
-        catalogue = _read(inputs, config, execution.memory_gib)
+        catalogue, histories = _read(inputs, config, execution.memory_gib)
     chosen = sizes.choose(config, {n: int(m.present_N.sum()) for n, m in catalogue.items()})
     stage.log.info(
         "quantize: %d codewords, %d levels (%s)", chosen.codebook_size, chosen.levels, chosen.reason
@@ -120,38 +124,49 @@ def run(
         return {}
     means = {name: subtracted(getattr(inputs, f"{name}_embeddings")) for name in catalogue}
     write_means(outputs.quantizer.path, means)
+    if histories:
+        histories.save(outputs.quantizer.path)
     with timed("encoding and measuring"):
         return _write(trained, catalogue, config, outputs, chosen.reason)
 
 
-def _read(inputs: Inputs, config: Config, memory_gib: float) -> "Catalogue":
+def _read(
+    inputs: Inputs, config: Config, memory_gib: float
+) -> "tuple[Catalogue, Histories | None]":
     """The modalities that get codes; one that no item has is left out."""
     import torch
 
     from components.quantize.data import Modality, OnDisk
+    from macrec.histories import fit_histories
 
     wanted = MODALITIES if config.modalities == "both" else (config.modalities,)
-    catalogue: dict[str, Modality] = {}
+    vectors: dict[str, ItemVectors] = {}
     for name in wanted:
-        artifact: Artifact = getattr(inputs, f"{name}_embeddings")
-        vectors = read_vectors(artifact, memory_gib=memory_gib)
-        if not vectors.present_N.any():
+        found = read_vectors(getattr(inputs, f"{name}_embeddings"), memory_gib=memory_gib)
+        if found.present_N.any():
+            vectors[name] = found
+        else:
             stage.log.info("quantize: %s codes are left out, no item has a vector", name)
-            continue
-        labels = inputs.pseudo_labels.table([f"{name}_label"]).column(0).fill_null(-1)
-        matrix_NE = vectors.matrix_NE
-        on_disk = isinstance(matrix_NE, ScratchMatrix)
-        catalogue[name] = Modality(
-            OnDisk(matrix_NE) if on_disk else torch.from_numpy(matrix_NE),
-            torch.from_numpy(vectors.present_N),
-            torch.from_numpy(labels.to_numpy().astype(np.int64)),
-        )
     check(
-        bool(catalogue),
+        bool(vectors),
         f"quantize: none of {inputs.pseudo_labels.rows:,} items has a {' or '.join(wanted)} vector."
         " Give the embedding stage a model or ready vectors, or set quantizer_modalities.",
     )
-    return catalogue
+    histories = None
+    if valid_rows(inputs.history_embeddings).any():
+        histories = fit_histories(vectors, inputs.history_embeddings, config.history_weight)
+        item_ids = inputs.history_embeddings.table(["item_id"]).column(0).combine_chunks()
+        vectors = histories.join(vectors, item_ids)
+    catalogue: dict[str, Modality] = {}
+    for name, (matrix_NE, present_N) in vectors.items():
+        labels = inputs.pseudo_labels.table([f"{name}_label"]).column(0).fill_null(-1)
+        in_memory = isinstance(matrix_NE, np.ndarray)
+        catalogue[name] = Modality(
+            torch.from_numpy(matrix_NE) if in_memory else OnDisk(matrix_NE),
+            torch.from_numpy(present_N),
+            torch.from_numpy(labels.to_numpy().astype(np.int64)),
+        )
+    return catalogue, histories
 
 
 def _write(

@@ -289,6 +289,10 @@ class Artifact:
         """Arrow schema of a dataset."""
         return pq.read_schema(self.file(self._parts()[0]))
 
+    def has(self, name: str) -> bool:
+        """Whether the manifest names a file."""
+        return any(entry["name"] == name for entry in self.manifest["files"])
+
     def file(self, name: str) -> Path:
         """Path of one file, after a check of its SHA-256.
 

@@ -24,7 +24,7 @@ def write_means(folder: Path, means: Mapping[str, np.ndarray]) -> None:
 
 def subtracted(embeddings: Artifact) -> np.ndarray:
     """What was subtracted from the vectors of an embeddings artifact, float32 [E]; or zeros."""
-    if all(entry["name"] != MEAN for entry in embeddings.manifest["files"]):
+    if not embeddings.has(MEAN):
         return np.zeros(embeddings.schema.field("embedding").type.list_size, np.float32)
     return _load(embeddings)["embedding"]
 
@@ -35,7 +35,7 @@ def trained_on(quantizer: Artifact) -> dict[str, np.ndarray]:
     Raises:
         UserError: the quantizer does not say.
     """
-    if all(entry["name"] != MEAN for entry in quantizer.manifest["files"]):
+    if not quantizer.has(MEAN):
         raise UserError(
             f"{quantizer.path}: no {MEAN}, so it is not known which mean its vectors lack. Run the "
             "quantize stage again with this version."

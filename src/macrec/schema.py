@@ -89,6 +89,23 @@ def embeddings(dim: int, kind: pa.DataType | None = None) -> pa.Schema:
     )
 
 
+def histories(dim: int) -> pa.Schema:
+    """Schema of history_embeddings: what stands near an item in the users' histories."""
+    return pa.schema(
+        [
+            _ITEM_INDEX,
+            _field("item_id", pa.string(), "the shop's identifier"),
+            _field(
+                "embedding",
+                pa.list_(pa.float32(), dim),
+                "vector of length one; null if the item stands near no other in a training part",
+                nullable=True,
+            ),
+            _field("met", pa.int32(), "how often it stood near another item in a training part"),
+        ]
+    )
+
+
 def latents(text_dim: int, image_dim: int) -> pa.Schema:
     """Schema of the quantizer's latents and of the codes before resolution."""
     text, image = (pa.list_(pa.float32(), dim) for dim in (text_dim, image_dim))

@@ -116,6 +116,29 @@ class ScratchMatrix:
                 done += call(self._descriptor, [view[done:end]], done + shift)
 
 
+class JoinedRows:
+    """A matrix with other components after its own, joined when rows are read.
+
+    Args:
+        matrix_NE: the first E components, in memory or on disk.
+        scale: what they are multiplied by.
+        last_NH: the others; they take on the precision of the first.
+    """
+
+    def __init__(self, matrix_NE: Rows, scale: float, last_NH: np.ndarray) -> None:
+        self._matrix_NE, self._scale = matrix_NE, np.float32(scale)
+        self._last_NH = last_NH.astype(matrix_NE.dtype)
+        self.shape = (len(matrix_NE), matrix_NE.shape[1] + last_NH.shape[1])
+        self.dtype = matrix_NE.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> np.ndarray:
+        first_BE = (self._matrix_NE[rows] * self._scale).astype(self.dtype)
+        return np.concatenate([first_BE, self._last_NH[rows]], axis=1)
+
+
 def _reserve(descriptor: int, size: int, folder: Path | None) -> None:
     """Takes the space now, so that a small disk is found out at once."""
     try:

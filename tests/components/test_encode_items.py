@@ -1,5 +1,6 @@
 """Vectors of one component and codebooks by hand: the codes (a, b) decode to 10 a + b."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,11 @@ from macrec.arrays import codes_column, codes_matrix, vector_column
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.centring import write_means
 from macrec.errors import UserError
+from macrec.histories import fit_histories
 from macrec.quantizer import CrossModalQuantizer, QuantizerSpec
+from macrec.vectors import ItemVectors
 from tests.artifacts import dataset
+from tests.planted import history_embeddings
 
 BOTH = QuantizerSpec(text_dim=1, image_dim=1, tokenizer="rqkmeans", levels=2, codebook_size=4)
 
@@ -240,6 +244,34 @@ def test_the_mean_that_was_subtracted_from_the_new_vectors_is_put_right(tmp_path
     ran = run(tmp_path, make_inputs(tmp_path, catalogue, means=means, mean=7.0))
     assert ran.text == ids_of("text", *OLD.ids)
     assert ran.latents.table(["text_latent"]).column(0).to_pylist()[2] == [21.0]
+
+
+def test_histories_that_the_quantizer_knows_are_those_it_was_trained_with(tmp_path):
+    """The codes are those of the history vector alone: content only foretells that of new items."""
+    spec = QuantizerSpec(text_dim=1, image_dim=1, tokenizer="rqkmeans", levels=1, codebook_size=2)
+    content = {
+        name: ItemVectors(np.array([[-1.0], [1.0]], np.float32), np.ones(2, bool))
+        for name in ("text", "image")
+    }
+    met = history_embeddings(
+        tmp_path / "met", np.array([[1.0], [-1.0]]), np.array([9, 9]), ["a", "b"]
+    )
+    histories = fit_histories(content, met, weight=10.0)
+    output = FolderOutput(tmp_path / "with_histories")
+    output.prepare()
+    model = CrossModalQuantizer(replace(spec, text_dim=2, image_dim=2))
+    for part in model.parts().values():
+        part.codebooks[0].data = torch.tensor([[0.0, -10.0], [0.0, 10.0]])
+    model.save(output.path)
+    write_means(output.path, {name: np.zeros(1) for name in spec.dims})
+    histories.save(output.path)
+    output.commit({})
+    new = Catalogue(["new", "a", "b"], [-1.0, 1.0, -1.0], [None, 1.0, -1.0])
+    inputs = make_inputs(tmp_path, new)
+    quantizer = Artifact.open(output.path)
+    found = encoding.encode(model, stage.Inputs(**{**vars(inputs), "quantizer": quantizer}))
+    assert found["text"].nearest_NL.tolist() == [[1], [1], [0]]  # new is like a was in content
+    assert found["image"].nearest_NL.tolist() == [[-1], [1], [0]]
 
 
 def test_more_changes_than_a_catalogue_can_have_are_refused(tmp_path):

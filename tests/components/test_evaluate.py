@@ -4,8 +4,11 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -241,6 +244,19 @@ def test_report_shows_systems_curves_examples_and_pictures(evaluated):
     assert pictures
     for encoded in pictures:
         assert max(Image.open(io.BytesIO(base64.b64decode(encoded))).size) == 96
+
+
+def test_report_says_how_many_items_the_histories_told_of(tmp_path, lists, recommender, evaluated):
+    met = {"item_id": ["id0", "id7"], "vector": [[1.0], [2.0]]}
+    inputs = make_inputs(tmp_path / "in", lists, recommender)
+    quantizer = folder(
+        tmp_path / "quantizer",
+        QUANTIZER_HISTORY,
+        lambda to: pq.write_table(pa.table(met), to / "histories.parquet"),
+    )
+    *_, page = run(tmp_path, replace(inputs, quantizer=quantizer))
+    assert "Items met in histories" not in evaluated[2]
+    assert "Items met in histories" in page and "6.7 % of items; part of their codes" in page
 
 
 @pytest.mark.parametrize(

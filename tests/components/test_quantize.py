@@ -15,7 +15,17 @@ from macrec import schema
 from macrec.arrays import codes_matrix
 from macrec.errors import UserError
 from macrec.quantizer import load_quantizer
-from tests.planted import CPU, GROUPS, SMALL, make_inputs, planted, run, untrained, without
+from tests.planted import (
+    CPU,
+    GROUPS,
+    SMALL,
+    history_embeddings,
+    make_inputs,
+    planted,
+    run,
+    untrained,
+    without,
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -205,6 +215,42 @@ def test_the_stage_writes_codes_that_its_quantizer_repeats(tmp_path):
 
 def test_where_the_vectors_lie_changes_nothing(tmp_path):
     inputs = make_inputs(tmp_path, planted())
+    resident, *_ = run(tmp_path / "a", inputs)
+    streamed, *_ = run(tmp_path / "b", inputs, memory_gib=0.0)
+    assert resident.table().equals(streamed.table())
+
+
+SIDE_N = np.arange(90) // GROUPS % 2
+
+
+def met_by_side(path):
+    """Item i of `planted` was met beside those of its side, which its content does not tell."""
+    vector_NH = np.eye(2)[SIDE_N] + 0.1 * np.random.default_rng(1).normal(size=(90, 2))
+    met_N = np.full(90, 100)
+    met_N[80:] = 0
+    return history_embeddings(path / "histories", vector_NH, met_N)
+
+
+def test_what_histories_say_of_an_item_is_part_of_its_codes(tmp_path):
+    catalogue = without(planted(), "image", 3, 85)
+    config = replace(SMALL, codebook_size=2, levels=2, epochs=10, history_weight=10.0)
+    inputs = make_inputs(tmp_path, catalogue, met_by_side(tmp_path))
+    latents, folder, _ = run(tmp_path / "with", inputs, config)
+    plain, plain_folder, _ = run(tmp_path / "plain", make_inputs(tmp_path / "b", catalogue), config)
+    for name, data in catalogue.items():
+        met_N = data.present_N.numpy() & (np.arange(90) < 80)
+        code_N, plain_N = (codes_matrix(a, f"{name}_codes")[met_N, 0] for a in (latents, plain))
+        side_N = SIDE_N[met_N]
+        assert (code_N == side_N).all() or (code_N != side_N).all()
+        assert not ((plain_N == side_N).all() or (plain_N != side_N).all())
+        spec = load_quantizer(folder).spec
+        assert spec.dims[name] == data.embedding_NE.shape[1] + 2
+    assert not (plain_folder / "histories.parquet").exists()
+    assert load_quantizer(plain_folder).spec.text_dim == 10
+
+
+def test_with_histories_it_does_not_matter_where_the_vectors_lie_either(tmp_path):
+    inputs = make_inputs(tmp_path, planted(), met_by_side(tmp_path))
     resident, *_ = run(tmp_path / "a", inputs)
     streamed, *_ = run(tmp_path / "b", inputs, memory_gib=0.0)
     assert resident.table().equals(streamed.table())

@@ -178,8 +178,9 @@ class Earlier:
             given = {"items": data["items"], "embeddings": Source(shop.path(modality))}
             vectors |= self.execute(f"embed_{modality}", given, centre=centre)
         labels = self.execute("pseudo_label", vectors, clusters=4)
+        near = self.execute("embed_histories", data, dim=3)
         config = {"codebook_size": 4, "levels": 3, "epochs": 2, "latent_dim": 4}
-        quantized = self.execute("quantize", vectors | labels, **config)
+        quantized = self.execute("quantize", vectors | labels | near, **config)
         codes = self.execute("resolve_collisions", {"items": data["items"], **quantized})
         folders = {n: a.path for n, a in (quantized | codes).items()}
         version.write(self.out, folders, {"store": str(self.out / "store")})

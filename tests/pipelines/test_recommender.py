@@ -69,6 +69,8 @@ def test_the_wiring_is_that_of_the_readme(tasks):
         ("prepare_data", "evaluate"),
         ("embed_text", "pseudo_label"),
         ("embed_image", "pseudo_label"),
+        ("prepare_data", "embed_histories"),
+        ("embed_histories", "quantize"),
         ("embed_text", "quantize"),
         ("embed_image", "quantize"),
         ("pseudo_label", "quantize"),

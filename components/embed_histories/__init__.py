@@ -1,0 +1,1 @@
+"""History embeddings: which items stand near each other in the users' histories."""

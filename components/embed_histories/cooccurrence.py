@@ -1,0 +1,181 @@
+"""Item vectors from co-occurrence in histories: counts, their information, its singular vectors.
+
+Levy and Goldberg 2014: the singular vectors of the positive pointwise mutual information are what
+word2vec learns, without its training.
+
+Counts are kept for item a < item b alone until the matrix is factorised. With P different pairs and
+N items the memory is the larger of 36 P and 16 P + 16 N D bytes: 30 million interactions of 1
+million items with 58 million pairs took 2.3 GB; at a window of 3 they can have 90 million, 3.3 GB.
+
+N items, K training interactions, P pairs, D components
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from macrec.artifact import Artifact
+from macrec.errors import check
+from macrec.stage import log
+
+if TYPE_CHECKING:
+    from components.embed_histories.main import Config
+
+PAIRS_AT_ONCE = 6_000_000
+"""Neighbours counted at a time, 0.2 GB: 2 million interactions at a window of 3."""
+
+LEAST_SHARE = 0.001
+"""Below this share of the length of an item's row of the matrix, its vector is but the error of the
+randomised decomposition: an item apart from all others has 0.0002 there, others above 0.03."""
+
+Matrix = Any
+"""A scipy CSR matrix [N, N]."""
+
+
+class Training(NamedTuple):
+    """The training parts of all users end to end, each in time order."""
+
+    item_K: NDArray[np.int32]
+    user_K: NDArray[np.int32]
+
+
+class HistoryVectors(NamedTuple):
+    """What the histories say of the items."""
+
+    matrix_ND: NDArray[np.float32]
+    """of length one; a row that is not valid has no meaning"""
+    valid_N: NDArray[np.bool_]
+    met_N: NDArray[np.int64]
+    """how often the item stood near another"""
+    interactions: int = 0
+    """in the training parts"""
+    pairs: int = 0
+    """of two different items that stood near each other at least once"""
+    energy: float = 0.0
+    """share of the sum of the squared singular values that the components hold"""
+
+
+def no_vectors(met_N: NDArray[np.int64], interactions: int = 0) -> HistoryVectors:
+    """Null vectors of one component."""
+    matrix_N1 = np.zeros((len(met_N), 1), np.float32)
+    return HistoryVectors(matrix_N1, np.zeros(len(met_N), bool), met_N, interactions)
+
+
+def embed(sequences: Artifact, items: int, config: "Config") -> HistoryVectors:
+    """The vectors of all items, from the training parts of the histories alone.
+
+    Raises:
+        UserError: an interaction names an item outside the catalogue.
+    """
+    training = training_part(sequences, items)
+    interactions = len(training.item_K)
+    counts_NN = count_neighbours(training, items, config.window)
+    del training
+    met_N = np.asarray(counts_NN.sum(0), np.int64) + np.asarray(counts_NN.sum(1), np.int64)
+    met, pairs = int((met_N > 0).sum()), int(counts_NN.nnz)
+    if not met:
+        log.warning(
+            "embed_histories: no item stands near another in the training part of a history, "
+            "so none gets a vector"
+        )
+        return no_vectors(met_N, interactions)
+    dim = min(config.dim, met - 1)
+    if dim < config.dim:
+        log.warning(
+            "embed_histories: %s components instead of %s, for only %s items stand near another "
+            "in the training part of a history",
+            *(f"{n:,}" for n in (dim, config.dim, met)),
+        )
+    information_NN = positive_information(counts_NN, met_N)
+    del counts_NN  # the decomposition has a use for its memory
+    matrix_ND, valid_N, energy = _factorised(information_NN, dim, config.seed)
+    return HistoryVectors(matrix_ND, valid_N, met_N, interactions, pairs, energy)
+
+
+def training_part(sequences: Artifact, items: int) -> Training:
+    """All but the last two interactions of each user: those are the test and validation targets.
+
+    Raises:
+        UserError: an interaction names an item outside the catalogue.
+    """
+    parts, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    for batch in sequences.batches(["item_index"]):
+        parts.append(batch.column(0).flatten().to_numpy())
+        lengths.append(batch.column(0).value_lengths().to_numpy().astype(np.int64))
+    item_K, length_U = np.concatenate(parts), np.concatenate(lengths)
+    outside = int(((item_K < 0) | (item_K >= items)).sum())
+    check(
+        outside == 0,
+        f"{sequences.path}: {outside:,} of {len(item_K):,} interactions name items outside "
+        f"0..{items - 1}, the catalogue. Give the items and the sequences of one prepare_data.",
+    )
+    user_K = np.repeat(np.arange(len(length_U), dtype=np.int32), length_U)
+    held_out_U = np.cumsum(length_U) - 2  # the place of a user's first held-out interaction
+    training_K = np.arange(len(item_K)) < held_out_U[user_K]
+    return Training(item_K[training_K], user_K[training_K])
+
+
+def count_neighbours(training: Training, items: int, window: int) -> Matrix:
+    """How often item a and item b > a stood at most `window` places apart, int32 [N, N].
+
+    Each two places count once, at every distance alike. An item next to itself is not counted: it
+    says that people repeat it, and nothing of what it is like.
+    """
+    item_K, user_K = training
+    longest = int(np.bincount(user_K).max(initial=0))
+    gaps = range(1, min(window, longest - 1) + 1)
+    counts_NN: Matrix = sparse.csr_array((items, items), dtype=np.int32)
+    at_once = max(1, PAIRS_AT_ONCE // max(1, len(gaps)))
+    for start in range(0, len(item_K), at_once):
+        lower, upper = [], []
+        for gap in gaps:
+            second_P = item_K[start + gap : start + gap + at_once]
+            first = slice(start, start + len(second_P))
+            same_P = user_K[first] == user_K[start + gap : start + gap + at_once]
+            near_P = same_P & (item_K[first] != second_P)
+            lower.append(np.minimum(item_K[first], second_P)[near_P])
+            upper.append(np.maximum(item_K[first], second_P)[near_P])
+        if lower:
+            a_P, b_P = np.concatenate(lower), np.concatenate(upper)
+            ones_P = np.ones(len(a_P), np.int32)
+            counts_NN += sparse.coo_array((ones_P, (a_P, b_P)), (items, items)).tocsr()
+    return counts_NN
+
+
+def positive_information(counts_NN: Matrix, met_N: NDArray[np.int64]) -> Matrix:
+    """max(0, log(c_ab total / (c_a c_b))) of items a and b, symmetric, float32 [N, N].
+
+    c_a is how often a stood near another item, and total the sum over all items.
+    """
+    weight_N = met_N.astype(np.float64)
+    information_P = np.repeat(weight_N, np.diff(counts_NN.indptr))
+    information_P *= weight_N[counts_NN.indices]
+    np.divide(counts_NN.data, information_P, out=information_P)
+    information_P *= weight_N.sum()
+    np.log(np.maximum(information_P, 1, out=information_P), out=information_P)
+    content = (information_P.astype(np.float32), counts_NN.indices, counts_NN.indptr)
+    upper_NN: Matrix = sparse.csr_array(content, counts_NN.shape)
+    del information_P  # the sum is the peak of the memory
+    return upper_NN + upper_NN.T
+
+
+def _factorised(
+    information_NN: Matrix, dim: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
+    """Singular vectors times singular values, rows of length one; which are valid; the energy."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.utils.extmath import row_norms
+
+    model: Any = TruncatedSVD(dim, random_state=seed)
+    # Threads add up their shares in the order in which they end: one thread, one result.
+    with threadpool_limits(1):
+        matrix_ND = model.fit_transform(information_NN)
+    length_N, whole_N = row_norms(matrix_ND), row_norms(information_NN)
+    valid_N = length_N > LEAST_SHARE * whole_N  # neither has length for an item never met
+    matrix_ND /= np.where(valid_N, length_N, 1)[:, None]
+    held = np.square(model.singular_values_, dtype=np.float64).sum()
+    energy = float(held / np.square(whole_N, dtype=np.float64).sum())
+    return matrix_ND, valid_N, energy
