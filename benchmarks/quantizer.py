@@ -2,7 +2,8 @@
 
     python benchmarks/quantizer.py RUN_OUT --tokenizers benchmarks/tokenizers.yaml --seeds 5
 
-RUN_OUT is the --out folder of a `macrec run`: its vectors, pseudo-labels and histories are used.
+RUN_OUT is the --out folder of a `macrec run`: its vectors (those of histories, too, unless it ran
+with history_dim=0), pseudo-labels and sequences are used.
 The YAML file maps a name to settings of the quantize stage, over those given by --base. For each
 name and seed: quantize, resolve the collisions, and print one JSON line with the figures of both
 stages and the prefix lift of consecutive items, in the training part of the histories and from
@@ -115,6 +116,7 @@ def _tokenize(run: Path, settings: dict[str, Any], folder: Path) -> dict[str, fl
     inputs = quantize.Inputs(
         text_embeddings=artifact(run, "embed-text", "text_embeddings"),
         image_embeddings=artifact(run, "embed-image", "image_embeddings"),
+        history_embeddings=artifact(run, "embed-histories", "history_embeddings"),
         pseudo_labels=artifact(run, "pseudo-label", "pseudo_labels"),
     )
     config = build(quantize.Config, settings)

@@ -3,7 +3,8 @@
     python benchmarks/quantizer_scale.py --items 10000,100000,1000000 --work DIR
 
 Writes synthetic vectors to disk as the embedding stages would (text 4,096 and image 768 components,
-float16, in clusters; one item in fifty has no picture), runs the stage in a process of its own for
+float16, in clusters; one item in fifty has no picture; history vectors of 64 components for nine
+items of ten, unless --without-histories), runs the stage in a process of its own for
 one epoch, and prints one JSON line per size: seconds of each phase, of the whole process, and its
 peak memory. `rss_mb` is all that the system counts as the process's, `rss_anon_mb` what it
 allocated itself; pages of files that the system merely caches are in neither.
@@ -31,6 +32,8 @@ from macrec.arrays import vector_column
 from macrec.artifact import DatasetOutput
 
 DIMS = {"text": 4096, "image": 768}
+HISTORY_DIM = 64
+INPUTS = ("text_embeddings", "image_embeddings", "history_embeddings", "pseudo_labels")
 CLUSTERS, FACTORS = 512, 64
 ROWS_AT_ONCE = 8_192
 PHASE = re.compile(r"quantize: (?P<phase>.+) took (?P<seconds>[\d.]+) s \((?P<busy>[\d.]+) s of")
@@ -43,13 +46,13 @@ def main() -> None:
     for items in options.items:
         folder = options.work / str(items)
         if not (folder / "pseudo_labels" / "manifest.json").is_file():
-            write_catalogue(folder, items)
+            write_catalogue(folder, items, histories=options.histories)
         print(json.dumps(measure(folder, items, options.set)), flush=True)
         if not options.keep:
             shutil.rmtree(folder)
 
 
-def write_catalogue(folder: Path, items: int) -> None:
+def write_catalogue(folder: Path, items: int, *, histories: bool) -> None:
     """Embeddings and pseudo-labels of a made-up catalogue, a chunk at a time."""
     rng = np.random.default_rng(items)
     cluster_N = rng.integers(CLUSTERS, size=items)
@@ -73,6 +76,7 @@ def write_catalogue(folder: Path, items: int) -> None:
                 ]
                 out.write(pa.table(columns, schema=kind))
         output.commit(PROVENANCE)
+    write_histories(folder / "history_embeddings", cluster_N, rng, met=histories)
     output = DatasetOutput(folder / "pseudo_labels")
     output.prepare()
     with output.dataset(schema.PSEUDO_LABELS) as out:
@@ -82,11 +86,37 @@ def write_catalogue(folder: Path, items: int) -> None:
     output.commit(PROVENANCE)
 
 
+def write_histories(
+    path: Path, cluster_N: np.ndarray, rng: np.random.Generator, *, met: bool
+) -> None:
+    """History vectors that go by the items' clusters."""
+    items = len(cluster_N)
+    output = DatasetOutput(path)
+    output.prepare()
+    kind = schema.histories(HISTORY_DIM)
+    centres_KH = rng.standard_normal((CLUSTERS, HISTORY_DIM), dtype=np.float32)
+    with output.dataset(kind) as out:
+        for start in range(0, items, ROWS_AT_ONCE):
+            index_B = np.arange(start, min(start + ROWS_AT_ONCE, items), dtype=np.int32)
+            noise_BH = rng.standard_normal((len(index_B), HISTORY_DIM), dtype=np.float32)
+            vector_BH = centres_KH[cluster_N[index_B]] + noise_BH
+            vector_BH /= np.linalg.norm(vector_BH, axis=1, keepdims=True)
+            met_B = np.where(index_B % 10, 20, 0) if met else np.zeros(len(index_B))
+            columns = [
+                pa.array(index_B),
+                pa.array([f"item-{k}" for k in index_B]),
+                vector_column(vector_BH, met_B > 0),
+                pa.array(met_B.astype(np.int32)),
+            ]
+            out.write(pa.table(columns, schema=kind))
+    output.commit(PROVENANCE)
+
+
 def measure(folder: Path, items: int, settings: dict[str, str]) -> dict[str, Any]:
     """Runs the stage for one epoch; what it took."""
     flags = {"epochs": "1", "min_perplexity_share": "0"} | settings
     command = [sys.executable, "-m", "components.quantize.main", "--out", str(folder / "out")]
-    for name in ("text_embeddings", "image_embeddings", "pseudo_labels"):
+    for name in INPUTS:
         command += [f"--{name.replace('_', '-')}", str(folder / name)]
     for name, value in flags.items():
         command += [f"--{name.replace('_', '-')}", value]
@@ -173,6 +203,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", default="10000,100000,1000000", help="sizes, with commas")
     parser.add_argument("--work", type=Path, required=True, help="20 GB are needed for 1M items")
+    parser.add_argument("--without-histories", dest="histories", action="store_false")
     parser.add_argument("--keep", action="store_true", help="keep the vectors for the next run")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings")
     options = parser.parse_args()
