@@ -246,7 +246,7 @@ def test_the_mean_that_was_subtracted_from_the_new_vectors_is_put_right(tmp_path
     assert ran.latents.table(["text_latent"]).column(0).to_pylist()[2] == [21.0]
 
 
-def test_histories_that_the_quantizer_knows_are_those_it_was_trained_with(tmp_path):
+def test_histories_that_the_quantizer_knows_are_those_it_was_trained_with(tmp_path, monkeypatch):
     """The codes are those of the history vector alone: content only foretells that of new items."""
     spec = QuantizerSpec(text_dim=1, image_dim=1, tokenizer="rqkmeans", levels=1, codebook_size=2)
     content = {
@@ -269,6 +269,7 @@ def test_histories_that_the_quantizer_knows_are_those_it_was_trained_with(tmp_pa
     new = Catalogue(["new", "a", "b"], [-1.0, 1.0, -1.0], [None, 1.0, -1.0])
     inputs = make_inputs(tmp_path, new)
     quantizer = Artifact.open(output.path)
+    monkeypatch.setattr(encoding, "CHUNK", 2)
     found = encoding.encode(model, stage.Inputs(**{**vars(inputs), "quantizer": quantizer}))
     assert found["text"].nearest_NL.tolist() == [[1], [1], [0]]  # new is like a was in content
     assert found["image"].nearest_NL.tolist() == [[-1], [1], [0]]

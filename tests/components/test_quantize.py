@@ -245,6 +245,7 @@ def test_what_histories_say_of_an_item_is_part_of_its_codes(tmp_path):
         assert not ((plain_N == side_N).all() or (plain_N != side_N).all())
         spec = load_quantizer(folder).spec
         assert spec.dims[name] == data.embedding_NE.shape[1] + 2
+    assert (folder / "histories.parquet").exists()
     assert not (plain_folder / "histories.parquet").exists()
     assert load_quantizer(plain_folder).spec.text_dim == 10
 

@@ -50,6 +50,13 @@ def test_an_item_met_often_keeps_its_vector_and_one_not_met_gets_what_its_conten
     assert cosine(blind[:40], truth[:40]).mean() < 0.6  # what chance and the mean give
 
 
+def test_the_regression_is_that_of_the_items_met(tmp_path):
+    content, own, _, artifact = planted(tmp_path, noise=0.5)
+    foretell = fit_histories(content, artifact, 1.0).foretell
+    rows = np.arange(40, ITEMS)  # least squares with an intercept leave no mean residual
+    np.testing.assert_allclose(foretell(content, rows).mean(0), own[rows].mean(0), atol=1e-5)
+
+
 def test_an_item_met_as_often_as_trusted_gets_half_of_each(tmp_path):
     content, own, _, artifact = planted(tmp_path, met=int(TRUST), noise=0.5)
     histories = fit_histories(content, artifact, 1.0)
