@@ -34,7 +34,7 @@ def state(config, catalogue):
 
 
 CHANGES = {
-    "tokenizer": "rqkmeans", "modalities": None, "codebook_size": 6,
+    "tokenizer": "rqkmeans", "modalities": None, "history_weight": None, "codebook_size": 6,
     "levels": {"levels": 2, "contrastive_weights": (0.1, 0.1)},
     "shared_levels": 1, "fsq_levels": {"tokenizer": "fsq", "fsq_levels": (3, 3)},
     "latent_dim": 3, "projection": 5, "hidden": (9,), "epochs": 2, "batch_size": 20,
@@ -60,7 +60,8 @@ BASES = {
 
 @pytest.mark.parametrize("setting", [name for name, value in CHANGES.items() if value is not None])
 def test_every_setting_changes_the_model(setting):
-    """`modalities` and `min_perplexity_share` have tests of their own below."""
+    """`modalities` and `min_perplexity_share` have tests of their own below, `history_weight` is
+    tried with histories (test_quantize.py)."""
     live = replace(SMALL, contrastive_weights=(0.1, 0.1, 0.1), reseed_dead=True)
     catalogue = clumped() if setting == "reseed_dead" else planted()
     value = CHANGES[setting]

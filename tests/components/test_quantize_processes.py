@@ -18,7 +18,7 @@ from macrec.artifact import Artifact
 from macrec.checkpoint import Checkpoints
 from macrec.processes import Processes, leave, processes
 from macrec.quantizer import load_quantizer
-from tests.planted import CPU, SMALL, make_inputs, planted, without
+from tests.planted import CPU, SMALL, input_flags, make_inputs, planted, without
 
 CASES = {
     "refit": {"contrastive_weights": (0.1, 0.2, 0.3)},
@@ -85,12 +85,9 @@ def test_two_processes_train_what_one_does(tmp_path):
 @pytest.mark.slow
 def test_the_stage_under_torchrun(tmp_path):
     """Process 0 alone writes and commits; a second start is handed the result."""
-    make_inputs(tmp_path, catalogue_of())
+    inputs = make_inputs(tmp_path, catalogue_of())
     arguments = ["-m", "components.quantize.main", "--device", "cpu", "--memory-gib", "0"]
-    for flag, folder in (
-        ("text-embeddings", "text"), ("image-embeddings", "image"), ("pseudo-labels", "labels"),
-    ):  # fmt: skip
-        arguments += [f"--{flag}", str(tmp_path / folder)]
+    arguments += input_flags(inputs)
     for name, value in {
         "codebook-size": 8, "levels": 3, "latent-dim": 4, "hidden": "12", "epochs": 3,
         "batch-size": 31, "refit-every": 2,

@@ -14,7 +14,7 @@ from components.quantize import data, trainer, training
 from macrec.artifact import Artifact
 from macrec.checkpoint import Checkpoints
 from macrec.vectors import ScratchMatrix
-from tests.planted import CPU, SMALL, make_inputs, planted, run, without
+from tests.planted import CPU, SMALL, input_flags, make_inputs, planted, run, without
 
 CASES = {
     "refit": {},
@@ -117,12 +117,9 @@ def test_sigterm_is_answered_by_a_checkpoint_after_the_step(tmp_path, monkeypatc
 @pytest.mark.slow
 def test_a_terminated_stage_exits_with_143_and_goes_on_when_it_is_run_again(tmp_path):
     """As processes: the digests are those of a run without a signal, the checkpoints are gone."""
-    make_inputs(tmp_path, planted())
+    inputs = make_inputs(tmp_path, planted())
     command = [sys.executable, "-m", "components.quantize.main", "--device", "cpu"]
-    for flag, folder in (
-        ("text-embeddings", "text"), ("image-embeddings", "image"), ("pseudo-labels", "labels"),
-    ):  # fmt: skip
-        command += [f"--{flag}", str(tmp_path / folder)]
+    command += input_flags(inputs)
     settings = {
         "codebook-size": 8, "levels": 3, "latent-dim": 4, "hidden": "12", "epochs": 60,
         "batch-size": 20, "refit-every": 20,

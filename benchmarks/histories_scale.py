@@ -1,0 +1,104 @@
+"""Time and memory of history vectors against the size of the log.
+
+    OMP_NUM_THREADS=1 python benchmarks/histories_scale.py --items 100000,1000000 --work DIR
+
+Makes up a log in which users keep to groups of 200 items, with three strays in ten, some 30
+interactions an item (51 below a million), runs embed_histories in a process of its own, and prints
+one JSON line per size.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from macrec import schema
+from macrec.artifact import DatasetOutput
+
+GROUP, LENGTH, STRAYS = 200, 17, 0.3
+USERS_PER_ITEM = {1_000_000: 1.77}  # the largest log has 30 million interactions
+DEFAULT_USERS_PER_ITEM = 3.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", default="100000,1000000", help="sizes, with commas")
+    parser.add_argument("--work", type=Path, required=True, help="1 GB is needed for 1M items")
+    options = parser.parse_args()
+    for items in map(int, options.items.split(",")):
+        folder = options.work / str(items)
+        interactions = write_log(folder, items)
+        print(json.dumps(measure(folder, items, interactions)), flush=True)
+        shutil.rmtree(folder)
+
+
+def write_log(folder: Path, items: int) -> int:
+    """Items and sequences; the number of interactions."""
+    rng = np.random.default_rng(items)
+    users = int(items * USERS_PER_ITEM.get(items, DEFAULT_USERS_PER_ITEM))
+    length_U = rng.poisson(LENGTH - 3, users) + 3
+    group_K = np.repeat(rng.integers(0, items // GROUP, users), length_U)
+    stray_K = rng.random(len(group_K)) < STRAYS
+    group_K[stray_K] = rng.integers(0, items // GROUP, int(stray_K.sum()))
+    within_K = (rng.random(len(group_K)) ** 2 * GROUP).astype(np.int64)  # some are met more often
+    item_K = pa.array((group_K * GROUP + within_K).astype(np.int32))
+    offset_U1 = np.concatenate([[0], np.cumsum(length_U)]).astype(np.int32)
+    index = np.arange(items, dtype=np.int32)
+    ids = [str(item) for item in index]
+    nothing = [""] * items
+    tables = {
+        "items": (
+            schema.ITEMS,
+            [index, ids, nothing, nothing, pa.nulls(items, pa.string()), np.zeros(items, bool)],
+        ),
+        "sequences": (
+            schema.SEQUENCES,
+            [
+                [str(user) for user in range(users)],
+                pa.ListArray.from_arrays(offset_U1, item_K),
+                pa.nulls(users, pa.list_(pa.int64())),
+            ],
+        ),
+    }
+    for name, (kind, columns) in tables.items():
+        output = DatasetOutput(folder / name)
+        output.prepare()
+        with output.dataset(kind) as out:
+            out.write(pa.table(columns, schema=kind))
+        output.commit({"stage": "benchmark", "config": {}})
+    return len(item_K)
+
+
+def measure(folder: Path, items: int, interactions: int) -> dict[str, object]:
+    """Runs the stage with its defaults; what it took."""
+    command = [sys.executable, "-m", "components.embed_histories.main"]
+    for name in ("items", "sequences", "out"):
+        command += [f"--{name}", str(folder / name)]
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "benchmark": "histories_scale",
+        "items": items,
+        "interactions": interactions,
+        "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(
+            after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1
+        ),
+        "rss_mb": round(after.ru_maxrss * 1024 / 1e6),  # the largest child so far
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 0)),
+        "device": f"{platform.machine()} CPU",
+    }
+
+
+if __name__ == "__main__":
+    main()
