@@ -18,7 +18,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from macrec.artifact import Artifact
-from macrec.errors import check
+from macrec.sequences import read_sequences
 from macrec.stage import log
 
 if TYPE_CHECKING:
@@ -101,21 +101,10 @@ def training_part(sequences: Artifact, items: int) -> Training:
     Raises:
         UserError: an interaction names an item outside the catalogue.
     """
-    parts, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
-    for batch in sequences.batches(["item_index"]):
-        parts.append(batch.column(0).flatten().to_numpy())
-        lengths.append(batch.column(0).value_lengths().to_numpy().astype(np.int64))
-    item_K, length_U = np.concatenate(parts), np.concatenate(lengths)
-    outside = int(((item_K < 0) | (item_K >= items)).sum())
-    check(
-        outside == 0,
-        f"{sequences.path}: {outside:,} of {len(item_K):,} interactions name items outside "
-        f"0..{items - 1}, the catalogue. Give the items and the sequences of one prepare_data.",
-    )
-    user_K = np.repeat(np.arange(len(length_U), dtype=np.int32), length_U)
-    held_out_U = np.cumsum(length_U) - 2  # the place of a user's first held-out interaction
-    training_K = np.arange(len(item_K)) < held_out_U[user_K]
-    return Training(item_K[training_K], user_K[training_K])
+    histories = read_sequences(sequences, items)
+    user_K = np.repeat(np.arange(len(histories), dtype=np.int32), np.diff(histories.offsets))
+    training_K = histories.in_training()
+    return Training(histories.items[training_K], user_K[training_K])
 
 
 def count_neighbours(training: Training, items: int, window: int) -> Matrix:

@@ -118,7 +118,7 @@ def _facts(
     inputs: "Inputs", split: Split, choice: WeightChoice, modalities: tuple[Modality, ...]
 ) -> tuple[Fact, ...]:
     items, users = inputs.items.rows, len(split.user_ids)
-    interactions = len(split.item_K)
+    interactions = len(split.sequences.items)
     facts = [
         Fact(label="Items", value=items),
         Fact(label="Users", value=users),

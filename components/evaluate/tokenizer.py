@@ -89,8 +89,9 @@ def measure(inputs: "Inputs", split: Split, codebook_size: int) -> Measured:
 def _lifts(codes_NL: npt.NDArray[np.int32], split: Split) -> Lifts:
     """By length of the prefix; all codes together are left out, as no two items share them."""
     prefix_NL = codes_NL[:, :-1]
-    training = consecutive_pairs(split.item_K, split.offset_U1, "training")
-    validation = consecutive_pairs(split.item_K, split.offset_U1, "validation")
+    items, offsets = split.sequences.items, split.sequences.offsets
+    training = consecutive_pairs(items, offsets, "training")
+    validation = consecutive_pairs(items, offsets, "validation")
     return {
         "lift": prefix_lift(prefix_NL, training),
         "validation_lift": prefix_lift(prefix_NL, validation),

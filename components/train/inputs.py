@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.train.rows import Sequences
 from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact
 from macrec.errors import check
@@ -64,25 +63,3 @@ def without_absent(config: "Config", modalities: tuple[Modality, ...]) -> "Confi
     if dropped:
         log.info("train: no item has %s codes, which leaves out %s", absent, ", ".join(dropped))
     return replace(config, tasks=kept, implicit_weight=0.0)
-
-
-def read_sequences(sequences: Artifact, items: int) -> Sequences:
-    """All interactions, users in the order of the artifact.
-
-    Raises UserError when an interaction names an item that semantic_ids lacks.
-    """
-    parts, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
-    for batch in sequences.batches(["item_index"]):
-        lists = batch.column(0)
-        parts.append(lists.flatten().to_numpy())
-        lengths.append(lists.value_lengths().to_numpy().astype(np.int64))
-    item_K = np.concatenate(parts)
-    outside = int(((item_K < 0) | (item_K >= items)).sum())
-    check(
-        outside == 0,
-        f"{sequences.path}: {outside:,} of {len(item_K):,} interactions name items outside "
-        f"0..{items - 1}, the items of semantic_ids. Both must come from one prepare_data.",
-    )
-    offsets = np.zeros(sum(map(len, lengths)) + 1, np.int64)
-    np.cumsum(np.concatenate(lengths), out=offsets[1:])
-    return Sequences(item_K, offsets)

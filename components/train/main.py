@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from components.train.inputs import read_codes, read_sequences, without_absent
+from components.train.inputs import read_codes, without_absent
 from components.train.rows import TASKS, training_data
 from components.train.validation import fused_ndcg, validation_split
 from macrec import stage
@@ -19,6 +19,7 @@ from macrec.generator import (
     present_modalities,
     save_recommender,
 )
+from macrec.sequences import read_sequences
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from macrec.generator import (
     source_lengths,
     token_stream,
 )
+from macrec.sequences import Sequences
 
 TASKS: Final = (
     "seq_text_text",
@@ -39,17 +40,6 @@ TASKS: Final = (
     "item_image_text",
 )
 """<kind>_<source modality>_<target modality>, as the `tasks` setting names them."""
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Interactions of all users end to end; those of user u are items[offsets[u]:offsets[u+1]]."""
-
-    items: Int32Array
-    offsets: Int64Array
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
 
 
 def training_rows(

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from components.train.rows import Sequences
 from macrec.errors import check
 from macrec.generator import Int32Array, Recommender
+from macrec.sequences import Sequences
 
 if TYPE_CHECKING:
     import torch

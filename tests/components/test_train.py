@@ -11,7 +11,7 @@ import torch
 from components.train import main as stage
 from components.train.batches import IGNORED, NO_TASK, epoch_batches, make_batch, pair_batch
 from components.train.losses import batch_loss, decode, implicit_loss, mean_pooled
-from components.train.rows import TASKS, Sequences, training_data, training_rows
+from components.train.rows import TASKS, training_data, training_rows
 from components.train.schedule import Schedule, decay_epochs
 from components.train.training import Trainer, prepare
 from components.train.validation import validation_split
@@ -33,6 +33,7 @@ from macrec.generator import (
     load_recommender,
 )
 from macrec.progress import Progress
+from macrec.sequences import Sequences
 from tests.artifacts import dataset
 
 CPU = torch.device("cpu")
