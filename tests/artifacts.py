@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from macrec import schema
 from macrec.artifact import Artifact, DatasetOutput
 
 
@@ -16,4 +17,15 @@ def dataset(path: Path, kind: pa.Schema, columns: Any, **metadata: Any) -> Artif
         out.write(pa.table(columns, schema=kind))
     output.metadata = metadata
     output.commit({"stage": path.name, "config": {"colour": "blue"}})
+    return Artifact.open(path)
+
+
+def predictions(path: Path, rows: list[tuple[Any, ...]], top_k: int = 20) -> Artifact:
+    """Rows (user, system, target, items, scores), as the stage evaluate leaves them."""
+    output = DatasetOutput(path)
+    output.prepare()
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    with output.dataset(schema.PREDICTIONS) as out:
+        out.write(pa.table(columns, schema=schema.PREDICTIONS))
+    output.commit({"stage": "evaluate", "config": {"top_k": top_k}})
     return Artifact.open(path)

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from components.quantize import losses
 from components.quantize.config import Config
 from components.quantize.data import Catalogue, Modality
-from macrec.processes import Processes
+from macrec.processes import ALONE, Processes
 from macrec.quantization import Quantized, nearest, rotated, sinkhorn_codes, straight_through
 from macrec.quantizer import CrossModalQuantizer
 
-ALONE = Processes()
 ESTIMATORS = {"straight_through": straight_through, "rotation": rotated}
 
 

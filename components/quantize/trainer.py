@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from components.quantize import codebooks, losses
 from components.quantize.config import Config
 from components.quantize.data import Catalogue, batches, fit_normalisation, items, timed
-from components.quantize.objective import ALONE, forward, loss_terms, other_labels, term_weights
+from components.quantize.objective import forward, loss_terms, other_labels, term_weights
 from macrec.errors import UserError
-from macrec.processes import Processes
+from macrec.processes import ALONE, Processes
 from macrec.quantization import grid_codebooks
 from macrec.quantizer import ROWS, CrossModalQuantizer, QuantizerSpec
 
@@ -238,12 +238,9 @@ class Trainer:
             loss.detach() / (1 if term.endswith("_reconstruction") else count)
             for term, loss in terms.items()
         ]
+        joined_T = torch.stack(parts)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), torch.stack(parts)])
-        self.processes.sum(flat)
-        *summed, joined_T = flat.split([*(g.numel() for g in gradients), len(parts)])
-        for gradient, whole in zip(gradients, summed, strict=True):
-            gradient.copy_(whole.view_as(gradient))
+        self.processes.sum_all([*gradients, joined_T])
         return dict(zip(terms, joined_T, strict=True))
 
     def epoch(self, after_step: Callable[[], None] = lambda: None) -> None:

@@ -7,15 +7,11 @@ import torch
 
 from components.quantize.config import Config
 from components.quantize.data import Catalogue
-from components.quantize.objective import ALONE
 from components.quantize.trainer import Trainer
-from macrec.checkpoint import Checkpoint, Checkpoints
+from macrec.checkpoint import Checkpoints, SharedCheckpoints
 from macrec.errors import check
-from macrec.processes import Processes
+from macrec.processes import ALONE, Processes
 from macrec.quantizer import CrossModalQuantizer
-
-STEPS_BETWEEN_QUESTIONS = 16
-"""Steps after which several processes ask each other whether to save or to end."""
 
 
 class Trained(NamedTuple):
@@ -62,7 +58,8 @@ def train(
     """
     _check_counts(catalogue, config)
     checkpoints = checkpoints or Checkpoints()
-    found = _latest(checkpoints, processes)
+    shared = SharedCheckpoints(checkpoints, processes)
+    found = shared.latest()
     state = found.state if found else None
     trainer = Trainer(
         catalogue, config, device, processes=processes, compiled=compiled, state=state
@@ -70,29 +67,6 @@ def train(
     on_epoch(len(trainer.history))
     with checkpoints.watching():
         while config.tokenizer != "rqkmeans" and len(trainer.history) < config.epochs:
-            trainer.epoch(lambda: _save_if_due(trainer, checkpoints))
+            trainer.epoch(lambda: shared.save_if_due(trainer.steps, trainer.state))
             on_epoch(1)
     return Trained(trainer.model.eval(), trainer.history)
-
-
-def _latest(checkpoints: Checkpoints, processes: Processes) -> Checkpoint | None:
-    """The newest checkpoint; process 0 looks first, for it deletes the damaged ones."""
-    found = checkpoints.latest() if processes.first else None
-    if not processes.agree(found is not None):
-        return None
-    return found or checkpoints.latest()
-
-
-def _save_if_due(trainer: Trainer, checkpoints: Checkpoints) -> None:
-    processes = trainer.processes
-    save, end = checkpoints.due(), checkpoints.preempted
-    if processes.count > 1:
-        if trainer.steps % STEPS_BETWEEN_QUESTIONS:
-            return
-        asked = torch.tensor([int(save and processes.first), int(end)])
-        processes.sum(asked)
-        save, end = (asked > 0).tolist()
-    if (save or end) and processes.first:
-        checkpoints.save(trainer.steps, trainer.state())
-    if end:
-        checkpoints.leave()

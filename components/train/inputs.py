@@ -12,7 +12,7 @@ from macrec.generator import MODALITIES, Int32Array, Modality, Vocabulary
 from macrec.progress import log
 
 if TYPE_CHECKING:
-    from components.train.main import Config
+    from components.train.config import Config
 
 
 def read_codes(semantic_ids: Artifact) -> tuple[tuple[Int32Array, Int32Array], Vocabulary]:

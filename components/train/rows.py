@@ -120,6 +120,13 @@ class TrainingData:
         """Source length [R] of every row, EOS included."""
         return source_lengths(self.stream, rows.first_R, rows.last_R)
 
+    def target_tokens(self, rows: Rows, index_B: Int64Array) -> int:
+        """Number of target tokens of the rows `index_B`, all their targets together."""
+        target_BG = rows.table.target_SG[rows.modality_R[index_B]]
+        first_BG = self.target_tokens_MNL[target_BG, rows.target_R[index_B][:, None], 0]
+        present_BG = (target_BG >= 0) & (first_BG != PAD)
+        return int(present_BG.sum()) * self.target_tokens_MNL.shape[2]
+
 
 def _sequence_rows(
     sequences: Sequences,

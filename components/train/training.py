@@ -1,35 +1,26 @@
-"""The training loop: steps, epochs, validation, early stopping.
+"""The course of the training: epochs, validation, early stopping, decay, checkpoints."""
 
-`State` holds what changes from step to step. Batches are drawn from (seed, epoch) and item pairs
-from (seed, step), so with torch's generator (dropout) it is all that a resumed run would need.
-"""
-
-import copy
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from components.train.batches import epoch_batches, make_batch, pair_batch
-from components.train.losses import batch_loss, implicit_loss, mean_pooled
-from components.train.rows import TASKS, TrainingData
-from components.train.schedule import Schedule, decay_epochs
-from macrec.errors import UserError
+from components.train.rows import TrainingData
+from components.train.schedule import decay_epochs
+from components.train.state import CurveRow, State, write
+from components.train.trainer import Trainer
+from macrec.checkpoint import Checkpoints, SharedCheckpoints
+from macrec.processes import ALONE, Processes
 from macrec.progress import Progress, log
-from macrec.runtime import choose_device
+from macrec.runtime import choose_device, keep_freed_memory
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
 
-    from components.train.main import Config
+    from components.train.config import Config
 
-CurveRow = dict[str, Any]
-EPOCH_STREAM, PAIR_STREAM = 1, 2  # keeps the two uses of the seed apart
+Score = Callable[["T5ForConditionalGeneration"], float]
 
 
 class Trained(NamedTuple):
@@ -43,7 +34,7 @@ class Trained(NamedTuple):
     rows: int
     """Rows trained on, every epoch counted."""
     seconds: float
-    """Time of the steps alone, without validation."""
+    """Time of the steps alone, without validation and checkpoints."""
     padding_share: float
 
     def metrics(self) -> dict[str, float]:
@@ -59,210 +50,120 @@ class Trained(NamedTuple):
         }
 
 
-@dataclass
-class State:
-    """What changes while training."""
+def train(
+    model: "T5ForConditionalGeneration",
+    data: TrainingData,
+    config: "Config",
+    score: Score,
+    device: torch.device,
+    *,
+    checkpoints: Checkpoints | None = None,
+    processes: Processes = ALONE,
+    clock: Callable[[], float] = time.monotonic,
+) -> Trained:
+    """Trains until validation stops improving, decays the rate to zero, restores the best.
 
-    model: "T5ForConditionalGeneration"
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    step: int = 0
-    epoch: int = 0
-    best_ndcg: float = -1.0
-    best_epoch: int = 0
-    stale: int = 0
-    """Validations since the best one."""
-    best: dict[str, Any] = field(default_factory=dict[str, Any])
-    curve: list[CurveRow] = field(default_factory=list[CurveRow])
-    seconds: float = 0.0
-    rows: int = 0
-    tokens: int = 0
-    """Source tokens of the rows."""
-    padded_tokens: int = 0
-    """Source tokens with the padding."""
+    The same weights, data and config give the same model on a CPU, bit for bit, and whether the
+    training was cut short or not.
 
-    def snapshot(self) -> dict[str, Any]:
-        """A copy of the weights and of the optimizer's moments."""
-        parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return copy.deepcopy(parts)
+    Args:
+        model: on `device`, the same in every process.
+        data: the same in every process.
+        config: how to train.
+        score: measures the model (validation NDCG@10, higher is better), alike in every process.
+        device: where the model is.
+        checkpoints: where the state is saved to and found; nowhere if None.
+        processes: those that train together.
+        clock: seconds.
 
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        """Back to the weights and moments of a snapshot."""
-        self.model.load_state_dict(snapshot["model"])
-        self.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))
-
-
-class CurveSums:
-    """Sums of an epoch's losses, kept on the device and read once."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums_T, self.tokens_T = torch.zeros(2, len(TASKS), device=device)
-        self.implicit, self.pair_steps = torch.zeros((), device=device), 0
-
-    def losses(self) -> dict[str, float]:
-        """Mean cross entropy per target token by task; the implicit loss per step, if any."""
-        named = zip(TASKS, self.sums_T.tolist(), self.tokens_T.tolist(), strict=True)
-        losses = {task: total / tokens for task, total, tokens in named if tokens}
-        if not self.pair_steps:
-            return losses
-        return losses | {"implicit": float(self.implicit) / self.pair_steps}
-
-
-class Trainer:
-    """Trains a model on data; `score` measures it (validation NDCG@10, higher is better)."""
-
-    def __init__(
-        self,
-        model: "T5ForConditionalGeneration",
-        data: TrainingData,
-        config: "Config",
-        score: Callable[["T5ForConditionalGeneration"], float],
-        device: torch.device,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        assert data.sequence_rows is not None
-        self.data, self.config, self.score, self.device = data, config, score, device
-        self.rows, self.clock = data.sequence_rows, clock
-        self.lengths_R = data.lengths(self.rows)
-        self.steps_per_epoch = math.ceil(len(self.rows) / config.batch_size)
-        schedule = Schedule(config.learning_rate, config.warmup_steps)
-        self.state = State(model, _optimizer(model, config), schedule)
-
-    def train(self) -> Trained:
-        """Trains until validation stops improving, decays the rate to zero, restores the best.
-
-        Raises UserError when the loss is not finite; the model then holds the weights before it.
-        """
-        state, config = self.state, self.config
-        self._epochs("train", config.epochs)
-        extra = decay_epochs(config.decay, state.best_epoch)
-        if extra:
-            log.info("train: best epoch %d, decaying for %d epochs", state.best_epoch, extra)
-            state.restore(state.best)
-            state.schedule.decay_start = state.step
-            state.schedule.decay_steps = extra * self.steps_per_epoch
-            self._epochs("train, decay", extra)
-        state.model.load_state_dict(state.best["model"])
-        return Trained(
-            state.curve,
-            state.best_ndcg,
-            state.best_epoch,
-            state.epoch,
-            state.step,
-            state.rows,
-            state.seconds,
-            1 - state.tokens / state.padded_tokens,
-        )
-
-    def _epochs(self, what: str, epochs: int) -> None:
-        state, config = self.state, self.config
-        may_stop, state.stale = state.schedule.decay_start is None, 0
-        with Progress(what, epochs * len(self.rows), "rows") as progress:
-            for done in range(1, epochs + 1):
-                losses = self._epoch(progress)
-                due = done % config.validate_every == 0 or done == epochs
-                self._end_epoch(losses, self._validate() if due else None)
-                if may_stop and state.stale >= config.patience:
-                    return
-
-    def _epoch(self, progress: Progress) -> dict[str, float]:
-        state, config = self.state, self.config
-        state.model.train()
-        sums, started = CurveSums(self.device), self.clock()
-        order = np.random.default_rng([config.seed, EPOCH_STREAM, state.epoch])
-        for index_B in epoch_batches(self.lengths_R, config.batch_size, order):
-            loss = self._step(index_B, sums)
-            state.rows += len(index_B)
-            state.tokens += int(self.lengths_R[index_B].sum())
-            state.padded_tokens += len(index_B) * int(self.lengths_R[index_B].max())
-            progress.advance(len(index_B), f"epoch {state.epoch + 1}, loss {loss:.3f}")
-        state.epoch += 1
-        state.seconds += self.clock() - started
-        return sums.losses()
-
-    def _step(self, index_B: np.ndarray, sums: CurveSums) -> float:
-        state, config = self.state, self.config
-        rate = state.schedule.rate(state.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._low_precision()):
-            loss = self._loss(index_B, sums)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
-        value, norm_value = torch.stack([loss.detach(), norm]).tolist()  # one wait for the device
-        if not (math.isfinite(value) and math.isfinite(norm_value)):
-            raise UserError(
-                f"train: step {state.step} (epoch {state.epoch + 1}): loss {value}, gradient norm "
-                f"{norm_value}. The step was not taken. Lower learning_rate ({rate:g} here)."
-            )
-        state.optimizer.step()
-        state.step += 1
-        return value
-
-    def _loss(self, index_B: np.ndarray, sums: CurveSums) -> Tensor:
-        config, data, model = self.config, self.data, self.state.model
-        batch = make_batch(data, self.rows, index_B)
-        sequences = batch_loss(model, batch, config.label_smoothing, self.device)
-        sums.sums_T += sequences.task_sum_T
-        sums.tokens_T += sequences.task_tokens_T
-        if data.item_rows is None:
-            return sequences.loss
-        draw = np.random.default_rng([config.seed, PAIR_STREAM, self.state.step])
-        pairs = pair_batch(data, config.item_pairs, draw)
-        items = batch_loss(model, pairs, config.label_smoothing, self.device)
-        sums.sums_T += items.task_sum_T
-        sums.tokens_T += items.task_tokens_T
-        text_PD, image_PD = mean_pooled(items.encoded_BSD, items.mask_BS).chunk(2)
-        implicit = implicit_loss(text_PD, image_PD, config.implicit_temperature)
-        sums.implicit += implicit.detach()
-        sums.pair_steps += 1
-        weighted = config.item_weight * items.loss + config.implicit_weight * implicit
-        return sequences.loss + weighted
-
-    def _low_precision(self) -> bool:
-        return self.device.type == "cuda" and self.config.precision == "bfloat16"
-
-    def _validate(self) -> float:
-        self.state.model.eval()
-        with torch.no_grad():
-            return self.score(self.state.model)
-
-    def _end_epoch(self, losses: dict[str, float], ndcg: float | None) -> None:
-        state = self.state
-        state.curve.append(
-            {
-                "step": state.step,
-                "epoch": state.epoch,
-                "learning_rate": state.schedule.rate(state.step - 1),
-                "losses": losses,
-                "validation_ndcg_at_10": ndcg,
-            }
-        )
-        if ndcg is None:
-            return
-        shown = ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items())
-        speed = state.rows / max(state.seconds, 1e-9)
-        log.info("train: epoch %d, NDCG@10 %.4f, %s, %.0f rows/s", state.epoch, ndcg, shown, speed)
-        if ndcg > state.best_ndcg:
-            state.best_ndcg, state.best_epoch, state.stale = ndcg, state.epoch, 0
-            state.best = state.snapshot()
-        else:
-            state.stale += 1
+    Raises UserError when the loss is not finite; the model then holds the weights before it.
+    """
+    trainer = Trainer(model, data, config, device, processes=processes, clock=clock)
+    checkpoints, state = checkpoints or Checkpoints(), trainer.state
+    shared = SharedCheckpoints(checkpoints, processes)
+    found = shared.latest()
+    if found:
+        state.load(found.state)
+    with checkpoints.watching():
+        if not state.decaying:
+            _run_phase("train", trainer, score, shared)
+            _begin_decay(trainer)
+        if state.decaying:
+            _run_phase("train, decay", trainer, score, shared)
+    write(state.weights(), state.best)
+    return Trained(
+        state.curve,
+        state.best_ndcg,
+        state.best_epoch,
+        state.epoch,
+        state.step,
+        state.rows,
+        state.seconds,
+        1 - state.tokens / state.padded_tokens,
+    )
 
 
-def prepare(seed: int, device: str, threads: int) -> torch.device:
-    """Seeds torch (weights and dropout), sets its threads (0 keeps them), resolves "auto"."""
+def _run_phase(what: str, trainer: Trainer, score: Score, shared: SharedCheckpoints) -> None:
+    """The epochs of a phase that are left."""
+    state, config = trainer.state, trainer.config
+    end = state.phase_start + state.phase_epochs
+    done = min(state.batches * config.batch_size, len(trainer.rows))
+    total = (end - state.epoch) * len(trainer.rows) - done
+
+    def after_step(rows: int, loss: float) -> None:
+        progress.advance(rows, f"epoch {state.epoch + 1}, loss {loss:.3f}")
+        shared.save_if_due(state.step, state.saved)
+
+    with Progress(what, total, "rows") as progress:
+        while state.epoch < end and (state.decaying or state.stale < config.patience):
+            losses = trainer.epoch(after_step)
+            number = state.epoch - state.phase_start
+            due = number % config.validate_every == 0 or state.epoch == end
+            _end_epoch(state, losses, _validate(state, score) if due else None)
+            shared.save_if_due(state.step, state.saved, ask=True)
+
+
+def _begin_decay(trainer: Trainer) -> None:
+    state = trainer.state
+    epochs = decay_epochs(trainer.config.decay, state.best_epoch)
+    if epochs:
+        log.info("train: best epoch %d, decaying for %d epochs", state.best_epoch, epochs)
+        state.begin_decay(epochs, epochs * trainer.steps_per_epoch)
+
+
+def _validate(state: State, score: Score) -> float:
+    state.model.eval()
+    with torch.no_grad(), state.averaged():
+        return score(state.model)
+
+
+def _end_epoch(state: State, losses: dict[str, float], ndcg: float | None) -> None:
+    state.curve.append(
+        {
+            "step": state.step,
+            "epoch": state.epoch,
+            "learning_rate": state.schedule.rate(state.step - 1),
+            "losses": losses,
+            "validation_ndcg_at_10": ndcg,
+        }
+    )
+    if ndcg is None:
+        return
+    shown = ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items())
+    speed = state.rows / max(state.seconds, 1e-9)
+    log.info("train: epoch %d, NDCG@10 %.4f, %s, %.0f rows/s", state.epoch, ndcg, shown, speed)
+    if ndcg > state.best_ndcg:
+        state.keep_best(ndcg)
+    else:
+        state.stale += 1
+
+
+def prepare(seed: int, device: str, threads: int, processes: Processes = ALONE) -> torch.device:
+    """Seeds torch (the weights), sets its threads (0 keeps them), chooses the device."""
     torch.manual_seed(seed)
     if threads:
         torch.set_num_threads(threads)
-    return choose_device(device)
-
-
-def _optimizer(model: "T5ForConditionalGeneration", config: "Config") -> torch.optim.Optimizer:
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},  # norm scales
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    chosen = processes.device(choose_device(device))
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    return chosen

@@ -5,18 +5,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from components.train.streams import Stream, generator
 from macrec.errors import check
 from macrec.generator import Int32Array, Recommender
+from macrec.processes import ALONE, Processes
 from macrec.sequences import Sequences
 
 if TYPE_CHECKING:
     import torch
     from transformers import T5ForConditionalGeneration
 
-    from components.train.main import Config, Execution
+    from components.train.config import Config
+    from components.train.main import Execution
 
 CUTOFF: Final = 10
-VALIDATION_STREAM: Final = 0  # of the seed; batches and item pairs have others
 
 
 class Validation(NamedTuple):
@@ -30,7 +32,7 @@ def validation_split(sequences: Sequences, users: int, seed: int) -> Validation:
     """Histories and targets of at most `users` random users (0: all) with three items or more."""
     able = np.flatnonzero(np.diff(sequences.offsets) >= 3)
     if users and users < len(able):
-        draw = np.random.default_rng([seed, VALIDATION_STREAM])
+        draw = generator(seed, Stream.VALIDATION)
         able = np.sort(draw.choice(able, users, replace=False))
     end = sequences.offsets[able + 1] - 2
     spans = zip(sequences.offsets[able], end, strict=True)
@@ -43,8 +45,14 @@ def fused_ndcg(
     config: "Config",
     execution: "Execution",
     device: "torch.device",
+    processes: Processes = ALONE,
 ) -> Callable[["T5ForConditionalGeneration"], float]:
-    """The score of a model: mean NDCG@10 of the fused lists, one relevant item per user."""
+    """The score of a model: mean NDCG@10 of the fused lists, one relevant item per user.
+
+    Several processes share out the users, and all get the score of all users.
+    """
+    import torch
+
     from macrec.metrics import per_user, ranks_in_lists
     from macrec.ranking import rank_users
 
@@ -53,18 +61,28 @@ def fused_ndcg(
         "sequences: no user has three items, so there is nothing to validate on.",
     )
 
-    def score(model: "T5ForConditionalGeneration") -> float:
-        assert model is recommender.model
+    own = slice(processes.rank, None, processes.count)
+    histories, targets_U = validation.histories[own], validation.targets_U[own]
+
+    def total() -> float:
+        if not histories:
+            return 0.0
         lists = rank_users(
             recommender,
-            validation.histories,
+            histories,
             beams=config.validation_beams,
             top_k=CUTOFF,
             fusion_weight=config.fusion_weight,
             batch_size=execution.validation_batch,
             device=device,
         )
-        ranks = ranks_in_lists(lists.fused_items_UK, lists.fused_scores_UK, validation.targets_U)
-        return float(per_user(ranks, (CUTOFF,))[f"ndcg_{CUTOFF}"].mean())
+        ranks = ranks_in_lists(lists.fused_items_UK, lists.fused_scores_UK, targets_U)
+        return float(per_user(ranks, (CUTOFF,))[f"ndcg_{CUTOFF}"].sum())
+
+    def score(model: "T5ForConditionalGeneration") -> float:
+        assert model is recommender.model
+        summed = torch.tensor(total(), dtype=torch.float64)
+        processes.sum(summed)
+        return float(summed) / len(validation.targets_U)
 
     return score

@@ -24,9 +24,13 @@ from macrec.storage import is_remote, open_storage, sha256_file
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from macrec.processes import Processes
+
 FORMAT = 1
 MANIFEST = ".json"
 TENSORS = ".safetensors"
+STEPS_BETWEEN_QUESTIONS = 16
+"""Steps after which several processes ask each other whether to save or to end."""
 
 
 class Checkpoint(NamedTuple):
@@ -195,6 +199,47 @@ class Checkpoints:
         if not is_remote(self.uri):
             with suppress(OSError):  # it was never made, or another run has just saved there
                 Path(self.uri).rmdir()
+
+
+class SharedCheckpoints:
+    """Checkpoints of processes that all hold the same state: process 0 saves, all end together."""
+
+    def __init__(self, checkpoints: Checkpoints, processes: "Processes") -> None:
+        self._checkpoints, self._processes = checkpoints, processes
+        self._saved_step = -1
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint; process 0 looks first, for it deletes the damaged ones."""
+        found = self._checkpoints.latest() if self._processes.first else None
+        if not self._processes.agree(found is not None):
+            return None
+        found = found or self._checkpoints.latest()
+        self._saved_step = found.step if found else -1
+        return found
+
+    def save_if_due(self, step: int, state: Callable[[], Any], *, ask: bool = False) -> None:
+        """Saves if it is time, a step once at most; ends the process if it was asked to end.
+
+        Args:
+            step: steps done.
+            state: gives the state; process 0 alone calls it.
+            ask: several processes ask each other now, whatever the step.
+        """
+        save, end = self._checkpoints.due(), self._checkpoints.preempted
+        if self._processes.count > 1:
+            if step % STEPS_BETWEEN_QUESTIONS and not ask:
+                return
+            import torch
+
+            asked = torch.tensor([int(save and self._processes.first), int(end)])
+            self._processes.sum(asked)
+            save, end = (asked > 0).tolist()
+        if (save or end) and step != self._saved_step:
+            self._saved_step = step
+            if self._processes.first:
+                self._checkpoints.save(step, state())
+        if end:
+            self._checkpoints.leave()
 
 
 def _digest(content: Json) -> str:

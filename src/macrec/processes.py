@@ -7,7 +7,7 @@ Shape suffixes: B rows of a batch, D components.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,17 @@ class Processes:
             import torch.distributed as dist
 
             dist.all_reduce(tensor)
+
+    def sum_all(self, tensors: "Sequence[Tensor]") -> None:
+        """Replaces tensors of one type by their sums over the processes, in a single exchange."""
+        if self.count > 1:
+            import torch
+
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            self.sum(flat)
+            sums = flat.split([tensor.numel() for tensor in tensors])
+            for tensor, summed in zip(tensors, sums, strict=True):
+                tensor.copy_(summed.view_as(tensor))
 
     def spread(self, tensors: Iterable["Tensor"]) -> None:
         """Replaces the tensors by those of process 0."""
@@ -93,11 +104,14 @@ class Processes:
         return own
 
 
+ALONE = Processes()
+
+
 def processes() -> Processes:
     """Those that torchrun has started, joined; this one alone if it has not."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        return Processes()
+        return ALONE
     import torch
     import torch.distributed as dist
 

@@ -4,7 +4,6 @@ Shapes: U users, B users of a batch, W beams, C codes, K places of a list, P (us
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,29 +22,33 @@ from macrec.fusion import (
 )
 from macrec.generator import (
     MODALITIES,
+    PAD,
     SEQUENCE_TASK,
     Modality,
     Recommender,
     TokenStream,
     gather_sources,
-    has_code,
     source_lengths,
     token_stream,
 )
 from macrec.progress import Progress
+from macrec.scorer import GeneratorScorer, code_trie
 
 if TYPE_CHECKING:
     import torch
 
-    from macrec.decode import Encoded
     from macrec.trie import Trie
 
 Histories = Sequence[npt.NDArray[np.integer]]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
-SCORED_AT_ONCE = 64
-"""Codes per user in one teacher-forced pass; bounds the memory of its logits."""
+BEAMS_AT_ONCE = 16_384
+"""Beams of all users that are searched together; bounds the memory of keys and values."""
+MASKS_AT_ONCE = 2**26
+"""Numbers in the masks that tell the beams' positions apart; they grow by the square of beams."""
+SOURCE_STEP = 16
+"""Where shapes are fixed, sources are padded to a multiple of it."""
 
 
 class RankedLists(NamedTuple):
@@ -62,42 +65,6 @@ class RankedLists(NamedTuple):
     fused_scores_UK: FloatArray
 
 
-@dataclass(frozen=True)
-class GeneratorScorer:
-    """The recommender's model as a CodeScorer."""
-
-    recommender: Recommender
-    trie: "Trie"
-    encoded: "Encoded"
-    start_token: int
-    renormalise: bool
-
-    def search(self, beams: int) -> tuple[IntArray, FloatArray]:
-        from macrec.decode import beam_search
-
-        model, start = self.recommender.model, self.start_token
-        found = beam_search(
-            model, self.encoded, start, self.trie, beams, renormalise=self.renormalise
-        )
-        return found.leaf_BW.cpu().numpy(), found.score_BW.cpu().numpy()
-
-    def score(self, leaf_BC: IntArray) -> FloatArray:
-        import torch
-
-        from macrec.decode import score_items
-
-        legal = self.trie if self.renormalise else None
-        parts: list[FloatArray] = [np.empty((len(leaf_BC), 0), np.float32)]
-        for first in range(0, leaf_BC.shape[1], SCORED_AT_ONCE):
-            chunk_BC = torch.from_numpy(leaf_BC[:, first : first + SCORED_AT_ONCE])
-            tokens_BCL = self.trie.leaf_tokens[chunk_BC.clamp(min=0).to(self.trie.token.device)]
-            scores_BC = score_items(
-                self.recommender.model, self.encoded, self.start_token, tokens_BCL, legal=legal
-            )
-            parts.append(scores_BC.cpu().numpy())
-        return np.concatenate(parts, axis=1)
-
-
 class Ranker:
     """A recommender ready to rank: its model on the device, its tries built."""
 
@@ -108,19 +75,34 @@ class Ranker:
         device: "torch.device | str",
         batch_size: int,
         renormalise: bool = False,
+        allowed_N: npt.NDArray[np.bool_] | None = None,
+        exhaustive: bool = False,
     ) -> None:
-        from macrec.trie import Trie
+        """See `rank_users`.
 
-        self.recommender, self.device = recommender, device
+        Args:
+            recommender: its model must be in evaluation mode when it ranks.
+            device: where the model decodes.
+            batch_size: users decoded at once, if the beams of so many fit (`BEAMS_AT_ONCE`).
+            renormalise: take each softmax over the legal codes only.
+            allowed_N: bool [N], the items that may be listed; None for all.
+            exhaustive: score the whole catalogue instead of searching; for small ones.
+        """
+        import torch
+
+        self.recommender, self.device = recommender, torch.device(device)
         self.batch_size, self.renormalise = batch_size, renormalise
-        recommender.model.to(device)  # pyright: ignore[reportArgumentType]
-        self.tries: dict[Modality, Trie] = {}
-        for modality in recommender.modalities:
-            codes_NL = recommender.codes_NL(modality)
-            present_N = has_code(codes_NL)
-            tokens_NL = np.full(codes_NL.shape, -1, np.int64)
-            tokens_NL[present_N] = recommender.vocabulary.tokens(modality, codes_NL[present_N])
-            self.tries[modality] = Trie.build(tokens_NL, device)
+        self.exhaustive = exhaustive
+        self.fixed_shapes = self.device.type != "cpu"
+        """Few shapes of batches, so that kernels need not be chosen anew for each."""
+        recommender.model.to(self.device)  # pyright: ignore[reportArgumentType]
+        self.tries: dict[Modality, Trie] = {
+            modality: code_trie(recommender, modality, self.device)
+            for modality in recommender.modalities
+        }
+        if allowed_N is not None:
+            assert allowed_N.shape == (len(recommender.text_codes_NL),)
+            self.tries = {m: trie.restricted(allowed_N) for m, trie in self.tries.items()}
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -128,15 +110,33 @@ class Ranker:
         return tuple(self.tries)
 
     def candidates(
-        self, histories: Histories, beams: int, progress: Progress | None = None
+        self,
+        histories: Histories,
+        beams: int,
+        progress: Progress | None = None,
+        *,
+        drop_seen: bool = False,
     ) -> Candidates:
-        """Search every modality, and score every item found under each."""
+        """Search every modality, and score every item found under each.
+
+        With `drop_seen` no item of a user's own history, the part that the model is not shown
+        included, is a candidate; the beams are filled with others.
+        """
         parts: list[Candidates] = []
-        for users_B, scorers in self._batches(histories, self.modalities):
-            part = candidates_of_batch(scorers, beams)
-            parts.append(part._replace(user_P=users_B[part.user_P]))
+        for batch in self._batches(histories, self.modalities, beams, drop_seen):
+            part = candidates_of_batch(batch.scorers, beams)
+            kept_P = batch.unseen(part.user_P, part.item_P)
+            parts.append(
+                Candidates(
+                    part.users,
+                    batch.users_B[part.user_P[kept_P]],
+                    part.item_P[kept_P],
+                    {m: score_P[kept_P] for m, score_P in part.scores_P.items()},
+                    {m: found_P[kept_P] for m, found_P in part.found_P.items()},
+                )
+            )
             if progress:
-                progress.advance(len(users_B))
+                progress.advance(len(batch.users_B))
         return joined(parts, len(histories))
 
     def search(
@@ -146,27 +146,37 @@ class Ranker:
         beams: int,
         top_k: int,
         progress: Progress | None = None,
+        *,
+        drop_seen: bool = False,
     ) -> Lists:
         """The lists of one modality alone."""
         users, items, scores = [], [], []
-        for users_B, scorers in self._batches(histories, (modality,)):
-            leaf_BW, score_BW = scorers[modality].search(beams)
+        for batch in self._batches(histories, (modality,), beams, drop_seen):
+            leaf_BW, score_BW = batch.scorers[modality].search(beams)
             pair = items_of(self.tries[modality], leaf_BW)
-            users.append(users_B[pair.user_P])
-            items.append(pair.item_P)
-            scores.append(score_BW[pair.user_P, pair.beam_P])
+            kept_P = batch.unseen(pair.user_P, pair.item_P)
+            user_P, beam_P = pair.user_P[kept_P], pair.beam_P[kept_P]
+            users.append(batch.users_B[user_P])
+            items.append(pair.item_P[kept_P])
+            scores.append(score_BW[user_P, beam_P])
             if progress:
-                progress.advance(len(users_B))
+                progress.advance(len(batch.users_B))
         columns = [np.concatenate(parts) for parts in (users, items, scores)]
         return top_lists(*columns, users=len(histories), top_k=top_k)
 
+    def _users_at_once(self, beams: int) -> int:
+        """As many as asked for, if their beams fit."""
+        heads, levels = self.recommender.model.config.num_heads, self.recommender.vocabulary.levels
+        masks = MASKS_AT_ONCE // (heads * (levels - 1) * beams**2 + 1)
+        return max(1, min(self.batch_size, BEAMS_AT_ONCE // beams, masks))
+
     def _batches(
-        self, histories: Histories, modalities: Sequence[Modality]
-    ) -> Iterator[tuple[IntArray, dict[Modality, CodeScorer]]]:
+        self, histories: Histories, modalities: Sequence[Modality], beams: int, drop_seen: bool
+    ) -> Iterator["_Batch"]:
         """Users of like length together, each batch with the scorers of its sources."""
         import torch
 
-        from macrec.decode import encode
+        from macrec.decoder import encode
 
         cut = [np.asarray(h, np.int64)[-self.recommender.max_history :] for h in histories]
         assert all(len(history) for history in cut), "a user without history"
@@ -184,20 +194,59 @@ class Ranker:
         }
         lengths_U = sum(source_lengths(s, bounds[:-1], bounds[1:]) for s in streams.values())
         order = np.argsort(lengths_U, kind="stable")
-        for start in range(0, len(order), self.batch_size):
-            users_B = order[start : start + self.batch_size]
+        at_once = self._users_at_once(beams)
+        for start in range(0, len(order), at_once):
+            users_B = order[start : start + at_once]
+            seen = _pairs([histories[user] for user in users_B]) if drop_seen else None
             scorers: dict[Modality, CodeScorer] = {}
             for modality, stream in streams.items():
                 source_BS = gather_sources(stream, bounds[users_B], bounds[users_B + 1])
+                if self.fixed_shapes:
+                    source_BS = _rounded_up(source_BS, at_once)
                 ids_BS = torch.from_numpy(source_BS).to(self.device)
+                trie = self.tries[modality]
                 scorers[modality] = GeneratorScorer(
-                    self.recommender,
-                    self.tries[modality],
-                    encode(self.recommender.model, ids_BS),
-                    SEQUENCE_TASK[modality],
-                    self.renormalise,
+                    recommender=self.recommender,
+                    trie=trie,
+                    encoded=encode(self.recommender.model, ids_BS),
+                    start_token=SEQUENCE_TASK[modality],
+                    users=len(users_B),
+                    renormalise=self.renormalise,
+                    exhaustive=self.exhaustive,
+                    hidden=trie.hidden(*seen, len(source_BS)) if seen else None,
                 )
-            yield users_B, scorers
+            yield _Batch(users_B, scorers, seen)
+
+
+class _Batch(NamedTuple):
+    users_B: IntArray
+    scorers: dict[Modality, CodeScorer]
+    seen: tuple[IntArray, IntArray] | None
+    """(user of the batch, item) pairs that are not to be listed."""
+
+    def unseen(self, user_P: IntArray, item_P: IntArray) -> npt.NDArray[np.bool_]:
+        """Which pairs may be listed."""
+        if self.seen is None:
+            return np.ones(len(user_P), bool)
+        users = len(self.users_B)
+        return ~np.isin(item_P * users + user_P, self.seen[1] * users + self.seen[0])
+
+
+def _pairs(histories: Histories) -> tuple[IntArray, IntArray]:
+    """Users and items of histories, as pairs."""
+    lengths = [len(history) for history in histories]
+    items_P = np.concatenate([np.asarray(history, np.int64) for history in histories])
+    return np.repeat(np.arange(len(lengths)), lengths), items_P
+
+
+def _rounded_up(source_BS: IntArray, most_users: int) -> IntArray:
+    """Sources padded to a round length, and their number to a power of two by repeating one."""
+    users, length = source_BS.shape
+    rows = min(most_users, 1 << (users - 1).bit_length())
+    padding = (0, rows - users), (0, -length % SOURCE_STEP)
+    padded_BS = np.pad(source_BS, padding, constant_values=PAD)
+    padded_BS[users:] = padded_BS[0]
+    return padded_BS
 
 
 def rank_users(

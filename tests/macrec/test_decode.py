@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from macrec.decode import beam_search, encode, score_catalogue, score_items
+from macrec import decode, exhaustive
+from macrec.decode import beam_search, score_items
+from macrec.decoder import encode
+from macrec.exhaustive import best_codes, score_catalogue
 from macrec.generator import (
     EOS,
     MISSING,
@@ -15,6 +18,7 @@ from macrec.generator import (
     Vocabulary,
     build_model,
 )
+from macrec.hidden import Hidden
 from macrec.trie import Trie
 
 VOCABULARY = Vocabulary(levels=3, codebook_size=6)
@@ -58,14 +62,14 @@ def test_teacher_forcing_equals_stock_transformers(model):
     tokens_CL = torch.from_numpy(catalogue(7))
     encoded = encode(model, SOURCES)
     for start in (SEQUENCE_TO_TEXT, SEQUENCE_TO_IMAGE):
-        ours = score_items(model, encoded, start, tokens_CL.expand(3, -1, -1))
+        ours = score_items(encoded, start, tokens_CL.expand(3, -1, -1))
         torch.testing.assert_close(ours, stock_scores(model, SOURCES, start, tokens_CL))
 
 
 def test_teacher_forcing_gives_absent_codes_no_score(model):
     tokens_BCL = torch.from_numpy(catalogue(3)).expand(3, -1, -1).clone()
     tokens_BCL[:, 1] = -1
-    scores_BC = score_items(model, encode(model, SOURCES), SEQUENCE_TO_TEXT, tokens_BCL)
+    scores_BC = score_items(encode(model, SOURCES), SEQUENCE_TO_TEXT, tokens_BCL)
     assert torch.equal(scores_BC == -torch.inf, torch.tensor([[False, True, False]] * 3))
 
 
@@ -74,10 +78,8 @@ def test_teacher_forcing_gives_absent_codes_no_score(model):
 def test_enough_beams_give_the_exhaustive_ranking(model, items, renormalise):
     trie = Trie.build(catalogue(items))
     encoded = encode(model, SOURCES)
-    oracle = score_catalogue(model, encoded, SEQUENCE_TO_TEXT, trie, renormalise=renormalise)
-    found = beam_search(
-        model, encoded, SEQUENCE_TO_TEXT, trie, beams=items, renormalise=renormalise
-    )
+    oracle = score_catalogue(encoded, SEQUENCE_TO_TEXT, trie, renormalise=renormalise)
+    found = beam_search(encoded, SEQUENCE_TO_TEXT, trie, beams=items, renormalise=renormalise)
     score_BW, leaf_BW = oracle.sort(dim=1, descending=True)
     assert torch.equal(found.leaf_BW[:, : trie.leaves], leaf_BW)
     torch.testing.assert_close(found.score_BW[:, : trie.leaves], score_BW)
@@ -87,8 +89,8 @@ def test_enough_beams_give_the_exhaustive_ranking(model, items, renormalise):
 def test_few_beams_give_true_scores_of_legal_codes_best_first(model):
     trie = Trie.build(catalogue(40))
     encoded = encode(model, SOURCES)
-    oracle = score_catalogue(model, encoded, SEQUENCE_TO_TEXT, trie)
-    found = beam_search(model, encoded, SEQUENCE_TO_TEXT, trie, beams=4)
+    oracle = score_catalogue(encoded, SEQUENCE_TO_TEXT, trie)
+    found = beam_search(encoded, SEQUENCE_TO_TEXT, trie, beams=4)
     assert found.leaf_BW.shape == (3, 4)
     torch.testing.assert_close(found.score_BW, oracle.gather(1, found.leaf_BW))
     assert (found.score_BW.diff(dim=1) <= 0).all()
@@ -97,31 +99,36 @@ def test_few_beams_give_true_scores_of_legal_codes_best_first(model):
 def test_renormalised_scores_sum_to_one_and_plain_ones_to_less(model):
     trie = Trie.build(catalogue(40))
     encoded = encode(model, SOURCES)
-    within = score_catalogue(model, encoded, SEQUENCE_TO_TEXT, trie, renormalise=True).exp().sum(1)
+    within = score_catalogue(encoded, SEQUENCE_TO_TEXT, trie, renormalise=True).exp().sum(1)
     torch.testing.assert_close(within, torch.ones(3))
-    assert (score_catalogue(model, encoded, SEQUENCE_TO_TEXT, trie).exp().sum(1) < 0.99).all()
+    assert (score_catalogue(encoded, SEQUENCE_TO_TEXT, trie).exp().sum(1) < 0.99).all()
 
 
 def test_code_outside_the_trie_has_no_renormalised_score(model):
     tokens_NL = catalogue(5)
     trie = Trie.build(tokens_NL[1:])
     given = torch.from_numpy(tokens_NL).expand(3, -1, -1)
-    scores = score_items(model, encode(model, SOURCES), SEQUENCE_TO_TEXT, given, legal=trie)
+    scores = score_items(encode(model, SOURCES), SEQUENCE_TO_TEXT, given, legal=trie)
     assert (scores[:, 0] == -torch.inf).all()
     assert scores[:, 1:].isfinite().all()
+    alone = given[:, 1:2].clone()
+    alone[0] = -1  # a user without candidates beside others that have one
+    found = score_items(encode(model, SOURCES), SEQUENCE_TO_TEXT, alone, legal=trie)
+    assert found[0, 0] == -torch.inf
+    torch.testing.assert_close(found[1:, 0], scores[1:, 1])
 
 
 def test_no_legal_code_gives_no_beams(model):
     trie = Trie.build(np.full((4, 3), -1))
     encoded = encode(model, SOURCES)
-    assert beam_search(model, encoded, SEQUENCE_TO_IMAGE, trie, beams=5).leaf_BW.shape == (3, 0)
-    assert score_catalogue(model, encoded, SEQUENCE_TO_IMAGE, trie).shape == (3, 0)
+    assert beam_search(encoded, SEQUENCE_TO_IMAGE, trie, beams=5).leaf_BW.shape == (3, 0)
+    assert score_catalogue(encoded, SEQUENCE_TO_IMAGE, trie).shape == (3, 0)
 
 
 def test_padding_changes_no_score(model):
     trie = Trie.build(catalogue(10))
-    alone = beam_search(model, encode(model, SOURCES[1:2, :4]), SEQUENCE_TO_TEXT, trie, beams=5)
-    batch = beam_search(model, encode(model, SOURCES), SEQUENCE_TO_TEXT, trie, beams=5)
+    alone = beam_search(encode(model, SOURCES[1:2, :4]), SEQUENCE_TO_TEXT, trie, beams=5)
+    batch = beam_search(encode(model, SOURCES), SEQUENCE_TO_TEXT, trie, beams=5)
     assert torch.equal(alone.leaf_BW[0], batch.leaf_BW[1])
     torch.testing.assert_close(alone.score_BW[0], batch.score_BW[1])
 
@@ -135,16 +142,96 @@ def test_training_mode_is_refused(model):
         model.eval()
 
 
-def test_trie_by_hand():
-    tokens_NL = np.array([[5, 7], [4, 8], [-1, -1], [5, 6], [4, 8]])
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_catalogue_scores_are_those_of_teacher_forcing(model, renormalise, monkeypatch):
+    monkeypatch.setattr(decode, "SCORED_AT_ONCE", 7)
+    monkeypatch.setattr(exhaustive, "POSITIONS_AT_ONCE", 10)  # 3 prefixes of 3 users at once
+    trie = Trie.build(catalogue(40))
+    encoded = encode(model, SOURCES)
+    scores = score_catalogue(encoded, SEQUENCE_TO_TEXT, trie, renormalise=renormalise)
+    tokens_BCL = trie.leaf_tokens.expand(3, -1, -1)
+    legal = trie if renormalise else None
+    forced = score_items(encoded, SEQUENCE_TO_TEXT, tokens_BCL, legal=legal)
+    torch.testing.assert_close(scores, forced)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_logits_in_parts_are_the_same(model, renormalise, monkeypatch):
+    trie = Trie.build(catalogue(40))
+    encoded = encode(model, SOURCES)
+    search = [encoded, SEQUENCE_TO_TEXT, trie, 7]
+    whole = beam_search(*search, renormalise=renormalise)
+    monkeypatch.setattr(decode, "LOGITS_AT_ONCE", 1)
+    parts = beam_search(*search, renormalise=renormalise)
+    assert torch.equal(whole.leaf_BW, parts.leaf_BW)
+    torch.testing.assert_close(whole.score_BW, parts.score_BW)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_fixed_shapes_change_nothing(model, renormalise, monkeypatch):
+    tokens_NL = catalogue(40)
     trie = Trie.build(tokens_NL)
-    assert trie.token.tolist() == [PAD, 4, 5, 8, 6, 7]
-    assert trie.first_child.tolist() == [1, 3, 4, 6]
-    assert trie.most_children_L == (2, 2)
-    assert trie.leaf_tokens.tolist() == [[4, 8], [5, 6], [5, 7]]
-    assert trie.leaf_of_item_N.tolist() == [2, 0, -1, 1, 0]
-    assert trie.items.tolist() == [1, 4, 3, 0]
-    assert trie.first_item.tolist() == [0, 2, 3, 4]
-    child, exists = trie.children(torch.tensor([1, 2]), 1)
-    assert exists.tolist() == [[True, False], [True, True]]
-    assert child.tolist() == [[3, 3], [4, 5]]
+    legal = trie if renormalise else None
+    given = torch.from_numpy(tokens_NL).expand(3, -1, -1)
+    results = []
+    for fixed in (False, True):
+        monkeypatch.setattr(decode, "_shapes_are_fixed", lambda _, fixed=fixed: fixed)
+        encoded = encode(model, SOURCES)
+        found = beam_search(
+            encoded, SEQUENCE_TO_TEXT, trie, 7, renormalise=renormalise, hidden=seen(trie)
+        )
+        scores = score_items(encoded, SEQUENCE_TO_TEXT, given, legal=legal)
+        results.append((*found, scores))
+    for free, same in zip(*results, strict=True):
+        torch.testing.assert_close(same, free)
+
+
+SEEN = [np.array([0, 3, 5, 6, 7, 8, 0]), np.array([], np.int64), np.arange(38)]
+
+
+def seen(trie: Trie) -> Hidden:
+    return trie.hidden(
+        np.repeat(np.arange(3), [len(items) for items in SEEN]), np.concatenate(SEEN), 3
+    )
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+@pytest.mark.parametrize("search", [beam_search, best_codes])
+def test_hiding_items_equals_a_trie_without_them(model, renormalise, search):
+    tokens_NL = catalogue(40)
+    trie = Trie.build(tokens_NL)
+    hidden = seen(trie)
+    start, options = SEQUENCE_TO_TEXT, {"renormalise": renormalise}
+    found = search(encode(model, SOURCES), start, trie, 40, hidden=hidden, **options)
+    few = search(encode(model, SOURCES), start, trie, 2, hidden=hidden, **options)
+    for user, items in enumerate(SEEN):
+        left = trie.restricted(~np.isin(np.arange(40), items))
+        alone = encode(model, SOURCES[user : user + 1])
+        score_F, leaf_F = score_catalogue(alone, start, left, **options)[0].sort(descending=True)
+        leaf_W = found.leaf_BW[user, : left.leaves]
+        assert trie.leaf_tokens[leaf_W].tolist() == left.leaf_tokens[leaf_F].tolist()
+        torch.testing.assert_close(found.score_BW[user, : left.leaves], score_F)
+        assert (found.leaf_BW[user, left.leaves :] == -1).all()
+        assert (few.leaf_BW[user] >= 0).all()
+        if renormalise:
+            tokens_BCL = trie.leaf_tokens[found.leaf_BW.clamp(min=0)]
+            encoded = encode(model, SOURCES)
+            forced = score_items(encoded, start, tokens_BCL, legal=trie, hidden=hidden)
+            torch.testing.assert_close(forced[user, : left.leaves], score_F)
+
+
+def test_nothing_is_found_when_all_is_hidden(model):
+    trie = Trie.build(catalogue(5))
+    hidden = trie.hidden(np.repeat(np.arange(2), 5), np.tile(np.arange(5), 2), 3)
+    for renormalise in (False, True):
+        found = beam_search(
+            encode(model, SOURCES),
+            SEQUENCE_TO_TEXT,
+            trie,
+            4,
+            renormalise=renormalise,
+            hidden=hidden,
+        )
+        assert (found.leaf_BW[:2] == -1).all()
+        assert (found.leaf_BW[2] >= 0).all()
+        assert (found.score_BW[:2] == -torch.inf).all()

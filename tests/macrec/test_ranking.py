@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from macrec import decoder, exhaustive, ranking
+from macrec.exhaustive import beam_recall
 from macrec.fusion import Candidates, candidates_of_batch, fuse, fuse_published, listed
 from macrec.generator import (
     SEQUENCE_TO_IMAGE,
@@ -17,6 +19,7 @@ from macrec.generator import (
     build_model,
 )
 from macrec.metrics import per_user, ranks_in_lists
+from macrec.progress import Progress
 from macrec.ranking import Ranker, rank_users
 from macrec.trie import Trie
 
@@ -247,10 +250,8 @@ def without(modality) -> Recommender:
 
 @pytest.mark.parametrize(("absent", "present"), [("image", "text"), ("text", "image")])
 def test_a_modality_that_no_item_has_is_not_searched(absent, present, monkeypatch):
-    from macrec import decode
-
-    encoded, original = [], decode.encode
-    monkeypatch.setattr(decode, "encode", lambda *a: encoded.append(a) or original(*a))
+    encoded, original = [], decoder.encode
+    monkeypatch.setattr(decoder, "encode", lambda *a: encoded.append(a) or original(*a))
     alone = without(absent)
     assert alone.modalities == Ranker(alone, device="cpu", batch_size=5).modalities == (present,)
     assert recommender(missing=range(19)).modalities == ("text", "image")
@@ -289,3 +290,130 @@ def test_model_is_left_in_the_mode_it_was_in():
 def test_rank_users_of_nobody():
     ranked = rank_users(recommender(), [], beams=2, batch_size=1, device="cpu")
     assert ranked.fused_items_UK.shape == (0, 20)
+
+
+LONG = [np.array(h) for h in ([3, 4], [0], [5, 6, 7, 8, 9, 1], [19, *range(17)], [2, 3, 3])]
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_seen_items_are_replaced_by_the_next_best(renormalise):
+    model = recommender(missing=[1, 2], shared=[(4, 9), (0, 11)])
+    options = {"device": "cpu", "batch_size": 2, "renormalise": renormalise}
+    ranker = Ranker(model, **options)
+    kept = ranker.candidates(LONG, 20, drop_seen=True)
+    alone = ranker.search(LONG, "text", 20, 20, drop_seen=True)
+    few = ranker.search(LONG, "text", 2, 2, drop_seen=True)
+    assert (few.items_UK[:, :2] >= 0).all()
+    for user, history in enumerate(LONG):
+        assert not set(kept.item_P[kept.user_P == user].tolist()) & set(history.tolist())
+        left_N = ~np.isin(np.arange(20), history)
+        if not renormalise:  # then what is left has the scores it had
+            whole = ranker.candidates([history], 20)
+            mask_P = left_N[whole.item_P]
+            for modality in ("text", "image"):
+                np.testing.assert_allclose(
+                    kept.scores_P[modality][kept.user_P == user],
+                    whole.scores_P[modality][mask_P],
+                    rtol=1e-4,
+                )
+        expected = Ranker(model, allowed_N=left_N, **options).search([history], "text", 20, 20)
+        assert alone.items_UK[user].tolist() == expected.items_UK[0].tolist()
+        if not shared_with_seen(model, history):
+            np.testing.assert_allclose(alone.scores_UK[user], expected.scores_UK[0], rtol=1e-4)
+
+
+def shared_with_seen(model: Recommender, history: np.ndarray) -> bool:
+    """Whether an item not seen has the code of one that was: its leaf stays, with its share."""
+    codes = [tuple(row) for row in model.text_codes_NL.tolist()]
+    return any(codes[i] in {codes[h] for h in history} for i in range(20) if i not in history)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_only_allowed_items_are_candidates_and_all_are_scored(renormalise):
+    model = recommender(missing=[1, 2])
+    allowed_N = np.arange(20) % 3 == 1
+    ranker = Ranker(model, device="cpu", batch_size=5, allowed_N=allowed_N, renormalise=renormalise)
+    found = ranker.candidates(HISTORIES, 3)
+    assert allowed_N[found.item_P].all()
+    assert np.isfinite(found.scores_P["text"]).all()
+    assert np.isnan(found.scores_P["image"]).tolist() == np.isin(found.item_P, [1, 2]).tolist()
+    top = ranker.search(HISTORIES, "text", 7, 7)
+    assert sorted(top.items_UK[0].tolist()) == np.flatnonzero(allowed_N).tolist()
+    if not renormalise:
+        free = Ranker(model, device="cpu", batch_size=5).search(HISTORIES, "text", 20, 20)
+        for user in range(len(HISTORIES)):
+            expected = [i for i in free.items_UK[user].tolist() if allowed_N[i]]
+            assert top.items_UK[user].tolist() == expected
+
+
+@pytest.mark.parametrize("drop_seen", [False, True])
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_what_the_other_search_found_has_the_score_that_a_search_would_give(renormalise, drop_seen):
+    model = recommender(missing=[1, 2], shared=[(4, 9)])
+    ranker = Ranker(model, device="cpu", batch_size=2, renormalise=renormalise)
+    few = ranker.candidates(LONG, 2, drop_seen=drop_seen)
+    ranker.exhaustive = True
+    whole = ranker.candidates(LONG, 20, drop_seen=drop_seen)
+    keys = [found.user_P * 20 + found.item_P for found in (few, whole)]
+    place_P = np.searchsorted(keys[1], keys[0])
+    assert (keys[1][place_P] == keys[0]).all()
+    for modality in ("text", "image"):
+        forced_P = ~few.found_P[modality]
+        assert np.isfinite(few.scores_P[modality][forced_P]).sum() >= 4
+        np.testing.assert_allclose(
+            few.scores_P[modality], whole.scores_P[modality][place_P], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_nothing_allowed_gives_empty_lists():
+    ranker = Ranker(recommender(), device="cpu", batch_size=5, allowed_N=np.zeros(20, bool))
+    assert not len(ranker.candidates(HISTORIES, 3, drop_seen=True).item_P)
+    assert (ranker.search(HISTORIES, "image", 3, 3).items_UK == -1).all()
+
+
+def test_exhaustive_ranker_is_the_oracle_that_recall_is_taken_against(monkeypatch):
+    walked, original = [], exhaustive.score_catalogue
+    monkeypatch.setattr(
+        exhaustive, "score_catalogue", lambda *a, **k: walked.append(a) or original(*a, **k)
+    )
+    model = recommender()
+    options = {"device": "cpu", "batch_size": 2}
+    oracle = Ranker(model, exhaustive=True, **options)
+    lists = oracle.search(HISTORIES, "text", 6, 6)
+    wide = Ranker(model, **options).search(HISTORIES, "text", 20, 6)
+    assert lists.items_UK.tolist() == wide.items_UK.tolist()
+    np.testing.assert_allclose(lists.scores_UK, wide.scores_UK, rtol=1e-4)
+    ranker = Ranker(model, **options)
+    assert beam_recall(ranker, HISTORIES, "text", 20, 4).tolist() == [1.0] * len(HISTORIES)
+    one = ranker.search(HISTORIES, "text", 1, 4)
+    hits = [float(one.items_UK[u, 0] in lists.items_UK[u, :4]) / 4 for u in range(len(HISTORIES))]
+    walked.clear()
+    assert beam_recall(ranker, HISTORIES, "text", 1, 4).tolist() == hits
+    assert len(walked) == 3  # batches, by the oracle alone
+    assert not ranker.exhaustive
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_fixed_shapes_change_nothing(renormalise, monkeypatch):
+    shapes, original = set(), decoder.encode
+    monkeypatch.setattr(
+        decoder, "encode", lambda m, s: shapes.add(tuple(s.shape)) or original(m, s)
+    )
+    ranker = Ranker(recommender(), device="cpu", batch_size=6, renormalise=renormalise)
+    free = ranker.candidates(HISTORIES, 4, drop_seen=True)
+    shapes.clear()
+    ranker.fixed_shapes = True
+    fixed = ranker.candidates(HISTORIES, 4, drop_seen=True)
+    assert shapes == {(6, 16)}  # of five users
+    assert fixed.item_P.tolist() == free.item_P.tolist()
+    assert fixed.user_P.tolist() == free.user_P.tolist()
+    np.testing.assert_allclose(fixed.scores_P["image"], free.scores_P["image"], rtol=1e-4)
+
+
+def test_many_beams_make_batches_smaller(monkeypatch):
+    monkeypatch.setattr(ranking, "BEAMS_AT_ONCE", 40)
+    users = []
+    monkeypatch.setattr(Progress, "advance", lambda self, count: users.append(count), raising=True)
+    with Progress("ranking", len(HISTORIES), "users") as progress:
+        Ranker(recommender(), device="cpu", batch_size=5).candidates(HISTORIES, 20, progress)
+    assert users == [2, 2, 1]

@@ -1,0 +1,185 @@
+"""What changes while training, and how a checkpoint holds it.
+
+Random numbers are no part of it: see `streams`.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from components.train.rows import TASKS
+from components.train.schedule import Schedule
+
+if TYPE_CHECKING:
+    from transformers import T5ForConditionalGeneration
+
+CurveRow = dict[str, Any]
+Weights = dict[str, Tensor]
+
+NUMBERS = (
+    "step",
+    "epoch",
+    "batches",
+    "phase_start",
+    "phase_epochs",
+    "best_ndcg",
+    "best_epoch",
+    "stale",
+    "curve",
+    "seconds",
+    "rows",
+    "tokens",
+    "padded_tokens",
+)
+
+
+class CurveSums:
+    """Sums of an epoch's losses, kept on the device and read once."""
+
+    def __init__(self, device: torch.device) -> None:
+        # In float64: an epoch may have more tokens than float32 can count.
+        self.sums_T, self.tokens_T = torch.zeros(2, len(TASKS), device=device).double()
+        self.implicit, self.pair_steps = torch.zeros((), device=device).double(), 0
+
+    def losses(self) -> dict[str, float]:
+        """Mean cross entropy per target token by task; the implicit loss per step, if any."""
+        named = zip(TASKS, self.sums_T.tolist(), self.tokens_T.tolist(), strict=True)
+        losses = {task: total / tokens for task, total, tokens in named if tokens}
+        if not self.pair_steps:
+            return losses
+        return losses | {"implicit": float(self.implicit) / self.pair_steps}
+
+
+@dataclass
+class State:
+    """What changes while training."""
+
+    model: "T5ForConditionalGeneration"
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    sums: CurveSums
+    phase_epochs: int
+    """Epochs of the phase: at the constant rate at most so many, of the decay exactly."""
+    phase_start: int = 0
+    """Epochs before the phase."""
+    average: Weights | None = None
+    """Moving average of the weights, if there is one."""
+    step: int = 0
+    epoch: int = 0
+    """Whole epochs done."""
+    batches: int = 0
+    """Steps done of the epoch under way."""
+    best_ndcg: float = -1.0
+    best_epoch: int = 0
+    stale: int = 0
+    """Validations since the best one, within the phase."""
+    best: Weights = field(default_factory=Weights)
+    """The weights that were validated best."""
+    origin: dict[str, Any] | None = None
+    """Where the decay will start: the weights behind `best` if that is an average, the moments."""
+    curve: list[CurveRow] = field(default_factory=list[CurveRow])
+    seconds: float = 0.0
+    rows: int = 0
+    tokens: int = 0
+    """Source tokens of the rows."""
+    padded_tokens: int = 0
+    """Source tokens with the padding."""
+
+    @property
+    def decaying(self) -> bool:
+        """Whether the final decay has begun."""
+        return self.schedule.decay_start is not None
+
+    def weights(self) -> Weights:
+        """The weights themselves, shared ones once."""
+        return {name: weight.detach() for name, weight in self.model.named_parameters()}
+
+    def move_average(self, decay: float) -> None:
+        """One step of the moving average; it starts fast, for the first weights mean nothing."""
+        if self.average is not None:
+            warm = min(decay, (1 + self.step) / (10 + self.step))
+            move = get_ema_multi_avg_fn(warm)
+            move(list(self.average.values()), list(self.weights().values()), self.step)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the model holds the average of its weights, if there is one."""
+        if self.average is None:
+            yield
+            return
+        own = copied(self.weights())
+        write(self.weights(), self.average)
+        try:
+            yield
+        finally:
+            write(self.weights(), own)
+
+    def keep_best(self, ndcg: float) -> None:
+        """Keeps what was validated; until the decay also what it takes to go on from here."""
+        self.best_ndcg, self.best_epoch, self.stale = ndcg, self.epoch, 0
+        self.best = copied(self.weights() if self.average is None else self.average)
+        if not self.decaying:
+            self.origin = {
+                "weights": None if self.average is None else copied(self.weights()),
+                "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            }
+
+    def begin_decay(self, epochs: int, steps: int) -> None:
+        """Back to the best weights and their moments, to decay the rate from there."""
+        assert self.origin is not None
+        write(self.weights(), self.origin["weights"] or self.best)
+        if self.average is not None:
+            write(self.average, self.best)
+        self.optimizer.load_state_dict(self.origin["optimizer"])
+        self.origin, self.stale = None, 0
+        self.phase_start, self.phase_epochs = self.epoch, epochs
+        self.schedule.decay_start, self.schedule.decay_steps = self.step, steps
+
+    def saved(self) -> dict[str, Any]:
+        """All of it, for a checkpoint after any step."""
+        return {
+            "numbers": {name: getattr(self, name) for name in NUMBERS},
+            "decay": [self.schedule.decay_start, self.schedule.decay_steps],
+            "sums": [self.sums.sums_T, self.sums.tokens_T, self.sums.implicit],
+            "pair_steps": self.sums.pair_steps,
+            "weights": self.weights(),
+            "average": self.average,
+            "best": self.best,
+            "origin": self.origin,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Back to what `saved` gave."""
+        for name in NUMBERS:
+            setattr(self, name, saved["numbers"][name])
+        self.schedule.decay_start, self.schedule.decay_steps = saved["decay"]
+        sums = self.sums
+        for tensor, value in zip(
+            (sums.sums_T, sums.tokens_T, sums.implicit), saved["sums"], strict=True
+        ):
+            tensor.copy_(value)
+        sums.pair_steps = saved["pair_steps"]
+        write(self.weights(), saved["weights"])
+        if self.average is not None:
+            write(self.average, saved["average"])
+        self.best, self.origin = saved["best"], saved["origin"]
+        self.optimizer.load_state_dict(saved["optimizer"])
+
+
+def copied(weights: Weights) -> Weights:
+    """A copy of its own."""
+    return {name: weight.clone() for name, weight in weights.items()}
+
+
+def write(into: Weights, weights: Weights) -> None:
+    """Overwrites weights in place, so that whoever holds them sees it."""
+    assert into.keys() == weights.keys()
+    for name, weight in into.items():
+        weight.copy_(weights[name])

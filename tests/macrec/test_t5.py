@@ -1,0 +1,72 @@
+"""Dropout that is cheap on a CPU drops as it should; bias of distances as in transformers."""
+
+import pytest
+import torch
+
+from macrec.generator import ModelSize, Vocabulary, build_model
+from macrec.t5 import Dropout, distance_bias, weights_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    torch.manual_seed(0)
+    x = torch.ones(1001, 1003)
+    dropped = Dropout(0.1)(x)
+    share = (dropped == 0).double().mean().item()
+    assert share == pytest.approx(0.1, abs=0.001)
+    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.9], rel=1e-4)
+    assert dropped.double().mean().item() == pytest.approx(1, abs=0.001)
+    rows, columns = (dropped == 0).double().mean(1), (dropped == 0).double().mean(0)
+    for shares in (rows, columns):  # no pattern along either side: binomial spread
+        assert shares.std().item() == pytest.approx((0.09 / 1002) ** 0.5, rel=0.1)
+    assert torch.equal(x, torch.ones_like(x))
+
+
+def test_dropout_is_repeated_by_the_seed_alone():
+    x = torch.randn(50, 7)
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(Dropout(0.5)(x))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_gradient_passes_where_a_value_passed(rectified):
+    torch.manual_seed(0)
+    x = torch.randn(40, 30, requires_grad=True)
+    drop = Dropout(0.3)
+    if rectified:
+        y, scale = drop.rectified(x * 1)
+        passed = (y != 0).float()
+        assert ((y == x) | (y == 0)).all() and (y[x <= 0] == 0).all()
+        assert 0.25 < 1 - (y[x > 0] != 0).float().mean().item() < 0.35
+        y = y * scale
+    else:
+        y = drop(x)
+        passed = (y != 0).float()
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, passed * drop.scale)
+
+
+def test_no_rate_changes_nothing():
+    x = torch.randn(3, 4)
+    assert Dropout(0.0)(x) is x
+    assert torch.equal(Dropout(0.0).rectified(x.clone())[0], x.relu())
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_distances_fall_into_the_buckets_of_transformers(causal):
+    model = build_model(Vocabulary(2, 3), ModelSize(d_model=8, d_ff=8, d_kv=4, layers=1, heads=2))
+    weights = weights_of(model)
+    stack = model.decoder if causal else model.encoder
+    attention = stack.block[0].layer[0].SelfAttention
+    ours = distance_bias(attention.relative_attention_bias.weight, weights, 0, 300, causal=causal)
+    stock = attention.compute_bias(300, 300)[0]
+    seen = torch.ones(300, 300).tril().bool() if causal else torch.ones(300, 300).bool()
+    assert torch.equal(ours[:, seen], stock[:, seen])
+    assert (ours[:, ~seen] == -torch.inf).all()
+    late = distance_bias(attention.relative_attention_bias.weight, weights, 299, 1, causal=causal)
+    assert torch.equal(late[:, 0], ours[:, 299])
