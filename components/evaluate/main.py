@@ -37,14 +37,19 @@ class Config:
     """Scores are probabilities among the legal codes, not among all tokens."""
     published_fusion: bool = False
     """Adds a row fused by the rule of the published code: what both searches found comes first."""
+    reciprocal_fusion: bool = False
+    """Adds a row fused by reciprocal ranks, 1 / (k + rank) by text plus that by image, over the
+    same candidates."""
+    reciprocal_constant: int = 60
+    """k of the reciprocal ranks; the larger, the less the first places stand out."""
     examples: int = 12
     """Test users shown in the report, half of them with a hit in the first ten."""
     seed: int = 0
     """Seed of the validation sample, the confidence intervals and the examples."""
 
     def __post_init__(self) -> None:
-        counts = ("validation_users", "single_modality_beams", "examples", "seed")
-        problems = [f"{name} is negative" for name in counts if getattr(self, name) < 0]
+        counts = ("validation_users", "single_modality_beams", "reciprocal_constant", "examples")
+        problems = [f"{name} is negative" for name in (*counts, "seed") if getattr(self, name) < 0]
         if self.beams < 1:
             problems.append("beams is below 1")
         if self.top_k < 10:
@@ -95,7 +100,8 @@ class Outputs:
     """What comes out."""
 
     predictions: DatasetOutput
-    """Every test user's lists, one row per user and system."""
+    """Every test user's lists, one row per user and system; slices.json beside them tells HR@10 and
+    NDCG@10 of groups of users."""
     report: HtmlOutput
     """The run report, one self-contained page."""
     summary: MarkdownOutput
@@ -114,17 +120,23 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     items = inputs.items.rows
     split = read_split(inputs.sequences, items)
 
-    from components.evaluate import systems
+    from components.evaluate import slices, systems
     from components.evaluate.summary import write_report
     from components.evaluate.tokenizer import measure
 
     ranker = systems.open_ranker(recommender, config, execution)
     choice = systems.choose_weight(ranker, split, config)
+    stated = {"fusion_weight": choice.weight, "renormalise": config.renormalise}
+    outputs.predictions.metadata |= stated
     with outputs.predictions.dataset(schema.PREDICTIONS) as out:
         evaluated = systems.evaluate(ranker, split, choice.weight, config, out.write)
+    measured_slices = slices.measure_slices(config, split, evaluated, recommender)
+    slices.write_slices(outputs.predictions.path, measured_slices)
     assert evaluated.users == len(split.users_T), "a test user was left out"
     measured = measure(inputs, split, recommender.vocabulary.codebook_size)
-    write_report(config, inputs, outputs, ranker, split, choice, evaluated, measured)
+    write_report(
+        config, inputs, outputs, ranker, split, choice, evaluated, measured, measured_slices
+    )
     return _metrics(split, choice.weight, evaluated, items) | measured.figures
 
 
@@ -154,7 +166,7 @@ def _load(inputs: Inputs) -> "Recommender":
 
 
 def _metrics(split: Split, weight: float, evaluated: "Evaluated", items: int) -> dict[str, float]:
-    from macrec.metrics import random_hit_rate
+    from macrec.metrics import exposure, random_hit_rate
 
     found = {
         "users": float(evaluated.users),
@@ -165,7 +177,8 @@ def _metrics(split: Split, weight: float, evaluated: "Evaluated", items: int) ->
         found["fusion_weight"] = weight
     for name, system in evaluated.systems.items():
         found |= {f"{name}_{metric}": float(v.mean()) for metric, v in system.values.items()}
-        found[f"{name}_coverage_10"] = len(system.shown) / items
+        shown = exposure(system.shown_N, evaluated.popularity_N)
+        found |= {f"{name}_{figure}_10": value for figure, value in shown._asdict().items()}
     return found
 
 

@@ -29,6 +29,12 @@ def notes(
     probability = "the legal codes" if config.renormalise else "the whole vocabulary"
     if len(modalities) > 1:
         scoring = (_gain(config, evaluated), *_fusion(choice, probability))
+        if config.reciprocal_fusion:
+            k = config.reciprocal_constant
+            scoring += (
+                f"Fused, reciprocal rank: 1 / ({k} + rank by text) + 1 / ({k} + rank by image), "
+                "ranks among the same candidates.",
+            )
     else:
         absent = next(m for m in MODALITIES if m not in modalities)
         scoring = (

@@ -8,6 +8,7 @@ import numpy as np
 from components.evaluate import curves, notes
 from components.evaluate.examples import Cards, choose_users, example_users
 from components.evaluate.inputs import Split
+from components.evaluate.slices import Slice
 from components.evaluate.systems import (
     BOOTSTRAP_STREAM,
     EXAMPLES_STREAM,
@@ -19,15 +20,17 @@ from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact
 from macrec.generator import MODALITIES, Modality, has_code
 from macrec.histories import items_met
-from macrec.metrics import bootstrap
+from macrec.metrics import Interval, bootstrap, exposure
 from macrec.ranking import Ranker
 from macrec.report import (
     ArtifactDigest,
     CodebookLevel,
     Fact,
+    Group,
     Report,
     Role,
     Score,
+    Shown,
     System,
     render_html,
     render_markdown,
@@ -48,6 +51,7 @@ def write_report(
     choice: WeightChoice,
     evaluated: Evaluated,
     measured: Measured,
+    slices: tuple[Slice, ...],
 ) -> None:
     """The HTML page and the Markdown summary."""
     generator = np.random.default_rng([config.seed, EXAMPLES_STREAM])
@@ -57,11 +61,13 @@ def write_report(
     examples = example_users(ranker, split, places, choice.weight, config.beams, cards)
     cards.close()
     artifacts = _artifacts(inputs)
+    names = _names(config)
     report = Report(
         title="MACRec run report",
         subtitle=f"Generative recommendation from {notes.sides(ranker.modalities)}",
         facts=_facts(inputs, split, choice, ranker.modalities),
-        systems=_systems(config, evaluated),
+        systems=_systems(config, evaluated, names),
+        groups=tuple(_group(found, names) for found in slices),
         users=evaluated.users,
         quantizer_panels=curves.quantizer_panels(inputs.quantizer),
         generator_panels=curves.generator_panels(inputs.recommender, evaluated.main),
@@ -82,30 +88,47 @@ def write_report(
     outputs.summary.write_text(render_markdown(report))
 
 
-def _systems(config: "Config", evaluated: Evaluated) -> tuple[System, ...]:
+def _names(config: "Config") -> dict[str, tuple[str, Role]]:
+    """Each system as the report names it, in the order of the table."""
     wide = f"{config.single_modality_beams} beams"
-    rows: dict[str, tuple[str, Role]] = {
+    return {
         "popular": ("Most popular", "baseline"),
         "text": (f"Text only, {config.beams} beams", "text"),
         "text_wide": (f"Text only, {wide}", "text"),
         "image": (f"Image only, {config.beams} beams", "image"),
         "image_wide": (f"Image only, {wide}", "image"),
         "fused_published": ("Fused, published rule", "other"),
+        "fused_rrf": ("Fused, reciprocal rank", "other"),
         "fused": ("Fused", "fused"),
     }
+
+
+def _systems(
+    config: "Config", evaluated: Evaluated, names: dict[str, tuple[str, Role]]
+) -> tuple[System, ...]:
     shown: list[System] = []
-    for key, (name, role) in rows.items():
+    for key, (name, role) in names.items():
         if key not in evaluated.systems:
             continue
+        system = evaluated.systems[key]
         # one stream for all: the systems are compared on the same resampled users
         generator = np.random.default_rng([config.seed, BOOTSTRAP_STREAM])
-        found = bootstrap(evaluated.systems[key].values, generator)
-        scores = {
-            _metric_name(metric): Score(value=mean, low=low, high=high)
-            for metric, (mean, low, high) in found.items()
-        }
-        shown.append(System(name=name, role=role, scores=scores))
+        scores = _scores(bootstrap(system.values, generator))
+        told = exposure(system.shown_N, evaluated.popularity_N)
+        shown.append(System(name=name, role=role, scores=scores, shown=Shown(**told._asdict())))
     return tuple(shown)
+
+
+def _group(found: Slice, names: dict[str, tuple[str, Role]]) -> Group:
+    scores = {names[system][0]: _scores(metrics) for system, metrics in found.scores.items()}
+    return Group(by=found.by, name=found.name, users=found.users, scores=scores)
+
+
+def _scores(found: dict[str, Interval]) -> dict[str, Score]:
+    return {
+        _metric_name(metric): Score(value=mean, low=low, high=high)
+        for metric, (mean, low, high) in found.items()
+    }
 
 
 def _metric_name(metric: str) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from components.evaluate.inputs import Cases, Split
-from macrec.fusion import Lists, fuse, fuse_published, listed
+from macrec.fusion import Lists, fuse, fuse_published, fuse_reciprocal, listed
 from macrec.generator import MODALITIES, Recommender
 from macrec.metrics import (
     CUTOFFS,
@@ -23,7 +23,7 @@ from macrec.metrics import (
     popularity,
     ranks_by_value,
     ranks_in_lists,
-    shown_items,
+    shown_counts,
 )
 from macrec.progress import Progress, log
 from macrec.ranking import Ranker
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 USERS_AT_ONCE: Final = 16_384
 """Users whose candidates are held in memory together."""
-COVERAGE_CUTOFF: Final = 10
+SHOWN_CUTOFF: Final = 10
+"""Places that count as shown."""
 CHOSEN_BY: Final = "ndcg_10"
 VALIDATION_STREAM, BOOTSTRAP_STREAM, EXAMPLES_STREAM = 0, 1, 2  # of the seed
 
@@ -52,9 +53,9 @@ class WeightChoice(NamedTuple):
 class SystemScores:
     """One system's metrics, gathered chunk by chunk."""
 
+    shown_N: npt.NDArray[np.int64]
+    """In how many users' first ten places each item stands."""
     parts: dict[str, list[npt.NDArray[np.float64]]] = field(default_factory=dict)
-    shown: set[int] = field(default_factory=set)
-    """Items in the first ten places of some list."""
 
     def add(self, ranks: Ranks, cutoffs: tuple[int, ...]) -> None:
         for name, value_U in per_user(ranks, cutoffs).items():
@@ -71,6 +72,8 @@ class Evaluated:
     """The metrics of all systems over the same users."""
 
     systems: dict[str, SystemScores]
+    popularity_N: npt.NDArray[np.int64]
+    """Training interactions of each item."""
     users: int = 0
 
     @property
@@ -125,18 +128,18 @@ def evaluate(
     items = len(ranker.recommender.text_codes_NL)
     cutoffs = tuple(cutoff for cutoff in CUTOFFS if cutoff <= config.top_k)
     counts_N = popularity(split.training_items(), items)
-    popular = SystemScores(
-        shown=set(np.argsort(-counts_N, kind="stable")[:COVERAGE_CUTOFF].tolist())
-    )
-    result = Evaluated({"popular": popular})
+    popular = SystemScores(np.zeros(items, np.int64))
+    popular.shown_N[np.argsort(-counts_N, kind="stable")[:SHOWN_CUTOFF]] = len(split.users_T)
+    result = Evaluated({"popular": popular}, counts_N)
     with Progress("evaluate", len(split.users_T), "users") as progress:
         for start in range(0, len(split.users_T), USERS_AT_ONCE):
             users_U = split.users_T[start : start + USERS_AT_ONCE]
             cases = split.test(users_U)
             for system, lists in _lists(ranker, cases, weight, config, progress):
-                scores = result.systems.setdefault(system, SystemScores())
+                empty = SystemScores(np.zeros(items, np.int64))
+                scores = result.systems.setdefault(system, empty)
                 scores.add(ranks_in_lists(*lists, cases.targets_T), cutoffs)
-                scores.shown.update(shown_items(lists.items_UK, COVERAGE_CUTOFF).tolist())
+                scores.shown_N += shown_counts(lists.items_UK, SHOWN_CUTOFF, items)
                 write(_predictions(split.user_ids.take(users_U), system, cases.targets_T, lists))
             popular.add(ranks_by_value(counts_N, cases.targets_T), cutoffs)
             result.users += len(users_U)
@@ -165,6 +168,9 @@ def _lists(
     if config.published_fusion:
         levels = ranker.recommender.vocabulary.levels
         yield "fused_published", fuse_published(candidates, levels, config.top_k)
+    if config.reciprocal_fusion:
+        constant = config.reciprocal_constant
+        yield "fused_rrf", fuse_reciprocal(candidates, constant, config.top_k)
     yield "fused", fuse(candidates, weight, config.top_k)
 
 

@@ -108,7 +108,7 @@ def candidates_of_batch(scorers: Mapping[Modality, CodeScorer], beams: int) -> C
         scores_P[modality] = np.full(len(user_P), np.nan, np.float32)
         found_P[modality] = np.zeros(len(user_P), bool)
     for modality, scorer in scorers.items():
-        leaf_P = scorer.trie.leaf_of_item_N[item_P]
+        leaf_P = scorer.trie.leaf_of_item_N[item_P].astype(np.int64)
         scores_P[modality], found_P[modality] = _leaf_scores(
             scorer, *searches[modality], user_P, leaf_P
         )
@@ -166,6 +166,7 @@ def top_lists(
     user_P: IntArray, item_P: IntArray, score_P: npt.NDArray[np.floating], users: int, top_k: int
 ) -> Lists:
     """The `top_k` best items of every user, and all that tie with the last; ties by item index."""
+    score_P = score_P.astype(np.float32)  # as it is listed: what is equal there is one tie here
     order = np.lexsort((item_P, -score_P, user_P))
     user_P, item_P, score_P = user_P[order], item_P[order], score_P[order]
     place_P = np.arange(len(user_P)) - np.searchsorted(user_P, user_P)
@@ -201,8 +202,8 @@ def _log_mass(score_P: FloatArray, user_P: IntArray, users: int) -> npt.NDArray[
         return top_U + np.log(mass_U)
 
 
-def fuse(candidates: Candidates, text_weight: float, top_k: int) -> Lists:
-    """Lists by w log p_text + (1 - w) log p_image over the union of both searches."""
+def _stood_in(candidates: Candidates) -> tuple[npt.NDArray[np.floating], ...]:
+    """Scores by text and by image [P]; where an item lacks one, what keeps its share."""
     text_P, image_P = candidates.scores_P["text"], candidates.scores_P["image"]
     both_P = np.isfinite(text_P) & np.isfinite(image_P)
     user_G = candidates.user_P[both_P]
@@ -215,9 +216,48 @@ def fuse(candidates: Candidates, text_weight: float, top_k: int) -> Lists:
     gap_U[some_U] = mass_U["image"][some_U] - mass_U["text"][some_U]
     gap_P = gap_U[candidates.user_P]
     text_P = np.where(np.isnan(text_P), image_P - gap_P, text_P)
-    image_P = np.where(np.isnan(image_P), text_P + gap_P, image_P)
+    return text_P, np.where(np.isnan(image_P), text_P + gap_P, image_P)
+
+
+def fuse(candidates: Candidates, text_weight: float, top_k: int) -> Lists:
+    """Lists by w log p_text + (1 - w) log p_image over the union of both searches."""
+    text_P, image_P = _stood_in(candidates)
     fused_P = text_weight * text_P + (1 - text_weight) * image_P
     return top_lists(candidates.user_P, candidates.item_P, fused_P, candidates.users, top_k)
+
+
+def fuse_reciprocal(candidates: Candidates, constant: float, top_k: int) -> Lists:
+    """Lists by 1 / (k + rank by text) + 1 / (k + rank by image), k being the constant.
+
+    Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009, who take k = 60). The ranks, from
+    1, are those in the union of both searches, where every item has a score under both; items
+    that tie share the mean of the reciprocals of their ranks.
+    """
+    fused_P = sum(
+        _reciprocal_ranks(score_P, candidates.user_P, constant) for score_P in _stood_in(candidates)
+    )
+    return top_lists(
+        candidates.user_P, candidates.item_P, np.asarray(fused_P), candidates.users, top_k
+    )
+
+
+def _reciprocal_ranks(
+    score_P: npt.NDArray[np.floating], user_P: IntArray, constant: float
+) -> npt.NDArray[np.float64]:
+    """1 / (constant + rank) of every pair among those of its user, [P]."""
+    order = np.lexsort((-score_P, user_P))
+    user_P, score_P = user_P[order], score_P[order]
+    begins_P = np.ones(len(order), bool)
+    begins_P[1:] = (user_P[1:] != user_P[:-1]) | (score_P[1:] != score_P[:-1])
+    start_T = np.flatnonzero(begins_P)  # T ties; most are of one item
+    size_T = np.diff(np.append(start_T, len(order)))
+    above_T = start_T - np.searchsorted(user_P, user_P[start_T])
+    most = int((above_T + size_T).max(initial=0))
+    total = np.concatenate([[0.0], np.cumsum(1 / (constant + np.arange(1, most + 1)))])
+    mean_T = (total[above_T + size_T] - total[above_T]) / size_T
+    reciprocal_P = np.empty(len(order))
+    reciprocal_P[order] = np.repeat(mean_T, size_T)
+    return reciprocal_P
 
 
 def fuse_published(candidates: Candidates, levels: int, top_k: int) -> Lists:

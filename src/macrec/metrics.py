@@ -16,6 +16,9 @@ import numpy.typing as npt
 CUTOFFS: Final = (1, 5, 10, 20)
 RESAMPLES: Final = 1000
 
+POPULARITY: Final = ("head", "middle", "tail", "unseen")
+"""Names of `popularity_groups`."""
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.integer]
 
@@ -34,6 +37,19 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+class Exposure(NamedTuple):
+    """What a system shows to all users together."""
+
+    coverage: float
+    """Share of the catalogue that somebody is shown."""
+    gini: float
+    """Gini coefficient of how often each item of the catalogue is shown: 0 where all are shown
+    equally often, near 1 where a few items take every place."""
+    novelty: float
+    """Mean of -log2 p over the places shown, in bits: what half of all log entries would choose
+    has 1 bit, and every further bit is half as popular."""
 
 
 def ranks_in_lists(
@@ -69,6 +85,21 @@ def popularity(training_items: IntArray, items: int) -> npt.NDArray[np.int64]:
     return np.bincount(training_items, minlength=items)
 
 
+def popularity_groups(popularity_N: IntArray) -> npt.NDArray[np.int64]:
+    """Group of each item as an index of POPULARITY, [N].
+
+    An item belongs to the head while all items more popular than it hold less than one third of
+    the training interactions, to the middle while they hold less than two thirds, else to the
+    tail; an item without interactions is unseen. Items of equal popularity share a group.
+    """
+    value_V, place_N, items_V = np.unique(popularity_N, return_inverse=True, return_counts=True)
+    mass_V = value_V.astype(np.int64) * items_V
+    above_V = mass_V.sum() - np.cumsum(mass_V)
+    group_V = np.minimum(3 * above_V // max(int(mass_V.sum()), 1), 2)
+    group_V[value_V == 0] = 3
+    return group_V[place_N]
+
+
 def metric_names(cutoffs: Sequence[int] = CUTOFFS) -> list[str]:
     """Names in the order of `per_user`: hr_1 .. mrr_20."""
     return [f"{metric}_{cutoff}" for metric in ("hr", "ndcg", "mrr") for cutoff in cutoffs]
@@ -95,10 +126,29 @@ def random_hit_rate(items: int, cutoff: int) -> float:
     return min(1.0, cutoff / items)
 
 
-def shown_items(items_UK: IntArray, cutoff: int) -> IntArray:
-    """The distinct items in the first `cutoff` places of the lists; over N, they are coverage."""
+def shown_counts(items_UK: IntArray, cutoff: int, items: int) -> npt.NDArray[np.int64]:
+    """In how many users' first `cutoff` places each item stands, [N]."""
     first = items_UK[:, :cutoff]
-    return np.unique(first[first >= 0])
+    return np.bincount(first[first >= 0], minlength=items)
+
+
+def exposure(shown_N: IntArray, popularity_N: IntArray) -> Exposure:
+    """Coverage, Gini coefficient and novelty of what was shown.
+
+    Novelty is the mean self-information of an item, -log2 p (Zhou et al. 2010, PNAS 107; Vargas
+    and Castells 2011, RecSys), with p = (training interactions of the item + 1) / (all training
+    interactions + N): plus one, as an item that nobody has taken can be shown too.
+    """
+    assert shown_N.sum() > 0, "nothing was shown"
+    items = len(shown_N)
+    share_N = shown_N / shown_N.sum()
+    rank_N = np.arange(1, items + 1)
+    information_N = np.log2(popularity_N.sum() + items) - np.log2(popularity_N + 1.0)
+    return Exposure(
+        coverage=float((shown_N > 0).mean()),
+        gini=float((2 * rank_N - items - 1) @ np.sort(share_N)) / items,
+        novelty=float(share_N @ information_N),
+    )
 
 
 def bootstrap(

@@ -35,6 +35,10 @@ from tests.artifacts import dataset
 ITEMS, USERS, LEVELS = 30, 25, 2
 VOCABULARY = Vocabulary(levels=LEVELS, codebook_size=6)
 MISSING = [3, 4, 5]
+ORDER = [
+    *("head", "middle", "tail", "unseen", "1 to 2", "3 to 5"),
+    *("with text", "with picture", "without picture"),
+]
 
 
 def folder(path, history, fill=lambda path: None) -> Artifact:
@@ -139,9 +143,18 @@ def run(path, inputs, **config):
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory, lists, recommender):
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture(scope="module")
+def slices(path, evaluated):
+    return json.loads(Artifact.open(path / "predictions").file("slices.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def evaluated(path, lists, recommender):
     """The stage run once, with a folder of good and bad pictures."""
-    path = tmp_path_factory.mktemp("evaluate")
     images = path / "images"
     images.mkdir()
     for item in range(ITEMS):
@@ -197,8 +210,64 @@ def test_metrics_follow_from_the_predictions(evaluated):
             for name, total in expected.items():
                 value = metrics[f"{system}_{name}_{cutoff}"]
                 assert value == pytest.approx(total / len(places), abs=1e-9)
-        shown = {i for p in predictions if p["system"] == system for i in p["items"][:10]}
-        assert metrics[f"{system}_coverage_10"] == pytest.approx(len(shown) / ITEMS)
+
+
+def test_what_is_shown_is_measured_over_the_whole_catalogue(evaluated, lists):
+    metrics, predictions, page = evaluated
+    taken = np.bincount([item for items in lists for item in items[:-2]], minlength=ITEMS)
+    bits = -np.log2((taken + 1) / (taken.sum() + ITEMS))
+    first_ten = np.argsort(-taken, kind="stable")[:10]
+    shown = {"popular": first_ten.tolist()}
+    for p in predictions:
+        shown.setdefault(p["system"], []).extend(p["items"][:10])
+    for system, items in shown.items():
+        counts = np.bincount(items, minlength=ITEMS)
+        apart = np.abs(counts[:, None] - counts).mean()  # Gini: mean difference over twice the mean
+        assert metrics[f"{system}_coverage_10"] == pytest.approx(len(set(items)) / ITEMS)
+        assert metrics[f"{system}_gini_10"] == pytest.approx(apart / (2 * counts.mean()))
+        assert metrics[f"{system}_novelty_10"] == pytest.approx(bits[items].mean())
+        cells = f"{metrics[f'{system}_gini_10']:.3f}", f"{metrics[f'{system}_novelty_10']:.2f}"
+        assert "<td>{}</td><td>{}</td>".format(*cells) in page
+
+
+def test_slices_follow_from_the_predictions(evaluated, slices, lists):
+    metrics, predictions, page = evaluated
+    fused = [p for p in predictions if p["system"] == "fused"]
+    tested = [items for items in lists if len(items) >= 2]
+    taken = np.bincount([item for items in lists for item in items[:-2]], minlength=ITEMS)
+
+    def popularity(target):
+        above = taken[taken > taken[target]].sum() / taken.sum()
+        where = "head" if above < 1 / 3 else "middle" if above < 2 / 3 else "tail"
+        return where if taken[target] else "unseen"
+
+    groups = {
+        "popularity": lambda items: popularity(items[-1]),
+        "history": lambda items: "1 to 2" if len(items) - 1 < 3 else "3 to 5",
+        "text": lambda items: "with text",
+        "image": lambda items: ("without" if items[-1] in MISSING else "with") + " picture",
+    }
+    assert {s["by"] for s in slices} == set(groups)
+    for by, group in groups.items():
+        named = [group(items) for items in tested]
+        assert [s["slice"] for s in slices if s["by"] == by] == [
+            name for name in ORDER if name in named
+        ]
+        for part in (s for s in slices if s["by"] == by):
+            inside = [p for p, name in zip(fused, named, strict=True) if name == part["slice"]]
+            hits = [p["target"] in p["items"][:10] for p in inside]
+            told = part["systems"]["fused"]["hr_10"]
+            assert part["users"] == len(inside)
+            assert f"{part['slice']}</th><td>{len(inside)}</td><td>{told['mean']:.4f}" in page
+            assert told["mean"] == pytest.approx(np.mean(hits))
+            assert told["low"] <= told["mean"] <= told["high"]
+            assert (told["low"] < told["high"]) == (0 < sum(hits) < len(hits))
+    for by in groups:
+        of = [s for s in slices if s["by"] == by]
+        for system in ("fused", "popular"):
+            for metric in ("hr_10", "ndcg_10"):
+                total = sum(s["users"] * s["systems"][system][metric]["mean"] for s in of)
+                assert total / len(tested) == pytest.approx(metrics[f"{system}_{metric}"])
 
 
 def test_popular_counts_training_interactions_only(evaluated, lists):
@@ -289,14 +358,19 @@ def test_one_modality_alone_has_its_systems_and_no_other(
     assert "data:image" not in page
 
 
-def test_published_rule_is_an_extra_row(tmp_path, lists, recommender):
+def test_other_rules_of_fusion_are_extra_rows(tmp_path, lists, recommender, evaluated):
     inputs = make_inputs(tmp_path, lists, recommender)
-    metrics, _, page = run(
-        tmp_path, inputs, published_fusion=True, single_modality_beams=0, renormalise=True
+    options = {"published_fusion": True, "reciprocal_fusion": True, "reciprocal_constant": 7}
+    metrics, predictions, page = run(
+        tmp_path, inputs, single_modality_beams=0, renormalise=True, **options
     )
-    assert "fused_published_hr_10" in metrics
-    assert "text_wide_hr_10" not in metrics
+    assert not {"text_wide_hr_10"} & set(metrics)
+    assert not {"fused_published_hr_10", "fused_rrf_hr_10"} & set(evaluated[0])
+    assert {"fused_published_hr_10", "fused_rrf_hr_10", "fused_rrf_novelty_10"} <= set(metrics)
     assert "Fused, published rule" in page
+    assert "Fused, reciprocal rank: 1 / (7 + rank by text)" in page
+    best = max(s for p in predictions if p["system"] == "fused_rrf" for s in p["scores"])
+    assert 1 / 8 < best <= 2 / 8  # of first places, k being 7
 
 
 def test_same_seed_same_bytes(tmp_path, lists, recommender):
@@ -342,7 +416,14 @@ def test_unusable_sequences_are_refused(tmp_path, sequences, message):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"fusion_weights": ()}, {"fusion_weights": (1.5,)}, {"top_k": 5}, {"beams": 0}]
+    "wrong",
+    [
+        {"fusion_weights": ()},
+        {"fusion_weights": (1.5,)},
+        {"top_k": 5},
+        {"beams": 0},
+        {"reciprocal_constant": -1},
+    ],
 )
 def test_bad_config_is_refused(wrong):
     with pytest.raises(UserError, match="evaluate"):

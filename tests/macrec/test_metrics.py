@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 
 from macrec.metrics import (
+    POPULARITY,
     Ranks,
     bootstrap,
+    exposure,
     metric_names,
     per_user,
     popularity,
+    popularity_groups,
     random_hit_rate,
     ranks_by_value,
     ranks_in_lists,
-    shown_items,
+    shown_counts,
 )
 
 GAIN = {"hr": lambda place: 1.0, "ndcg": lambda p: 1 / np.log2(p + 1), "mrr": lambda p: 1 / p}
@@ -83,10 +86,58 @@ def test_popularity_ranks_the_whole_catalogue():
     assert found.tied_U.tolist() == [1, 2, 2, 2]
 
 
-def test_shown_items_counts_each_item_once_and_no_padding():
-    items = np.array([[1, 2, 3], [2, 1, -1]])
-    assert shown_items(items, cutoff=2).tolist() == [1, 2]
-    assert shown_items(items, cutoff=3).tolist() == [1, 2, 3]
+def test_a_list_credited_twice_for_its_target_is_refused():
+    with pytest.raises(AssertionError, match="above 1"):
+        per_user(Ranks(np.array([0]), np.array([-1])), (10,))
+
+
+def test_shown_counts_are_users_per_item_without_padding():
+    items = np.array([[1, 2, 3], [2, 1, -1], [2, -1, -1]])
+    assert shown_counts(items, cutoff=2, items=5).tolist() == [0, 2, 3, 0, 0]
+    assert shown_counts(items, cutoff=3, items=5).tolist() == [0, 2, 3, 1, 0]
+
+
+def test_exposure_by_hand():
+    shown_N, popularity_N = np.array([6, 2, 0, 0]), np.array([3, 0, 0, 9])
+    coverage, gini, novelty = exposure(shown_N, popularity_N)
+    assert coverage == 0.5
+    pairs = [abs(a - b) for a in shown_N for b in shown_N]
+    assert gini == pytest.approx(sum(pairs) / (2 * 4 * 4 * 2))  # mean difference / (2 x mean)
+    # p of item 0 is (3 + 1) / (12 + 4), that of item 1 is 1 / 16
+    assert novelty == pytest.approx((6 * 2 + 2 * 4) / 8)
+
+
+def test_gini_of_even_and_of_single_exposure():
+    popularity_N = np.zeros(8, int)
+    assert exposure(np.full(8, 5), popularity_N).gini == pytest.approx(0)
+    assert exposure(np.eye(8, dtype=int)[3], popularity_N).gini == pytest.approx(7 / 8)
+    assert exposure(np.full(8, 5), popularity_N).novelty == pytest.approx(3)  # log2 of 8 alike
+
+
+@pytest.mark.parametrize(
+    ("counts", "groups"),
+    [
+        # 12 interactions: nothing is above 5; 5 is above 3, 8 above the 1s
+        ([1, 5, 0, 3, 1, 1, 1], "tail head unseen middle tail tail tail"),
+        ([4, 4, 4], "head head head"),  # equal items are together
+        ([2, 1], "head tail"),  # two thirds lie above the second
+        ([0, 0], "unseen unseen"),
+    ],
+)
+def test_popularity_groups_by_hand(counts, groups):
+    found = popularity_groups(np.array(counts))
+    assert [POPULARITY[group] for group in found] == groups.split()
+
+
+def test_head_middle_and_tail_hold_a_third_each():
+    counts_N = np.random.default_rng(0).lognormal(2, 1, 3000).astype(int)
+    group_N = popularity_groups(counts_N)
+    share = [counts_N[group_N == group].sum() / counts_N.sum() for group in range(4)]
+    assert share[:3] == pytest.approx([1 / 3] * 3, abs=0.02) and share[3] == 0
+    assert (counts_N[group_N == 3] == 0).all() and (counts_N[group_N < 3] > 0).all()
+    least = [counts_N[group_N == group].min() for group in range(2)]
+    most = [counts_N[group_N == group].max() for group in (1, 2)]
+    assert least[0] > most[0] and least[1] > most[1]
 
 
 def test_random_hit_rate():

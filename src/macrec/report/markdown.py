@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from macrec.report import numbers, tokenizer
+from macrec.report import first_ten, numbers, tokenizer
 from macrec.report.headline import headline
 from macrec.report.markup import clean
 from macrec.report.model import Example, Panel, Report, Score
@@ -62,19 +62,38 @@ def _results(report: Report) -> list[str]:
         rows.append([escape(system.name), *(numbers.metric(score.value) for score in scores)])
     if not rows:
         return ["## Results", "No system was evaluated."]
-    users = f"{numbers.count(report.users)} test users." if report.users else ""
-    return ["## Results", users, table(["System", *names], rows), _intervals(report)]
+    tested = f"{numbers.count(report.users)} test users." if report.users else ""
+    blocks = ["## Results", tested, table(["System", *names], rows)]
+    return blocks + _first_places(report) + _groups(report)
 
 
-def _intervals(report: Report) -> str:
-    names = ("HR@10", "NDCG@10")
-    rows: list[list[str]] = []
-    for system in report.systems[:40]:
-        scores = [system.scores.get(name, Score(value=None)) for name in names]
-        if any(numbers.usable(score.low) for score in scores):
-            ends = [f"{numbers.metric(s.low)} to {numbers.metric(s.high)}" for s in scores]
-            rows.append([escape(system.name), *ends])
-    return table(["95 % intervals", *names], rows)
+def _first_places(report: Report) -> list[str]:
+    rows = [
+        [escape(system.name), *first_ten.scored(system.scores), *first_ten.shown(system)]
+        for system in report.systems[: first_ten.MAX_SYSTEMS]
+    ]
+    return [
+        f"### {first_ten.FIRST}",
+        table(["System", *first_ten.SCORES, *first_ten.SHOWN], rows),
+        "\n".join(f"- {name}: {meaning}" for name, meaning in first_ten.SHOWN.items()),
+    ]
+
+
+def _groups(report: Report) -> list[str]:
+    names = first_ten.systems_of(report.groups)
+    if not names:
+        return []
+    heads = ["Group", "Users", *(f"{escape(n)}, {s}" for n in names for s in first_ten.SCORES)]
+    rows = [
+        [
+            escape(f"{first_ten.title(group.by)}: {group.name}"),
+            numbers.count(group.users),
+            *(cell for name in names for cell in first_ten.scored(group.scores.get(name, {}))),
+        ]
+        for group in report.groups[: first_ten.MAX_GROUPS]
+    ]
+    told = [f"- {title}: {meaning}" for title, meaning in first_ten.meanings(report.groups)]
+    return [f"### {first_ten.GROUPS}", table(heads, rows), "\n".join(told)]
 
 
 def _data(report: Report) -> list[str]:

@@ -38,6 +38,18 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What the first ten places of all users' lists hold together."""
+
+    coverage: float | None
+    """Share of the catalogue that somebody is shown, 0..1."""
+    gini: float | None
+    """How unevenly the items of the catalogue are shown: 0 = evenly, near 1 = a few take all."""
+    novelty: float | None
+    """Mean self-information of what is shown, in bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class System:
     """One row of the results table."""
 
@@ -46,6 +58,19 @@ class System:
     role: Role
     scores: Mapping[str, Score]
     """By name: "HR@10", "NDCG@5", "MRR@20"; any of METRICS x CUTOFFS, absent ones are dashes."""
+    shown: Shown | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A part of the test users."""
+
+    by: str
+    """What they are grouped by: "popularity", "history", "text" or "image"."""
+    name: str
+    users: int
+    scores: Mapping[str, Mapping[str, Score]]
+    """By name of the system, then "HR@10" and "NDCG@10"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +273,8 @@ class Report:
     "text" and "image" ones, which takes its place in a run without, and the first "baseline"."""
     users: int | None = None
     """Test users behind the results table."""
+    groups: tuple[Group, ...] = ()
+    """Scores by group of users; all of the same systems."""
     quantizer_panels: tuple[Panel, ...] = ()
     """One per loss term, over epochs."""
     generator_panels: tuple[Panel, ...] = ()

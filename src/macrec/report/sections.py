@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from macrec.report import charts, numbers, tables, tokenizer
+from macrec.report import charts, first_ten, numbers, tables, tokenizer
 from macrec.report.headline import Tile
 from macrec.report.lines import line_chart
 from macrec.report.markup import Raw, clean, el
@@ -48,7 +48,15 @@ def results(report: Report) -> Raw:
         for name, told in SHOWN_SCORES.items()
     ]
     shown = el("div", dots, class_="charts wide")
-    return part("Results", lead, shown, el("h3", "All figures"), tables.results(report.systems))
+    return part(
+        "Results",
+        lead,
+        shown,
+        first_ten.systems(report.systems),
+        el("h3", "All figures"),
+        tables.results(report.systems),
+        first_ten.groups(report.groups),
+    )
 
 
 def data(report: Report) -> Raw | None:

@@ -82,6 +82,8 @@ thead th{font-weight:500;color:var(--soft);vertical-align:bottom;
 border-bottom:1px solid var(--rule)}
 thead td{border:0;padding:0}
 thead th[colspan]{text-align:left;padding:0 0 0 26px;border:0;color:var(--ink);font-weight:600}
+thead th.right[colspan]{text-align:right}
+tbody th[colspan]{padding-top:16px;color:var(--soft)}
 tbody tr:last-child>*{border-bottom-color:var(--rule)}
 tbody th{font-weight:400;text-align:left}
 .results tbody th{position:sticky;left:0;background:var(--paper);padding-right:8px}
