@@ -1,0 +1,258 @@
+"""Speed of constrained beam search against stock `generate`, in one run, and what it finds.
+
+    PYTHONPATH=src:. python benchmarks/decode_speed.py --data DATA/instruments [--threads 2] \\
+        [--recommender FOLDER]
+
+Blocks alternate: stock (benchmarks/stock.py: its vocabulary, random weights) in one modality and in
+both, ours in one, in both, and the whole fused path, which scores every candidate under the other
+modality too. Test users in random order, another draw per round; the first round warms up, and
+chooses the batch size that stock is fastest with. Weights are random unless --recommender names a
+trained folder: they do not change the speed.
+
+It also compares lists. On a few users `generate` runs on OUR weights and sources: the same items
+must come with the same scores. And the lists of ours are held against the exhaustive scores of the
+whole catalogue: `recall` is the share of the exact first 20, or 10, that the beams found.
+One JSON line: users per second, median and range over the rounds, ratios, and the comparisons.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import generator_data, machine, stock
+from macrec.fusion import Lists, fuse
+from macrec.generator import (
+    MODALITIES,
+    PAD,
+    SEQUENCE_TASK,
+    Int32Array,
+    Modality,
+    ModelSize,
+    Recommender,
+    build_model,
+    load_recommender,
+)
+from macrec.ranking import Ranker
+from macrec.runtime import choose_device
+
+Histories = Sequence[Int32Array]
+Work = Callable[[Histories], object]
+CUTOFFS = (10, 20)
+
+
+def main() -> None:
+    options = _options()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
+    data = generator_data.load(options.data)
+    recommender = _recommender(options.recommender, data)
+    histories = [history[:-1] for history in data.histories() if len(history) > 1]
+    ranker = Ranker(recommender, device=device, batch_size=options.batch)
+    line: dict[str, object] = {
+        "benchmark": "decode_speed",
+        "data": data.name,
+        "weights": "trained" if options.recommender else "random",
+        "beams": options.beams,
+        "batch": options.batch,
+    }
+    line |= _speeds(options, histories, recommender, ranker, device)
+    rng = np.random.default_rng(1)
+    line |= _against_generate(_some(histories, options.compared, rng), ranker, options.beams)
+    line |= _against_all(_some(histories, options.oracle_users, rng), ranker, options.beams)
+    print(json.dumps(line | {"rss_mb": machine.rss_mb()} | machine.about(str(device))))
+
+
+def _recommender(folder: Path | None, data: generator_data.Data) -> Recommender:
+    if folder:
+        return load_recommender(folder)
+    torch.manual_seed(0)
+    model = build_model(data.vocabulary, ModelSize()).eval()
+    return Recommender(model, data.vocabulary, *data.codes)
+
+
+def _some(histories: Histories, users: int, rng: np.random.Generator) -> Histories:
+    chosen = rng.choice(len(histories), min(users, len(histories)), replace=False)
+    return [histories[user] for user in chosen]
+
+
+def _speeds(
+    options: argparse.Namespace,
+    histories: Histories,
+    recommender: Recommender,
+    ranker: Ranker,
+    device: torch.device,
+) -> dict[str, object]:
+    one, batch = _stock_work(histories, recommender, options, device)
+    sides: dict[str, tuple[Work, int]] = {
+        "stock_one": (lambda h: one(h, "text"), options.stock_users),
+        "ours_one": (lambda h: ranker.search(h, "text", options.beams, 20), options.users),
+        "stock_both": (lambda h: [one(h, m) for m in MODALITIES], options.stock_users),
+        "ours_both": (
+            lambda h: [ranker.search(h, m, options.beams, 20) for m in MODALITIES],
+            options.users,
+        ),
+        "ours_fused": (
+            lambda h: fuse(ranker.candidates(h, options.beams), 0.5, 20),
+            options.users,
+        ),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    rng = np.random.default_rng(0)
+    for turn in range(options.rounds + 1):
+        for name, (work, users) in sides.items():
+            if not turn and name.startswith("stock"):
+                continue  # warm from the choice of its batch size
+            drawn = _some(histories, users if turn else min(users, options.batch), rng)
+            started = time.perf_counter()
+            work(drawn)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                rates[name].append(len(drawn) / (time.perf_counter() - started))
+    line: dict[str, object] = {"stock_batch": batch}
+    for name, values in rates.items():
+        line[f"{name}_users_per_second"] = round(statistics.median(values), 2)
+        line[f"{name}_range"] = [round(min(values), 2), round(max(values), 2)]
+    for ours, against in (("one", "one"), ("both", "both"), ("fused", "both")):
+        ratio = statistics.median(rates[f"ours_{ours}"]) / statistics.median(
+            rates[f"stock_{against}"]
+        )
+        line[f"ratio_{ours}"] = round(ratio, 2)
+    return line
+
+
+def _stock_work(
+    histories: Histories,
+    recommender: Recommender,
+    options: argparse.Namespace,
+    device: torch.device,
+) -> tuple[Callable[[Histories, Modality], None], int]:
+    """Stock's search of one modality, and the batch size that it is fastest with."""
+    vocabulary = recommender.vocabulary
+    torch.manual_seed(0)
+    model = stock.build(vocabulary.levels, vocabulary.codebook_size, ModelSize()).eval()
+    model.to(device)  # pyright: ignore[reportArgumentType]
+    codes: dict[Modality, np.ndarray] = {m: recommender.codes_NL(m) for m in MODALITIES}
+    tokens = stock.item_tokens(codes, vocabulary.codebook_size)
+    tries = {modality: stock.make_trie(tokens[modality]) for modality in MODALITIES}
+
+    def work(histories: Histories, modality: Modality, batch: int) -> None:
+        task = stock.TASK_TOKENS[f"seq_{modality}_{modality}"]
+        items = tokens[modality]
+        for start in range(0, len(histories), batch):
+            sources = [
+                [task, *(t for i in h[-recommender.max_history :] for t in items[i]), stock.EOS]
+                for h in histories[start : start + batch]
+            ]
+            trie, levels = tries[modality], vocabulary.levels
+            stock.search(model, sources, trie, options.beams, levels=levels)
+
+    drawn = _some(histories, options.stock_users, np.random.default_rng(2))
+    work(drawn[:2], "text", 2)
+    seconds: dict[int, float] = {}
+    for batch in map(int, options.stock_batch.split(",")):
+        started = time.perf_counter()
+        work(drawn, "text", batch)
+        seconds[batch] = time.perf_counter() - started
+    fastest = min(seconds, key=lambda batch: seconds[batch])
+    return (lambda histories, modality: work(histories, modality, fastest)), fastest
+
+
+def _against_generate(histories: Histories, ranker: Ranker, beams: int) -> dict[str, object]:
+    """Lists of `generate` on our weights against ours: users with the same items, score error."""
+    recommender = ranker.recommender
+    same: list[bool] = []
+    error = 0.0
+    for modality in ranker.modalities:
+        codes_NL = recommender.codes_NL(modality)
+        coded = np.flatnonzero(codes_NL[:, 0] >= 0)
+        tokens = recommender.vocabulary.tokens(modality, codes_NL[coded]).tolist()
+        owners: dict[tuple[int, ...], set[int]] = {}
+        for item, code in zip(coded.tolist(), tokens, strict=True):
+            owners.setdefault(tuple(code), set()).add(item)
+        source_BS = recommender.source_ids(modality, list(histories))
+        found = stock.search(
+            recommender.model,
+            [row[row != PAD].tolist() for row in source_BS],
+            stock.make_trie(tokens),
+            beams,
+            levels=recommender.vocabulary.levels,
+            start_token=SEQUENCE_TASK[modality],
+        )
+        lists = ranker.search(histories, modality, beams, beams)
+        for user in range(len(histories)):
+            theirs = {
+                item: score
+                for code, score in zip(
+                    found.token_BWL[user].tolist(), found.score_BW[user].tolist(), strict=True
+                )
+                for item in owners[tuple(code)]
+            }
+            ours = _scores(lists, user)
+            same.append(set(ours) == set(theirs))
+            shared = set(ours) & set(theirs)
+            error = max([error, *(abs(ours[item] - theirs[item]) for item in shared)])
+    return {
+        "compared_lists": len(same),
+        "same_as_generate": sum(same),
+        "largest_score_difference": float(f"{error:.2g}"),
+    }
+
+
+def _scores(lists: Lists, user: int) -> dict[int, float]:
+    pairs = zip(lists.items_UK[user].tolist(), lists.scores_UK[user].tolist(), strict=True)
+    return {item: score for item, score in pairs if item >= 0}
+
+
+def _against_all(histories: Histories, ranker: Ranker, beams: int) -> dict[str, object]:
+    """Recall of the beams against the exact lists of the whole catalogue, by modality."""
+    if not histories:
+        return {}
+    exact = Ranker(
+        ranker.recommender, device=ranker.device, batch_size=ranker.batch_size, exhaustive=True
+    )
+    line: dict[str, object] = {"oracle_users": len(histories)}
+    for modality in ranker.modalities:
+        found = ranker.search(histories, modality, beams, beams)
+        best = exact.search(histories, modality, beams, beams)
+        for cutoff in (c for c in CUTOFFS if c <= beams):
+            shares = [
+                len(set(mine) & set(theirs) - {-1}) / cutoff
+                for mine, theirs in zip(
+                    found.items_UK[:, :cutoff].tolist(),
+                    best.items_UK[:, :cutoff].tolist(),
+                    strict=True,
+                )
+            ]
+            line[f"{modality}_recall_{cutoff}"] = round(statistics.mean(shares), 4)
+    return line
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder with published codes; default random")
+    parser.add_argument("--recommender", type=Path, help="trained on the codes of --data")
+    parser.add_argument("--beams", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5, help="blocks of each")
+    parser.add_argument("--users", type=int, default=512, help="of a block of ours")
+    parser.add_argument("--batch", type=int, default=64, help="users decoded together by ours")
+    parser.add_argument("--stock-users", type=int, default=64, help="of a block of stock")
+    parser.add_argument("--stock-batch", default="4,16,64", help="what stock may choose from")
+    parser.add_argument("--compared", type=int, default=16, help="users whose lists are compared")
+    parser.add_argument("--oracle-users", type=int, default=64, help="users scored exhaustively")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

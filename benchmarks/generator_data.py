@@ -1,0 +1,53 @@
+"""What the generator's speed is measured on: published codes, or made-up ones of their size."""
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import published
+from components.train.inputs import read_codes
+from macrec.generator import Int32Array, Vocabulary
+from macrec.sequences import Sequences, read_sequences
+
+ITEMS, USERS, LEVELS = 6250, 17_112, 4  # of Musical Instruments
+
+
+class Data(NamedTuple):
+    """Histories, text codes and image codes [N, L], and the vocabulary that they need."""
+
+    name: str
+    sequences: Sequences
+    codes: tuple[Int32Array, Int32Array]
+    vocabulary: Vocabulary
+
+    def histories(self) -> list[Int32Array]:
+        """The items of each user."""
+        return np.split(self.sequences.items, self.sequences.offsets[1:-1])
+
+
+def load(source: Path | None) -> Data:
+    """The data set of a folder with published codes; else random histories and codes."""
+    if source is None:
+        return _random()
+    with tempfile.TemporaryDirectory() as folder:
+        made = published.write(source, Path(folder))
+        codes, vocabulary = read_codes(made.semantic_ids)
+        return Data(source.name, read_sequences(made.sequences, made.items.rows), codes, vocabulary)
+
+
+def _random() -> Data:
+    rng = np.random.default_rng(0)
+    length_U = 5 + rng.geometric(0.25, USERS) - 1  # 8 interactions on average, 5 at least
+    offsets = np.concatenate([[0], np.cumsum(length_U)])
+    items = rng.integers(0, ITEMS, offsets[-1]).astype(np.int32)
+    codes = tuple(
+        published.resolve(
+            rng.integers(0, published.CODEBOOK_SIZE, (ITEMS, LEVELS)).astype(np.int32),
+            published.CODEBOOK_SIZE,
+        ).codes_NL
+        for _ in range(2)
+    )
+    vocabulary = Vocabulary(LEVELS, published.CODEBOOK_SIZE)
+    return Data("random", Sequences(items, offsets), (codes[0], codes[1]), vocabulary)

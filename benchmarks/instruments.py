@@ -1,0 +1,217 @@
+"""Trains and evaluates the generator on published semantic IDs, at the size of the paper.
+
+    PYTHONPATH=src:. python benchmarks/instruments.py --data DATA/instruments --work DIR \\
+        --results FILE.json [--device cuda] [--tasks seq_text_text,item_text_image] [--epochs 40] \\
+        [--minutes 120] [--set NAME=VALUE ...] [--shared-codes]
+
+The data set keeps its official order and is split leave-one-out. Text codes that items share are
+made unique by the rule of `published.resolve`, or left with --shared-codes. The stages train and
+evaluate run as they do in the pipeline, kfp aside, with the artifact store DIR/store: the same
+command after an interruption resumes from the last checkpoint, or reads a finished training; with
+--best-so-far it evaluates the weights that were validated best up to that checkpoint.
+A fingerprint holds the code as well: let a long run have its own copy of the tree.
+
+--minutes bounds the training by a plan of its epochs (see epoch_plan.py), kept in DIR/plan.json,
+which a resumed run follows. Everything that is chosen is chosen on
+validation users; the JSON has the learning curve with the seconds since the start, all that the
+stage evaluate measures on the test users, and what was run where.
+"""
+
+import argparse
+import json
+import logging
+import re
+import signal
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import best_so_far, epoch_plan, machine, published
+from components.evaluate import main as evaluate
+from components.train import main as train
+from components.train.rows import TASKS
+from macrec.artifact import Artifact, DatasetOutput, FolderOutput, HtmlOutput, MarkdownOutput
+from macrec.errors import EXIT_PREEMPTED, UserError
+from macrec.parameters import build
+from macrec.progress import log
+from macrec.stage import execute
+from macrec.store import ArtifactStore
+
+EPOCH_LINE = re.compile(r"train: epoch (\d+)\b")
+
+
+def main() -> None:
+    options = _options()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_PREEMPTED))
+    try:
+        result = run(options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    options.results.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    shown = {name: result["test"].get(name) for name in ("fused_hr_10", "fused_ndcg_10")}
+    print(json.dumps({"benchmark": "instruments", "wrote": str(options.results), **shown}))
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """The whole of it; the content of the result file."""
+    made = published.write(
+        options.data,
+        options.work / "data",
+        shared_codes=options.shared_codes,
+        users=options.users,
+    )
+    config: train.Config = build(train.Config, _train_settings(options))
+    execution: train.Execution = build(train.Execution, _execution(options))
+    plan: dict[str, float] = {}
+    if options.minutes:
+        plan = epoch_plan.plan(options.work, options.minutes, made, config, execution)
+        epochs = min(int(plan["epochs"]), int(options.epochs or plan["epochs"]))
+        config = replace(config, epochs=epochs)
+    store = options.work / "store"
+    with Timeline(options.work / "timeline.jsonl", going_on=not options.best_so_far) as timeline:
+        if options.best_so_far:
+            output = FolderOutput(options.work / "best-so-far")
+            figures = best_so_far.write(store, made, config, output)
+        else:
+            output = FolderOutput(options.work / "recommender")
+            outputs = train.Outputs(recommender=output)
+            inputs = train.Inputs(sequences=made.sequences, semantic_ids=made.semantic_ids)
+            keep = ArtifactStore(str(store))
+            figures = execute(train, config, inputs, outputs, execution, store=keep).metrics
+    recommender = Artifact.open(output.path)
+    history = json.loads(recommender.file("history.json").read_text(encoding="utf-8"))
+    started = time.monotonic()
+    evaluation = build(evaluate.Config, dict(pair.split("=", 1) for pair in options.set_evaluate))
+    tested = _evaluate(options, made, recommender, evaluation)
+    return {
+        "benchmark": "instruments",
+        "label": options.label,
+        "data": made.facts,
+        "train_config": asdict(config),
+        "evaluate_config": asdict(evaluation),
+        "execution": asdict(execution),
+        "plan": plan,
+        "train_seconds": timeline.seconds,
+        "evaluate_seconds": round(time.monotonic() - started, 1),
+        "rss_mb": machine.rss_mb(),
+        "finished": not options.best_so_far,
+        "train": figures,
+        "test": tested,
+        "curve": [row | {"seconds": timeline.at.get(row["epoch"])} for row in history],
+        **machine.about(_device(options.device)),
+    }
+
+
+def _evaluate(
+    options: argparse.Namespace,
+    made: published.Published,
+    recommender: Artifact,
+    config: evaluate.Config,
+) -> dict[str, float]:
+    inputs = evaluate.Inputs(
+        items=made.items,
+        sequences=made.sequences,
+        semantic_ids=made.semantic_ids,
+        latents=made.latents,
+        quantizer=made.quantizer,
+        recommender=recommender,
+    )
+    outputs = evaluate.Outputs(
+        predictions=DatasetOutput(options.work / "predictions"),
+        report=HtmlOutput(options.work / "report.html"),
+        summary=MarkdownOutput(options.work / "summary.md"),
+    )
+    execution = build(evaluate.Execution, _execution(options))
+    return execute(evaluate, config, inputs, outputs, execution).metrics
+
+
+class Timeline(logging.Handler):
+    """Seconds since the start of the training at every epoch that was logged.
+
+    It is kept in a file: a resumed training goes on where the one before left off, without the time
+    between the two.
+    """
+
+    def __init__(self, path: Path, *, going_on: bool) -> None:
+        super().__init__()
+        self.path, self.going_on, self.at = path, going_on, dict[int, float]()
+        self.seconds = self.before = 0.0
+        self.started = time.monotonic()
+
+    def __enter__(self) -> "Timeline":
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        for line in map(json.loads, lines):
+            self.before = max(self.before, line["seconds"])
+            if line["epoch"]:
+                self.at[line["epoch"]] = line["seconds"]
+        self.seconds, self.started = self.before, time.monotonic()
+        if self.going_on:
+            log.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.going_on:
+            log.removeHandler(self)
+            self._keep(0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if found := EPOCH_LINE.match(record.getMessage()):
+            self.at[int(found[1])] = self._keep(int(found[1]))
+
+    def _keep(self, epoch: int) -> float:
+        self.seconds = round(self.before + time.monotonic() - self.started, 1)
+        with self.path.open("a") as file:
+            file.write(json.dumps({"epoch": epoch, "seconds": self.seconds}) + "\n")
+        return self.seconds
+
+
+def _train_settings(options: argparse.Namespace) -> dict[str, str]:
+    settings = dict(pair.split("=", 1) for pair in options.set)
+    given = {"tasks": options.tasks, "epochs": options.epochs}
+    settings |= {name: value for name, value in given.items() if value}
+    known = set(train.Config.__dataclass_fields__)
+    if unknown := sorted(set(settings) - known):
+        raise UserError(f"--set: {', '.join(unknown)} are no settings of train.")
+    return settings
+
+
+def _execution(options: argparse.Namespace) -> dict[str, Any]:
+    given = {"device": options.device, "threads": options.threads}
+    return given | {"checkpoint_seconds": options.checkpoint_seconds}
+
+
+def _device(name: str) -> str:
+    from macrec.runtime import choose_device
+
+    return str(choose_device(name))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--work", type=Path, required=True, help="artifacts, store, plan")
+    parser.add_argument("--results", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch decides")
+    parser.add_argument("--tasks", default="", help=f"with commas; default {','.join(TASKS)}")
+    parser.add_argument("--epochs", default="", help="at the constant rate, at most")
+    parser.add_argument("--minutes", type=float, default=0.0, help="for the training; 0: no limit")
+    parser.add_argument("--checkpoint-seconds", type=float, default=300.0)
+    parser.add_argument("--best-so-far", action="store_true", help="evaluate the last checkpoint")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of train")
+    parser.add_argument("--set-evaluate", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--shared-codes", action="store_true", help="leave published codes shared")
+    parser.add_argument("--users", type=int, default=0, help="the first so many; 0: all")
+    parser.add_argument("--label", default="", help="name of the run in the result")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""A data set with published semantic IDs as the artifacts that train and evaluate read.
+
+Shapes: N items, L levels.
+There is no quantizer: its folder is empty, `latents` holds the published codes and no vector.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks import amazon
+from macrec import schema
+from macrec.arrays import codes_column
+from macrec.artifact import Artifact, DatasetOutput, FolderOutput
+from macrec.errors import check
+from macrec.generator import MODALITIES
+
+CODEBOOK_SIZE = 256  # of the published indices
+Codes = npt.NDArray[np.int32]
+
+
+class Unique(NamedTuple):
+    """Codes of which no two are alike, and the level that changed, or -1 [N]."""
+
+    codes_NL: Codes
+    moved_N: npt.NDArray[np.int8]
+
+
+def resolve(codes_NL: Codes, codebook_size: int) -> Unique:
+    """Makes codes unique without vectors, which are not published.
+
+    Items come in order. The first of a code keeps it; a later one takes the next last-level code
+    (cyclically, the smallest step up) that no item has.
+
+    Raises:
+        UserError: all last-level codes of a prefix are taken.
+    """
+    resolved_NL = codes_NL.copy()
+    moved_N = np.full(len(codes_NL), -1, np.int8)
+    taken = {tuple(code) for code in codes_NL.tolist()}
+    seen: set[tuple[int, ...]] = set()
+    for item, code in enumerate(map(tuple, codes_NL.tolist())):
+        if code not in seen:
+            seen.add(code)
+            continue
+        *prefix, last = code
+        steps = ((*prefix, (last + step) % codebook_size) for step in range(1, codebook_size))
+        free = next((other for other in steps if other not in taken), None)
+        check(free is not None, f"item {item}: all codes that begin with {prefix} are taken.")
+        assert free is not None
+        taken.add(free)
+        resolved_NL[item], moved_N[item] = free, codes_NL.shape[1] - 1
+    return Unique(resolved_NL, moved_N)
+
+
+class Published(NamedTuple):
+    """The artifacts, and what a result says of them."""
+
+    items: Artifact
+    sequences: Artifact
+    semantic_ids: Artifact
+    latents: Artifact
+    quantizer: Artifact
+    facts: dict[str, Any]
+
+
+def write(source: Path, folder: Path, *, shared_codes: bool = False, users: int = 0) -> Published:
+    """Writes the artifacts below `folder`.
+
+    Args:
+        source: NAME.inter.json and both NAME.index_*.json, as `benchmarks/amazon.py` reads them.
+        folder: is made anew by every call with the same content.
+        shared_codes: leaves the codes as they are published, items that share one included.
+        users: the first so many alone; 0 takes all.
+    """
+    data = folder / "converted"
+    rows = amazon.convert(source, data)
+    check("semantic_ids" in rows, f"{source}: no published codes ({amazon.CODES}).")
+    item_ids = pq.read_table(data / "items.parquet").column("item_id")
+    total = len(item_ids)
+    index = pa.array(np.arange(total, dtype=np.int32))
+    published = pq.read_table(data / "semantic_ids.parquet")
+    before: dict[str, Codes] = {
+        modality: np.array(published.column(f"{modality}_codes").to_pylist(), np.int32)
+        for modality in MODALITIES
+    }
+    nothing_N = np.full(total, -1, np.int8)
+    after = {
+        modality: Unique(codes_NL, nothing_N) if shared_codes else resolve(codes_NL, CODEBOOK_SIZE)
+        for modality, codes_NL in before.items()
+    }
+    sequences = _sequences(data / "interactions.parquet", users)
+    empty = pa.array([""] * total)
+    nothing = pa.nulls(total, pa.string())
+    tables = {
+        "items": (
+            schema.ITEMS,
+            [index, item_ids, empty, empty, nothing, pa.array(np.zeros(total, bool))],
+        ),
+        "sequences": (schema.SEQUENCES, sequences),
+        "semantic_ids": (
+            schema.SEMANTIC_IDS,
+            [
+                *(index, item_ids),
+                *(codes_column(after[modality].codes_NL) for modality in MODALITIES),
+                *(pa.array(after[modality].moved_N) for modality in MODALITIES),
+            ],
+        ),
+        "latents": (
+            schema.latents(1, 1),
+            [
+                index,
+                *(pa.nulls(total, pa.list_(pa.float32(), 1)) for _ in MODALITIES),
+                *(codes_column(before[modality]) for modality in MODALITIES),
+            ],
+        ),
+    }
+    made = {name: _dataset(folder / name, *content) for name, content in tables.items()}
+    facts = {
+        "dataset": source.name,
+        "items": total,
+        "users": len(sequences[0]),
+        "interactions": len(sequences[1].values),
+        "shared_codes": shared_codes,
+        "moved": {modality: int((after[modality].moved_N >= 0).sum()) for modality in MODALITIES},
+        "distinct_codes": {
+            modality: len(np.unique(after[modality].codes_NL, axis=0)) for modality in MODALITIES
+        },
+    }
+    return Published(**made, quantizer=_no_quantizer(folder / "quantizer"), facts=facts)
+
+
+def _sequences(path: Path, users: int) -> list[Any]:
+    """Columns of the sequences artifact: the file has the users in order, each in time order."""
+    table = pq.read_table(path)
+    lengths = table.column("user_id").combine_chunks().value_counts()  # in order of appearance
+    user_ids, counts_U = lengths.field("values"), lengths.field("counts").to_numpy()
+    offsets_U1 = np.concatenate([[0], np.cumsum(counts_U)]).astype(np.int32)
+    items = table.column("item_id").cast(pa.int32()).combine_chunks()
+    kept = min(users, len(user_ids)) if users else len(user_ids)
+    lists = pa.ListArray.from_arrays(offsets_U1[: kept + 1], items[: offsets_U1[kept]])
+    return [user_ids[:kept], lists, pa.nulls(kept, pa.list_(pa.int64()))]
+
+
+def subset(sequences: Artifact, path: Path, users: npt.NDArray[np.int64]) -> Artifact:
+    """The sequences of some users, by place."""
+    return _dataset(path, schema.SEQUENCES, sequences.table().take(pa.array(users)).columns)
+
+
+def _dataset(path: Path, kind: pa.Schema, columns: list[Any]) -> Artifact:
+    output = DatasetOutput(path)
+    output.prepare()
+    with output.dataset(kind) as out:
+        out.write(pa.table(columns, schema=kind))
+    output.metadata = {"codebook_size": CODEBOOK_SIZE} if kind is schema.SEMANTIC_IDS else {}
+    output.commit({"stage": "published", "config": {}})
+    return Artifact.open(path)
+
+
+def _no_quantizer(path: Path) -> Artifact:
+    output = FolderOutput(path)
+    output.prepare()
+    output.commit({"stage": "published", "config": {}})
+    return Artifact.open(path)

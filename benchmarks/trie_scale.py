@@ -1,0 +1,146 @@
+"""Time and memory of the trie of a catalogue of random codes: build, save, map from disk, look up.
+
+    python benchmarks/trie_scale.py --items 10000000 --work DIR
+
+Every phase is a process of its own. Memory is the peak of all that the system counts as the
+process's: `base_mb` with torch loaded and nothing done, for building the tokens of the items
+included. One JSON line; lookups are children of nodes drawn at random, 20 of each of 64 users.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FIRST_TOKEN = 16
+USERS, BEAMS, LOOKUPS = 64, 20, 50
+Figures = dict[str, Any]
+
+
+def memory_mb(field: str) -> int:
+    """A figure of this process: VmHWM is its peak, VmRSS what it has now."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) // 1000
+
+
+def build(folder: Path, options: argparse.Namespace) -> Figures:
+    """Builds and saves the trie."""
+    from macrec.trie import Trie
+
+    base = memory_mb("VmHWM")
+    rng = np.random.default_rng(options.seed)
+    shape = (options.items, options.levels)
+    tokens_NL = rng.integers(0, options.codebook_size, shape, dtype=np.int32)
+    tokens_NL += FIRST_TOKEN + options.codebook_size * np.arange(options.levels, dtype=np.int32)
+    started, started_cpu = time.perf_counter(), time.process_time()
+    trie = Trie.build(tokens_NL)
+    figures: Figures = {
+        "build_seconds": round(time.perf_counter() - started, 2),
+        "build_cpu_seconds": round(time.process_time() - started_cpu, 2),
+        "base_mb": base,
+        "tokens_mb": round(tokens_NL.nbytes / 1e6),
+        "build_peak_mb": memory_mb("VmHWM"),
+        "nodes": trie.depth_start[-1],
+        "leaves": trie.leaves,
+        "trie_mb": round(trie.bytes / 1e6),
+    }
+    started = time.perf_counter()
+    trie.save(folder)
+    return figures | {"save_seconds": round(time.perf_counter() - started, 2)}
+
+
+def restrict(folder: Path, options: argparse.Namespace) -> Figures:
+    """The trie of a random half of the items."""
+    from macrec.trie import Trie
+
+    trie = Trie.load(folder)
+    allowed_N = np.random.default_rng(options.seed).random(options.items) < 0.5
+    started = time.perf_counter()
+    trie.restricted(allowed_N)
+    return {
+        "restrict_half_seconds": round(time.perf_counter() - started, 2),
+        "restrict_peak_mb": memory_mb("VmHWM"),
+    }
+
+
+def load(folder: Path, options: argparse.Namespace) -> Figures:
+    """Maps the trie, then looks children up at every depth."""
+    import torch
+
+    from macrec.trie import Trie
+
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    trie = Trie.load(folder)
+    figures: Figures = {
+        "load_seconds": round(time.perf_counter() - started, 4),
+        "load_peak_mb": memory_mb("VmHWM"),
+    }
+    generator = torch.Generator().manual_seed(options.seed)
+    per_second = []
+    for depth in range(1, trie.levels):
+        first, last = trie.depth_start[depth : depth + 2]
+        nodes = torch.randint(first, last, (LOOKUPS, USERS, BEAMS), generator=generator)
+        alive_BW = torch.ones(USERS, BEAMS, dtype=torch.bool)
+        started = time.perf_counter()
+        for node_BW in nodes:
+            trie.children(node_BW, alive_BW)
+        per_second.append(round(nodes.numel() / (time.perf_counter() - started)))
+    return figures | {
+        "lookups_per_second": per_second,
+        "rss_after_lookups_mb": memory_mb("VmRSS"),
+    }
+
+
+def in_own_process(
+    phase: Callable[[Path, argparse.Namespace], Figures], folder: Path, options: argparse.Namespace
+) -> Figures:
+    """What a phase measures in a new process."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(phase, folder, options).result()
+
+
+def main() -> None:
+    """Prints one line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=10_000_000)
+    parser.add_argument("--levels", type=int, default=4)
+    parser.add_argument("--codebook-size", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, required=True, help="the trie is written below it")
+    options = parser.parse_args()
+    folder = options.work / f"trie-{options.items}"
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    figures: Figures = {
+        "benchmark": "trie_scale",
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit.stdout.strip(),
+        "items": options.items,
+        "levels": options.levels,
+        "codebook_size": options.codebook_size,
+    }
+    try:
+        for phase in (build, load, restrict):
+            figures |= in_own_process(phase, folder, options)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 0))
+    print(json.dumps(figures | {"threads": threads, "device": f"{platform.machine()} CPU"}))
+
+
+if __name__ == "__main__":
+    main()
