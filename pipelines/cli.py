@@ -8,7 +8,7 @@ from pathlib import Path
 
 from macrec.errors import UserError
 from macrec.stage_cli import guarded
-from pipelines import parameters
+from pipelines import parameters, recommend
 
 COLUMN_SUFFIXES = ("_column", "_columns")
 
@@ -54,6 +54,21 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--store", help="artifact store (default: that of the earlier run)")
     encode.add_argument("--cache-salt", help="any new text recomputes every stage")
     encode.set_defaults(call=_encode_items)
+
+    recommend_ = commands.add_parser("recommend", help="best items for users, from an ended run")
+    recommend_.add_argument("run", type=Path, help="output folder of the `run`")
+    recommend_.add_argument("--to", required=True, help="Parquet file to write")
+    recommend_.add_argument("--store", default="", help="artifact store (default: the run's)")
+    recommend.add_flags(recommend_)
+    recommend_.set_defaults(call=_recommend)
+
+    compare = commands.add_parser("compare", help="test whether one run is better than another")
+    compare.add_argument("run_a", metavar="RUN_A", help="a `run`'s output folder, or A1,A2,...")
+    compare.add_argument("run_b", metavar="RUN_B", help="what it is compared with, likewise")
+    compare.add_argument("--system", default="fused", help="whose lists; of A and of B: text,fused")
+    compare.add_argument("--metric", action="append", default=[], help="e.g. ndcg_10; repeated")
+    compare.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    compare.set_defaults(call=_compare)
 
     validate = commands.add_parser("validate", help="check catalogue and log, all problems at once")
     _add_data_flags(validate)
@@ -177,6 +192,17 @@ def _encode_items(options: argparse.Namespace) -> None:
     before = version.read(options.previous)
     earlier = before.settings | before.artifacts | {"store": before.store}
     encode_items(_given(options, earlier), options.out)
+
+
+def _recommend(options: argparse.Namespace) -> None:
+    recommend.recommend(options.run, recommend.given(options), options.to, options.store)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from pipelines.compare import as_json, compare_runs, lines
+
+    found = compare_runs(options.run_a, options.run_b, options.system, options.metric)
+    print(as_json(found) if options.json else "\n".join(lines(found)))
 
 
 def _validate(options: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "latents": schema.latents(DIM, DIM),
     "semantic_ids": schema.SEMANTIC_IDS,
     "predictions": schema.PREDICTIONS,
+    "recommendations": schema.RECOMMENDATIONS,
 }
 
 

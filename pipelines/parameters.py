@@ -29,6 +29,7 @@ PREFIXES = {
     "resolve_collisions": "resolver_",
     "train": "generator_",
     "evaluate": "evaluation_",
+    "recommend": "recommend_",
 }
 # The stages of every pipeline; the recommender's are those of PREFIXES.
 STAGES = PREFIXES | {"encode_items": "encode_"}
@@ -42,7 +43,10 @@ SOURCES = {
     "image_model": "image_model",
     "text_embeddings": "text_embeddings",
     "image_embeddings": "image_embeddings",
+    "users": "recommend_users",
+    "allowed_items": "recommend_allowed_items",
 }
+_LISTS = ("users", "allowed_items")  # read by the stage recommend alone
 REQUIRED = dataclasses.MISSING
 CLUSTER = [
     Parameter("gpu_count", int, 1, "GPUs of each task on the GPU pool."),
@@ -82,6 +86,8 @@ def _declared(prefixes: Mapping[str, str]) -> dict[str, Parameter]:
     docs = {p.name: p.doc for p in fields(stage("snapshot_catalog").Inputs)}
     result: dict[str, Parameter] = {}
     for source, name in SOURCES.items():
+        if source in _LISTS and "recommend" not in prefixes:
+            continue
         default = REQUIRED if source in ("items", "interactions") else ""
         result[name] = Parameter(name, str, default, docs[source])
     for stage_name, prefix in prefixes.items():

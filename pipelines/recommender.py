@@ -6,6 +6,7 @@ from components.embed_histories.component import embed_histories
 from components.evaluate.component import evaluate
 from components.pseudo_label.component import pseudo_label
 from components.quantize.component import quantize
+from components.recommend.component import recommend
 from components.resolve_collisions.component import resolve_collisions
 from components.train.component import train
 from pipelines.parameters import run_parameters
@@ -13,7 +14,7 @@ from pipelines.tasks import Tasks, as_pipeline
 
 
 def recommender(*values: Any) -> None:
-    """Trains and evaluates a multimodal generative recommender on a catalogue and its log."""
+    """Trains, evaluates and uses a multimodal generative recommender on a catalogue and its log."""
     tasks = Tasks(dict(zip(run_parameters(), values, strict=True)))
     items, sequences, vectors = tasks.embedded()
     labels = tasks.task(pseudo_label, "Pseudo-label", **vectors).outputs["pseudo_labels"]
@@ -27,7 +28,7 @@ def recommender(*values: Any) -> None:
     resolved = tasks.task(resolve_collisions, "Resolve collisions", items=items, **codes)
     inputs = {"sequences": sequences, "semantic_ids": resolved.outputs["semantic_ids"]}
     model = tasks.gpu_task(train, "Train generator", **inputs).outputs["recommender"]
-    tasks.gpu_task(
+    evaluated = tasks.gpu_task(
         evaluate,
         "Evaluate",
         items=items,
@@ -35,6 +36,15 @@ def recommender(*values: Any) -> None:
         **inputs,
         **codes,
         **tasks.source("images", "images"),
+    )
+    tasks.gpu_task(
+        recommend,
+        "Recommend",
+        recommender=model,
+        predictions=evaluated.outputs["predictions"],
+        **inputs,
+        **tasks.source("users", "users"),
+        **tasks.source("allowed_items", "allowed_items"),
     )
 
 

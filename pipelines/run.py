@@ -12,7 +12,7 @@ from macrec.errors import UserError
 from macrec.parameters import build
 from macrec.progress import log
 from macrec.stage_cli import source
-from pipelines import local, version
+from pipelines import local, recommend, version
 from pipelines.local import LocalRun, StageFailed
 from pipelines.parameters import PREFIXES, SOURCES, stage
 
@@ -24,6 +24,16 @@ SYSTEMS = {
 }
 MODALITIES = ("text", "image")
 RESULTS = {"report": "report.html", "summary": "summary.md"}
+# Artifacts that later commands go on from, and the stages that make them.
+LEFT = {
+    "sequences": "prepare_data",
+    "semantic_ids": "resolve_collisions",
+    "latents": "quantize",
+    "quantizer": "quantize",
+    "recommender": "train",
+    "predictions": "evaluate",
+    "recommendations": "recommend",
+}
 
 
 def run(values: Mapping[str, Any], out: Path) -> LocalRun:
@@ -32,7 +42,7 @@ def run(values: Mapping[str, Any], out: Path) -> LocalRun:
     Args:
         values: run parameters, resolved (`pipelines.parameters.resolve`).
         out: gets runs/ (the artifacts of each run), store/ (unless another is given),
-            report.html, summary.md, metrics.json and version.json.
+            report.html, summary.md, recommendations.parquet, metrics.json and version.json.
     """
     record, arguments = run_stages(values, out)
     _publish(record, arguments, out)
@@ -126,8 +136,8 @@ def _publish(record: LocalRun, arguments: Mapping[str, Any], out: Path) -> None:
         write_atomically(out / target, (folder / name).read_bytes())
     metrics = {s.stage: s.metrics for s in record.stages}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
-    made = {"semantic_ids": "resolve_collisions", "latents": "quantize", "quantizer": "quantize"}
-    artifacts = {name: record.stage(maker).folder / name for name, maker in made.items()}
+    artifacts = {name: record.stage(maker).folder / name for name, maker in LEFT.items()}
+    recommend.publish(artifacts["recommendations"], out / recommend.FILE)
     version.write(out, artifacts, arguments)
 
 
@@ -152,6 +162,8 @@ def summary(record: LocalRun, out: Path) -> Iterator[str]:
     yield ""
     yield from timings(record)
     yield ""
+    lists = recommend.describe(record.stage("recommend").metrics)
+    yield f"recommendations: {(out / recommend.FILE).resolve()} ({lists})"
     yield f"report: {(out / RESULTS['report']).resolve()}"
 
 

@@ -34,7 +34,7 @@ class Tasks:
 
     def __init__(self, run: Mapping[str, Any]) -> None:
         self.run = run
-        uris = {name: run[parameter] for name, parameter in SOURCES.items()}
+        uris = {name: run[parameter] for name, parameter in SOURCES.items() if parameter in run}
         self._snapshot = self.task(snapshot_catalog, "Snapshot", **uris)
         self._snapshot.set_caching_options(False)  # it is what notices new data
 

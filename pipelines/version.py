@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ def write(out: Path, artifacts: Mapping[str, Path], arguments: Mapping[str, Any]
 
     Args:
         out: the output folder.
-        artifacts: semantic_ids, latents and quantizer.
+        artifacts: semantic_ids, latents and quantizer; of a whole run, also what recommends.
         arguments: the run parameters that were given, store included.
     """
     settings = {
@@ -56,7 +56,7 @@ def read(out: Path) -> Version:
     """
     try:
         content = json.loads((out / VERSION).read_bytes())
-        found = {name: str((out / path).resolve()) for name, path in content["artifacts"].items()}
+        found = _artifacts(content, out)
         artifacts = {
             parameter: found[parameter.removeprefix("previous_")] for parameter in PREVIOUS.values()
         }
@@ -69,3 +69,31 @@ def read(out: Path) -> Version:
         ) from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{out / VERSION}: damaged ({error!r}). Run that run again.") from error
+
+
+def left_by(out: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Folders of some artifacts of the `macrec run` with this output folder.
+
+    Raises:
+        UserError: no run has ended there, or it has left none of that name.
+    """
+    path = out / VERSION
+    try:
+        found = _artifacts(json.loads(path.read_bytes()), out)
+    except OSError as error:
+        raise UserError(
+            f"{out}: no {VERSION} here. Give the output folder of a `macrec run` that has ended."
+        ) from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error!r}). Run that run again.") from error
+    absent = [name for name in names if name not in found]
+    if absent:
+        raise UserError(
+            f"{path}: names no {', '.join(absent)}. Give the output folder of a `macrec run`; one "
+            "of an older version is run again, which reuses what it has stored."
+        )
+    return {name: Path(found[name]) for name in names}
+
+
+def _artifacts(content: Mapping[str, Any], out: Path) -> dict[str, str]:
+    return {name: str((out / path).resolve()) for name, path in content["artifacts"].items()}

@@ -42,6 +42,10 @@ class Inputs:
     """Given text vectors instead of an encoder."""
     image_embeddings: Source | None = None
     """Given image vectors instead of an encoder."""
+    users: Source | None = None
+    """List of the users to recommend for, instead of all."""
+    allowed_items: Source | None = None
+    """List of the items that may be recommended, instead of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,10 @@ class Outputs:
     """Digest of the given text vectors."""
     image_embeddings_digest: ParameterOutput
     """Digest of the given image vectors."""
+    users_digest: ParameterOutput
+    """Digest of the list of users."""
+    allowed_items_digest: ParameterOutput
+    """Digest of the list of items."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> stage.Metrics:

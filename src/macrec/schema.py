@@ -73,6 +73,16 @@ PREDICTIONS = pa.schema(
 )
 
 
+RECOMMENDATIONS = pa.schema(
+    [
+        _field("user_id", pa.string(), "the shop's identifier"),
+        _field("rank", pa.int32(), "place in the user's list, from 1"),
+        _field("item_id", pa.string(), "the shop's identifier"),
+        _field("score", pa.float32(), "fused log-probability; higher is better"),
+    ]
+)
+
+
 def embeddings(dim: int, kind: pa.DataType | None = None) -> pa.Schema:
     """Schema of text_embeddings and image_embeddings; components are float32, or float16."""
     return pa.schema(

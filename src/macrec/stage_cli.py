@@ -94,17 +94,18 @@ def parser(stage: Stage) -> argparse.ArgumentParser:
     result.add_argument("--executor-input", help="the call as KFP v2 states it, instead of flags")
     result.add_argument("--out", help="folder for the outputs, one sub-folder each")
     for parameter in input_artifacts(stage):
-        _add(result, parameter, "artifact folder: ")
+        add_flag(result, parameter, "artifact folder: ")
     for parameter in sources(stage):
-        _add(result, parameter, "path or gs://: ")
+        add_flag(result, parameter, "path or gs://: ")
         snapshot = Parameter(f"{parameter.name}_snapshot", str, "", "its digest, if known")
-        _add(result, snapshot)
+        add_flag(result, snapshot)
     for parameter in [*settings(stage), *COMMON]:
-        _add(result, parameter)
+        add_flag(result, parameter)
     return result
 
 
-def _add(to: argparse.ArgumentParser, parameter: Parameter, prefix: str = "") -> None:
+def add_flag(to: argparse.ArgumentParser, parameter: Parameter, prefix: str = "") -> None:
+    """A flag for the parameter, with its doc as the help text."""
     flag = "--" + parameter.name.replace("_", "-")
     text = prefix + parameter.doc
     if isinstance(parameter.default, str | int | float | bool | tuple) and not prefix:

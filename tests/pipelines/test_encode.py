@@ -71,11 +71,17 @@ def ended(tmp_path, *stages):
     return LocalRun([StageRun(name, 1.0, False, {}, tmp_path / "runs" / name) for name in stages])
 
 
-def test_a_run_names_its_version_and_how_the_vectors_were_made(tmp_path, monkeypatch):
+def publish(record, arguments, out, monkeypatch):
+    """The names alone: the stages have left nothing."""
     monkeypatch.setattr(run, "RESULTS", {})
+    monkeypatch.setattr(run.recommend, "publish", lambda *_: None)
+    run._publish(record, arguments, out)
+
+
+def test_a_run_names_its_version_and_how_the_vectors_were_made(tmp_path, monkeypatch):
     given = {"catalog_items": "x.csv", "text_model": "m", "text_prompt": "{}", "label_seed": 1}
     arguments = {**given, "catalog_min_interactions": 5, "store": "gs://bucket/store"}
-    run._publish(ended(tmp_path, "evaluate", "quantize", "resolve_collisions"), arguments, tmp_path)
+    publish(ended(tmp_path, *run.LEFT.values()), arguments, tmp_path, monkeypatch)
     found = version.read(tmp_path)
     assert found.artifacts == {
         "previous_semantic_ids": str(tmp_path / "runs" / "resolve_collisions" / "semantic_ids"),
@@ -84,13 +90,17 @@ def test_a_run_names_its_version_and_how_the_vectors_were_made(tmp_path, monkeyp
     }
     assert found.settings == {"text_prompt": "{}"}
     assert found.store == "gs://bucket/store"
+    left = version.left_by(tmp_path, ["recommender", "sequences"])
+    assert left == {
+        "recommender": tmp_path / "runs" / "train" / "recommender",
+        "sequences": tmp_path / "runs" / "prepare_data" / "sequences",
+    }
 
 
 def test_the_folder_may_be_moved(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "RESULTS", {})
-    record = ended(tmp_path / "a", "evaluate", "quantize", "resolve_collisions")
+    record = ended(tmp_path / "a", *run.LEFT.values())
     (tmp_path / "a").mkdir()
-    run._publish(record, {"store": "s"}, tmp_path / "a")
+    publish(record, {"store": "s"}, tmp_path / "a", monkeypatch)
     (tmp_path / "a").rename(tmp_path / "b")
     found = version.read(tmp_path / "b").artifacts["previous_latents"]
     assert found == str(tmp_path / "b" / "runs" / "quantize" / "latents")

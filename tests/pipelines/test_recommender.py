@@ -15,7 +15,7 @@ from pipelines.compile import compiled
 from pipelines.parameters import PREFIXES, REQUIRED, SOURCES, run_parameters, stage
 
 ROOT = Path(__file__).parent.parent.parent
-GPU_STAGES = {"embed_text", "embed_image", "quantize", "train", "evaluate"}
+GPU_STAGES = {"embed_text", "embed_image", "quantize", "train", "evaluate", "recommend"}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,10 @@ def test_the_wiring_is_that_of_the_readme(tasks):
         ("resolve_collisions", "train"),
         ("resolve_collisions", "evaluate"),
         ("train", "evaluate"),
+        ("prepare_data", "recommend"),
+        ("resolve_collisions", "recommend"),
+        ("train", "recommend"),
+        ("evaluate", "recommend"),
     }
 
 

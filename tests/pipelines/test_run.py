@@ -46,6 +46,13 @@ def test_the_dag_runs_end_to_end(first, out):
     assert set(metrics) == set(PREFIXES)
     assert metrics["evaluate"]["users"] == metrics["prepare_data"]["users"]
     assert metrics["resolve_collisions"]["text_collision_rate_after"] == 0
+    users = metrics["recommend"]["users"]
+    assert users == metrics["prepare_data"]["users"]
+    lists = pq.read_table(out / "recommendations.parquet")
+    assert len(lists) == metrics["recommend"]["rows"] == 20 * users
+    assert (
+        f"{out / 'recommendations.parquet'} ({users:,.0f} users, {len(lists):,} rows)" in first.out
+    )
 
 
 def test_a_second_run_reuses_every_stage(first, macrec, sample, out):

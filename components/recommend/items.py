@@ -1,0 +1,56 @@
+"""Which items may be recommended. Shapes: N items, L ids of the list."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute
+
+from components.recommend.id_lists import read_ids, warn_of_unknown
+from macrec.artifact import Source
+from macrec.errors import check
+from macrec.generator import Recommender, has_code
+from macrec.progress import log
+
+pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
+
+
+class AllowedItems(NamedTuple):
+    """The items of the list that the catalogue has; without a list, all."""
+
+    allowed_N: npt.NDArray[np.bool_] | None
+    unknown: int
+    """Ids of the list that name no item."""
+
+
+def allowed_items(item_ids: pa.Array, listed: Source | None) -> AllowedItems:
+    """Reads the list.
+
+    Raises:
+        UserError: it cannot be read, is empty, or names no item of the catalogue.
+    """
+    if listed is None:
+        return AllowedItems(None, 0)
+    ids_L = read_ids(listed, "item_id")
+    row_L = pc.index_in(ids_L, value_set=item_ids).fill_null(-1).to_numpy()
+    unknown = warn_of_unknown(listed, ids_L, row_L >= 0, "item")
+    allowed_N = np.zeros(len(item_ids), bool)
+    allowed_N[row_L[row_L >= 0]] = True
+    return AllowedItems(allowed_N, unknown)
+
+
+def count_reachable(recommender: Recommender, allowed_N: npt.NDArray[np.bool_] | None) -> int:
+    """How many allowed items have a code; one without any can never be recommended.
+
+    Raises:
+        UserError: none has.
+    """
+    coded_N = has_code(recommender.text_codes_NL) | has_code(recommender.image_codes_NL)
+    wanted_N = np.ones(len(coded_N), bool) if allowed_N is None else allowed_N
+    without, wanted = int((wanted_N & ~coded_N).sum()), int(wanted_N.sum())
+    told = f"recommend: {without:,} of {wanted:,} allowed items have no code"
+    check(without < wanted, f"{told}, so none can be recommended. Allow items that the run coded.")
+    if without:
+        log.warning("%s and are never recommended", told)
+    return wanted - without

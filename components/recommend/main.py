@@ -1,0 +1,201 @@
+"""Stage recommend: the best items for all users or for a list of them, ready to be served."""
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from components.recommend.items import allowed_items, count_reachable
+from components.recommend.shards import KeptShards
+from components.recommend.users import Users
+from macrec import schema, stage
+from macrec.arrays import codes_matrix
+from macrec.artifact import Artifact, DatasetOutput, Source
+from macrec.errors import check
+from macrec.progress import Progress, log
+
+if TYPE_CHECKING:
+    from macrec.generator import Recommender
+
+EVALUATED = -1.0  # in place of a fusion weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is recommended."""
+
+    top_k: int = 20
+    """Length of the lists. A user has a shorter one where fewer items may be recommended to him; 0
+    leaves the stage out: its dataset has no rows."""
+    beams: int = 20
+    """Beams of each modality's search, at least top_k: so many items each search finds, which are
+    then ranked by both modalities."""
+    fusion_weight: float = EVALUATED
+    """Weight of the text score in the fused list, 0..1; -1 takes the one that evaluate chose."""
+    renormalise: Literal["evaluated", "on", "off"] = "evaluated"
+    """Whether scores are probabilities among the legal codes and not among all tokens; "evaluated"
+    does as evaluate did when it chose the weight."""
+    drop_seen: bool = True
+    """Leaves out every item of the user's history. Right for what is bought once; not where people
+    come back for the same things."""
+
+    def __post_init__(self) -> None:
+        problems = ["top_k is negative"] if self.top_k < 0 else []
+        problems += ["beams is below 1"] if self.beams < 1 else []
+        if self.fusion_weight != EVALUATED and not 0 <= self.fusion_weight <= 1:
+            problems.append("fusion_weight is neither within 0..1 nor -1 (the one evaluate chose)")
+        check(not problems, f"recommend: {'; '.join(problems)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where it runs, and how much of it at a time."""
+
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda when there is one."""
+    batch_size: int = 0
+    """Users decoded together; lower it if memory does not suffice. 0: 64 on a CPU, 512 on a
+    GPU."""
+    threads: int = 0
+    """CPU threads; 0 leaves the choice to torch."""
+    shard_users: int = 16_384
+    """Users whose lists are kept together: what an interruption loses at most, and what is held in
+    memory at a time."""
+
+    def __post_init__(self) -> None:
+        check(self.batch_size >= 0, f"batch_size={self.batch_size}: must be 0 (automatic) or more.")
+        check(self.shard_users >= 1, f"shard_users={self.shard_users}: must be 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What is recommended, to whom, and by what."""
+
+    sequences: Artifact
+    """Users' items in time order, all of which are read: nothing is held out here."""
+    semantic_ids: Artifact
+    """Ids and codes of every item, those that the recommender was trained on."""
+    recommender: Artifact
+    """The trained recommender."""
+    predictions: Artifact
+    """What evaluate has written: it states the fusion weight that it chose."""
+    users: Source | None = None
+    """Users to recommend for, a list of their ids: Parquet, CSV or JSON lines with user_id, or
+    text with one id a line. All users if it is not given."""
+    allowed_items: Source | None = None
+    """Items that may be recommended (in stock, fresh, of a category), a list of their ids: Parquet,
+    CSV or JSON lines with item_id, or text with one id a line. All items if it is not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What comes out."""
+
+    recommendations: DatasetOutput
+    """Ranked items of every user, one row per user and rank."""
+
+
+class Rule(NamedTuple):
+    """How an item's two scores become one."""
+
+    text_weight: float
+    renormalise: bool
+
+
+def run(
+    config: Config,
+    inputs: Inputs,
+    outputs: Outputs,
+    execution: Execution,
+    checkpoint_uri: str = "",
+) -> stage.Metrics:
+    """Ranks for the users shard by shard; a shard that is finished is not computed again.
+
+    Raises:
+        UserError: the artifacts do not belong together, a list of ids cannot be read, or none of
+            its ids is known.
+    """
+    if config.top_k == 0:
+        log.info("recommend: left out, top_k is 0")
+        with outputs.recommendations.dataset(schema.RECOMMENDATIONS):
+            return {"users": 0.0, "rows": 0.0}
+    rule = choose_rule(config, inputs.predictions)
+    item_ids = inputs.semantic_ids.table(["item_id"]).column(0).combine_chunks()
+    users = Users(inputs.sequences, len(item_ids), inputs.users)
+    items = allowed_items(item_ids, inputs.allowed_items)
+    recommender = _load(inputs)
+    reachable = count_reachable(recommender, items.allowed_N)
+
+    from components.recommend.serving import open_ranker, recommend
+
+    ranker = open_ranker(recommender, items.allowed_N, rule.renormalise, execution)
+    kept, rows, whole = KeptShards(checkpoint_uri), 0, 0
+    outputs.recommendations.metadata |= rule._asdict()
+    with (
+        outputs.recommendations.dataset(schema.RECOMMENDATIONS) as out,
+        Progress("recommend", users.count, "users") as progress,
+    ):
+        for shard in users.shards(execution.shard_users):
+            table = kept.find(shard.name)
+            if table is None:
+                table = recommend(ranker, shard, item_ids, config, rule, progress)
+                kept.keep(shard.name, table)
+            else:
+                progress.total -= len(shard.user_ids)
+            out.write(table)
+            rows += table.num_rows
+            whole += int((table["rank"].to_numpy() == config.top_k).sum())
+    return {
+        "users": float(users.count),
+        "users_without_history": float(users.without_history),
+        "unknown_users": float(users.unknown),
+        "unknown_items": float(items.unknown),
+        "items_allowed": float(reachable),
+        "rows": float(rows),
+        "shorter_lists": float(users.count - whole),
+    }
+
+
+def choose_rule(config: Config, predictions: Artifact) -> Rule:
+    """What the configuration says, and for the rest what evaluate has chosen.
+
+    Raises:
+        UserError: the predictions do not say what was chosen.
+    """
+    stated = predictions.metadata
+    weight, renormalise = config.fusion_weight, config.renormalise == "on"
+    asked = ["fusion_weight"] if weight == EVALUATED else []
+    asked += ["renormalise"] if config.renormalise == "evaluated" else []
+    absent = [name for name in asked if name not in stated]
+    check(
+        not absent,
+        f"{predictions.path}: does not state {' and '.join(absent)}, so it is of an older version. "
+        f"Run evaluate again, or set {' and '.join(absent)}.",
+    )
+    if "fusion_weight" in asked:
+        weight = float(stated["fusion_weight"])
+    if "renormalise" in asked:
+        renormalise = bool(stated["renormalise"])
+    return Rule(weight, renormalise)
+
+
+def _load(inputs: Inputs) -> "Recommender":
+    """The recommender, after a check that the semantic IDs are those it was trained on."""
+    from macrec.generator import MODALITIES, load_recommender
+
+    recommender = load_recommender(inputs.recommender.verify().path)
+    for modality in MODALITIES:
+        codes_NL = codes_matrix(inputs.semantic_ids, f"{modality}_codes")
+        trained_NL = recommender.codes_NL(modality)
+        absent = not codes_NL.size and len(codes_NL) == len(trained_NL)
+        check(
+            bool((trained_NL < 0).all() if absent else np.array_equal(codes_NL, trained_NL)),
+            f"{inputs.semantic_ids.path}: the recommender was trained on other {modality} codes, "
+            "so their item ids would be taken for others. Give the artifacts of one run.",
+        )
+    return recommender
+
+
+if __name__ == "__main__":
+    stage.main(sys.modules[__name__])

@@ -1,0 +1,66 @@
+"""From the histories of some users to rows of recommendations.
+
+Shapes: N items, U users of a shard, K places of a list.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from components.recommend.users import Shard
+from macrec.fusion import fuse
+from macrec.generator import Recommender
+from macrec.progress import Progress
+from macrec.ranking import Ranker
+from macrec.runtime import choose_device
+
+if TYPE_CHECKING:
+    from components.recommend.main import Config, Execution, Rule
+
+
+def open_ranker(
+    recommender: Recommender,
+    allowed_N: npt.NDArray[np.bool_] | None,
+    renormalise: bool,
+    execution: "Execution",
+) -> Ranker:
+    """The recommender on its device, restricted to what may be recommended."""
+    import torch
+
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    device = choose_device(execution.device)
+    batch_size = execution.batch_size or (64 if device.type == "cpu" else 512)
+    return Ranker(
+        recommender,
+        device=device,
+        batch_size=batch_size,
+        renormalise=renormalise,
+        allowed_N=allowed_N,
+    )
+
+
+def recommend(
+    ranker: Ranker,
+    shard: Shard,
+    item_ids: pa.Array,
+    config: "Config",
+    rule: "Rule",
+    progress: Progress,
+) -> pa.Table:
+    """Rows of the recommendations of a shard: its users in their order, each from rank 1."""
+    beams = max(config.beams, config.top_k)  # with fewer, lists could not be filled
+    found = ranker.candidates(shard.histories, beams, progress, drop_seen=config.drop_seen)
+    lists = fuse(found, rule.text_weight, config.top_k)
+    # Items that tie with the last place are in the list too: here a list has its length.
+    items_UK, scores_UK = lists.items_UK[:, : config.top_k], lists.scores_UK[:, : config.top_k]
+    user, place = np.nonzero(items_UK >= 0)
+    columns: dict[str, Any] = {
+        "user_id": shard.user_ids.take(pa.array(user)),
+        "rank": pa.array(place.astype(np.int32) + 1),
+        "item_id": item_ids.take(pa.array(items_UK[user, place])),
+        "score": pa.array(scores_UK[user, place]),
+    }
+    return pa.table(columns)

@@ -1,0 +1,82 @@
+"""Finished shards: kept beside the artifact store until the stage has ended.
+
+A shard is a Parquet file, named by its users and its content, and, written last, a manifest with
+its SHA-256. What is damaged or unfinished is computed again. The folder belongs to a fingerprint,
+so a shard of the same users is of the same code, settings and inputs.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from macrec.artifact import Json, json_digest
+from macrec.errors import TryAgain
+from macrec.progress import log
+from macrec.storage import open_storage, sha256_file
+
+FORMAT = 1
+MANIFEST = ".json"
+
+
+class KeptShards:
+    """Keeps tables under names and finds them again.
+
+    Args:
+        uri: a local folder or gs://BUCKET/FOLDER that belongs to this fingerprint alone. Empty:
+            nothing is kept, nothing is found.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._storage = open_storage(uri) if uri else None
+
+    def keep(self, name: str, table: pa.Table) -> None:
+        """Writes the table; a storage that does not answer costs its safety, not the run."""
+        if self._storage is None:
+            return
+        try:
+            with tempfile.TemporaryDirectory(prefix="macrec-shard-") as folder:
+                path = Path(folder) / "rows"
+                pq.write_table(table, path, compression="zstd", write_statistics=False)
+                checksum = sha256_file(path)
+                file = f"{name}-{checksum[:16]}.parquet"
+                self._storage.upload(path, file)
+            content: Json = {"format": FORMAT, "file": file, "sha256": checksum}
+            manifest = {"content": content, "digest": json_digest(content)}
+            self._storage.create(name + MANIFEST, json.dumps(manifest).encode())
+        except TryAgain as error:
+            log.warning("shard %s is not kept: %s", name, error)
+
+    def find(self, name: str) -> pa.Table | None:
+        """The table kept under the name; one that is damaged is named in the log and deleted."""
+        written = self._storage.read(name + MANIFEST) if self._storage else None
+        if self._storage is None or written is None:
+            return None
+        file = ""
+        try:
+            manifest = json.loads(written)
+            content = manifest["content"]
+            if manifest["digest"] != json_digest(content) or content["format"] != FORMAT:
+                raise ValueError("its manifest is not what was written")
+            file = str(content["file"])
+            return self._read(file, content["sha256"])
+        except (ValueError, LookupError, TypeError, OSError) as error:
+            log.warning("%s/%s: damaged, computed again (%s)", self.uri, name, error)
+            self._storage.delete(name + MANIFEST)  # first: half a shard is none
+            if file:
+                self._storage.delete(file)
+            return None
+
+    def _read(self, file: str, checksum: str) -> pa.Table:
+        assert self._storage is not None
+        if not self._storage.exists(file):
+            raise ValueError("its rows are absent")
+        with tempfile.TemporaryDirectory(prefix="macrec-shard-") as folder:
+            path = Path(folder) / "rows"
+            self._storage.download(file, path)
+            if sha256_file(path) != checksum:
+                raise ValueError("its rows differ from its manifest (SHA-256)")
+            return pq.read_table(path, memory_map=False)
