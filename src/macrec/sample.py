@@ -5,7 +5,7 @@ episode of a shopper has a brand and a kind: they browse other kinds of that bra
 of that kind, then pick two items that have both, then change either the brand or the kind. So the
 next item is found by who reads text AND pictures; one of them alone leaves a brand (or a kind) of
 dozens of items. Items of one brand and kind rarely meet in a history, so that counting which items
-go together is no way around the content.
+go together helps, but does not replace the content.
 """
 
 import json
