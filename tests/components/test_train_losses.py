@@ -59,6 +59,49 @@ def test_loss_and_gradients_are_those_of_stock_transformers_row_by_row(rate):
         torch.testing.assert_close(own.grad, other.grad, rtol=1e-5, atol=1e-5)
 
 
+class Halved(Dropout):
+    """Halves what dropout would thin out."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+    def rectified(self, x: torch.Tensor) -> tuple[torch.Tensor, float]:
+        return x.relu(), 0.5
+
+
+def test_dropout_stands_where_stock_transformers_has_it(monkeypatch):
+    data = data_of(random_sequences(), catalogue_codes(3))
+    batch = make_batch(data, data.sequence_rows, np.arange(6))
+    model = small_model().double()
+    with torch.no_grad():
+        ours = batch_loss(weights_of(model), batch, 0.0, CPU, Halved()).loss_sum
+        plain = batch_loss(weights_of(model), batch, 0.0, CPU).loss_sum
+        halve = lambda x, p, training, inplace=False: x / 2 if training else x  # noqa: E731
+        monkeypatch.setattr(torch.nn.functional, "dropout", halve)
+        model.train()
+        model.set_attn_implementation("eager")  # the other ways do not call the function
+        source_BS = torch.from_numpy(batch.source_BS)
+        stock = torch.zeros(())
+        for decoder_BL, labels_BL in zip(
+            torch.from_numpy(batch.decoder_BGL).unbind(1),
+            torch.from_numpy(batch.labels_BGL).unbind(1),
+            strict=True,
+        ):
+            mean = model(
+                input_ids=source_BS,
+                attention_mask=source_BS != PAD,
+                decoder_input_ids=decoder_BL,
+                decoder_attention_mask=torch.ones_like(decoder_BL),
+                labels=labels_BL.contiguous(),
+            ).loss
+            stock = stock + mean * (labels_BL >= 0).sum()
+    assert ours.item() == pytest.approx(stock.item(), rel=1e-6)
+    assert ours.item() != pytest.approx(plain.item(), rel=1e-2)
+
+
 def test_low_precision_stays_near_and_its_gradients_too():
     data = data_of(random_sequences(), catalogue_codes(3))
     batch = make_batch(data, data.sequence_rows, np.arange(40))
