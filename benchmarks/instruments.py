@@ -2,7 +2,7 @@
 
     PYTHONPATH=src:. python benchmarks/instruments.py --data DATA/instruments --work DIR \\
         --results FILE.json [--device cuda] [--tasks seq_text_text,item_text_image] [--epochs 40] \\
-        [--minutes 120] [--set NAME=VALUE ...] [--shared-codes]
+        [--minutes 120] [--set NAME=VALUE ...] [--shared-codes] [--only text]
 
 The data set keeps its official order and is split leave-one-out. Text codes that items share are
 made unique by the rule of `published.resolve`, or left with --shared-codes. The stages train and
@@ -34,6 +34,7 @@ from components.train import main as train
 from components.train.rows import TASKS
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput, HtmlOutput, MarkdownOutput
 from macrec.errors import EXIT_PREEMPTED, UserError
+from macrec.generator import MODALITIES
 from macrec.parameters import build
 from macrec.progress import log
 from macrec.stage import execute
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         options.work / "data",
         shared_codes=options.shared_codes,
         users=options.users,
+        only=options.only,
     )
     config: train.Config = build(train.Config, _train_settings(options))
     execution: train.Execution = build(train.Execution, _execution(options))
@@ -208,6 +210,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of train")
     parser.add_argument("--set-evaluate", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--shared-codes", action="store_true", help="leave published codes shared")
+    parser.add_argument("--only", choices=MODALITIES, help="as if the other had no codes")
     parser.add_argument("--users", type=int, default=0, help="the first so many; 0: all")
     parser.add_argument("--label", default="", help="name of the run in the result")
     return parser.parse_args()

@@ -17,7 +17,7 @@ from macrec import schema
 from macrec.arrays import codes_column
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.errors import check
-from macrec.generator import MODALITIES
+from macrec.generator import MODALITIES, Modality
 
 CODEBOOK_SIZE = 256  # of the published indices
 Codes = npt.NDArray[np.int32]
@@ -68,7 +68,14 @@ class Published(NamedTuple):
     facts: dict[str, Any]
 
 
-def write(source: Path, folder: Path, *, shared_codes: bool = False, users: int = 0) -> Published:
+def write(
+    source: Path,
+    folder: Path,
+    *,
+    shared_codes: bool = False,
+    users: int = 0,
+    only: Modality | None = None,
+) -> Published:
     """Writes the artifacts below `folder`.
 
     Args:
@@ -76,6 +83,7 @@ def write(source: Path, folder: Path, *, shared_codes: bool = False, users: int 
         folder: is made anew by every call with the same content.
         shared_codes: leaves the codes as they are published, items that share one included.
         users: the first so many alone; 0 takes all.
+        only: codes of this modality, as of a catalogue without the other; None for both.
     """
     data = folder / "converted"
     rows = amazon.convert(source, data)
@@ -84,15 +92,15 @@ def write(source: Path, folder: Path, *, shared_codes: bool = False, users: int 
     total = len(item_ids)
     index = pa.array(np.arange(total, dtype=np.int32))
     published = pq.read_table(data / "semantic_ids.parquet")
-    before: dict[str, Codes] = {
-        modality: np.array(published.column(f"{modality}_codes").to_pylist(), np.int32)
-        for modality in MODALITIES
-    }
     nothing_N = np.full(total, -1, np.int8)
-    after = {
-        modality: Unique(codes_NL, nothing_N) if shared_codes else resolve(codes_NL, CODEBOOK_SIZE)
-        for modality, codes_NL in before.items()
-    }
+    before, after = dict[str, Codes](), dict[str, Unique]()
+    for modality in MODALITIES:
+        codes_NL = np.array(published.column(f"{modality}_codes").to_pylist(), np.int32)
+        absent = only not in (None, modality)
+        before[modality] = np.full_like(codes_NL, -1) if absent else codes_NL
+        as_they_are = Unique(before[modality], nothing_N)
+        kept = shared_codes or absent
+        after[modality] = as_they_are if kept else resolve(codes_NL, CODEBOOK_SIZE)
     sequences = _sequences(data / "interactions.parquet", users)
     empty = pa.array([""] * total)
     nothing = pa.nulls(total, pa.string())
@@ -128,7 +136,9 @@ def write(source: Path, folder: Path, *, shared_codes: bool = False, users: int 
         "shared_codes": shared_codes,
         "moved": {modality: int((after[modality].moved_N >= 0).sum()) for modality in MODALITIES},
         "distinct_codes": {
-            modality: len(np.unique(after[modality].codes_NL, axis=0)) for modality in MODALITIES
+            modality: len(np.unique(after[modality].codes_NL, axis=0))
+            for modality in MODALITIES
+            if only in (None, modality)
         },
     }
     return Published(**made, quantizer=_no_quantizer(folder / "quantizer"), facts=facts)

@@ -74,6 +74,18 @@ def test_the_artifacts_are_the_files_in_their_order(data, tmp_path):
     assert shared.facts["distinct_codes"] == {"text": ITEMS - 2, "image": ITEMS}
 
 
+@pytest.mark.parametrize("only", ["text", "image"])
+def test_one_modality_alone_is_as_if_the_other_had_no_codes(data, tmp_path, only):
+    both = published.write(data, tmp_path / "both").semantic_ids.table()
+    made = published.write(data, tmp_path / "one", only=only)
+    other = {"text": "image", "image": "text"}[only]
+    codes = made.semantic_ids.table()
+    assert codes.column(f"{only}_codes") == both.column(f"{only}_codes")
+    assert codes.column(f"{other}_codes").null_count == ITEMS
+    assert made.latents.table().column(f"{other}_codes").null_count == ITEMS
+    assert list(made.facts["distinct_codes"]) == [only]
+
+
 def test_trains_evaluates_and_says_what_was_run(monkeypatch, caplog, data, tmp_path):
     more = ["--epochs", "2", "--tasks", "seq_text_text,seq_image_image"]
     given = options(monkeypatch, data, tmp_path, *more)
