@@ -95,12 +95,6 @@ def make_inputs(
     return stage.Inputs(**given)
 
 
-def input_flags(inputs: stage.Inputs) -> list[str]:
-    """The inputs as the stage's command line takes them."""
-    named = {name: artifact.path for name, artifact in vars(inputs).items()}
-    return [part for n, p in named.items() for part in (f"--{n.replace('_', '-')}", str(p))]
-
-
 class Done(NamedTuple):
     """What a run of the stage leaves."""
 

@@ -109,12 +109,6 @@ def stage_inputs(folder: Path, histories: list[list[int]], item_codes: Codes) ->
     )
 
 
-def input_flags(inputs: stage.Inputs) -> list[str]:
-    """The inputs as the stage's command line takes them."""
-    named = {name: artifact.path for name, artifact in vars(inputs).items()}
-    return [part for n, p in named.items() for part in (f"--{n.replace('_', '-')}", str(p))]
-
-
 def run_stage(
     folder: Path, config: stage.Config, inputs: stage.Inputs
 ) -> tuple[dict[str, float], dict[str, bytes]]:

@@ -18,7 +18,8 @@ from macrec.artifact import Artifact
 from macrec.checkpoint import Checkpoints
 from macrec.processes import Processes, leave, processes
 from macrec.quantizer import load_quantizer
-from tests.planted import CPU, SMALL, input_flags, make_inputs, planted, without
+from tests.planted import CPU, SMALL, make_inputs, planted, without
+from tests.stage_process import StageProcess
 
 CASES = {
     "refit": {"contrastive_weights": (0.1, 0.2, 0.3)},
@@ -85,29 +86,14 @@ def test_two_processes_train_what_one_does(tmp_path):
 @pytest.mark.slow
 def test_the_stage_under_torchrun(tmp_path):
     """Process 0 alone writes and commits; a second start is handed the result."""
-    inputs = make_inputs(tmp_path, catalogue_of())
-    arguments = ["-m", "components.quantize.main", "--device", "cpu", "--memory-gib", "0"]
-    arguments += input_flags(inputs)
-    for name, value in {
+    settings = {
         "codebook-size": 8, "levels": 3, "latent-dim": 4, "hidden": "12", "epochs": 3,
-        "batch-size": 31, "refit-every": 2,
-    }.items():  # fmt: skip
-        arguments += [f"--{name}", str(value)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "MACREC_PROGRESS_SECONDS": "30"}
-
-    def call(*command, out, store):
-        places = ["--out", str(tmp_path / out), "--store", str(tmp_path / store)]
-        done = subprocess.run(
-            [*command, *arguments, *places], env=env, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stderr
-
-    two = [*torchrun, "--nproc-per-node", "2"]
-    assert call(*two, out="two", store="store").count("quantize: finished") == 1
-    assert call(*two, out="again", store="store").count("reused") == 1
-    call(sys.executable, out="one", store="other")
+        "batch-size": 31, "refit-every": 2, "memory-gib": 0,
+    }  # fmt: skip
+    stage = StageProcess("quantize", make_inputs(tmp_path, catalogue_of()), settings, tmp_path)
+    assert stage.call("two", "store", processes=2).count("quantize: finished") == 1
+    assert stage.call("again", "store", processes=2).count("reused") == 1
+    stage.call("one", "other")
     ours, same, alone = (
         Artifact.open(tmp_path / out / "latents") for out in ("two", "again", "one")
     )

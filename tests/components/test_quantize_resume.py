@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -14,7 +12,8 @@ from components.quantize import data, trainer, training
 from macrec.artifact import Artifact
 from macrec.checkpoint import Checkpoints
 from macrec.vectors import ScratchMatrix
-from tests.planted import CPU, SMALL, input_flags, make_inputs, planted, run, without
+from tests.planted import CPU, SMALL, make_inputs, planted, run, without
+from tests.stage_process import StageProcess
 
 CASES = {
     "refit": {},
@@ -118,34 +117,22 @@ def test_sigterm_is_answered_by_a_checkpoint_after_the_step(tmp_path, monkeypatc
 def test_a_terminated_stage_exits_with_143_and_goes_on_when_it_is_run_again(tmp_path):
     """As processes: the digests are those of a run without a signal, the checkpoints are gone."""
     inputs = make_inputs(tmp_path, planted())
-    command = [sys.executable, "-m", "components.quantize.main", "--device", "cpu"]
-    command += input_flags(inputs)
     settings = {
         "codebook-size": 8, "levels": 3, "latent-dim": 4, "hidden": "12", "epochs": 60,
         "batch-size": 20, "refit-every": 20,
     }  # fmt: skip
-    command += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    env = os.environ | {"MACREC_PROGRESS_SECONDS": "0", "OMP_NUM_THREADS": "1"}
-
-    def called(out, store):
-        places = ["--out", str(tmp_path / out), "--store", str(tmp_path / store)]
-        return subprocess.Popen([*command, *places], env=env, stderr=subprocess.PIPE, text=True)
-
-    with called("a", "store") as cut:
+    stage = StageProcess("quantize", inputs, settings, tmp_path, progress_seconds=0)
+    with stage.start("a", "store") as cut:
         for line in cut.stderr:
             if "train quantizer: 5/60" in line:
                 cut.send_signal(signal.SIGTERM)
         assert cut.wait() == 143
     assert list((tmp_path / "store" / "checkpoints").rglob("*.json"))
-    with called("a", "store") as resumed:
-        told = resumed.stderr.read()
-    assert resumed.returncode == 0, told
+    told = stage.call("a", "store")
     step = re.search(r"resumed from the checkpoint of step (\d+)", told)
     assert step and 20 <= int(step[1]) < 300
     assert not list((tmp_path / "store" / "checkpoints").rglob("*.*"))
-    with called("b", "other") as whole:
-        told = whole.stderr.read()
-    assert whole.returncode == 0, told
+    stage.call("b", "other")
     for name in ("latents", "quantizer"):
         digests = {Artifact.open(tmp_path / out / name).digest for out in "ab"}
         assert len(digests) == 1

@@ -33,12 +33,12 @@ from tests.small_generator import (
     catalogue_codes,
     data_of,
     flat,
-    input_flags,
     planted_histories,
     random_sequences,
     small_model,
     stage_inputs,
 )
+from tests.stage_process import StageProcess
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -156,28 +156,14 @@ def test_two_processes_go_on_from_one_checkpoint_bit_for_bit(folder):
 def test_the_stage_under_torchrun(tmp_path):
     """Process 0 alone writes and commits; a second start is handed the result."""
     inputs = stage_inputs(tmp_path, planted_histories(30), catalogue_codes(3))
-    arguments = ["-m", "components.train.main", "--device", "cpu", "--threads", "1"]
-    arguments += input_flags(inputs)
-    for name, value in {
+    settings = {
         "d-model": 16, "d-ff": 32, "d-kv": 8, "layers": 1, "heads": 2, "dropout": 0.0,
-        "batch-size": 9, "item-pairs": 5, "epochs": 2, "validation-beams": 4,
-    }.items():  # fmt: skip
-        arguments += [f"--{name}", str(value)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "MACREC_PROGRESS_SECONDS": "30"}
-
-    def call(*command, out, store):
-        places = ["--out", str(tmp_path / out), "--store", str(tmp_path / store)]
-        done = subprocess.run(
-            [*command, *arguments, *places], env=env, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stderr
-
-    two = [*torchrun, "--nproc-per-node", "2"]
-    assert call(*two, out="two", store="store").count("train: finished") == 1
-    assert call(*two, out="again", store="store").count("reused") == 1
-    call(sys.executable, out="one", store="other")
+        "batch-size": 9, "item-pairs": 5, "epochs": 2, "validation-beams": 4, "threads": 1,
+    }  # fmt: skip
+    stage = StageProcess("train", inputs, settings, tmp_path)
+    assert stage.call("two", "store", processes=2).count("train: finished") == 1
+    assert stage.call("again", "store", processes=2).count("reused") == 1
+    stage.call("one", "other")
     ours, same, alone = (
         Artifact.open(tmp_path / out / "recommender") for out in ("two", "again", "one")
     )

@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -16,12 +14,12 @@ from macrec.checkpoint import Checkpoints
 from tests.small_generator import (
     SMALL,
     catalogue_codes,
-    input_flags,
     planted_histories,
     stage_inputs,
     train_small,
     weight_score,
 )
+from tests.stage_process import StageProcess
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -194,34 +192,23 @@ def test_sigterm_while_validating_keeps_the_validation(tmp_path):
 def test_a_terminated_stage_exits_with_143_and_goes_on_when_it_is_run_again(tmp_path):
     """As processes: the digests are those of a run without a signal, the checkpoints are gone."""
     inputs = stage_inputs(tmp_path, planted_histories(60), catalogue_codes(3))
-    command = [sys.executable, "-m", "components.train.main", "--device", "cpu", "--threads", "1"]
-    command += input_flags(inputs)
     settings = {
         "d-model": 16, "d-ff": 32, "d-kv": 8, "layers": 1, "heads": 2, "batch-size": 8,
         "item-pairs": 4, "epochs": 4, "validate-every": 2, "validation-beams": 4,
+        "threads": 1,
     }  # fmt: skip
-    command += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    env = os.environ | {"MACREC_PROGRESS_SECONDS": "0", "OMP_NUM_THREADS": "1"}
-
-    def called(out, store):
-        places = ["--out", str(tmp_path / out), "--store", str(tmp_path / store)]
-        return subprocess.Popen([*command, *places], env=env, stderr=subprocess.PIPE, text=True)
-
-    with called("a", "store") as cut:
+    stage = StageProcess("train", inputs, settings, tmp_path, progress_seconds=0)
+    with stage.start("a", "store") as cut:
         for line in cut.stderr:
             if "epoch 3, loss" in line:
                 cut.send_signal(signal.SIGTERM)
         assert cut.wait() == 143
     assert list((tmp_path / "store" / "checkpoints").rglob("*.json"))
-    with called("a", "store") as resumed:
-        told = resumed.stderr.read()
-    assert resumed.returncode == 0, told
+    told = stage.call("a", "store")
     assert re.search(r"resumed from the checkpoint of step \d+", told)
     assert "epoch 2, loss" not in told
     assert not list((tmp_path / "store" / "checkpoints").rglob("*.*"))
-    with called("b", "other") as whole:
-        told = whole.stderr.read()
-    assert whole.returncode == 0, told
+    stage.call("b", "other")
     assert len({Artifact.open(tmp_path / out / "recommender").digest for out in "ab"}) == 1
 
 

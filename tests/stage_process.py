@@ -1,0 +1,42 @@
+"""A stage started as a process of its own, alone or several by torchrun, as a cluster starts it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class StageProcess(NamedTuple):
+    """How the stage is started; outputs and stores lie in `folder`."""
+
+    stage: str
+    inputs: Any
+    settings: Mapping[str, object]
+    """Flags without their dashes."""
+    folder: Path
+    progress_seconds: int = 30
+
+    def start(self, out: str, store: str, processes: int = 1) -> subprocess.Popen[str]:
+        """The running stage; what it logs comes from `stderr`."""
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+        command = [sys.executable, *([*torchrun, str(processes)] if processes > 1 else [])]
+        command += ["-m", f"components.{self.stage}.main", "--device", "cpu"]
+        named = {name: artifact.path for name, artifact in vars(self.inputs).items()}
+        places = {"out": self.folder / out, "store": self.folder / store}
+        for name, value in (named | dict(self.settings) | places).items():
+            command += [f"--{name.replace('_', '-')}", str(value)]
+        limits = {
+            "OMP_NUM_THREADS": "1",
+            "MACREC_PROGRESS_SECONDS": str(self.progress_seconds),
+        }
+        return subprocess.Popen(command, env=os.environ | limits, stderr=subprocess.PIPE, text=True)
+
+    def call(self, out: str, store: str, processes: int = 1) -> str:
+        """What a stage that ends well has logged."""
+        with self.start(out, store, processes) as running:
+            assert running.stderr is not None
+            told = running.stderr.read()
+        assert running.returncode == 0, told
+        return told
