@@ -4,17 +4,14 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from components.evaluate.inputs import Split, read_split
 from macrec import schema, stage
-from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact, DatasetOutput, HtmlOutput, MarkdownOutput, Source
 from macrec.errors import check
+from macrec.inference import open_ranker, open_recommender
 
 if TYPE_CHECKING:
     from components.evaluate.systems import Evaluated
-    from macrec.generator import Recommender
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +113,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     Raises:
         UserError: the artifacts do not belong together, or no user can be tested.
     """
-    recommender = _load(inputs)
+    _check_one_catalogue(inputs)
+    recommender = open_recommender(inputs.recommender, inputs.semantic_ids)
     items = inputs.items.rows
     split = read_split(inputs.sequences, items)
 
@@ -124,7 +122,13 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     from components.evaluate.summary import write_report
     from components.evaluate.tokenizer import measure
 
-    ranker = systems.open_ranker(recommender, config, execution)
+    ranker = open_ranker(
+        recommender,
+        device=execution.device,
+        batch_size=execution.batch_size,
+        threads=execution.threads,
+        renormalise=config.renormalise,
+    )
     choice = systems.choose_weight(ranker, split, config)
     stated = {"fusion_weight": choice.weight, "renormalise": config.renormalise}
     outputs.predictions.metadata |= stated
@@ -140,29 +144,13 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     return _metrics(split, choice.weight, evaluated, items) | measured.figures
 
 
-def _load(inputs: Inputs) -> "Recommender":
-    """The recommender, after a check that all per-item inputs are of one catalogue."""
-    from macrec.generator import MODALITIES, load_recommender
-
-    recommender = load_recommender(inputs.recommender.verify().path)
+def _check_one_catalogue(inputs: Inputs) -> None:
     rows = {name: getattr(inputs, name).rows for name in ("items", "semantic_ids", "latents")}
-    rows["recommender"] = len(recommender.text_codes_NL)
     told = ", ".join(f"{name} {count:,}" for name, count in rows.items())
     check(
         len(set(rows.values())) == 1,
         f"evaluate: the inputs have different numbers of items: {told}. Give those of one run.",
     )
-    for modality in MODALITIES:
-        codes_NL = codes_matrix(inputs.semantic_ids, f"{modality}_codes")
-        trained_NL = recommender.codes_NL(modality)
-        same = np.array_equal(codes_NL, trained_NL) if codes_NL.size else (trained_NL < 0).all()
-        check(
-            bool(same),
-            f"evaluate: the recommender was trained on other {modality} codes than those of "
-            f"{inputs.semantic_ids.path}. Train it again, or give the semantic IDs it was "
-            "trained on.",
-        )
-    return recommender
 
 
 def _metrics(split: Split, weight: float, evaluated: "Evaluated", items: int) -> dict[str, float]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from components.evaluate.inputs import Cases, Split
 from macrec.fusion import Lists, fuse, fuse_published, fuse_reciprocal, listed
-from macrec.generator import MODALITIES, Recommender
+from macrec.generator import MODALITIES
 from macrec.metrics import (
     CUTOFFS,
     Ranks,
@@ -27,10 +27,9 @@ from macrec.metrics import (
 )
 from macrec.progress import Progress, log
 from macrec.ranking import Ranker
-from macrec.runtime import choose_device
 
 if TYPE_CHECKING:
-    from components.evaluate.main import Config, Execution
+    from components.evaluate.main import Config
 
 USERS_AT_ONCE: Final = 16_384
 """Users whose candidates are held in memory together."""
@@ -80,17 +79,6 @@ class Evaluated:
     def main(self) -> str:
         """The system that a shop would use: the fused list, or that of the only modality."""
         return next(name for name in ("fused", *MODALITIES) if name in self.systems)
-
-
-def open_ranker(recommender: Recommender, config: "Config", execution: "Execution") -> Ranker:
-    """The recommender on its device."""
-    import torch
-
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
-    device = choose_device(execution.device)
-    batch_size = execution.batch_size or (64 if device.type == "cpu" else 512)
-    return Ranker(recommender, device=device, batch_size=batch_size, renormalise=config.renormalise)
 
 
 def choose_weight(ranker: Ranker, split: Split, config: "Config") -> WeightChoice:

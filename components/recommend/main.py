@@ -2,21 +2,16 @@
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
-import numpy as np
+from typing import Literal, NamedTuple
 
 from components.recommend.items import allowed_items, count_reachable
 from components.recommend.shards import KeptShards
 from components.recommend.users import Users
 from macrec import schema, stage
-from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact, DatasetOutput, Source
 from macrec.errors import check
+from macrec.inference import open_ranker, open_recommender
 from macrec.progress import Progress, log
-
-if TYPE_CHECKING:
-    from macrec.generator import Recommender
 
 EVALUATED = -1.0  # in place of a fusion weight
 
@@ -124,12 +119,19 @@ def run(
     item_ids = inputs.semantic_ids.table(["item_id"]).column(0).combine_chunks()
     users = Users(inputs.sequences, len(item_ids), inputs.users)
     items = allowed_items(item_ids, inputs.allowed_items)
-    recommender = _load(inputs)
+    recommender = open_recommender(inputs.recommender, inputs.semantic_ids)
     reachable = count_reachable(recommender, items.allowed_N)
 
-    from components.recommend.serving import open_ranker, recommend
+    from components.recommend.serving import recommend
 
-    ranker = open_ranker(recommender, items.allowed_N, rule.renormalise, execution)
+    ranker = open_ranker(
+        recommender,
+        device=execution.device,
+        batch_size=execution.batch_size,
+        threads=execution.threads,
+        renormalise=rule.renormalise,
+        allowed_N=items.allowed_N,
+    )
     kept, rows, whole = KeptShards(checkpoint_uri), 0, 0
     outputs.recommendations.metadata |= rule._asdict()
     with (
@@ -178,23 +180,6 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
     if "renormalise" in asked:
         renormalise = bool(stated["renormalise"])
     return Rule(weight, renormalise)
-
-
-def _load(inputs: Inputs) -> "Recommender":
-    """The recommender, after a check that the semantic IDs are those it was trained on."""
-    from macrec.generator import MODALITIES, load_recommender
-
-    recommender = load_recommender(inputs.recommender.verify().path)
-    for modality in MODALITIES:
-        codes_NL = codes_matrix(inputs.semantic_ids, f"{modality}_codes")
-        trained_NL = recommender.codes_NL(modality)
-        absent = not codes_NL.size and len(codes_NL) == len(trained_NL)
-        check(
-            bool((trained_NL < 0).all() if absent else np.array_equal(codes_NL, trained_NL)),
-            f"{inputs.semantic_ids.path}: the recommender was trained on other {modality} codes, "
-            "so their item ids would be taken for others. Give the artifacts of one run.",
-        )
-    return recommender
 
 
 if __name__ == "__main__":

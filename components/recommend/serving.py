@@ -6,40 +6,15 @@ Shapes: N items, U users of a shard, K places of a list.
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from components.recommend.users import Shard
 from macrec.fusion import fuse
-from macrec.generator import Recommender
 from macrec.progress import Progress
 from macrec.ranking import Ranker
-from macrec.runtime import choose_device
 
 if TYPE_CHECKING:
-    from components.recommend.main import Config, Execution, Rule
-
-
-def open_ranker(
-    recommender: Recommender,
-    allowed_N: npt.NDArray[np.bool_] | None,
-    renormalise: bool,
-    execution: "Execution",
-) -> Ranker:
-    """The recommender on its device, restricted to what may be recommended."""
-    import torch
-
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
-    device = choose_device(execution.device)
-    batch_size = execution.batch_size or (64 if device.type == "cpu" else 512)
-    return Ranker(
-        recommender,
-        device=device,
-        batch_size=batch_size,
-        renormalise=renormalise,
-        allowed_N=allowed_N,
-    )
+    from components.recommend.main import Config, Rule
 
 
 def recommend(

@@ -206,7 +206,6 @@ class Ranker:
                 ids_BS = torch.from_numpy(source_BS).to(self.device)
                 trie = self.tries[modality]
                 scorers[modality] = GeneratorScorer(
-                    recommender=self.recommender,
                     trie=trie,
                     encoded=encode(self.recommender.model, ids_BS),
                     start_token=SEQUENCE_TASK[modality],

@@ -29,7 +29,6 @@ ITEMS_AT_ONCE: Final = 2**20
 class GeneratorScorer:
     """The recommender's model as a CodeScorer of the first `users` of the encoded sources."""
 
-    recommender: Recommender
     trie: "Trie"
     encoded: "Encoded"
     start_token: int
