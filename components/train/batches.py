@@ -1,6 +1,7 @@
 """Batches: rows of like length, as padded token arrays; no Python per row.
 
-Shapes: R rows, B rows of a batch, S source length, G targets of a source, L levels, P item pairs.
+Shapes: R rows, B rows of a batch, S source length, G targets of a source, L levels, P item pairs,
+or items that are predicted from a source.
 """
 
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ class Batch(NamedTuple):
     decoder_BGL: Int64Array  # task token, then the target's tokens but the last
     labels_BGL: Int64Array
     task_BG: Int64Array  # position in TASKS, or NO_TASK
+    visible_BG: Int64Array | None = None
+    """Source tokens that each target is predicted from, the first ones; None: the whole source."""
 
 
 def epoch_batches(
@@ -46,17 +49,31 @@ def epoch_batches(
 def make_batch(data: TrainingData, rows: Rows, index_B: Int64Array) -> Batch:
     """The rows `index_B` as token arrays."""
     source_BS = gather_sources(data.stream, rows.first_R[index_B], rows.last_R[index_B])
-    modality_B, item_B = rows.modality_R[index_B], rows.target_R[index_B]
-    target_BG = rows.table.target_SG[modality_B]
-    labels_BGL = data.target_tokens_MNL[target_BG, item_B[:, None]]
-    absent_BG = (target_BG < 0) | (labels_BGL[:, :, 0] == PAD)
+    modality_B, item_BP = rows.modality_R[index_B], rows.targets(index_B)
+    target_BPG = rows.target_modalities(index_B, item_BP)
+    rows_count, items, targets = target_BPG.shape
+    shape = (rows_count, items * targets)
+    labels_BGL = data.target_tokens_MNL[target_BPG, item_BP[:, :, None]].reshape(*shape, -1)
+    absent_BG = (target_BPG.reshape(shape) < 0) | (labels_BGL[:, :, 0] == PAD)
     decoder_BGL = np.empty_like(labels_BGL)
-    decoder_BGL[:, :, 0] = rows.table.start_SG[modality_B]
+    decoder_BGL[:, :, 0] = np.tile(rows.table.start_SG[modality_B], items)
     decoder_BGL[:, :, 1:] = labels_BGL[:, :, :-1]
     decoder_BGL[absent_BG] = PAD
     labels_BGL[absent_BG] = IGNORED
-    task_BG = np.where(absent_BG, NO_TASK, rows.table.task_SG[modality_B])
-    return Batch(source_BS, decoder_BGL, labels_BGL, task_BG)
+    task_BG = np.where(absent_BG, NO_TASK, np.tile(rows.table.task_SG[modality_B], items))
+    visible_BG = None
+    if items > 1:
+        visible_BG = np.repeat(_visible(data, rows, index_B, items), targets, axis=1)
+    return Batch(source_BS, decoder_BGL, labels_BGL, task_BG, visible_BG)
+
+
+def _visible(data: TrainingData, rows: Rows, index_B: Int64Array, items: int) -> Int64Array:
+    """Source tokens [B, P] before each item to predict."""
+    first_B1, last_B1, count_B1 = (
+        column[index_B][:, None] for column in (rows.first_R, rows.last_R, rows.count_R)
+    )
+    end_BP = np.minimum(last_B1 - count_B1 + 1 + np.arange(items), last_B1)
+    return data.stream.offsets[end_BP] - data.stream.offsets[first_B1]
 
 
 def pair_batch(data: TrainingData, pairs: int, generator: np.random.Generator) -> Batch:

@@ -24,6 +24,10 @@ class Config:
     """Attention heads."""
     dropout: float = 0.1
     """Dropout rate."""
+    encoder: Literal["full", "causal"] = "full"
+    """full: every token of a history sees all others, as in T5. causal: it sees those before it, so
+    a history is read once for all its targets, which takes a third of the time; transformers' own
+    forward pass does not know it."""
     max_history: int = 20
     """Items of a history that are read, the last ones."""
     tasks: tuple[str, ...] = TASKS
@@ -95,6 +99,8 @@ class Config:
         problems += [
             f"{n} is not in 0..1, 1 excluded" for n in below if not 0 <= getattr(self, n) < 1
         ]
+        if self.encoder == "causal" and (self.history_dropout or not self.augment):
+            problems.append("encoder=causal has neither history_dropout nor augment=false")
         if self.item_pairs < 2:
             problems.append("item_pairs is below 2, which leaves the alignment no negatives")
         check(not problems, f"train: {'; '.join(problems)}. Known tasks: {', '.join(TASKS)}.")

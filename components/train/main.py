@@ -73,6 +73,7 @@ def run(
         max_history=config.max_history,
         augment=config.augment,
         use_pairs=config.use_pairs,
+        windows=config.encoder == "causal",
     )
     validation = validation_split(sequences, config.validation_users, config.seed)
 

@@ -1,14 +1,14 @@
 """Training rows of the tasks, as flat arrays; no Python per row.
 
-Shapes: N items, L levels, U users, R rows, M modalities as sources or targets, P item pairs,
-G targets of a source (one decoder block each).
+Shapes: N items, L levels, U users, R rows, M modalities as sources or targets, P item pairs, or
+places of a history that are predicted, G targets of a place (one decoder block each).
 A source is a slice of one flat token stream that holds, one after the other: all interactions as
 text, all interactions as image, every item as text, every item as image. A training row is thus
-three integers, however long its history.
+a few integers, however long its history.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -64,6 +64,34 @@ def training_rows(
     return np.maximum(start_R, target_R - max_history), target_R
 
 
+class Windows(NamedTuple):
+    """Histories that are read once for several targets: the interactions first..last-1 are the
+    source, and the `count` last of first+1..last are predicted, each from those before it."""
+
+    first_R: Int64Array
+    last_R: Int64Array
+    count_R: Int64Array
+
+
+def training_windows(sequences: Sequences, max_history: int) -> Windows:
+    """Every target of `training_rows` once, in as few sources as the length of a history allows.
+
+    A user's first window holds the first `max_history` targets. The windows behind it move on by
+    half of that, so that a target has at least half a window before it.
+    """
+    start_U = sequences.offsets[:-1]
+    targets_U = np.maximum(sequences.offsets[1:] - 2 - start_U - 1, 0)
+    step = max(max_history // 2, 1)
+    windows_U = (targets_U > 0) - (-np.maximum(targets_U - max_history, 0) // step)
+    user_R = np.repeat(np.arange(len(start_U)), windows_U)
+    number_R = np.arange(len(user_R)) - np.repeat(np.cumsum(windows_U) - windows_U, windows_U)
+    end_R = np.minimum(max_history + number_R * step, targets_U[user_R])
+    done_R = np.where(number_R > 0, max_history + (number_R - 1) * step, 0)
+    last_R = start_U[user_R] + end_R
+    first_R = np.maximum(start_U[user_R], last_R - max_history)
+    return Windows(first_R, last_R, end_R - done_R)
+
+
 class TargetTable(NamedTuple):
     """Per kind of task: what a source of modality s decodes in its block g; -1 is nothing."""
 
@@ -94,16 +122,34 @@ def target_table(kind: str, tasks: Sequence[str]) -> TargetTable | None:
 
 @dataclass(frozen=True)
 class Rows:
-    """Training rows: a slice of the token stream, its modality, the item to predict."""
+    """Training rows: a slice of the token stream, its modality, the items to predict from it."""
 
     first_R: Int64Array
     last_R: Int64Array
     modality_R: npt.NDArray[np.int8]
-    target_R: Int32Array
+    items: Int32Array
+    place_R: Int64Array
+    """Of the first item to predict, in `items`."""
+    count_R: Int64Array
+    """Items to predict. The last of them from the whole slice, each one before that from one
+    interaction less."""
     table: TargetTable
 
     def __len__(self) -> int:
         return len(self.first_R)
+
+    def targets(self, index_B: Int64Array) -> Int32Array:
+        """Items to predict [B, P]; -1 where a row has fewer than others."""
+        count_B = self.count_R[index_B]
+        step_P = np.arange(int(count_B.max(initial=1)))
+        item_BP = self.items.take(self.place_R[index_B][:, None] + step_P, mode="clip")
+        item_BP[step_P >= count_B[:, None]] = -1
+        return item_BP
+
+    def target_modalities(self, index_B: Int64Array, item_BP: Int32Array) -> Int64Array:
+        """Modality index [B, P, G] of what is decoded for each item to predict; -1 is nothing."""
+        target_BPG = self.table.target_SG[self.modality_R[index_B]][:, None]
+        return np.where(item_BP[:, :, None] >= 0, target_BPG, -1)
 
 
 @dataclass(frozen=True)
@@ -122,10 +168,11 @@ class TrainingData:
 
     def target_tokens(self, rows: Rows, index_B: Int64Array) -> int:
         """Number of target tokens of the rows `index_B`, all their targets together."""
-        target_BG = rows.table.target_SG[rows.modality_R[index_B]]
-        first_BG = self.target_tokens_MNL[target_BG, rows.target_R[index_B][:, None], 0]
-        present_BG = (target_BG >= 0) & (first_BG != PAD)
-        return int(present_BG.sum()) * self.target_tokens_MNL.shape[2]
+        item_BP = rows.targets(index_B)
+        target_BPG = rows.target_modalities(index_B, item_BP)
+        first_BPG = self.target_tokens_MNL[target_BPG, item_BP[:, :, None], 0]
+        present_BPG = (target_BPG >= 0) & (first_BPG != PAD)
+        return int(present_BPG.sum()) * self.target_tokens_MNL.shape[2]
 
 
 def _sequence_rows(
@@ -134,25 +181,40 @@ def _sequence_rows(
     coded_MN: npt.NDArray[np.bool_],
     max_history: int,
     augment: bool,
+    windows: bool,
 ) -> Rows | None:
     table = target_table("seq", tasks)
     if table is None:
         return None
-    first_R, target_R = training_rows(sequences, max_history, augment)
-    item_R, modality_count = sequences.items[target_R], len(MODALITIES)
+    if windows:
+        found = training_windows(sequences, max_history)
+    else:
+        first_R, target_R = training_rows(sequences, max_history, augment)
+        found = Windows(first_R, target_R, np.ones_like(first_R))
+    sources, modality_count = len(found.first_R), len(MODALITIES)
     # Image sources lie one whole set of interactions behind the text sources in the stream.
-    shift_R = np.repeat(np.arange(modality_count) * len(sequences.items), len(item_R))
-    modality_R = np.repeat(np.arange(modality_count, dtype=np.int8), len(item_R))
-    item_R = np.tile(item_R, modality_count)
-    target_RG = table.target_SG[modality_R]
-    kept = ((target_RG >= 0) & coded_MN[target_RG, item_R[:, None]]).any(axis=1)
-    return Rows(
-        (np.tile(first_R, modality_count) + shift_R)[kept],
-        (np.tile(target_R, modality_count) + shift_R)[kept],
-        modality_R[kept],
-        item_R[kept],
+    shift_R = np.repeat(np.arange(modality_count) * len(sequences.items), sources)
+    first_R, last_R, count_R = (np.tile(column, modality_count) for column in found)
+    rows = Rows(
+        first_R + shift_R,
+        last_R + shift_R,
+        np.repeat(np.arange(modality_count, dtype=np.int8), sources),
+        sequences.items,
+        last_R - count_R + 1,
+        count_R,
         table,
     )
+    kept = _wanted(rows, coded_MN).any(axis=(1, 2))
+    columns = ("first_R", "last_R", "modality_R", "place_R", "count_R")
+    return replace(rows, **{name: getattr(rows, name)[kept] for name in columns})
+
+
+def _wanted(rows: Rows, coded_MN: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which targets [R, P, G] there are, and have a code."""
+    everything_R = np.arange(len(rows))
+    item_RP = rows.targets(everything_R)
+    target_RPG = rows.target_modalities(everything_R, item_RP)
+    return (target_RPG >= 0) & coded_MN[target_RPG, item_RP[:, :, None]]
 
 
 def _item_rows(interactions: int, items: int, tasks: Sequence[str], paired_P: Int64Array) -> Rows:
@@ -162,8 +224,9 @@ def _item_rows(interactions: int, items: int, tasks: Sequence[str], paired_P: In
     start_M = len(MODALITIES) * interactions + np.arange(len(MODALITIES)) * items
     first_R = (start_M[:, None] + paired_P).ravel()
     modality_R = np.repeat(np.arange(len(MODALITIES), dtype=np.int8), len(paired_P))
-    target_R = np.tile(paired_P, len(MODALITIES)).astype(np.int32)
-    return Rows(first_R, first_R + 1, modality_R, target_R, table)
+    place_R = np.tile(np.arange(len(paired_P)), len(MODALITIES))
+    count_R, paired = np.ones_like(place_R), paired_P.astype(np.int32)
+    return Rows(first_R, first_R + 1, modality_R, paired, place_R, count_R, table)
 
 
 def training_data(
@@ -175,8 +238,11 @@ def training_data(
     max_history: int,
     augment: bool,
     use_pairs: bool,
+    windows: bool = False,
 ) -> TrainingData:
     """Token stream and rows of the tasks; `codes_MNL` are the text codes and the image codes.
+
+    With `windows` a source has all its targets, which needs an encoder that does not look ahead.
 
     Raises UserError when a task has not one row.
     """
@@ -194,7 +260,7 @@ def training_data(
     data = TrainingData(
         _joined(streams),
         target_tokens_MNL,
-        _sequence_rows(sequences, tasks, coded_MN, max_history, augment),
+        _sequence_rows(sequences, tasks, coded_MN, max_history, augment, windows),
         _item_rows(len(sequences.items), items, tasks, paired_P) if use_pairs else None,
         paired_P,
     )
@@ -216,8 +282,7 @@ def _check_tasks(data: TrainingData, tasks: Sequence[str], coded_MN: npt.NDArray
     seen: set[int] = set()
     if data.sequence_rows is not None:
         rows = data.sequence_rows
-        target_RG = rows.table.target_SG[rows.modality_R]
-        valid_RG = (target_RG >= 0) & coded_MN[target_RG, rows.target_R[:, None]]
+        valid_RG = _wanted(rows, coded_MN).any(axis=1)
         seen |= set(np.unique(rows.table.task_SG[rows.modality_R][valid_RG]).tolist())
     if data.item_rows is not None and len(data.paired_items_P) > 1:
         seen |= {TASKS.index(task) for task in tasks if task.startswith("item_")}

@@ -62,7 +62,11 @@ class Trainer:
             f"train: {pairs} item pairs cannot be shared by {processes.count} processes. "
             "Raise item_pairs, or start fewer.",
         )
-        self.steps_per_epoch = math.ceil(len(self.rows) / config.batch_size)
+        self.targets = int(self.rows.count_R.sum())
+        """(source, item to predict) pairs of an epoch."""
+        # a step has as many pairs where a source has several, to within chance
+        self.batch_rows = max(1, round(config.batch_size * len(self.rows) / self.targets))
+        self.steps_per_epoch = math.ceil(len(self.rows) / self.batch_rows)
         self.state = State(
             model,
             _optimizer(model, config),
@@ -88,15 +92,15 @@ class Trainer:
         started = self.clock()
         self._thin_histories()
         order = generator(config.seed, Stream.ORDER, state.epoch)
-        batches = epoch_batches(self.lengths_R, config.batch_size, order)
+        batches = epoch_batches(self.lengths_R, self.batch_rows, order)
         for index_B in islice(batches, state.batches, None):
-            loss = self.step(index_B)
+            loss, targets = self.step(index_B), int(self.rows.count_R[index_B].sum())
             state.batches += 1
-            state.rows += len(index_B)
+            state.rows += targets
             state.tokens += int(self.lengths_R[index_B].sum())
             state.padded_tokens += len(index_B) * int(self.lengths_R[index_B].max())
             state.seconds += self.clock() - started
-            after_step(len(index_B), loss)
+            after_step(targets, loss)
             started = self.clock()
         losses = state.sums.losses()
         state.sums, state.batches = CurveSums(self.device), 0
@@ -203,7 +207,7 @@ class Trainer:
         """This process's item pairs."""
         half = len(pairs.source_BS) // 2
         own = np.arange(half)[self.processes.share(half)]
-        return Batch(*(array[np.concatenate([own, half + own])] for array in pairs))
+        return Batch(*(array[np.concatenate([own, half + own])] for array in pairs[:4]))
 
     def _implicit(self, items: BatchLoss, pairs: int) -> Tensor:
         """The implicit alignment over the pairs of all processes."""

@@ -107,8 +107,8 @@ def _run_phase(what: str, trainer: Trainer, score: Score, shared: SharedCheckpoi
     """The epochs of a phase that are left."""
     state, config = trainer.state, trainer.config
     end = state.phase_start + state.phase_epochs
-    done = min(state.batches * config.batch_size, len(trainer.rows))
-    total = (end - state.epoch) * len(trainer.rows) - done
+    done = min(state.batches * config.batch_size, trainer.targets)
+    total = (end - state.epoch) * trainer.targets - done
 
     def after_step(rows: int, loss: float) -> None:
         progress.advance(rows, f"epoch {state.epoch + 1}, loss {loss:.3f}")

@@ -19,6 +19,7 @@ from macrec.errors import UserError
 from macrec.runtime import silence_progress_bars
 
 if TYPE_CHECKING:
+    import torch
     from transformers import T5ForConditionalGeneration
 
 Modality = Literal["text", "image"]
@@ -165,6 +166,12 @@ def gather_sources(stream: TokenStream, first_B: Int64Array, last_B: Int64Array)
     return source_BS
 
 
+def source_mask(source_BS: "torch.Tensor", causal_encoder: bool) -> "torch.Tensor":
+    """Which source ids [B, S] are read: not PAD, and no EOS where the encoder does not look ahead,
+    since in training there is none behind the beginning of a history."""
+    return source_BS > EOS if causal_encoder else source_BS != PAD
+
+
 @dataclass(frozen=True)
 class Recommender:
     """All that is needed to recommend. Codes are int32 [N, L]; a row of -1 is an item without."""
@@ -208,6 +215,7 @@ class ModelSize:
     layers: int = 4
     heads: int = 6
     dropout: float = 0.1
+    encoder: Literal["full", "causal"] = "full"
 
 
 def build_model(vocabulary: Vocabulary, size: ModelSize) -> "T5ForConditionalGeneration":
@@ -229,6 +237,8 @@ def build_model(vocabulary: Vocabulary, size: ModelSize) -> "T5ForConditionalGen
         pad_token_id=PAD,
         eos_token_id=EOS,
     )
+    if size.encoder == "causal":
+        config.causal_encoder = True  # read by macrec.t5; transformers' own forward knows it not
     config.decoder_start_token_id = SEQUENCE_TO_TEXT  # what stock code starts from when untold
     return T5ForConditionalGeneration(config)
 

@@ -78,6 +78,8 @@ class Weights(NamedTuple):
     epsilon: float
     buckets: int
     farthest: int
+    causal_encoder: bool
+    """No token of the source sees those behind it."""
     dtype: torch.dtype
 
 
@@ -130,6 +132,7 @@ def weights_of(model: "T5ForConditionalGeneration", dtype: torch.dtype | None = 
         epsilon=config.layer_norm_epsilon,
         buckets=config.relative_attention_num_buckets,
         farthest=config.relative_attention_max_distance,
+        causal_encoder=getattr(config, "causal_encoder", False),
         dtype=dtype,
     )
 
@@ -273,6 +276,9 @@ def encode(
     padding = padding[:, None, None, :]
     bias = distance_bias(weights.encoder_bias, weights, 0, source_BS.shape[1], causal=False)
     bias = bias.to(weights.dtype) + padding
+    if weights.causal_encoder:
+        ahead_SS = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).triu_(1)
+        bias = bias.masked_fill(ahead_SS, -torch.inf)
     for layer in weights.encoder:
         own = layer.own
         into = F.linear(normed(x, own.norm_D, weights), own.into)

@@ -16,6 +16,7 @@ from components.train.rows import TASKS
 from components.train.schedule import Schedule, decay_epochs
 from macrec.errors import UserError
 from macrec.generator import PAD, load_recommender
+from macrec.t5 import weights_of
 from tests.small_generator import (
     ITEMS,
     LEVELS,
@@ -254,10 +255,12 @@ def test_impossible_settings_are_refused(settings, message):
 # ---------------------------------------------------------------- the stage
 
 
-def test_a_planted_rule_is_learned_and_saved(tmp_path):
+@pytest.mark.parametrize("encoder", ["full", "causal"])
+def test_a_planted_rule_is_learned_and_saved(tmp_path, encoder):
     inputs = stage_inputs(tmp_path, planted_histories(60), catalogue_codes(3))
     config = dataclasses.replace(
         SMALL,
+        encoder=encoder,
         d_model=32,
         d_ff=64,
         d_kv=16,
@@ -274,6 +277,7 @@ def test_a_planted_rule_is_learned_and_saved(tmp_path):
     assert all(math.isfinite(value) for value in metrics.values())
     recommender = load_recommender(tmp_path / "recommender")
     np.testing.assert_array_equal(recommender.image_codes_NL, catalogue_codes(3)[1])
+    assert weights_of(recommender.model).causal_encoder == (encoder == "causal")
     curve = json.loads(files["history.json"])
     assert curve[-1]["step"] == metrics["steps"]
     assert set(curve[0]["losses"]) == {*TASKS, "implicit"}
