@@ -16,6 +16,7 @@ PLUMBING = {
     "macrec.checkpoint",
     "macrec.errors",
     "macrec.fingerprint",
+    "macrec.launch",
     "macrec.parameters",
     "macrec.progress",
     "macrec.stage",

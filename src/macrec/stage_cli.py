@@ -21,7 +21,8 @@ from macrec.artifact import (
 )
 from macrec.errors import EXIT_PREEMPTED, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TryAgain, UserError
 from macrec.fingerprint import Stage, stage_name
-from macrec.parameters import Parameter, build, fields
+from macrec.launch import launch, launched
+from macrec.parameters import Parameter, build, fields, parse
 from macrec.processes import leave, processes
 from macrec.progress import log
 from macrec.stage import Result, execute, input_artifacts, settings, sources
@@ -35,6 +36,9 @@ COMMON = [
     Parameter("store", str, "", "Artifact store, a local folder or gs://; empty: reuse nothing."),
     Parameter("cache_salt", str, "", "Any text; a new one forces the stage to compute again."),
 ]
+PROCESSES = Parameter(
+    "processes", int, 1, "Processes that share the work, a GPU for each; 0 and 1: this one alone."
+)
 
 
 class Request(NamedTuple):
@@ -50,9 +54,25 @@ def main(stage: Stage, argv: list[str]) -> None:
     """Serves one call and ends the process with its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_PREEMPTED))
-    code = guarded(lambda: run_request(stage, parse_request(stage, argv)))
+    code = guarded(lambda: serve(stage, argv))
     leave()
     sys.exit(code)
+
+
+def serve(stage: Stage, argv: list[str]) -> None:
+    """Runs the call that the arguments state, in this process or in those that it starts."""
+    request = parse_request(stage, argv)
+    count = parse(PROCESSES, request.values.get("processes", PROCESSES.default))
+    if count > 1 and not launched():
+        module = f"components.{stage_name(stage)}.main"
+        launch(module, argv, count, str(request.values.get("device", "auto")))
+    else:
+        run_request(stage, request)
+
+
+def common(stage: Stage) -> list[Parameter]:
+    """What the stage accepts besides its own parameters."""
+    return [*COMMON, PROCESSES] if getattr(stage, "DISTRIBUTED", False) else COMMON
 
 
 def guarded(work: Callable[[], object]) -> int:
@@ -99,7 +119,7 @@ def parser(stage: Stage) -> argparse.ArgumentParser:
         add_flag(result, parameter, "path or gs://: ")
         snapshot = Parameter(f"{parameter.name}_snapshot", str, "", "its digest, if known")
         add_flag(result, snapshot)
-    for parameter in [*settings(stage), *COMMON]:
+    for parameter in [*settings(stage), *common(stage)]:
         add_flag(result, parameter)
     return result
 
