@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from macrec import ui
 from macrec.artifact import (
     Artifact,
     FolderOutput,
@@ -184,12 +185,17 @@ def run_request(stage: Stage, request: Request) -> Result:
             salt=values.get("cache_salt", ""),
         )
     if request.executor_output and processes().first:
-        _write_executor_output(request.executor_output, request.outputs, outputs, result)
+        read_from = {p.name: values.get(p.name, "") for p in sources(stage)}
+        _write_executor_output(request.executor_output, request.outputs, outputs, result, read_from)
     return result
 
 
 def _write_executor_output(
-    path: Path, uris: Mapping[str, str], outputs: Mapping[str, Output], result: Result
+    path: Path,
+    uris: Mapping[str, str],
+    outputs: Mapping[str, Output],
+    result: Result,
+    read_from: Mapping[str, str],
 ) -> None:
     artifacts: dict[str, Any] = {}
     for name, output in outputs.items():
@@ -197,10 +203,9 @@ def _write_executor_output(
             continue
         metadata: Json = {"fingerprint": result.fingerprint, "reused": result.reused}
         if isinstance(output, FolderOutput):
-            artifact = Artifact.open(output.path)
-            metadata |= {"digest": artifact.digest, "rows": artifact.rows, **artifact.metadata}
+            metadata |= ui.facts(Artifact.open(output.path), read_from)
         artifacts[name] = {"artifacts": [{"name": name, "uri": uris[name], "metadata": metadata}]}
-    metrics = {"name": METRICS, "uri": uris.get(METRICS, ""), "metadata": result.metrics}
+    metrics = {"name": METRICS, "uri": uris.get(METRICS, ""), "metadata": ui.shown(result.metrics)}
     artifacts[METRICS] = {"artifacts": [metrics]}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({"artifacts": artifacts}, allow_nan=False).encode())
