@@ -19,6 +19,7 @@ from macrec.parameters import Parameter
 from pipelines.parameters import SOURCES, STAGES
 
 HOURS = 3600
+TIMEOUT = 24 * HOURS
 USER = 1000  # of docker/Dockerfile
 HF_SECRET, HF_KEYS = "hf-token", {"HF_TOKEN": "HF_TOKEN"}
 
@@ -54,7 +55,7 @@ class Tasks:
         own = {n: run[prefix + n] for n in component.component_spec.inputs if prefix + n in run}
         common = {"store": run["store"], "cache_salt": run["cache_salt"]}
         created = component(**{**own, **common, **inputs}).set_display_name(label)
-        kubernetes.set_timeout(created, 24 * HOURS)
+        kubernetes.set_timeout(created, TIMEOUT)
         # An image is named by its digest: what a node has of that name is that image.
         kubernetes.set_image_pull_policy(created, "IfNotPresent")
         kubernetes.set_security_context(
