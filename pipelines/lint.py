@@ -224,6 +224,17 @@ def _task_problems(spec: Json) -> Iterator[str]:
         elif not {"backoffDuration", "backoffFactor"} <= set(retry):
             yield f"{name}: retries without backoff."
         yield from _placeholder_problems(f"{name}, its container", executor["container"], task)
+        yield from _resource_problems(name, executor["container"], task, spec)
+
+
+def _resource_problems(name: str, container: Json, task: Json, spec: Json) -> Iterator[str]:
+    """KFP's driver reads such a parameter as text; what is none counts as not given."""
+    for wanted in _PLACEHOLDER.findall(str(container.get("resources"))):
+        given = task.get("inputs", {}).get("parameters", {}).get(wanted, {})
+        parameter = given.get("componentInputParameter")
+        kind = _inputs(spec["root"], "parameters").get(parameter, {}).get("parameterType")
+        if kind not in (None, "STRING"):
+            yield f"{name}: its resources go by {parameter}, a {kind}; KFP takes only a STRING."
 
 
 def _caching_problems(name: str, task: Json) -> Iterator[str]:

@@ -15,7 +15,7 @@ from macrec.errors import UserError
 from macrec.fingerprint import Stage
 from macrec.parameters import Parameter, build, fields, parse
 from macrec.stage import settings
-from macrec.stage_cli import COMMON
+from macrec.stage_cli import COMMON, GpuCount
 
 # Stage -> prefix of its settings among the run parameters, in the order of the DAG.
 PREFIXES = {
@@ -65,8 +65,8 @@ CLUSTER = [
     ),
     Parameter(
         "gpu_count",
-        int,
-        1,
+        GpuCount,
+        "1",
         "GPUs of each task on the GPU pool; quantize and train share their work among them, the "
         "others use one. 0: these tasks run without.",
     ),

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from macrec import ui
 from macrec.artifact import (
@@ -37,8 +37,14 @@ COMMON = [
     Parameter("store", str, "", "Artifact store, a local folder or gs://; empty: reuse nothing."),
     Parameter("cache_salt", str, "", "Any text; a new one forces the stage to compute again."),
 ]
+# A choice of texts, for KFP's driver reads the parameter of a GPU limit as text: given a number, it
+# sets no limit at all.
+GpuCount = Literal["0", "1", "2", "3", "4", "5", "6", "7", "8", "16"]
 PROCESSES = Parameter(
-    "processes", int, 1, "Processes that share the work, a GPU for each; 0 and 1: this one alone."
+    "processes",
+    GpuCount,
+    "1",
+    "Processes that share the work, a GPU for each; 0 and 1: this one alone.",
 )
 
 
@@ -63,7 +69,7 @@ def main(stage: Stage, argv: list[str]) -> None:
 def serve(stage: Stage, argv: list[str]) -> None:
     """Runs the call that the arguments state, in this process or in those that it starts."""
     request = parse_request(stage, argv)
-    count = parse(PROCESSES, request.values.get("processes", PROCESSES.default))
+    count = int(parse(PROCESSES, request.values.get("processes", PROCESSES.default)))
     if count > 1 and not launched():
         module = f"components.{stage_name(stage)}.main"
         launch(module, argv, count, str(request.values.get("device", "auto")))

@@ -43,7 +43,7 @@ def inputs(tmp_path_factory):
 
 
 def executor_input(inputs, out, **values):
-    """The call as KFP makes it: numbers are floats."""
+    """The call as KFP makes it."""
     given = {name: {"artifacts": [{"uri": str(a.path)}]} for name, a in vars(inputs).items()}
     outputs = {n: {"artifacts": [{"uri": str(out / n)}]} for n in ("recommender", "metrics")}
     return json.dumps(
@@ -57,7 +57,7 @@ def executor_input(inputs, out, **values):
 @pytest.mark.slow
 def test_two_processes_leave_one_result_that_one_process_is_handed(inputs, tmp_path):
     store = str(tmp_path / "store")
-    said = executor_input(inputs, tmp_path / "two", processes=2.0, store=store)
+    said = executor_input(inputs, tmp_path / "two", processes="2", store=store)
     two = call(*MAIN, "--executor-input", said)
     assert two.returncode == 0, two.stderr
     assert "in 2 processes" in two.stderr and two.stderr.count("train: finished") == 1

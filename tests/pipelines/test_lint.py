@@ -144,8 +144,14 @@ FAULTS: dict[str, tuple[Callable[[Pipeline], Any], str]] = {
         "gpu_node_selector: the default {} is no LIST",
     ),
     "default that is no number": (
-        lambda p: p.run_parameters["gpu_count"].update(defaultValue=True),
-        "gpu_count: the default True is no NUMBER_INTEGER",
+        lambda p: p.run_parameters["generator_layers"].update(defaultValue=True),
+        "generator_layers: the default True is no NUMBER_INTEGER",
+    ),
+    "number for a GPU limit": (
+        lambda p: p.run_parameters["gpu_count"].update(
+            parameterType="NUMBER_INTEGER", defaultValue=1, literals=[]
+        ),
+        "train: its resources go by gpu_count, a NUMBER_INTEGER; KFP takes only a STRING",
     ),
     "default outside the literals": (
         lambda p: p.run_parameters["text_pooling"].update(literals=["mean", "cls"]),

@@ -147,11 +147,13 @@ def test_stages_that_can_share_their_work_are_told_the_number_of_gpus(tasks):
     assert all(wired == {"componentInputParameter": "gpu_count"} for wired in given.values())
 
 
-def test_json_parameters_are_what_kubernetes_takes(documents):
+def test_the_parameters_of_pods_are_of_the_types_that_kfp_reads(documents):
     declared = documents[0]["root"]["inputDefinitions"]["parameters"]
-    types = {n: declared[n]["parameterType"] for n in run_parameters() if "node" in n or "tol" in n}
+    names = [n for n in run_parameters() if n.startswith(("cpu_", "gpu_"))]
+    types = {name: declared[name]["parameterType"] for name in names}
     assert types == {
         "cpu_node_affinity": "STRUCT",
+        "gpu_count": "STRING",  # which the driver reads as text
         "gpu_node_selector": "STRUCT",
         "gpu_tolerations": "LIST",
     }
