@@ -6,7 +6,8 @@ import logging
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +27,7 @@ from macrec.launch import launch, launched
 from macrec.parameters import Parameter, build, fields, parse
 from macrec.processes import leave, processes
 from macrec.progress import log
-from macrec.stage import Result, execute, input_artifacts, settings, sources
+from macrec.stage import Result, execute, finished, input_artifacts, settings, sources
 from macrec.store import ArtifactStore
 
 METRICS = "metrics"
@@ -70,11 +71,11 @@ def serve(stage: Stage, argv: list[str]) -> None:
     """Runs the call that the arguments state, in this process or in those that it starts."""
     request = parse_request(stage, argv)
     count = int(parse(PROCESSES, request.values.get("processes", PROCESSES.default)))
-    if count > 1 and not launched():
+    if count < 2 or launched():
+        run_request(stage, request)
+    elif not hand_over(stage, request):
         module = f"components.{stage_name(stage)}.main"
         launch(module, argv, count, str(request.values.get("device", "auto")))
-    else:
-        run_request(stage, request)
 
 
 def common(stage: Stage) -> list[Parameter]:
@@ -169,10 +170,21 @@ def source(uri: str, snapshot: str = "", cache: Path | None = None) -> Source | 
     return Source(uri.removeprefix("hub:"), snapshot=snapshot, cache=cache, hub=hub)
 
 
-def run_request(stage: Stage, request: Request) -> Result:
-    """Builds the stage's arguments, executes it and writes KFP's executor output."""
+class Call(NamedTuple):
+    """A request as the stage takes it."""
+
+    config: Any
+    inputs: Any
+    outputs: Any
+    execution: Any
+    store: ArtifactStore | None
+    salt: str
+
+
+@contextmanager
+def _built(stage: Stage, request: Request) -> Iterator[Call]:
+    """The stage's arguments; remote data lies in a temporary folder until the end of the block."""
     values = request.values
-    store = values.get("store", "")
     with tempfile.TemporaryDirectory(prefix="macrec-") as cache:
         inputs: dict[str, Any] = {n: Artifact.open(path) for n, path in request.artifacts.items()}
         for parameter in sources(stage):
@@ -181,28 +193,44 @@ def run_request(stage: Stage, request: Request) -> Result:
         outputs = {
             p.name: p.kind(Path(local_path(request.outputs[p.name]))) for p in fields(stage.Outputs)
         }
-        result = execute(
-            stage,
+        yield Call(
             build(stage.Config, values),
             stage.Inputs(**inputs),
             stage.Outputs(**outputs),
             build(stage.Execution, values),
-            store=ArtifactStore(store) if store else None,
-            salt=values.get("cache_salt", ""),
+            ArtifactStore(values["store"]) if values.get("store") else None,
+            values.get("cache_salt", ""),
         )
-    if request.executor_output and processes().first:
-        read_from = {p.name: values.get(p.name, "") for p in sources(stage)}
-        _write_executor_output(request.executor_output, request.outputs, outputs, result, read_from)
+
+
+def run_request(stage: Stage, request: Request) -> Result:
+    """Executes the stage and writes KFP's executor output."""
+    with _built(stage, request) as call:
+        *arguments, store, salt = call
+        result = execute(stage, *arguments, store=store, salt=salt)
+    if processes().first:
+        _write_executor_output(stage, request, vars(call.outputs), result)
     return result
 
 
+def hand_over(stage: Stage, request: Request) -> bool:
+    """Does the same if the store has the result; computes nothing. Whether it had."""
+    with _built(stage, request) as call:
+        if call.store is None:
+            return False
+        result = finished(stage, call.config, call.inputs, call.outputs, call.store, call.salt)
+    if result:
+        _write_executor_output(stage, request, vars(call.outputs), result)
+    return result is not None
+
+
 def _write_executor_output(
-    path: Path,
-    uris: Mapping[str, str],
-    outputs: Mapping[str, Output],
-    result: Result,
-    read_from: Mapping[str, str],
+    stage: Stage, request: Request, outputs: Mapping[str, Output], result: Result
 ) -> None:
+    path, uris = request.executor_output, request.outputs
+    if path is None:
+        return
+    read_from = {p.name: request.values.get(p.name, "") for p in sources(stage)}
     artifacts: dict[str, Any] = {}
     for name, output in outputs.items():
         if isinstance(output, ParameterOutput):

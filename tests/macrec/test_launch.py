@@ -63,10 +63,13 @@ def test_two_processes_leave_one_result_that_one_process_is_handed(inputs, tmp_p
     assert "in 2 processes" in two.stderr and two.stderr.count("train: finished") == 1
     told = json.loads((tmp_path / "two" / "output.json").read_text())["artifacts"]
     assert told["metrics"]["artifacts"][0]["metadata"]["steps"] > 0
-    one = call(*MAIN, *flags(inputs, tmp_path / "one"), "--store", store)
-    assert one.returncode == 0 and "reused" in one.stderr, one.stderr  # the same fingerprint
-    found = [Artifact.open(tmp_path / out / "recommender") for out in ("two", "one")]
-    assert found[0].digest == found[1].digest
+    for out, count in (("one", "1"), ("again", "2")):  # one fingerprint, and nothing to start
+        given = flags(inputs, tmp_path / out, processes=count)
+        handed = call(*MAIN, *given, "--store", store)
+        assert handed.returncode == 0 and "reused" in handed.stderr, handed.stderr
+        assert "processes" not in handed.stderr
+        found = [Artifact.open(tmp_path / folder / "recommender") for folder in ("two", out)]
+        assert found[0].digest == found[1].digest
 
 
 @pytest.mark.slow
@@ -88,7 +91,9 @@ def test_sigterm_ends_it_with_143_after_a_checkpoint_that_it_goes_on_from(inputs
     assert begun.returncode == 143, log
     assert "ended after a checkpoint" in log and "Traceback" not in log
     assert checkpoints(tmp_path)
-    again = call(*command)
+    again = call(
+        *MAIN, *given, "--store", str(tmp_path / "store")
+    )  # by one process, the state is all's
     assert again.returncode == 0, again.stderr
     assert "resumed from the checkpoint" in again.stderr
     assert not checkpoints(tmp_path)
@@ -100,10 +105,16 @@ def checkpoints(folder):
 
 @pytest.mark.slow
 def test_a_user_error_of_the_processes_ends_it_with_2(inputs, tmp_path):
-    ended = call(*MAIN, *flags(inputs, tmp_path, item_pairs=1), "--processes", "2")
+    ended = call(*MAIN, *flags(inputs, tmp_path, item_pairs=2), "--processes", "3")
     assert ended.returncode == 2, ended.stderr
-    assert "error: train: item_pairs is below 2" in ended.stderr
+    assert "error: train: 2 item pairs cannot be shared by 3 processes" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_wrong_setting_is_told_once_before_anything_is_started(inputs, tmp_path):
+    ended = call(*MAIN, *flags(inputs, tmp_path, epochs=0), "--processes", "2")
+    assert ended.returncode == 2 and "in 2 processes" not in ended.stderr
+    assert ended.stderr.count("error: ") == 1, ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -139,10 +150,11 @@ def test_0_and_1_start_nothing(monkeypatch, count):
 
     served = []
     monkeypatch.setattr(stage_cli, "launch", lambda *_: served.append("launched"))
+    monkeypatch.setattr(stage_cli, "hand_over", lambda *_: served.append("asked the store"))
     monkeypatch.setattr(stage_cli, "run_request", lambda *_: served.append("run"))
     arguments = ["--sequences", "a", "--semantic-ids", "b", "--out", "o", "--processes"]
     stage_cli.serve(stage("train"), [*arguments, count])
     stage_cli.serve(stage("train"), [*arguments, "2"])
     monkeypatch.setenv("WORLD_SIZE", "2")
     stage_cli.serve(stage("train"), [*arguments, "2"])
-    assert served == ["run", "launched", "run"]
+    assert served == ["run", "asked the store", "launched", "run"]
