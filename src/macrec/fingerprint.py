@@ -16,7 +16,6 @@ PLUMBING = {
     "macrec.checkpoint",
     "macrec.errors",
     "macrec.fingerprint",
-    "macrec.launch",
     "macrec.parameters",
     "macrec.progress",
     "macrec.stage",
