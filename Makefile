@@ -33,10 +33,11 @@ test: .venv/ready lint  ## lint, types and all tests
 test-fast: .venv/ready  ## the tests without the slow ones
 	$(BIN)/pytest -m 'not slow'
 
-lint: .venv/ready  ## style and types
+lint: .venv/ready  ## style, types, the compiled pipeline
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/macrec lint
 
 compile: .venv/ready  ## compile the DAG to pipeline.yaml, write docs/data_contract.md
 	$(BIN)/macrec compile

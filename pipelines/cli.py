@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("--gpu-image", help="image of the GPU stages (default: images.lock)")
     compile_.set_defaults(call=_compile)
 
+    lint = commands.add_parser("lint", help="check a compiled pipeline, all problems at once")
+    lint.add_argument("file", nargs="?", type=Path, default=Path("pipeline.yaml"), help="the file")
+    lint.add_argument("--digests", action="store_true", help="refuse images named by a tag")
+    lint.set_defaults(call=_lint)
+
     contract = commands.add_parser("contract", help="write docs/data_contract.md")
     contract.add_argument("--out", type=Path, default=Path("docs/data_contract.md"), help="target")
     contract.set_defaults(call=_contract)
@@ -243,6 +248,12 @@ def _compile(options: argparse.Namespace) -> None:
     out = options.out or Path(default)
     out.write_text(compiled(images, options.pipeline))
     print(f"wrote {out}")
+
+
+def _lint(options: argparse.Namespace) -> None:
+    from pipelines.lint import lint
+
+    print(lint(options.file, options.digests))
 
 
 def _contract(options: argparse.Namespace) -> None:

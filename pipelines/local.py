@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from macrec import ui
 from macrec.errors import EXIT_TRY_AGAIN
 
 PIPELINE_YAML = Path(__file__).parent.parent / "pipeline.yaml"
@@ -144,6 +145,6 @@ class _StageProcess:
         output_file = Path(self.call["outputs"]["outputFile"])
         artifacts = json.loads(output_file.read_bytes())["artifacts"]
         described = {name: a["artifacts"][0]["metadata"] for name, a in artifacts.items()}
-        metrics = described.pop("metrics")
+        metrics = ui.ours(described.pop("metrics"))
         reused = bool(described) and all(m["reused"] for m in described.values())
         return StageRun(self.stage, seconds, reused, metrics, output_file.parent)

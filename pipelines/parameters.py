@@ -15,7 +15,7 @@ from macrec.errors import UserError
 from macrec.fingerprint import Stage
 from macrec.parameters import Parameter, build, fields, parse
 from macrec.stage import settings
-from macrec.stage_cli import COMMON
+from macrec.stage_cli import COMMON, GpuCount
 
 # Stage -> prefix of its settings among the run parameters, in the order of the DAG.
 PREFIXES = {
@@ -48,8 +48,28 @@ SOURCES = {
 }
 _LISTS = ("users", "allowed_items")  # read by the stage recommend alone
 REQUIRED = dataclasses.MISSING
+# Labels of nodes with GPUs: of GKE, and of NVIDIA's GPU operator on any cluster.
+_GPU_LABELS = ("cloud.google.com/gke-accelerator", "nvidia.com/gpu.present")
+_NO_GPU = [{"key": label, "operator": "DoesNotExist"} for label in _GPU_LABELS]
+_OFF_GPUS: dict[str, Any] = {
+    "requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchExpressions": _NO_GPU}]
+    }
+}
 CLUSTER = [
-    Parameter("gpu_count", int, 1, "GPUs of each task on the GPU pool."),
+    Parameter(
+        "cpu_node_affinity",
+        dict,
+        _OFF_GPUS,
+        "Node affinity of the tasks that need no GPU, as JSON; {} lets them run on any node.",
+    ),
+    Parameter(
+        "gpu_count",
+        GpuCount,
+        "1",
+        "GPUs of each task on the GPU pool; quantize and train share their work among them, the "
+        "others use one. 0: these tasks run without.",
+    ),
     Parameter("gpu_node_selector", dict, {}, "Node labels of the GPU pool, as JSON."),
     Parameter("gpu_tolerations", list, [], "Tolerations of the GPU pool's taints, as JSON."),
 ]

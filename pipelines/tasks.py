@@ -19,6 +19,9 @@ from macrec.parameters import Parameter
 from pipelines.parameters import SOURCES, STAGES
 
 HOURS = 3600
+TIMEOUT = 24 * HOURS
+USER = 1000  # of docker/Dockerfile
+HF_SECRET, HF_KEYS = "hf-token", {"HF_TOKEN": "HF_TOKEN"}
 
 
 class Embedded(NamedTuple):
@@ -39,12 +42,25 @@ class Tasks:
         self._snapshot.set_caching_options(False)  # it is what notices new data
 
     def task(self, component: Any, label: str, **inputs: Any) -> dsl.PipelineTask:
+        """A task off the GPU pool."""
+        created = self._task(component, label, **inputs)
+        # A taint on the pool would do; not every pool has one.
+        affinity = self.run["cpu_node_affinity"]
+        kubernetes.add_node_affinity_json(created, node_affinity_json=affinity)
+        return created
+
+    def _task(self, component: Any, label: str, **inputs: Any) -> dsl.PipelineTask:
         """A task whose settings are the run parameters with its stage's prefix."""
         run, prefix = self.run, STAGES[component.name.replace("-", "_")]
         own = {n: run[prefix + n] for n in component.component_spec.inputs if prefix + n in run}
         common = {"store": run["store"], "cache_salt": run["cache_salt"]}
         created = component(**{**own, **common, **inputs}).set_display_name(label)
-        kubernetes.set_timeout(created, 24 * HOURS)
+        kubernetes.set_timeout(created, TIMEOUT)
+        # An image is named by its digest: what a node has of that name is that image.
+        kubernetes.set_image_pull_policy(created, "IfNotPresent")
+        kubernetes.set_security_context(
+            created, run_as_user=USER, run_as_group=USER, run_as_non_root=True
+        )
         created.set_retry(
             3, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="900s"
         )
@@ -52,13 +68,18 @@ class Tasks:
 
     def gpu_task(self, component: Any, label: str, **inputs: Any) -> dsl.PipelineTask:
         """A task on the GPU pool that the run names."""
-        created, run = self.task(component, label, **inputs), self.run
+        run = self.run
+        if "processes" in component.component_spec.inputs:
+            inputs["processes"] = run["gpu_count"]
+        created = self._task(component, label, **inputs)
         created.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(run["gpu_count"])
         kubernetes.add_node_selector_json(created, node_selector_json=run["gpu_node_selector"])
         kubernetes.add_toleration_json(created, toleration_json=run["gpu_tolerations"])
         kubernetes.empty_dir_mount(
             created, volume_name="dshm", mount_path="/dev/shm", medium="Memory", size_limit="8Gi"
         )
+        if "model" in inputs:  # gated weights; the secret need not exist
+            kubernetes.use_secret_as_env(created, HF_SECRET, HF_KEYS, optional=True)
         return created
 
     def source(self, name: str, as_name: str) -> dict[str, Any]:

@@ -69,9 +69,9 @@ def parse(parameter: Parameter, value: Any) -> Any:
                 parse(inner, i.strip(" \"'") if isinstance(i, str) else i) for i in items if i != ""
             )
         if typing.get_origin(kind) is Literal:
-            if value not in typing.get_args(kind):
+            if str(value) not in typing.get_args(kind):  # a number in a configuration file
                 raise ValueError
-            return value
+            return str(value)
         if kind is bool:
             if str(value).lower() not in ("true", "false"):
                 raise ValueError

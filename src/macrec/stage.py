@@ -87,11 +87,9 @@ def execute(
         return Result({}, reused, identity)
     record = store.find(name, identity) if store and reusable else None
     if store and record:
-        if store.restore(record, by_name):
+        if handed_over := _handed_over(stage, store, record, by_name, identity):
             together.agree(True)
-            Checkpoints(checkpoint_uri).remove()  # of a run that ended between commit and removal
-            log.info("%s: reused, nothing to compute (fingerprint %s)", name, identity[:12])
-            return Result(record["metrics"], True, identity)
+            return handed_over
         log.warning("%s: the stored result is damaged and is computed again", name)
     together.agree(False)
     metrics = _compute(stage, config, inputs, by_name, outputs, execution, identity, arguments)
@@ -101,6 +99,29 @@ def execute(
             metrics = quicker["metrics"]
         Checkpoints(checkpoint_uri).remove()
     return Result(metrics, False, identity)
+
+
+def finished(
+    stage: Stage, config: Any, inputs: Any, outputs: Any, store: ArtifactStore, salt: str = ""
+) -> Result | None:
+    """Hands over what an identical run has left in the store; None if there is nothing whole."""
+    identity = fingerprint(stage, config, inputs, salt)
+    by_name = {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}
+    record = store.find(stage_name(stage), identity) if getattr(stage, "REUSABLE", True) else None
+    return _handed_over(stage, store, record, by_name, identity) if record else None
+
+
+def _handed_over(
+    stage: Stage, store: ArtifactStore, record: Json, by_name: Mapping[str, Output], identity: str
+) -> Result | None:
+    """The stored result in the place of the outputs; None if it is damaged."""
+    if not store.restore(record, by_name):
+        return None
+    # of a run that ended between commit and removal
+    Checkpoints(_checkpoint_uri(stage, identity, store)).remove()
+    name = stage_name(stage)
+    log.info("%s: reused, nothing to compute (fingerprint %s)", name, identity[:12])
+    return Result(record["metrics"], True, identity)
 
 
 def _checkpoint_uri(stage: Stage, identity: str, store: ArtifactStore | None) -> str:

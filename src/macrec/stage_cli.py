@@ -6,10 +6,12 @@ import logging
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from macrec import ui
 from macrec.artifact import (
     Artifact,
     FolderOutput,
@@ -21,10 +23,11 @@ from macrec.artifact import (
 )
 from macrec.errors import EXIT_PREEMPTED, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TryAgain, UserError
 from macrec.fingerprint import Stage, stage_name
-from macrec.parameters import Parameter, build, fields
+from macrec.launch import launch, launched
+from macrec.parameters import Parameter, build, fields, parse
 from macrec.processes import leave, processes
 from macrec.progress import log
-from macrec.stage import Result, execute, input_artifacts, settings, sources
+from macrec.stage import Result, execute, finished, input_artifacts, settings, sources
 from macrec.store import ArtifactStore
 
 METRICS = "metrics"
@@ -35,6 +38,15 @@ COMMON = [
     Parameter("store", str, "", "Artifact store, a local folder or gs://; empty: reuse nothing."),
     Parameter("cache_salt", str, "", "Any text; a new one forces the stage to compute again."),
 ]
+# A choice of texts, for KFP's driver reads the parameter of a GPU limit as text: given a number, it
+# sets no limit at all.
+GpuCount = Literal["0", "1", "2", "3", "4", "5", "6", "7", "8", "16"]
+PROCESSES = Parameter(
+    "processes",
+    GpuCount,
+    "1",
+    "Processes that share the work, a GPU for each; 0 and 1: this one alone.",
+)
 
 
 class Request(NamedTuple):
@@ -50,9 +62,25 @@ def main(stage: Stage, argv: list[str]) -> None:
     """Serves one call and ends the process with its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_PREEMPTED))
-    code = guarded(lambda: run_request(stage, parse_request(stage, argv)))
+    code = guarded(lambda: serve(stage, argv))
     leave()
     sys.exit(code)
+
+
+def serve(stage: Stage, argv: list[str]) -> None:
+    """Runs the call that the arguments state, in this process or in those that it starts."""
+    request = parse_request(stage, argv)
+    count = int(parse(PROCESSES, request.values.get("processes", PROCESSES.default)))
+    if count < 2 or launched():
+        run_request(stage, request)
+    elif not hand_over(stage, request):
+        module = f"components.{stage_name(stage)}.main"
+        launch(module, argv, count, str(request.values.get("device", "auto")))
+
+
+def common(stage: Stage) -> list[Parameter]:
+    """What the stage accepts besides its own parameters."""
+    return [*COMMON, PROCESSES] if getattr(stage, "DISTRIBUTED", False) else COMMON
 
 
 def guarded(work: Callable[[], object]) -> int:
@@ -99,7 +127,7 @@ def parser(stage: Stage) -> argparse.ArgumentParser:
         add_flag(result, parameter, "path or gs://: ")
         snapshot = Parameter(f"{parameter.name}_snapshot", str, "", "its digest, if known")
         add_flag(result, snapshot)
-    for parameter in [*settings(stage), *COMMON]:
+    for parameter in [*settings(stage), *common(stage)]:
         add_flag(result, parameter)
     return result
 
@@ -142,10 +170,21 @@ def source(uri: str, snapshot: str = "", cache: Path | None = None) -> Source | 
     return Source(uri.removeprefix("hub:"), snapshot=snapshot, cache=cache, hub=hub)
 
 
-def run_request(stage: Stage, request: Request) -> Result:
-    """Builds the stage's arguments, executes it and writes KFP's executor output."""
+class Call(NamedTuple):
+    """A request as the stage takes it."""
+
+    config: Any
+    inputs: Any
+    outputs: Any
+    execution: Any
+    store: ArtifactStore | None
+    salt: str
+
+
+@contextmanager
+def _built(stage: Stage, request: Request) -> Iterator[Call]:
+    """The stage's arguments; remote data lies in a temporary folder until the end of the block."""
     values = request.values
-    store = values.get("store", "")
     with tempfile.TemporaryDirectory(prefix="macrec-") as cache:
         inputs: dict[str, Any] = {n: Artifact.open(path) for n, path in request.artifacts.items()}
         for parameter in sources(stage):
@@ -154,33 +193,53 @@ def run_request(stage: Stage, request: Request) -> Result:
         outputs = {
             p.name: p.kind(Path(local_path(request.outputs[p.name]))) for p in fields(stage.Outputs)
         }
-        result = execute(
-            stage,
+        yield Call(
             build(stage.Config, values),
             stage.Inputs(**inputs),
             stage.Outputs(**outputs),
             build(stage.Execution, values),
-            store=ArtifactStore(store) if store else None,
-            salt=values.get("cache_salt", ""),
+            ArtifactStore(values["store"]) if values.get("store") else None,
+            values.get("cache_salt", ""),
         )
-    if request.executor_output and processes().first:
-        _write_executor_output(request.executor_output, request.outputs, outputs, result)
+
+
+def run_request(stage: Stage, request: Request) -> Result:
+    """Executes the stage and writes KFP's executor output."""
+    with _built(stage, request) as call:
+        *arguments, store, salt = call
+        result = execute(stage, *arguments, store=store, salt=salt)
+    if processes().first:
+        _write_executor_output(stage, request, vars(call.outputs), result)
     return result
 
 
+def hand_over(stage: Stage, request: Request) -> bool:
+    """Does the same if the store has the result; computes nothing. Whether it had."""
+    with _built(stage, request) as call:
+        if call.store is None:
+            return False
+        result = finished(stage, call.config, call.inputs, call.outputs, call.store, call.salt)
+    if result:
+        _write_executor_output(stage, request, vars(call.outputs), result)
+    return result is not None
+
+
 def _write_executor_output(
-    path: Path, uris: Mapping[str, str], outputs: Mapping[str, Output], result: Result
+    stage: Stage, request: Request, outputs: Mapping[str, Output], result: Result
 ) -> None:
+    path, uris = request.executor_output, request.outputs
+    if path is None:
+        return
+    read_from = {p.name: request.values.get(p.name, "") for p in sources(stage)}
     artifacts: dict[str, Any] = {}
     for name, output in outputs.items():
         if isinstance(output, ParameterOutput):
             continue
         metadata: Json = {"fingerprint": result.fingerprint, "reused": result.reused}
         if isinstance(output, FolderOutput):
-            artifact = Artifact.open(output.path)
-            metadata |= {"digest": artifact.digest, "rows": artifact.rows, **artifact.metadata}
+            metadata |= ui.facts(Artifact.open(output.path), read_from)
         artifacts[name] = {"artifacts": [{"name": name, "uri": uris[name], "metadata": metadata}]}
-    metrics = {"name": METRICS, "uri": uris.get(METRICS, ""), "metadata": result.metrics}
+    metrics = {"name": METRICS, "uri": uris.get(METRICS, ""), "metadata": ui.shown(result.metrics)}
     artifacts[METRICS] = {"artifacts": [metrics]}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({"artifacts": artifacts}, allow_nan=False).encode())

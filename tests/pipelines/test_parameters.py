@@ -19,6 +19,17 @@ def test_values_take_the_types_of_the_stages():
     assert values["gpu_node_selector"] == {"a": "b"}
 
 
+@pytest.mark.parametrize("given", [2, "2"])
+def test_a_number_of_gpus_is_text_for_kfp(given):
+    assert resolve({**DATA, "gpu_count": given})["gpu_count"] == "2"
+
+
+@pytest.mark.parametrize("given", ["two", 9, -1, 1.5])
+def test_a_number_of_gpus_that_no_node_has_is_refused(given):
+    with pytest.raises(UserError, match="gpu_count="):
+        resolve({**DATA, "gpu_count": given})
+
+
 def test_all_problems_come_in_one_message():
     with pytest.raises(UserError) as refused:
         resolve({"quantizer_level": 3, "quantizer_epochs": "many", "generator_dropout": 3})

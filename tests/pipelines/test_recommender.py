@@ -113,8 +113,50 @@ def test_gpu_stages_go_to_the_pool_that_the_run_names(documents, tasks):
         on_gpu = name in GPU_STAGES
         assert ("accelerator" in container.get("resources", {})) is on_gpu, name
         assert ("nodeSelector" in pod) is on_gpu and ("tolerations" in pod) is on_gpu, name
+        assert ("emptyDirMounts" in pod) is on_gpu, name
+        off = [{"nodeAffinityJson": {"componentInputParameter": "cpu_node_affinity"}}]
+        assert pod.get("nodeAffinity") == (None if on_gpu else off), name
         assert container["image"].startswith("macrec-gpu" if on_gpu else "macrec-cpu"), name
-        assert tasks[name]["retryPolicy"]["maxRetryCount"] == 3
+        assert tasks[name]["retryPolicy"] == {
+            "maxRetryCount": 3,
+            "backoffDuration": "60s",
+            "backoffFactor": 2.0,
+            "backoffMaxDuration": "900s",
+        }
+        assert pod["imagePullPolicy"] == "IfNotPresent" and int(pod["activeDeadlineSeconds"]) > 0
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] != "0"
+        token = [key["envVar"] for s in pod.get("secretAsEnv", ()) for key in s["keyToEnv"]]
+        assert token == (["HF_TOKEN"] if name.startswith("embed_") and on_gpu else []), name
+
+
+def test_the_user_of_the_pods_is_that_of_the_image():
+    from pipelines.tasks import USER
+
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
+    assert f"useradd --uid {USER} " in dockerfile
+    assert dockerfile.count("USER ") == dockerfile.count(f"USER {USER}\n") == 2
+
+
+def test_stages_that_can_share_their_work_are_told_the_number_of_gpus(tasks):
+    given = {
+        name: task["inputs"]["parameters"]["processes"]
+        for name, task in tasks.items()
+        if "processes" in task["inputs"]["parameters"]
+    }
+    assert set(given) == {"quantize", "train"}
+    assert all(wired == {"componentInputParameter": "gpu_count"} for wired in given.values())
+
+
+def test_the_parameters_of_pods_are_of_the_types_that_kfp_reads(documents):
+    declared = documents[0]["root"]["inputDefinitions"]["parameters"]
+    names = [n for n in run_parameters() if n.startswith(("cpu_", "gpu_"))]
+    types = {name: declared[name]["parameterType"] for name in names}
+    assert types == {
+        "cpu_node_affinity": "STRUCT",
+        "gpu_count": "STRING",  # which the driver reads as text
+        "gpu_node_selector": "STRUCT",
+        "gpu_tolerations": "LIST",
+    }
 
 
 def test_every_run_parameter_is_described_with_its_default(documents):
