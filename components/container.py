@@ -14,7 +14,7 @@ from macrec.artifact import ParameterOutput
 from macrec.fingerprint import Stage, stage_name
 from macrec.parameters import Parameter, fields
 from macrec.stage import input_artifacts, settings, sources
-from macrec.stage_cli import COMMON, METRICS
+from macrec.stage_cli import COMMON, FORCE, METRICS
 
 _KFP_TYPES = {str: str, int: int, float: float, bool: bool}
 
@@ -57,7 +57,7 @@ def parameters(stage: Stage) -> list[Parameter]:
     for p in sources(stage):
         uris.append(Parameter(p.name, str, "", p.doc))
         uris.append(Parameter(f"{p.name}_snapshot", str, "", f"Digest of {p.name}, if known."))
-    return [*uris, *settings(stage), *COMMON]
+    return [*uris, *settings(stage), *COMMON, FORCE]
 
 
 def kfp_type(parameter: Parameter) -> Any:

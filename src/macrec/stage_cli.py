@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,15 @@ COMMON = [
     Parameter("store", str, "", "Artifact store, a local folder or gs://; empty: reuse nothing."),
     Parameter("cache_salt", str, "", "Any text; a new one forces the stage to compute again."),
 ]
+# Also of every stage, but each has its own among the run parameters.
+FORCE = Parameter(
+    "force",
+    str,
+    "",
+    "Any text; a new one makes this stage compute again, and what follows if its bytes changed.",
+)
+TASK = "task.json"
+"""How a task began and ended, beside its executor output; `macrec status` reads it."""
 
 
 class Request(NamedTuple):
@@ -50,9 +60,41 @@ def main(stage: Stage, argv: list[str]) -> None:
     """Serves one call and ends the process with its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_PREEMPTED))
-    code = guarded(lambda: run_request(stage, parse_request(stage, argv)))
+    code = guarded(lambda: _noted(stage, parse_request(stage, argv)))
     leave()
     sys.exit(code)
+
+
+def _noted(stage: Stage, request: Request) -> None:
+    """Serves the call; under KFP how it began and ended is written down."""
+    if request.executor_output is None or not processes().first:
+        run_request(stage, request)
+        return
+    path = request.executor_output.with_name(TASK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noted: Json = {"stage": stage_name(stage), "started": _now()}
+    write_atomically(path, json.dumps(noted).encode())
+    ending: Json = {"code": 1, "error": ""}
+    try:
+        ending = {"code": 0, "reused": run_request(stage, request).reused}
+    except UserError as error:
+        ending = {"code": EXIT_USER_ERROR, "error": str(error)}
+        raise
+    except TryAgain as error:
+        ending = {"code": EXIT_TRY_AGAIN, "error": str(error)}
+        raise
+    except SystemExit as ended:
+        ending["code"] = ended.code
+        raise
+    except BaseException as error:
+        ending["error"] = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        write_atomically(path, json.dumps({**noted, "ended": _now(), **ending}).encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def guarded(work: Callable[[], object]) -> int:
@@ -99,7 +141,7 @@ def parser(stage: Stage) -> argparse.ArgumentParser:
         add_flag(result, parameter, "path or gs://: ")
         snapshot = Parameter(f"{parameter.name}_snapshot", str, "", "its digest, if known")
         add_flag(result, snapshot)
-    for parameter in [*settings(stage), *COMMON]:
+    for parameter in [*settings(stage), *COMMON, FORCE]:
         add_flag(result, parameter)
     return result
 
@@ -145,7 +187,7 @@ def source(uri: str, snapshot: str = "", cache: Path | None = None) -> Source | 
 def run_request(stage: Stage, request: Request) -> Result:
     """Builds the stage's arguments, executes it and writes KFP's executor output."""
     values = request.values
-    store = values.get("store", "")
+    store, salt, force = (values.get(name, "") for name in ("store", "cache_salt", "force"))
     with tempfile.TemporaryDirectory(prefix="macrec-") as cache:
         inputs: dict[str, Any] = {n: Artifact.open(path) for n, path in request.artifacts.items()}
         for parameter in sources(stage):
@@ -161,7 +203,7 @@ def run_request(stage: Stage, request: Request) -> Result:
             stage.Outputs(**outputs),
             build(stage.Execution, values),
             store=ArtifactStore(store) if store else None,
-            salt=values.get("cache_salt", ""),
+            salt=f"{salt}\0{force}" if force else salt,
         )
     if request.executor_output and processes().first:
         _write_executor_output(request.executor_output, request.outputs, outputs, result)
