@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,7 +133,7 @@ def of_backend(backend: Backend, run_id: str) -> RunStatus:
     with backend.calling(f"run {run_id}"):
         run = backend.client.get_run(run_id)
     details = (run.run_details.task_details if run.run_details else None) or []
-    stages = _stages(details, Dag(PIPELINE_YAML.read_text()), backend.namespace)
+    stages = _stages(details, _recommender(), backend.namespace)
     state = _STATES.get(run.state, str(run.state or WAITING).lower())
     notes = [f"UI: {backend.link(run_id)}"]
     message = _errors(run)
@@ -144,6 +145,11 @@ def of_backend(backend: Backend, run_id: str) -> RunStatus:
     end = (_time(run.finished_at) or "-") if ended else ""
     began, name = _time(run.created_at), str(run.display_name)
     return _settled(RunStatus(run_id, name, state, began, end, stages, notes))
+
+
+@lru_cache(maxsize=1)
+def _recommender() -> Dag:
+    return Dag(PIPELINE_YAML.read_text())
 
 
 def _stages(details: list[Any], dag: Dag, namespace: str) -> list[StageStatus]:

@@ -5,7 +5,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,12 +184,7 @@ def _pipeline(backend: Backend, name: str) -> str:
     return made.pipeline_id
 
 
-def wait(
-    backend: Backend,
-    run_id: str,
-    poll_seconds: float = POLL_SECONDS,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
+def wait(backend: Backend, run_id: str) -> None:
     """Waits for a run's end, telling what its stages do; ends the process with 1 if it failed.
 
     Raises:
@@ -203,11 +198,11 @@ def wait(
             run = status.of_backend(backend, run_id)
             silent = 0.0
         except TryAgain as error:
-            silent += poll_seconds
+            silent += POLL_SECONDS
             if silent > PATIENCE_SECONDS:
                 raise TryAgain(f"{error} The run goes on: macrec status {run_id}") from error
             log.warning("%s; the run goes on, asking again", error)
-            sleep(poll_seconds)
+            time.sleep(POLL_SECONDS)
             continue
         for stage in run.stages:
             if told.get(stage.stage) != stage.state and stage.state != status.WAITING:
@@ -215,7 +210,7 @@ def wait(
             told[stage.stage] = stage.state
         if run.ended:
             break
-        sleep(poll_seconds)
+        time.sleep(POLL_SECONDS)
     for line in status.lines(run):
         print(line)
     if run.state != status.SUCCEEDED:
