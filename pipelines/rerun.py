@@ -33,6 +33,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     for mode, text in MODES.items():
         group.add_argument(f"--{mode}", dest=f"mode_{mode}", metavar="STAGE", help=text)
+    parser.add_argument(
+        "--clone",
+        action="store_true",
+        help="on a cluster: a new run where a retry would do, with a new look at the data",
+    )
 
 
 def choice(options: argparse.Namespace) -> Choice:

@@ -19,8 +19,8 @@ def rerun_backend(
     """Retries the run, or clones it with the code at hand; returns the id of what runs.
 
     A failed run whose pipeline version is that of the code at hand is retried: finished stages
-    keep their results. All else is a new run with the same parameters, where finished stages come
-    from KFP's cache or the artifact store.
+    keep their results, the snapshot of the data among them. All else is a new run with the same
+    parameters, where finished stages come from KFP's cache or the artifact store.
 
     Raises:
         UserError: the run is at work, or not one of ours.
@@ -41,12 +41,8 @@ def rerun_backend(
     salts = forced(dag, chosen, finished)
     values = submit.arguments(given({**earlier, **salts}, known_parameters("recommender")))
     changed = sorted(n for n in {*values, *earlier} if values.get(n) != earlier.get(n))
-    if (
-        run.state == "FAILED"
-        and not chosen.mode
-        and not changed
-        and _is_current(backend, run, options)
-    ):
+    as_it_was = run.state == "FAILED" and not (chosen.mode or changed or options.clone)
+    if as_it_was and _is_current(backend, run, options):
         started = _retried(backend, options.run)
     else:
         started = _cloned(
@@ -88,7 +84,7 @@ def _cloned(
 ) -> str:
     """A new run with the parameters of an earlier one."""
     _check_ours(backend, run, dag)
-    submit.check_readable(values)
+    submit.check_sources(values)
     name = f"{run.display_name} again" + (f", only {only}" if only else "")
     common = {
         "experiment_id": run.experiment_id,

@@ -11,6 +11,7 @@ from typing import Any
 
 from macrec.errors import UserError, check
 from macrec.progress import log
+from macrec.stage_cli import source
 from pipelines import run_record
 from pipelines.dag import Dag, task_name
 from pipelines.encode_items import encode_items
@@ -77,20 +78,21 @@ def _call(
     tasks, inputs, outputs = record.tasks(dag), dag.inputs(stage), dag.outputs(stage)
     arguments = {"store": str((record.out / "store").resolve()), **values}
     given: dict[str, Any] = {}
-    for name, source in inputs.get("parameters", {}).items():
-        if "componentInputParameter" in source:
-            key = source["componentInputParameter"]
+    for name, origin in inputs.get("parameters", {}).items():
+        if "componentInputParameter" in origin:
+            key = origin["componentInputParameter"]
             value = arguments.get(key, dag.parameters[key].get("defaultValue"))
             given[name] = list(value) if isinstance(value, tuple) else value
-        elif "taskOutputParameter" in source:
-            made = source["taskOutputParameter"]
+        elif "taskOutputParameter" in origin:
+            made = origin["taskOutputParameter"]
             path = _finished(tasks, made["producerTask"], stage) / made["outputParameterKey"]
             given[name] = path.read_text()
         else:
-            given[name] = source["runtimeValue"]["constant"]
+            given[name] = origin["runtimeValue"]["constant"]
+    _check_unchanged(stage, given)
     artifacts: dict[str, Any] = {}
-    for name, source in inputs.get("artifacts", {}).items():
-        made = source["taskOutputArtifact"]
+    for name, origin in inputs.get("artifacts", {}).items():
+        made = origin["taskOutputArtifact"]
         if imported := dag.imported(made["producerTask"]):
             artifacts[name] = _listed(arguments[imported])
         else:
@@ -109,6 +111,26 @@ def _call(
             "outputFile": str(folder / "executor_output.json"),
         },
     }
+
+
+def _check_unchanged(stage: str, given: Mapping[str, Any]) -> None:
+    """Raises `UserError` if data that the stage reads are not those of the run.
+
+    Their digests are those that the run took at its beginning, and the result is stored under them.
+    """
+    snapshots = {
+        n.removesuffix("_snapshot"): d for n, d in given.items() if n.endswith("_snapshot")
+    }
+    changed = [
+        str(given[name])
+        for name, digest in snapshots.items()
+        if (found := source(str(given.get(name) or ""))) and found.digest != digest
+    ]
+    check(
+        not changed,
+        f"{stage}: {', '.join(changed)} changed since the run took its snapshot. Rerun without "
+        "--only, which takes a new one.",
+    )
 
 
 def _listed(uri: object) -> dict[str, Any]:

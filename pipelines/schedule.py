@@ -10,7 +10,7 @@ from pipelines import cron as crons
 from pipelines import kfp_backend
 from pipelines.dag import of_file
 from pipelines.kfp_backend import Backend, named
-from pipelines.submit import Version, arguments, check_readable, experiment, uploaded
+from pipelines.submit import Version, arguments, check_sources, experiment, uploaded
 
 NAME = "macrec retraining"
 AT_WORK = ("PENDING", "RUNNING", "CANCELING", "PAUSED")
@@ -51,7 +51,7 @@ def schedule(
     if options.explain:
         return
     values = given()
-    check_readable(values)
+    check_sources(values)
     dag = of_file(options.package)
     backend = kfp_backend.connected(options)
     version = uploaded(backend, dag.name, options.package)

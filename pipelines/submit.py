@@ -16,6 +16,7 @@ from pipelines.dag import of_file
 from pipelines.kfp_backend import Backend, named
 from pipelines.local import PIPELINE_YAML
 from pipelines.parameters import PREVIOUS, SOURCES
+from pipelines.run import source_problems
 
 EXPERIMENT = "macrec"
 EXIT_RUN_FAILED = 1
@@ -74,7 +75,7 @@ def submit(options: argparse.Namespace, values: Mapping[str, Any]) -> str:
         UserError: a parameter names a file of this machine, or the backend refuses.
         TryAgain: the backend does not answer.
     """
-    check_readable(values)
+    check_sources(values)
     dag = of_file(options.package)
     backend = kfp_backend.connected(options)
     version = uploaded(backend, dag.name, options.package)
@@ -100,8 +101,8 @@ def start(backend: Backend, name: str, **given: Any) -> str:
     return created
 
 
-def check_readable(values: Mapping[str, Any]) -> None:
-    """Raises `UserError` for parameters that name files of this machine."""
+def check_sources(values: Mapping[str, Any]) -> None:
+    """Raises `UserError` for data and models that do not suffice, or lie on this machine."""
     names = [*SOURCES.values(), *PREVIOUS.values(), "store"]
     local = {
         name: uri
@@ -115,6 +116,8 @@ def check_readable(values: Mapping[str, Any]) -> None:
             "Copy them to a bucket (`gcloud storage cp -r PATH gs://BUCKET/`) and give its gs:// "
             "address; a model may be hub:NAME@REVISION."
         )
+    if problems := source_problems(values):
+        raise UserError("\n  ".join(problems))
     if not values.get("store"):
         log.warning(
             "no --store: a training that is preempted begins anew, and reruns have KFP's cache only"

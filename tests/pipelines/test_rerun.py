@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from pipelines.rerun import Choice
 from tests.kfp_server import Refused
 from tests.pipelines.conftest import SMOKE
 
-DATA = ["--items", "gs://shop/items", "--interactions", "gs://shop/log", "--store", "gs://shop/s"]
+DATA = [
+    *("--items", "gs://shop/items", "--interactions", "gs://shop/log"),
+    *("--text-model", "gs://shop/model", "--store", "gs://shop/store"),
+]
 API = "/apis/v2beta1"
 
 
@@ -42,6 +46,11 @@ def test_a_failed_run_of_the_same_code_is_retried(kfp, here, failed):
     assert f"POST {API}/runs/{failed}:retry" in kfp.requests
     assert list(kfp.runs) == [failed] and kfp.runs[failed].state == "RUNNING"
     assert "retried" in called.out and f"{kfp.url}/#/runs/details/{failed}" in called.out
+
+
+def test_a_clone_may_be_asked_for(kfp, here, failed):
+    assert here("rerun", failed, "--clone").code == 0
+    assert len(kfp.runs) == 2 and not any(":retry" in r for r in kfp.requests)
 
 
 def test_after_a_change_of_the_code_a_clone_takes_the_new_version(kfp, here, failed, tmp_path):
@@ -162,6 +171,10 @@ def computed(called):
     return [stage for stage, state in states(called).items() if state == "computed"]
 
 
+def record(out):
+    return run_record.read(out)
+
+
 def digests(run: Path):
     """The bytes of every artifact of a run's folder, by stage and name."""
     notes = ("task.json", "executor_output.json")
@@ -218,7 +231,7 @@ def test_a_failed_stage_is_rerun_after_its_cause_is_mended(macrec, sample, tmp_p
     forced = macrec("rerun", out, "--force", "quantize")
     assert forced.code == 0, forced.err
     assert computed(forced) == ["snapshot_catalog", "quantize"]
-    assert "quantizer_force" in run_record.read(out).arguments
+    assert "quantizer_force" in record(out).arguments
     # With another seed it gives other bytes, and what follows is computed.
     other = macrec("rerun", out, "--force", "quantize", "--set", "quantizer_seed=99")
     assert computed(other) == [
@@ -233,8 +246,10 @@ def test_a_failed_stage_is_rerun_after_its_cause_is_mended(macrec, sample, tmp_p
 
 @pytest.mark.slow
 def test_one_stage_alone(macrec, sample, tmp_path):
-    out = tmp_path / "out"
-    flags = ["--config", SMOKE, *sample.flags, "--set", "image_max_bad_images=0.05"]
+    out, data = tmp_path / "out", tmp_path / "data"
+    shutil.copytree(sample.data, data)
+    flags = ["--config", SMOKE, "--set", "image_max_bad_images=0.05"]
+    flags += [str(f).replace(str(sample.data), str(data)) for f in sample.flags]
     blocked = out / "store" / "records" / "pseudo_label"
     blocked.parent.mkdir(parents=True)
     blocked.write_text("")
@@ -250,17 +265,22 @@ def test_one_stage_alone(macrec, sample, tmp_path):
     folder = Path(alone.out.strip().rpartition(": ")[2])
     assert (folder / "pseudo_labels" / "manifest.json").is_file()
     assert [p.name for p in folder.parent.iterdir()] == ["pseudo-label"]
-    assert not run_record.read(out).arguments.get("label_force"), "it had not finished"
+    assert not record(out).arguments.get("label_force"), "it had not finished"
     told = json.loads(macrec("status", out, "--json").out)
     assert told["state"] == "unfinished"
     states_told = {s["stage"]: s["state"] for s in told["stages"]}
     assert states_told["pseudo_label"] == "computed" and states_told["quantize"] == "not run"
 
+    # Its data are those of the run's snapshot, or there is no --only.
+    (data / "items.parquet").write_bytes(b"other")
+    changed = macrec("rerun", out, "--only", "prepare_data")
+    assert changed.code == 2 and "items.parquet changed since" in changed.err
+
     # A stage that had finished is computed anew, and what was made from it no longer counts.
     embedded = macrec("rerun", out, "--only", "embed_text")
     assert embedded.code == 0, embedded.err
     assert "embed_text: finished in" in embedded.err
-    assert run_record.read(out).arguments["text_force"]
+    assert record(out).arguments["text_force"]
     told = json.loads(macrec("status", out, "--json").out)
     states_told = {s["stage"]: s["state"] for s in told["stages"]}
     assert states_told["pseudo_label"] == "not run" and states_told["embed_image"] == "computed"

@@ -9,7 +9,10 @@ from pipelines import cron
 from tests.kfp_server import Refused
 
 WHEN = "0 0 3 * * MON"
-DATA = ["--items", "gs://shop/items", "--interactions", "gs://shop/log", "--store", "gs://shop/s"]
+DATA = [
+    *("--items", "gs://shop/items", "--interactions", "gs://shop/log"),
+    *("--text-model", "gs://shop/model", "--store", "gs://shop/store"),
+]
 API = "/apis/v2beta1"
 NOW = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)  # a Monday
 

@@ -9,7 +9,10 @@ from pipelines import run_record
 from pipelines.local import StageFailed
 from tests.kfp_server import Refused
 
-DATA = ["--items", "gs://shop/items", "--interactions", "gs://shop/log", "--store", "gs://shop/s"]
+DATA = [
+    *("--items", "gs://shop/items", "--interactions", "gs://shop/log"),
+    *("--text-model", "gs://shop/model", "--store", "gs://shop/store"),
+]
 BEGAN = "2026-01-05T03:00:00.000+00:00"
 ENDED = "2026-01-05T03:01:30.500+00:00"
 

@@ -61,6 +61,7 @@ def test_equal_bytes_are_one_version_and_other_bytes_another(kfp, here, tmp_path
     [
         (["--items", "items.parquet"], "catalog_items=items.parquet"),
         (["--store", "runs/store"], "store=runs/store"),
+        (["--text-model", ""], "no vectors to quantize"),
         (["--set", "quantizer_level=3"], "Did you mean quantizer_levels"),
         (["--set", "quantizer_levels=x"], "quantizer_levels='x'"),
         (["--endpoint", "cluster:8888"], "begin with https://"),
