@@ -34,6 +34,7 @@ def rerun_backend(
         "terminate it in the UI.",
     )
     dag = of_file(options.package)
+    _check_ours(backend, run, dag)
     found = {s.stage: s.state for s in status.of_backend(backend, options.run).stages}
     stage = dag.checked(chosen.stage) if chosen.mode else ""
     finished = found.get(stage) in status.FINISHED
@@ -83,8 +84,8 @@ def _cloned(
     values: dict[str, Any],
 ) -> str:
     """A new run with the parameters of an earlier one."""
-    _check_ours(backend, run, dag)
     submit.check_sources(values)
+    log.info("a new run with the parameters of %s", run.run_id)
     name = f"{run.display_name} again" + (f", only {only}" if only else "")
     common = {
         "experiment_id": run.experiment_id,
@@ -120,4 +121,3 @@ def _check_ours(backend: Backend, run: Any, dag: Dag) -> None:
         raise UserError(
             f"{run.run_id}: a run of pipeline {name!r}, not of {dag.name!r}. Clone it in the UI."
         )
-    log.info("a new run with the parameters of %s", run.run_id)

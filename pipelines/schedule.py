@@ -81,12 +81,15 @@ def _settle(backend: Backend, name: str, wanted: Mapping[str, Any], version: Ver
     standing = [s for s in standing if s.display_name == name]
     same = next((s for s in standing if _is_enabled(s) and not differences(s, wanted)), None)
     old = [s for s in standing if s is not same]
-    for found in old if same is None else []:
-        log.info("changed: %s", ", ".join(differences(found, wanted)) or "it was disabled")
+    enabled = [s for s in old if _is_enabled(s)]
     if same:
+        _disable(backend, enabled)
         print(f"schedule {name!r}: unchanged ({same.recurring_run_id})")
     else:
-        created = _replaced(backend, [s for s in old if _is_enabled(s)], wanted)
+        for found in old:
+            changed = ", ".join(differences(found, wanted)) or "it was disabled"
+            log.info("changed: %s", changed)
+        created = _replaced(backend, enabled, wanted)
         verb = "replaced" if old else "made"
         print(f"schedule {name!r}: {verb} ({created}), version {version.name}")
     _remove(backend, old)
@@ -94,19 +97,21 @@ def _settle(backend: Backend, name: str, wanted: Mapping[str, Any], version: Ver
 
 def _replaced(backend: Backend, enabled: list[Any], wanted: Mapping[str, Any]) -> str:
     """Disables the old schedules and makes the new one; if that fails the old ones go on."""
-    disabled: list[str] = []
     try:
-        for found in enabled:  # first, so that not both start a run
-            with backend.calling("disabling the old schedule"):
-                backend.client.disable_recurring_run(found.recurring_run_id)
-            disabled.append(found.recurring_run_id)
+        _disable(backend, enabled)  # first, so that not both start a run
         with backend.calling("making the schedule"):
             return backend.client.create_recurring_run(**wanted).recurring_run_id
     except BaseException:
-        for recurring_run_id in disabled:
+        for found in enabled:
             with backend.calling("enabling the old schedule again"):
-                backend.client.enable_recurring_run(recurring_run_id)
+                backend.client.enable_recurring_run(found.recurring_run_id)
         raise
+
+
+def _disable(backend: Backend, enabled: list[Any]) -> None:
+    for found in enabled:
+        with backend.calling("disabling the old schedule"):
+            backend.client.disable_recurring_run(found.recurring_run_id)
 
 
 def _is_enabled(found: Any) -> bool:

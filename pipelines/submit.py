@@ -112,7 +112,7 @@ def check_sources(values: Mapping[str, Any]) -> None:
     if local:
         listed = "".join(f"\n  {name}={uri}" for name, uri in local.items())
         raise UserError(
-            f"{len(local)} parameters name paths that a cluster cannot read:{listed}\n"
+            f"{len(local)} path{'s' * (len(local) > 1)} that a cluster cannot read:{listed}\n"
             "Copy them to a bucket (`gcloud storage cp -r PATH gs://BUCKET/`) and give its gs:// "
             "address; a model may be hub:NAME@REVISION."
         )
@@ -195,26 +195,29 @@ def wait(backend: Backend, run_id: str) -> None:
     """
     # kfp's own wait_for_run_completion waits for ever for a run that was canceled.
     told: dict[str, str] = {}
-    silent = 0.0
+    heard = time.monotonic()
     while True:
         try:
             run = status.of_backend(backend, run_id)
-            silent = 0.0
         except TryAgain as error:
-            silent += POLL_SECONDS
-            if silent > PATIENCE_SECONDS:
+            if time.monotonic() - heard > PATIENCE_SECONDS:
                 raise TryAgain(f"{error} The run goes on: macrec status {run_id}") from error
             log.warning("%s; the run goes on, asking again", error)
-            time.sleep(POLL_SECONDS)
-            continue
-        for stage in run.stages:
-            if told.get(stage.stage) != stage.state and stage.state != status.WAITING:
-                log.info("%s: %s", stage.stage, stage.state)
-            told[stage.stage] = stage.state
-        if run.ended:
-            break
+        else:
+            heard = time.monotonic()
+            _tell(run, told)
+            if run.ended:
+                break
         time.sleep(POLL_SECONDS)
     for line in status.lines(run):
         print(line)
     if run.state != status.SUCCEEDED:
         sys.exit(EXIT_RUN_FAILED)
+
+
+def _tell(run: status.RunStatus, told: dict[str, str]) -> None:
+    """Logs the stages whose state is not the one that was told last."""
+    for stage in run.stages:
+        if stage.state != told.get(stage.stage, status.WAITING) and stage.state != status.NOT_RUN:
+            log.info("%s: %s", stage.stage, stage.state)
+        told[stage.stage] = stage.state

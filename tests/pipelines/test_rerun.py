@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from macrec.artifact import Artifact
 from macrec.errors import UserError
 from pipelines import rerun, run_record
 from pipelines.dag import Dag
@@ -161,128 +162,157 @@ def test_what_is_forced():
 
 # A local run: a stage fails for a real cause, which is mended.
 
+ABOVE_TRAIN = [
+    "embed_histories",
+    "embed_image",
+    "embed_text",
+    "prepare_data",
+    "pseudo_label",
+    "quantize",
+    "resolve_collisions",
+    "snapshot_catalog",
+]
 
-def states(called):
-    words = [line.split() for line in called.out.splitlines()]
-    return {w[0]: w[-1] for w in words if w and w[-1] in ("computed", "reused")}
+
+def states(macrec, out):
+    """What `status` says of each stage, and of the run."""
+    content = json.loads(macrec("status", out, "--json").out)
+    return {s["stage"]: s["state"] for s in content["stages"]} | {"run": content["state"]}
 
 
 def computed(called):
-    return [stage for stage, state in states(called).items() if state == "computed"]
+    """The stages that the closing table of a run names as computed."""
+    words = [line.split() for line in called.out.splitlines()]
+    return sorted(w[0] for w in words if w and w[-1] == "computed")
 
 
-def record(out):
-    return run_record.read(out)
-
-
-def digests(run: Path):
-    """The bytes of every artifact of a run's folder, by stage and name."""
+def digests(folder: Path):
+    """The bytes of everything below a folder, but the notes of when it was made."""
     notes = ("task.json", "executor_output.json")
     return {
-        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(run.rglob("*"))
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in notes
     }
 
 
-ABOVE_TRAIN = [
-    "prepare_data",
-    "embed_text",
-    "embed_image",
-    "embed_histories",
-    "pseudo_label",
-    "quantize",
-    "resolve_collisions",
-]
+def runs(out):
+    return sorted((out / "runs").iterdir())
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("rerun") / "out"
+
+
+@pytest.fixture(scope="module")
+def data(sample, out):
+    shutil.copytree(sample.data, out.parent / "data")
+    return out.parent / "data"
+
+
+@pytest.fixture(scope="module")
+def train_records(out):
+    """Where the store keeps what train has made. A file in its place cannot be read."""
+    return out / "store" / "records" / "train"
+
+
+@pytest.fixture(scope="module")
+def broken(macrec, sample, out, data, train_records):
+    train_records.parent.mkdir(parents=True)
+    train_records.write_text("")
+    flags = [str(f).replace(str(sample.data), str(data)) for f in sample.flags]
+    small = ["--config", SMOKE, "--set", "image_max_bad_images=0.05"]
+    return macrec("run", "--out", out, *small, *flags)
+
+
+@pytest.fixture(scope="module")
+def mended(macrec, broken, out, train_records):
+    train_records.unlink()
+    return macrec("rerun", out)
+
+
+@pytest.fixture(scope="module")
+def forced_again(macrec, mended, out):
+    return macrec("rerun", out, "--force", "quantize")
+
+
+@pytest.fixture(scope="module")
+def other_bytes(macrec, forced_again, out, train_records):
+    """Another seed, and the store is broken again, so that nothing is trained."""
+    train_records.rename(train_records.with_name("away"))
+    train_records.write_text("")
+    return macrec("rerun", out, "--force", "quantize", "--set", "quantizer_seed=99")
 
 
 @pytest.mark.slow
-def test_a_failed_stage_is_rerun_after_its_cause_is_mended(macrec, sample, tmp_path):
-    out = tmp_path / "out"
-    flags = ["--config", SMOKE, *sample.flags, "--set", "image_max_bad_images=0.05"]
-    # The store cannot be read for this stage: a file stands where its records belong.
-    blocked = out / "store" / "records" / "train"
-    blocked.parent.mkdir(parents=True)
-    blocked.write_text("")
-    first = macrec("run", "--out", out, *flags)
-    assert first.code == 1
-    assert "train failed with exit code 1" in first.err and f"`macrec rerun {out}`" in first.err
-    told = macrec("status", out, "--json")
-    content = json.loads(told.out)
-    by_stage = {s["stage"]: s for s in content["stages"]}
-    assert content["state"] == "failed" and by_stage["evaluate"]["state"] == "not run"
-    assert (
-        "NotADirectoryError" in by_stage["train"]["error"] and "store" in by_stage["train"]["error"]
-    )
-    (before,) = (out / "runs").iterdir()
-    upstream = digests(before)
-
-    blocked.unlink()
-    again = macrec("rerun", out)
-    assert again.code == 0, again.err
-    assert computed(again) == ["snapshot_catalog", "train", "evaluate", "recommend"]
-    _, second = sorted((out / "runs").iterdir())
-    after = digests(second)
-    assert {n: d for n, d in after.items() if n in upstream} == upstream
-    assert (out / "report.html").is_file()
-    assert json.loads(macrec("status", out, "--json").out)["state"] == "succeeded"
-
-    # Forced, quantize gives the same bytes, so nothing below is computed.
-    forced = macrec("rerun", out, "--force", "quantize")
-    assert forced.code == 0, forced.err
-    assert computed(forced) == ["snapshot_catalog", "quantize"]
-    assert "quantizer_force" in record(out).arguments
-    # With another seed it gives other bytes, and what follows is computed.
-    other = macrec("rerun", out, "--force", "quantize", "--set", "quantizer_seed=99")
-    assert computed(other) == [
-        "snapshot_catalog",
-        "quantize",
-        "resolve_collisions",
-        "train",
-        "evaluate",
-        "recommend",
-    ]
+def test_a_run_that_failed_says_how_and_how_to_go_on(macrec, broken, out):
+    assert broken.code == 1
+    assert "train failed with exit code 1" in broken.err and f"`macrec rerun {out}`" in broken.err
+    told = macrec("status", out)
+    assert "NotADirectoryError" in told.out and "records/train" in told.out
+    assert states(macrec, out) == {
+        **dict.fromkeys(ABOVE_TRAIN, "computed"),
+        "train": "failed",
+        "evaluate": "not run",
+        "recommend": "not run",
+        "run": "failed",
+    }
 
 
 @pytest.mark.slow
-def test_one_stage_alone(macrec, sample, tmp_path):
-    out, data = tmp_path / "out", tmp_path / "data"
-    shutil.copytree(sample.data, data)
-    flags = ["--config", SMOKE, "--set", "image_max_bad_images=0.05"]
-    flags += [str(f).replace(str(sample.data), str(data)) for f in sample.flags]
-    blocked = out / "store" / "records" / "pseudo_label"
-    blocked.parent.mkdir(parents=True)
-    blocked.write_text("")
-    assert macrec("run", "--out", out, *flags).code == 1
-    (main,) = (out / "runs").iterdir()
+def test_a_failed_stage_is_rerun_after_its_cause_is_mended(macrec, mended, out):
+    assert mended.code == 0, mended.err
+    assert computed(mended) == ["evaluate", "recommend", "snapshot_catalog", "train"]
+    first, second = (digests(run) for run in runs(out)[:2])
+    above = [n for n in second if n.split("/")[0].replace("-", "_") in ABOVE_TRAIN]
+    assert len(above) > 20 and {n: second[n] for n in above} == first
+    assert (out / "report.html").is_file() and (out / "recommendations.parquet").is_file()
 
-    early = macrec("rerun", out, "--only", "quantize")
-    assert early.code == 2
-    assert "pseudo_label has not finished in this run" in early.err
-    blocked.unlink()
-    alone = macrec("rerun", out, "--only", "pseudo_label")
+
+@pytest.mark.slow
+def test_a_forced_stage_is_computed_and_what_follows_only_if_its_bytes_changed(
+    macrec, forced_again, other_bytes, out
+):
+    assert forced_again.code == 0, forced_again.err
+    assert computed(forced_again) == ["quantize", "snapshot_catalog"]
+    assert other_bytes.code == 1
+    told = states(macrec, out)
+    changed = [stage for stage, state in told.items() if state in ("computed", "failed")]
+    assert changed == ["snapshot_catalog", "quantize", "resolve_collisions", "train"]
+    second, third, fourth = runs(out)[1:4]
+    assert digests(second / "quantize").keys() == digests(third / "quantize").keys()
+    latents = [Artifact.open(r / "quantize" / "latents").digest for r in (second, third, fourth)]
+    assert latents[0] == latents[1] != latents[2]
+
+
+@pytest.mark.slow
+def test_one_stage_alone(macrec, other_bytes, out, data, train_records):
+    early = macrec("rerun", out, "--only", "evaluate")
+    assert early.code == 2 and "train has not finished in this run" in early.err
+    train_records.unlink()
+    alone = macrec("rerun", out, "--only", "train")
     assert alone.code == 0, alone.err
     folder = Path(alone.out.strip().rpartition(": ")[2])
-    assert (folder / "pseudo_labels" / "manifest.json").is_file()
-    assert [p.name for p in folder.parent.iterdir()] == ["pseudo-label"]
-    assert not record(out).arguments.get("label_force"), "it had not finished"
-    told = json.loads(macrec("status", out, "--json").out)
-    assert told["state"] == "unfinished"
-    states_told = {s["stage"]: s["state"] for s in told["stages"]}
-    assert states_told["pseudo_label"] == "computed" and states_told["quantize"] == "not run"
+    assert Artifact.open(folder / "recommender").verify()
+    assert [p.name for p in folder.parent.iterdir()] == ["train"]
+    told = states(macrec, out)
+    assert (told["train"], told["evaluate"], told["run"]) == ("computed", "not run", "unfinished")
+    forces = [n for n in run_record.read(out).arguments if n.endswith("_force")]
+    assert forces == ["quantizer_force"], "train had not finished, so it was not forced"
 
-    # Its data are those of the run's snapshot, or there is no --only.
+
+@pytest.mark.slow
+def test_one_stage_that_had_finished(macrec, other_bytes, out, data):
+    """It is computed anew, and what was made from it does not count any more."""
+    earlier = digests(runs(out)[3] / "embed-text")
+    alone = macrec("rerun", out, "--only", "embed-text")
+    assert alone.code == 0, alone.err
+    assert "embed_text: finished in" in alone.err, "it was not reused"
+    assert run_record.read(out).arguments["text_force"]
+    assert digests(Path(alone.out.strip().rpartition(": ")[2])) == earlier
+    told = states(macrec, out)
+    assert told["pseudo_label"] == "not run" and told["embed_image"] == "reused"
     (data / "items.parquet").write_bytes(b"other")
     changed = macrec("rerun", out, "--only", "prepare_data")
     assert changed.code == 2 and "items.parquet changed since" in changed.err
-
-    # A stage that had finished is computed anew, and what was made from it no longer counts.
-    embedded = macrec("rerun", out, "--only", "embed_text")
-    assert embedded.code == 0, embedded.err
-    assert "embed_text: finished in" in embedded.err
-    assert record(out).arguments["text_force"]
-    told = json.loads(macrec("status", out, "--json").out)
-    states_told = {s["stage"]: s["state"] for s in told["stages"]}
-    assert states_told["pseudo_label"] == "not run" and states_told["embed_image"] == "computed"
-    text = digests(Path(embedded.out.strip().rpartition(": ")[2]))
-    assert text == digests(main / "embed-text")

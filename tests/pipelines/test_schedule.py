@@ -224,6 +224,17 @@ def test_a_schedule_that_was_disabled_by_hand_is_made_anew(here, kfp):
     assert new != old and kfp.schedules[new].status == "ENABLED"
 
 
+def test_of_two_schedules_of_one_name_one_stays(here, kfp):
+    here("schedule", WHEN, *DATA)
+    here("schedule", "0 0 4 * * *", *DATA, "--name", "other")
+    first, second = kfp.schedules.values()
+    second.display_name = first.display_name
+    run = running(kfp, second.recurring_run_id)
+    called = here("schedule", WHEN, *DATA)
+    assert "unchanged" in called.out and "disabled, not deleted" in called.out
+    assert (first.status, second.status, run.state) == ("ENABLED", "DISABLED", "RUNNING")
+
+
 def test_schedules_of_a_namespace(here, kfp):
     kfp.multi_user = True
     for namespace in ("a", "b", "a"):

@@ -80,7 +80,7 @@ def test_what_is_wrong_here_is_said_before_anything_is_sent(kfp, here, flags, sa
 
 def test_paths_of_this_machine_are_told_with_the_remedy(kfp, here):
     called = here(*FLAGS, "--items", "a.parquet", "--images", "pictures")
-    assert "2 parameters name paths that a cluster cannot read" in called.err
+    assert "2 paths that a cluster cannot read" in called.err
     assert "catalog_images=pictures" in called.err and "gs://" in called.err
 
 
