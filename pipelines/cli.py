@@ -5,8 +5,10 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from macrec.errors import UserError
+from macrec.parameters import Parameter
 from macrec.stage_cli import guarded
 from pipelines import parameters, recommend
 
@@ -41,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--store", help="artifact store (default: OUT/store)")
     run.add_argument("--cache-salt", help="any new text recomputes every stage")
     run.set_defaults(call=_run)
+
+    _add_backend_commands(commands)
 
     encode = commands.add_parser("encode-items", help="give IDs to new items, keep all others")
     _add_data_flags(encode)
@@ -110,6 +114,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_backend_commands(commands: Any) -> None:
+    from pipelines import kfp_backend, rerun, schedule, submit
+
+    submit_ = commands.add_parser("submit", help="start a run on Kubeflow Pipelines")
+    submit.add_flags(submit_)
+    submit.add_wait_flag(submit_)
+    submit_.add_argument("--run-name", help="its name in the UI (default: pipeline and time)")
+    _add_data_flags(submit_)
+    submit_.set_defaults(call=_submit)
+
+    schedule_ = commands.add_parser("schedule", help="make or replace a schedule of runs there")
+    schedule.add_flags(schedule_)
+    submit.add_flags(schedule_)
+    _add_data_flags(schedule_)
+    schedule_.set_defaults(call=_schedule)
+
+    rerun_ = commands.add_parser("rerun", help="run an earlier run, or one stage of it, again")
+    rerun.add_flags(rerun_)
+    submit.add_package_flag(rerun_)
+    submit.add_wait_flag(rerun_)
+    kfp_backend.add_flags(rerun_)
+    _add_setting_flags(rerun_)
+    rerun_.set_defaults(call=_rerun)
+
+    status = commands.add_parser("status", help="how far a run came, stage by stage")
+    status.add_argument("run", metavar="RUN", help="output folder of a run here, or a KFP run id")
+    status.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    kfp_backend.add_flags(status)
+    status.set_defaults(call=_status)
+
+
 def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     known = parameters.run_parameters()
     flags = {
@@ -127,6 +162,10 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     for flag, name in flags.items():
         text = known[name].doc.replace("%", "%%")
         parser.add_argument(f"--{flag}", dest=name, metavar="VALUE", help=text)
+    _add_setting_flags(parser)
+
+
+def _add_setting_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         action="append",
@@ -144,12 +183,14 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _given(
-    options: argparse.Namespace, earlier: Mapping[str, object] | None = None
+    options: argparse.Namespace,
+    earlier: Mapping[str, object] | None = None,
+    declared: Mapping[str, Parameter] | None = None,
 ) -> dict[str, object]:
     """Run parameters in rising precedence: config files in their order, flags, --set.
 
-    `earlier` is what an earlier run gives, below all others; the parameters are then those of
-    `encode-items` too.
+    `earlier` is what an earlier run gives, below all others; the parameters are then those
+    `declared`, or those of `encode-items` too.
     """
     values: dict[str, object] = dict(earlier or {})
     origins: dict[str, str] = {}
@@ -157,8 +198,8 @@ def _given(
         content = _config_file(path)
         values |= content
         origins |= dict.fromkeys(content, str(path))
-    known = dict(parameters.run_parameters())
-    if earlier is not None:
+    known = dict(declared or parameters.run_parameters())
+    if earlier is not None and declared is None:
         known |= parameters.encode_parameters()
     typed = {n: v for n, v in vars(options).items() if n in known and v is not None}
     for assignment in options.set:
@@ -188,6 +229,30 @@ def _run(options: argparse.Namespace) -> None:
     from pipelines.run import run
 
     run(_given(options), options.out)
+
+
+def _submit(options: argparse.Namespace) -> None:
+    from pipelines.submit import submit
+
+    submit(options, _given(options))
+
+
+def _schedule(options: argparse.Namespace) -> None:
+    from pipelines.schedule import schedule
+
+    schedule(options, lambda: _given(options))
+
+
+def _rerun(options: argparse.Namespace) -> None:
+    from pipelines.rerun import rerun
+
+    rerun(options, lambda earlier, declared: _given(options, earlier, declared))
+
+
+def _status(options: argparse.Namespace) -> None:
+    from pipelines.status import status
+
+    status(options)
 
 
 def _encode_items(options: argparse.Namespace) -> None:

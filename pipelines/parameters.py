@@ -15,7 +15,7 @@ from macrec.errors import UserError
 from macrec.fingerprint import Stage
 from macrec.parameters import Parameter, build, fields, parse
 from macrec.stage import settings
-from macrec.stage_cli import COMMON, GpuCount
+from macrec.stage_cli import COMMON, FORCE, GpuCount
 
 # Stage -> prefix of its settings among the run parameters, in the order of the DAG.
 PREFIXES = {
@@ -111,7 +111,9 @@ def _declared(prefixes: Mapping[str, str]) -> dict[str, Parameter]:
         default = REQUIRED if source in ("items", "interactions") else ""
         result[name] = Parameter(name, str, default, docs[source])
     for stage_name, prefix in prefixes.items():
-        for setting in settings(stage(stage_name)):
+        module = stage(stage_name)
+        own = [FORCE] if getattr(module, "REUSABLE", True) else []
+        for setting in [*settings(module), *own]:
             name = prefix + setting.name
             assert name not in result, f"two run parameters are called {name}"
             result[name] = setting._replace(name=name)

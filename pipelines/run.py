@@ -12,7 +12,7 @@ from macrec.errors import UserError
 from macrec.parameters import build
 from macrec.progress import log
 from macrec.stage_cli import source
-from pipelines import local, recommend, version
+from pipelines import local, recommend, run_record, version
 from pipelines.local import LocalRun, StageFailed
 from pipelines.parameters import PREFIXES, SOURCES, stage
 
@@ -68,15 +68,25 @@ def run_stages(
             log.info("run without %s vectors: no --%s-model, no --%s-embeddings", *3 * [modality])
     out.mkdir(parents=True, exist_ok=True)
     arguments = {**values, "store": values.get("store") or str((out / "store").resolve())}
-    for name in SOURCES.values():  # stages may run elsewhere: only whole paths mean something
-        uri = str(arguments.get(name, ""))
-        if uri and "://" not in uri and not uri.startswith("hub:"):
-            arguments[name] = str(Path(uri).resolve())
+    arguments = absolute_sources(arguments)
+    name = "recommender" if yaml == local.PIPELINE_YAML else "encode"
     try:
-        return local.run_pipeline(arguments, out / "runs", yaml), arguments
+        with run_record.kept(out, name, arguments):
+            return local.run_pipeline(arguments, out / run_record.RUNS, yaml), arguments
     except StageFailed as failed:
-        print(f"\n{failed}; what was finished is kept and reused by the next run", file=sys.stderr)
+        kept = "what was finished is kept: mend the cause, then `macrec rerun"
+        print(f"\n{failed}; {kept} {out}`", file=sys.stderr)
         sys.exit(failed.code)
+
+
+def absolute_sources(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The run parameters with whole paths: stages may run elsewhere."""
+    result = dict(values)
+    for name in SOURCES.values():
+        uri = str(values.get(name, ""))
+        if uri and "://" not in uri and not uri.startswith("hub:"):
+            result[name] = str(Path(uri).resolve())
+    return result
 
 
 def validate(values: Mapping[str, Any]) -> None:

@@ -37,7 +37,10 @@ def write(out: Path, artifacts: Mapping[str, Path], arguments: Mapping[str, Any]
     settings = {
         name: value
         for name, value in arguments.items()
-        if name.startswith(_KEPT) and name in encode_parameters() and name not in SOURCES.values()
+        if name.startswith(_KEPT)
+        and name in encode_parameters()
+        and name not in SOURCES.values()
+        and not name.endswith("_force")  # of one run alone
     }
     store = str(arguments["store"])
     content = {

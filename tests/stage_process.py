@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
+def flags(inputs: Any, values: Mapping[str, object]) -> list[str]:
+    """A stage's command line: its input artifacts and other values, by name."""
+    named = {name: artifact.path for name, artifact in vars(inputs).items()} | dict(values)
+    return [part for n, v in named.items() for part in (f"--{n.replace('_', '-')}", str(v))]
+
+
 class StageProcess(NamedTuple):
     """How the stage is started; outputs and stores lie in `folder`."""
 
     stage: str
     inputs: Any
-    settings: Mapping[str, object]
+    settings: dict[str, Any]
     """Flags without their dashes."""
     folder: Path
     progress_seconds: int = 30
@@ -23,10 +29,8 @@ class StageProcess(NamedTuple):
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
         command = [sys.executable, *([*torchrun, str(processes)] if processes > 1 else [])]
         command += ["-m", f"components.{self.stage}.main", "--device", "cpu"]
-        named = {name: artifact.path for name, artifact in vars(self.inputs).items()}
         places = {"out": self.folder / out, "store": self.folder / store}
-        for name, value in (named | dict(self.settings) | places).items():
-            command += [f"--{name.replace('_', '-')}", str(value)]
+        command += flags(self.inputs, self.settings | places)
         limits = {
             "OMP_NUM_THREADS": "1",
             "MACREC_PROGRESS_SECONDS": str(self.progress_seconds),

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +29,7 @@ from macrec.processes import leave, processes
 from macrec.progress import log
 from macrec.stage import Result, execute, finished, input_artifacts, settings, sources
 from macrec.store import ArtifactStore
+from macrec.task_note import noted
 
 METRICS = "metrics"
 # Where the KFP launcher mounts an artifact's URI in the container.
@@ -38,6 +39,13 @@ COMMON = [
     Parameter("store", str, "", "Artifact store, a local folder or gs://; empty: reuse nothing."),
     Parameter("cache_salt", str, "", "Any text; a new one forces the stage to compute again."),
 ]
+# Also of every stage, but each has its own among the run parameters.
+FORCE = Parameter(
+    "force",
+    str,
+    "",
+    "Any text; a new one makes this stage compute again, and what follows if its bytes changed.",
+)
 # A choice of texts, for KFP's driver reads the parameter of a GPU limit as text: given a number, it
 # sets no limit at all.
 GpuCount = Literal["0", "1", "2", "3", "4", "5", "6", "7", "8", "16"]
@@ -68,19 +76,27 @@ def main(stage: Stage, argv: list[str]) -> None:
 
 
 def serve(stage: Stage, argv: list[str]) -> None:
-    """Runs the call that the arguments state, in this process or in those that it starts."""
+    """Runs the call that the arguments state, in this process or in those that it starts.
+
+    Under KFP the first of them writes down how it began and ended.
+    """
     request = parse_request(stage, argv)
     count = int(parse(PROCESSES, request.values.get("processes", PROCESSES.default)))
-    if count < 2 or launched():
-        run_request(stage, request)
-    elif not hand_over(stage, request):
-        module = f"components.{stage_name(stage)}.main"
-        launch(module, argv, count, str(request.values.get("device", "auto")))
+    path = None if launched() else request.executor_output
+    with noted(stage_name(stage), path) if path else nullcontext({}) as note:
+        if count < 2 or launched():
+            note["reused"] = run_request(stage, request).reused
+            return
+        note["reused"] = hand_over(stage, request)
+        if not note["reused"]:
+            module = f"components.{stage_name(stage)}.main"
+            launch(module, argv, count, str(request.values.get("device", "auto")))
 
 
 def common(stage: Stage) -> list[Parameter]:
     """What the stage accepts besides its own parameters."""
-    return [*COMMON, PROCESSES] if getattr(stage, "DISTRIBUTED", False) else COMMON
+    several = [PROCESSES] if getattr(stage, "DISTRIBUTED", False) else []
+    return [*COMMON, FORCE, *several]
 
 
 def guarded(work: Callable[[], object]) -> int:
@@ -185,6 +201,7 @@ class Call(NamedTuple):
 def _built(stage: Stage, request: Request) -> Iterator[Call]:
     """The stage's arguments; remote data lies in a temporary folder until the end of the block."""
     values = request.values
+    store, salt, force = (values.get(name, "") for name in ("store", "cache_salt", "force"))
     with tempfile.TemporaryDirectory(prefix="macrec-") as cache:
         inputs: dict[str, Any] = {n: Artifact.open(path) for n, path in request.artifacts.items()}
         for parameter in sources(stage):
@@ -198,8 +215,8 @@ def _built(stage: Stage, request: Request) -> Iterator[Call]:
             stage.Inputs(**inputs),
             stage.Outputs(**outputs),
             build(stage.Execution, values),
-            ArtifactStore(values["store"]) if values.get("store") else None,
-            values.get("cache_salt", ""),
+            ArtifactStore(store) if store else None,
+            f"{salt}\0{force}" if force else salt,
         )
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,8 @@ from macrec.errors import UserError
 from macrec.launch import exit_code, launch
 from macrec.stage_cli import common
 from pipelines.parameters import STAGES, stage
-from tests.small_generator import catalogue_codes, input_flags, planted_histories, stage_inputs
+from tests.small_generator import catalogue_codes, planted_histories, stage_inputs
+from tests.stage_process import flags as stage_flags
 
 SETTINGS = {
     "d_model": 16, "d_ff": 32, "d_kv": 8, "layers": 1, "heads": 2, "batch_size": 9,
@@ -32,9 +34,7 @@ def call(*command, env=ENV):
 
 
 def flags(inputs, out, **settings):
-    named = SETTINGS | settings
-    given = [part for n, v in named.items() for part in (f"--{n.replace('_', '-')}", str(v))]
-    return [*input_flags(inputs), "--out", str(out), *given]
+    return stage_flags(inputs, {"out": out} | SETTINGS | settings)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,8 @@ def test_0_and_1_start_nothing(monkeypatch, count):
     served = []
     monkeypatch.setattr(stage_cli, "launch", lambda *_: served.append("launched"))
     monkeypatch.setattr(stage_cli, "hand_over", lambda *_: served.append("asked the store"))
-    monkeypatch.setattr(stage_cli, "run_request", lambda *_: served.append("run"))
+    result = SimpleNamespace(reused=False)
+    monkeypatch.setattr(stage_cli, "run_request", lambda *_: served.append("run") or result)
     arguments = ["--sequences", "a", "--semantic-ids", "b", "--out", "o", "--processes"]
     stage_cli.serve(stage("train"), [*arguments, count])
     stage_cli.serve(stage("train"), [*arguments, "2"])

@@ -14,6 +14,7 @@ from macrec.checkpoint import Checkpoints
 from macrec.errors import UserError
 from macrec.processes import Processes
 from macrec.store import ArtifactStore
+from macrec.task_note import TASK
 
 
 def run(toy, numbers_path: Path, out: Path, store: Path | None = None, **settings):
@@ -208,6 +209,36 @@ def test_the_protocol_of_kfp(toy_stage, numbers, tmp_path):
     assert repeated["metadata"]["rows"] == 3
     assert repeated["metadata"]["digest"] == Artifact.open(tmp_path / "o" / "repeated").digest
     assert written["metrics"]["artifacts"][0]["metadata"] == {"rows": 1.0}
+
+
+def test_a_new_force_computes_again_and_an_old_one_does_not(toy_stage, numbers, tmp_path):
+    common = {"store": str(tmp_path / "store"), "cache_salt": "s"}
+    reused: list[bool] = []
+    for n, force in enumerate(["", "a", "a", "b", ""]):
+        root = tmp_path / f"o{n}"
+        call = executor_input(numbers(5), root, **common, **({"force": force} if force else {}))
+        with pytest.raises(SystemExit):
+            stage.main(toy_stage, ["--executor-input", call])
+        noted = json.loads((root / TASK).read_text())
+        assert noted["code"] == 0 and noted["started"] <= noted["ended"]
+        reused.append(noted["reused"])
+    assert reused == [False, False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "error"),
+    [
+        ("user_error", 2, "numbers: 1 of 2 is odd. Remove it."),
+        ("fail", 1, "RuntimeError: half way"),
+        ("terminated", 143, ""),
+    ],
+)
+def test_how_a_task_ended_is_written_down(toy_stage, numbers, tmp_path, mode, code, error):
+    call = executor_input(numbers(5), tmp_path / "o", mode=mode)
+    with pytest.raises((SystemExit, RuntimeError)):
+        stage.main(toy_stage, ["--executor-input", call])
+    noted = json.loads((tmp_path / "o" / TASK).read_text())
+    assert (noted["stage"], noted["code"], noted["error"]) == ("toy", code, error)
 
 
 def test_artifact_uris_are_where_the_launcher_mounts_them():
