@@ -61,7 +61,10 @@ def test_every_stage_is_a_folder_with_both_files():
 def test_a_stage_is_light_to_import(name):
     """A finished stage is handed over in a second: nothing heavy is loaded to find that out."""
     program = (
-        f"import sys, components.{name}.main\nprint([m for m in {HEAVY!r} if m in sys.modules])"
+        f"import sys, components.{name}.main as stage\n"
+        "from macrec.fingerprint import code_version\n"
+        "code_version(stage)\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

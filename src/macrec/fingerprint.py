@@ -78,10 +78,11 @@ def _imported(source: bytes, module: str) -> Iterator[str]:
 
 
 def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # its parent is a plain module
+    parent = importlib.util.find_spec(name.rpartition(".")[0])
+    # A plain module has none below it; to ask for one would import it, and torch with it.
+    if parent is None or parent.submodule_search_locations is None:
         return False
+    return importlib.util.find_spec(name) is not None
 
 
 def fingerprint(stage: Stage, config: Any, inputs: Any, salt: str = "") -> str:
