@@ -29,6 +29,8 @@ PASSED_ON = (
     "HF_ENDPOINT",
 )
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
+DOCKER_SOCKET = Path("/var/run/docker.sock")
+PODMAN_SOCKET = "podman/podman.sock"
 SECONDS_TO_STOP = 10
 LABEL = "macrec.stage"
 
@@ -84,25 +86,28 @@ def connect() -> Any:
 
     import docker
 
+    chosen = engine()
     try:
-        return docker.from_env(environment=_engine())
+        return docker.from_env(environment=chosen)
     except DockerException as error:
-        address = _engine().get("DOCKER_HOST", "Docker's socket")
+        address = chosen.get("DOCKER_HOST", f"unix://{DOCKER_SOCKET}")
         raise UserError(
             f"no container engine answers at {address} ({error}). Start Docker or "
             "`podman system service --time 0`, or set DOCKER_HOST."
         ) from error
 
 
-def _engine() -> Mapping[str, str]:
-    if "DOCKER_HOST" in os.environ or Path("/var/run/docker.sock").exists():
-        return os.environ
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"))
-    for socket in (runtime / "podman/podman.sock", Path("/run/podman/podman.sock")):
+def engine() -> dict[str, str]:
+    """The environment that names the engine: the caller's, or podman's socket added to it."""
+    environment = dict(os.environ)
+    if "DOCKER_HOST" in environment or DOCKER_SOCKET.exists():
+        return environment
+    runtime = environment.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
+    for socket in (Path(runtime) / PODMAN_SOCKET, Path("/run") / PODMAN_SOCKET):
         with contextlib.suppress(PermissionError):
             if socket.exists():
-                return {**os.environ, "DOCKER_HOST": f"unix://{socket}"}
-    return os.environ
+                return {**environment, "DOCKER_HOST": f"unix://{socket}"}
+    return environment
 
 
 def of_run(options: Options, arguments: Mapping[str, Any], out: Path) -> "Containers":
@@ -190,9 +195,11 @@ class Containers:
     def _settings(self, command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
         from docker import types
 
-        credentials = os.environ.get(CREDENTIALS)
-        mounted = [*self.mounted, *([Mount(Path(credentials), False)] if credentials else [])]
-        passed = {n: os.environ[n] for n in (*PASSED_ON, CREDENTIALS) if n in os.environ}
+        passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        mounted = list(self.mounted)
+        if CREDENTIALS in os.environ and self.options.network != "none":
+            passed[CREDENTIALS] = os.environ[CREDENTIALS]
+            mounted.append(Mount(Path(passed[CREDENTIALS]), False))
         return {
             "environment": {**passed, **environment},
             **self._user(),

@@ -17,6 +17,7 @@ from macrec.errors import UserError, check
 from macrec.progress import log
 from pipelines.compile import IMAGES_LOCK, ROOT, compiled
 from pipelines.containers import connect
+from pipelines.local import PIPELINE_YAML
 
 POOLS = ("cpu", "gpu")
 DOCKERFILE = "docker/Dockerfile"
@@ -188,10 +189,10 @@ def lock(repository: str) -> None:
     digests = _pushed()
     images = {pool: f"{n}@{digests[n]}" if n in digests else n for pool, n in names.items()}
     IMAGES_LOCK.write_text(json.dumps(images, indent=1) + "\n")
-    (ROOT / "pipeline.yaml").write_text(compiled(images))
+    PIPELINE_YAML.write_text(compiled(images))
     for name in images.values():
         print(name if "@" in name else f"{name}  (not pushed from here: by its tag, no digest)")
-    print("wrote docker/images.lock, pipeline.yaml")
+    print(f"wrote {IMAGES_LOCK.name} and {PIPELINE_YAML.name}")
 
 
 def check_lock(images: Mapping[str, str]) -> None:
