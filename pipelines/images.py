@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ TAG = "src-"
 LIST_IN_IMAGE = "/opt/macrec/sbom.cdx.json"
 MADE = ROOT / "build" / "images"
 PUSHED = "pushed.json"
+# A line of Docker's and podman's. Later podman knows an image by digests that no registry has, too.
+DIGEST = re.compile(r"digest: (sha256:[0-9a-f]{64})")
 
 
 def source_files(root: Path = ROOT) -> list[Path]:
@@ -154,7 +157,8 @@ def push(pools: Sequence[str], repository: str) -> None:
         digest = ""
         events = client.api.push(target, its_tag, stream=True, decode=True)
         for event in _ended_well(events, f"pushing {name}", []):
-            digest = (event.get("aux") or {}).get("Digest", digest)
+            found = DIGEST.search(event.get("status") or "")
+            digest = found[1] if found else digest
         check(bool(digest), f"pushing {name}: the engine told no digest. Push it by hand.")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({**_pushed(), name: digest}, indent=1) + "\n")

@@ -7,6 +7,7 @@ import configparser
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -38,9 +39,12 @@ class Podman:
             f'[storage]\ndriver = "overlay"\nrunroot = "{self.root}/run"\n'
             f'graphroot = "{self.root}/graph"\n'
         )
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.registry = f"127.0.0.1:{probe.getsockname()[1]}"
         self.configure()
 
-    def configure(self, volumes: Sequence[str] = (), insecure_registry: str = "") -> None:
+    def configure(self, volumes: Sequence[str] = ()) -> None:
         """Writes the configuration; a service reads it when it starts."""
         mounts = ", ".join(f'"{volume}"' for volume in volumes)
         (self.root / "containers.conf").write_text(
@@ -50,8 +54,9 @@ class Podman:
             '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
             f'lock_type = "file"\ntmp_dir = "{self.root}/tmp"\n'
         )
-        registry = f'[[registry]]\nlocation = "{insecure_registry}"\ninsecure = true\n'
-        (self.root / "registries.conf").write_text(registry if insecure_registry else "")
+        (self.root / "registries.conf").write_text(
+            f'[[registry]]\nlocation = "{self.registry}"\ninsecure = true\n'
+        )
 
     def call(self, *arguments: object) -> str:
         """podman's own command line."""
@@ -82,6 +87,34 @@ class Podman:
             process.terminate()
             process.wait(30)
             self.socket.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def serve_registry(self) -> Iterator[None]:
+        """Serves an empty registry at `registry`; its program is unpacked here, not installed."""
+        folder = self.root / "registry"
+        folder.mkdir()
+        for command in ("apt-get download -qq docker-registry", "dpkg -x docker-registry_*.deb ."):
+            subprocess.run(command, shell=True, cwd=folder, check=True, stderr=subprocess.DEVNULL)
+        (folder / "config.yml").write_text(
+            f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
+            f"http: {{addr: '{self.registry}'}}\n"
+        )
+        with (folder / "log").open("wb") as log:
+            command = [folder / "usr/bin/docker-registry", "serve", folder / "config.yml"]
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        host, _, port = self.registry.partition(":")
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                with contextlib.suppress(ConnectionRefusedError):
+                    socket.create_connection((host, int(port)), timeout=5).close()
+                    break
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
 
     def remove(self) -> None:
         """Removes all containers and images and the folder."""

@@ -193,7 +193,7 @@ def test_a_build_that_fails_says_what_came_before(run):
 
 
 def test_push_then_lock_names_digests_and_compiles_with_them(run, capsys):
-    engine = Engine([{"status": "Pushing"}, {"aux": {"Digest": DIGEST}}])
+    engine = Engine([{"status": "Pushing"}, {"status": f"src-0: digest: {DIGEST} size: 349"}])
     run.command(engine, "push", "--repository", "host:5000/shop/macrec")
     name = f"host:5000/shop/macrec-{{}}:{images.tag()}"
     assert engine.asked == [name.format("cpu"), name.format("gpu")]
