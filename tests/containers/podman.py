@@ -34,7 +34,9 @@ class Podman:
             "CONTAINERS_STORAGE_CONF": str(self.root / "storage.conf"),
             "CONTAINERS_REGISTRIES_CONF": str(self.root / "registries.conf"),
             "DOCKER_HOST": f"unix://{self.socket}",
+            "TMPDIR": str(self.root / "partial"),  # podman leaves files there
         }
+        (self.root / "partial").mkdir()
         (self.root / "storage.conf").write_text(
             f'[storage]\ndriver = "overlay"\nrunroot = "{self.root}/run"\n'
             f'graphroot = "{self.root}/graph"\n'
