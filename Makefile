@@ -4,7 +4,7 @@ BIN := .venv/bin
 SAMPLE := runs/sample
 ENCODERS := .cache/encoders
 
-.PHONY: help setup run test test-fast lint compile clean
+.PHONY: help setup run test test-fast lint compile images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,12 @@ lint: .venv/ready  ## style, types, the compiled pipeline
 compile: .venv/ready  ## compile the DAG to pipeline.yaml, write docs/data_contract.md
 	$(BIN)/macrec compile
 	$(BIN)/macrec contract
+
+images: .venv/ready  ## build, push and lock the images: make images REPOSITORY=REGISTRY/PATH/macrec
+	$(if $(REPOSITORY),,$(error give REPOSITORY=REGISTRY/PATH/macrec))
+	$(BIN)/macrec images build --repository $(REPOSITORY)
+	$(BIN)/macrec images push --repository $(REPOSITORY)
+	$(BIN)/macrec images lock --repository $(REPOSITORY)
 
 clean:  ## remove the runs, keep .venv and the encoders
 	rm -rf runs

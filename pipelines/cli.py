@@ -10,7 +10,7 @@ from typing import Any
 from macrec.errors import UserError
 from macrec.parameters import Parameter
 from macrec.stage_cli import guarded
-from pipelines import parameters, recommend
+from pipelines import containers, images, parameters, recommend
 
 COLUMN_SUFFIXES = ("_column", "_columns")
 
@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, required=True, help="folder for everything the run makes")
     run.add_argument("--store", help="artifact store (default: OUT/store)")
     run.add_argument("--cache-salt", help="any new text recomputes every stage")
+    containers.add_flags(run)
     run.set_defaults(call=_run)
 
     _add_backend_commands(commands)
@@ -104,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     lint.add_argument("file", nargs="?", type=Path, default=Path("pipeline.yaml"), help="the file")
     lint.add_argument("--digests", action="store_true", help="refuse images named by a tag")
     lint.set_defaults(call=_lint)
+
+    images_ = commands.add_parser("images", help="the container images: build, push, lock")
+    images.add_commands(images_)
+    images_.set_defaults(call=images.run)
 
     contract = commands.add_parser("contract", help="write docs/data_contract.md")
     contract.add_argument("--out", type=Path, default=Path("docs/data_contract.md"), help="target")
@@ -228,7 +233,7 @@ def _config_file(path: Path) -> dict[str, object]:
 def _run(options: argparse.Namespace) -> None:
     from pipelines.run import run
 
-    run(_given(options), options.out)
+    run(_given(options), options.out, containers.given(options))
 
 
 def _submit(options: argparse.Namespace) -> None:
@@ -307,11 +312,12 @@ def _sample(options: argparse.Namespace) -> None:
 def _compile(options: argparse.Namespace) -> None:
     from pipelines.compile import compiled, locked_images
 
-    images = locked_images()
-    images |= {p: i for p in images if (i := getattr(options, f"{p}_image"))}
+    locked = locked_images()
+    given = {p: i for p in locked if (i := getattr(options, f"{p}_image"))}
+    images.check_lock({p: i for p, i in locked.items() if p not in given})
     default = "encode.yaml" if options.pipeline == "encode" else "pipeline.yaml"
     out = options.out or Path(default)
-    out.write_text(compiled(images, options.pipeline))
+    out.write_text(compiled(locked | given, options.pipeline))
     print(f"wrote {out}")
 
 

@@ -1,8 +1,9 @@
-"""Runs pipeline.yaml on this machine: kfp.local reads it, each task is a process.
+"""Runs pipeline.yaml on this machine: kfp.local reads it, each task is a process or a container.
 
-kfp.local refuses container components in a process. `_StageProcess` takes the place of its task
+kfp.local refuses container components in a process. `_StageTask` takes the place of its task
 handler (the class is looked up when a task starts) and runs the container's command with this
-interpreter instead. All else, the order of tasks and what flows between them, is kfp.local's.
+interpreter instead, or in a container (`pipelines.containers`). All else, the order of tasks and
+what flows between them, is kfp.local's.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,9 @@ from macrec.errors import EXIT_TRY_AGAIN
 
 PIPELINE_YAML = Path(__file__).parent.parent / "pipeline.yaml"
 PROGRESS_SECONDS = "10"
+
+Launch = Callable[[Sequence[str], Mapping[str, str]], int]
+"""Runs a stage's command, with additions to its environment, to its end; returns the exit code."""
 
 
 class StageRun(NamedTuple):
@@ -54,13 +58,27 @@ class LocalRun:
         return next(s for s in self.stages if s.stage == name)
 
 
-def run_pipeline(arguments: Mapping[str, Any], root: Path, yaml: Path = PIPELINE_YAML) -> LocalRun:
+def in_process(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Runs a stage's command with this interpreter; its log goes to this terminal."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return subprocess.run(
+            [sys.executable, *command[1:]], env={**os.environ, **environment}, check=False
+        ).returncode
+
+
+def run_pipeline(
+    arguments: Mapping[str, Any],
+    root: Path,
+    yaml: Path = PIPELINE_YAML,
+    launch: Launch = in_process,
+) -> LocalRun:
     """Runs a compiled pipeline.
 
     Args:
         arguments: run parameters by name; the others take their defaults.
         root: folder for the artifacts, one sub-folder a run.
         yaml: the compiled pipeline.
+        launch: what runs a stage.
 
     Raises:
         StageFailed: a stage ended with an error; its message is on the terminal.
@@ -68,7 +86,7 @@ def run_pipeline(arguments: Mapping[str, Any], root: Path, yaml: Path = PIPELINE
     from kfp import components, local
 
     record = LocalRun()
-    with _stages_in_processes(record), _quiet():
+    with _stages_run_by(launch, record), _quiet():
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
         pipeline = components.load_component_from_file(str(yaml))
         # KFP knows lists, not tuples
@@ -77,11 +95,12 @@ def run_pipeline(arguments: Mapping[str, Any], root: Path, yaml: Path = PIPELINE
 
 
 @contextlib.contextmanager
-def _stages_in_processes(record: LocalRun) -> Iterator[None]:
+def _stages_run_by(launch: Launch, record: LocalRun) -> Iterator[None]:
     from kfp.local import subprocess_task_handler as module
 
-    class Handler(_StageProcess):
+    class Handler(_StageTask):
         run_record = record
+        run_command = staticmethod(launch)
 
     original = module.SubprocessTaskHandler
     module.SubprocessTaskHandler = Handler  # type: ignore[misc]
@@ -109,10 +128,11 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-class _StageProcess:
+class _StageTask:
     """kfp.local's task handler interface for the command of a container component."""
 
     run_record: LocalRun
+    run_command: Launch
 
     def __init__(
         self,
@@ -122,18 +142,18 @@ class _StageProcess:
         runner: Any,
         env_vars: dict[str, str] | None = None,
     ) -> None:
-        self.command = [sys.executable, *full_command[1:]]
+        self.command = full_command
         self.stage = full_command[2].split(".")[-2]
         self.call = json.loads(full_command[full_command.index("--executor-input") + 1])
-        self.env = {"MACREC_PROGRESS_SECONDS": PROGRESS_SECONDS, **os.environ, **(env_vars or {})}
+        progress = os.environ.get("MACREC_PROGRESS_SECONDS", PROGRESS_SECONDS)
+        self.env = {"MACREC_PROGRESS_SECONDS": progress, **(env_vars or {})}
 
     def run(self) -> Any:
         """Runs the stage to its end, its log on this terminal."""
         from kfp.local import status
 
         started = time.monotonic()
-        with contextlib.redirect_stdout(sys.stderr):
-            code = subprocess.run(self.command, env=self.env, check=False).returncode
+        code = self.run_command(self.command, self.env)
         if code == EXIT_TRY_AGAIN:
             return status.Status.FAILURE  # which kfp.local retries by the task's policy
         if code:

@@ -12,7 +12,7 @@ from macrec.errors import UserError
 from macrec.parameters import build
 from macrec.progress import log
 from macrec.stage_cli import source
-from pipelines import local, recommend, run_record, version
+from pipelines import containers, local, recommend, run_record, version
 from pipelines.local import LocalRun, StageFailed
 from pipelines.parameters import PREFIXES, SOURCES, stage
 
@@ -36,15 +36,18 @@ LEFT = {
 }
 
 
-def run(values: Mapping[str, Any], out: Path) -> LocalRun:
+def run(
+    values: Mapping[str, Any], out: Path, in_containers: containers.Options | None = None
+) -> LocalRun:
     """Runs the DAG, prints what came out and copies it to the top of the output folder.
 
     Args:
         values: run parameters, resolved (`pipelines.parameters.resolve`).
         out: gets runs/ (the artifacts of each run), store/ (unless another is given),
             report.html, summary.md, recommendations.parquet, metrics.json and version.json.
+        in_containers: how stages are run in containers; None: in processes.
     """
-    record, arguments = run_stages(values, out)
+    record, arguments = run_stages(values, out, in_containers=in_containers)
     _publish(record, arguments, out)
     for line in summary(record, out):
         print(line)
@@ -52,14 +55,18 @@ def run(values: Mapping[str, Any], out: Path) -> LocalRun:
 
 
 def run_stages(
-    values: Mapping[str, Any], out: Path, yaml: Path = local.PIPELINE_YAML
+    values: Mapping[str, Any],
+    out: Path,
+    yaml: Path = local.PIPELINE_YAML,
+    in_containers: containers.Options | None = None,
 ) -> tuple[LocalRun, dict[str, Any]]:
     """Runs a compiled pipeline; returns also the arguments that it was given.
 
     Ends the process with the exit code of a stage that fails.
 
     Raises:
-        UserError: the data or the models given do not exist or do not suffice.
+        UserError: the data or the models given do not exist or do not suffice; no container
+            engine answers, or it does not have the image.
     """
     if problems := source_problems(values):
         raise UserError("\n  ".join(problems))
@@ -70,9 +77,12 @@ def run_stages(
     arguments = {**values, "store": values.get("store") or str((out / "store").resolve())}
     arguments = absolute_sources(arguments)
     name = "recommender" if yaml == local.PIPELINE_YAML else "encode"
+    launch = local.in_process
+    if in_containers:
+        launch = containers.of_run(in_containers, arguments, out)
     try:
         with run_record.kept(out, name, arguments):
-            return local.run_pipeline(arguments, out / run_record.RUNS, yaml), arguments
+            return local.run_pipeline(arguments, out / run_record.RUNS, yaml, launch), arguments
     except StageFailed as failed:
         kept = "what was finished is kept: mend the cause, then `macrec rerun"
         print(f"\n{failed}; {kept} {out}`", file=sys.stderr)

@@ -1,0 +1,62 @@
+"""The cpu image, built from the shipped Dockerfile by `macrec images build`, and its engine."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines import images
+from tests.containers.podman import BASE, Podman
+from tests.pipelines.conftest import Called, Sample, macrec, sample
+
+__all__ = ["Called", "Sample", "macrec", "sample"]
+
+INSTALL = Path(__file__).parent / "install.sh"
+# Where pip by itself finds no PyTorch without CUDA: the index of those wheels.
+index = os.environ.get("TORCH_INDEX")
+TORCH_INDEX = [f"--build-arg=TORCH_INDEX={index}"] if index else []
+
+
+def _unavailable(reason: str) -> None:
+    """CI does without nothing."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[Podman]:
+    if os.getuid() != 0 or not shutil.which("apt-get"):
+        _unavailable("containers are tested as root on Debian, with podman from apt")
+    installed = subprocess.run(["bash", INSTALL], capture_output=True, text=True, check=False)
+    if installed.returncode != 0:
+        _unavailable(f"{INSTALL.name}: apt does not install podman here: {installed.stderr[-500:]}")
+    engine = Podman()
+    try:
+        yield engine
+    finally:
+        engine.remove()
+
+
+@pytest.fixture(scope="session")
+def built(podman: Podman, macrec: Callable[..., Called]) -> Called:
+    """The build; it alone sees pip's package sources."""
+    podman.make_base()
+    podman.configure(volumes=podman.as_pip_here())
+    with podman.service(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", podman.environment["DOCKER_HOST"])
+        called = macrec("images", "build", "cpu", "--base-image", BASE, *TORCH_INDEX)
+    podman.configure()
+    assert called.code == 0, called.err
+    return called
+
+
+@pytest.fixture(scope="session")
+def image(podman: Podman, built: Called) -> Iterator[str]:
+    """The image's name; the SDK reaches an engine that has it."""
+    with podman.service(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", podman.environment["DOCKER_HOST"])
+        yield images.reference("cpu")
