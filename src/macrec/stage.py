@@ -8,6 +8,10 @@ A stage that can be resumed has one argument more, `checkpoint_uri: str = ""`: a
 that belongs to this fingerprint, for `macrec.checkpoint.Checkpoints`. It is empty without a store,
 and emptied when the result is in the store.
 
+A stage that can use single results of earlier runs has the argument `cache_uri: str = ""`: a folder
+of the store that belongs to the stage, whatever the fingerprint (`macrec.embedding_cache`). Neither
+folder is part of the fingerprint.
+
 A stage with `DISTRIBUTED = True` may be started in several processes by torchrun. All run it;
 process 0 alone looks into the store, commits and has metrics.
 """
@@ -78,8 +82,8 @@ def execute(
         f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)
     }
     reusable = store is not None and getattr(stage, "REUSABLE", True)
-    checkpoint_uri = _checkpoint_uri(stage, identity, store if reusable else None)
-    arguments = {"checkpoint_uri": checkpoint_uri} if checkpoint_uri else {}
+    arguments = _folders(stage, identity, store if reusable else None)
+    checkpoint_uri = arguments.get("checkpoint_uri", "")
     if not together.first:
         reused = together.agree(False)
         if not reused:
@@ -103,11 +107,17 @@ def execute(
     return Result(metrics, False, identity)
 
 
-def _checkpoint_uri(stage: Stage, identity: str, store: ArtifactStore | None) -> str:
-    """Where the stage may keep checkpoints; empty if it takes none or there is no store."""
-    if store is None or "checkpoint_uri" not in inspect.signature(stage.run).parameters:
-        return ""
-    return f"{store.storage.uri}/checkpoints/{stage_name(stage)}/{identity}"
+def _folders(stage: Stage, identity: str, store: ArtifactStore | None) -> dict[str, str]:
+    """Where the stage may keep what is no result, by argument; nothing without a store."""
+    if store is None:
+        return {}
+    root, name = store.storage.uri, stage_name(stage)
+    folders = {
+        "checkpoint_uri": f"{root}/checkpoints/{name}/{identity}",
+        "cache_uri": f"{root}/caches/{name}",
+    }
+    taken = inspect.signature(stage.run).parameters
+    return {argument: uri for argument, uri in folders.items() if argument in taken}
 
 
 def _compute(
