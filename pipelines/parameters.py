@@ -45,8 +45,15 @@ SOURCES = {
     "image_embeddings": "image_embeddings",
     "users": "recommend_users",
     "allowed_items": "recommend_allowed_items",
+    "previous_semantic_ids": "previous_semantic_ids",
+    "previous_latents": "previous_latents",
+    "previous_quantizer": "previous_quantizer",
 }
-_LISTS = ("users", "allowed_items")  # read by the stage recommend alone
+# Of the recommender alone; the encoding pipeline imports an earlier run's artifacts.
+_RECOMMENDER = (
+    *("users", "allowed_items"),
+    *("previous_semantic_ids", "previous_latents", "previous_quantizer"),
+)
 REQUIRED = dataclasses.MISSING
 CLUSTER = [
     Parameter("gpu_count", int, 1, "GPUs of each task on the GPU pool."),
@@ -86,7 +93,7 @@ def _declared(prefixes: Mapping[str, str]) -> dict[str, Parameter]:
     docs = {p.name: p.doc for p in fields(stage("snapshot_catalog").Inputs)}
     result: dict[str, Parameter] = {}
     for source, name in SOURCES.items():
-        if source in _LISTS and "recommend" not in prefixes:
+        if source in _RECOMMENDER and "recommend" not in prefixes:
             continue
         default = REQUIRED if source in ("items", "interactions") else ""
         result[name] = Parameter(name, str, default, docs[source])

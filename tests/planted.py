@@ -97,7 +97,7 @@ def make_inputs(
 
 def input_flags(inputs: stage.Inputs) -> list[str]:
     """The inputs as the stage's command line takes them."""
-    named = {name: artifact.path for name, artifact in vars(inputs).items()}
+    named = {name: given.path for name, given in vars(inputs).items() if given}
     return [part for n, p in named.items() for part in (f"--{n.replace('_', '-')}", str(p))]
 
 

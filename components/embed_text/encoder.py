@@ -155,9 +155,8 @@ class TextEncoder:
         # Padding stands at the end, where it is right for decoders and encoders alike: positions
         # count from 0 and no causal token sees it. The last token is picked by its length.
         ids_BL = np.full(shape, self._tokenizer.pad_token_id or 0)
-        lengths_B = np.ones(
-            batch.height, np.int64
-        )  # a row of padding alone would attend to nothing
+        # A row of padding alone would attend to nothing.
+        lengths_B = np.ones(batch.height, np.int64)
         lengths_B[: len(batch.rows)] = [len(ids[i]) for i in batch.rows]
         for row, i in enumerate(batch.rows):
             ids_BL[row, : lengths_B[row]] = ids[i]

@@ -157,9 +157,9 @@ class EmbeddingCache:
         """Keeps new vectors; those that are not finite are left out."""
         if self._storage is None:
             return
-        usable = np.isfinite(vectors_BD).all(axis=1).tolist()
-        self._keys += [key for key, good in zip(keys, usable, strict=True) if good]
-        self._vectors.append(vectors_BD[np.array(usable, bool)].astype(np.float32))
+        usable = np.flatnonzero(np.isfinite(vectors_BD).all(1))
+        self._keys += [keys[row] for row in usable]
+        self._vectors.append(vectors_BD[usable].astype(np.float32))
         waiting = len(self._keys) * self.dim * 4
         if waiting > PENDING_BYTES or self._clock() - self._saved_at >= self._every_seconds:
             self._save()

@@ -12,6 +12,10 @@ A stage that can use single results of earlier runs has the argument `cache_uri:
 of the store that belongs to the stage, whatever the fingerprint (`macrec.embedding_cache`). Neither
 folder is part of the fingerprint.
 
+A stage that does not read all its inputs under every configuration has the function
+`used_inputs(config, inputs) -> Inputs`, which leaves out the others. Those are no part of the
+fingerprint.
+
 A stage with `DISTRIBUTED = True` may be started in several processes by torchrun. All run it;
 process 0 alone looks into the store, commits and has metrics.
 """
@@ -77,6 +81,8 @@ def execute(
         together.count == 1 or getattr(stage, "DISTRIBUTED", False),
         f"{name}: cannot be shared by {together.count} processes. Start it without torchrun.",
     )
+    used = getattr(stage, "used_inputs", None)
+    inputs = used(config, inputs) if used else inputs
     identity = fingerprint(stage, config, inputs, salt)
     by_name: dict[str, Output] = {
         f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)
