@@ -40,7 +40,15 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the whole DAG on this machine")
     _add_data_flags(run)
     run.add_argument("--out", type=Path, required=True, help="folder for everything the run makes")
-    run.add_argument("--store", help="artifact store (default: OUT/store)")
+    run.add_argument(
+        "--previous",
+        type=Path,
+        help="output folder of an earlier run: the report shows the churn, and "
+        "quantizer_mode=frozen keeps its IDs",
+    )
+    run.add_argument(
+        "--store", help="artifact store (default: that of --previous, without one OUT/store)"
+    )
     run.add_argument("--cache-salt", help="any new text recomputes every stage")
     containers.add_flags(run)
     run.set_defaults(call=_run)
@@ -231,9 +239,10 @@ def _config_file(path: Path) -> dict[str, object]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from pipelines.run import run
+    from pipelines.run import carried_on, run
 
-    run(_given(options), options.out, containers.given(options))
+    values = carried_on(_given(options), options.previous)
+    run(values, options.out, containers.given(options))
 
 
 def _submit(options: argparse.Namespace) -> None:

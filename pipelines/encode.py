@@ -12,7 +12,7 @@ from pipelines.tasks import Tasks, as_pipeline
 def encode(*values: Any) -> None:
     """Gives semantic IDs to new and changed items; the others keep theirs."""
     run = dict(zip(encode_parameters(), values, strict=True))
-    tasks = Tasks(run)
+    tasks = Tasks({name: value for name, value in run.items() if name not in PREVIOUS.values()})
     # A new item has no interactions yet, so nothing is dropped for their lack.
     items, _, vectors = tasks.embedded(min_interactions=0)
     previous = {name: _imported(run[uri], name) for name, uri in PREVIOUS.items()}

@@ -45,8 +45,15 @@ SOURCES = {
     "image_embeddings": "image_embeddings",
     "users": "recommend_users",
     "allowed_items": "recommend_allowed_items",
+    "previous_semantic_ids": "previous_semantic_ids",
+    "previous_latents": "previous_latents",
+    "previous_quantizer": "previous_quantizer",
 }
-_LISTS = ("users", "allowed_items")  # read by the stage recommend alone
+# Of the recommender alone; the encoding pipeline imports an earlier run's artifacts.
+_RECOMMENDER = (
+    *("users", "allowed_items"),
+    *("previous_semantic_ids", "previous_latents", "previous_quantizer"),
+)
 REQUIRED = dataclasses.MISSING
 # Labels of nodes with GPUs: of GKE, and of NVIDIA's GPU operator on any cluster.
 _GPU_LABELS = ("cloud.google.com/gke-accelerator", "nvidia.com/gpu.present")
@@ -106,7 +113,7 @@ def _declared(prefixes: Mapping[str, str]) -> dict[str, Parameter]:
     docs = {p.name: p.doc for p in fields(stage("snapshot_catalog").Inputs)}
     result: dict[str, Parameter] = {}
     for source, name in SOURCES.items():
-        if source in _LISTS and "recommend" not in prefixes:
+        if source in _RECOMMENDER and "recommend" not in prefixes:
             continue
         default = REQUIRED if source in ("items", "interactions") else ""
         result[name] = Parameter(name, str, default, docs[source])

@@ -21,11 +21,19 @@ def recommender(*values: Any) -> None:
     histories = tasks.task(
         embed_histories, "Embed histories", items=items, sequences=sequences
     ).outputs["history_embeddings"]
+    ids_before = tasks.source("previous_semantic_ids", "previous_semantic_ids")
+    before = {**ids_before, **tasks.source("previous_latents", "previous_latents")}
     quantized = tasks.gpu_task(
-        quantize, "Quantize", pseudo_labels=labels, history_embeddings=histories, **vectors
+        quantize,
+        "Quantize",
+        pseudo_labels=labels,
+        history_embeddings=histories,
+        **vectors,
+        **before,
+        **tasks.source("previous_quantizer", "previous_quantizer"),
     ).outputs
     codes = {"latents": quantized["latents"], "quantizer": quantized["quantizer"]}
-    resolved = tasks.task(resolve_collisions, "Resolve collisions", items=items, **codes)
+    resolved = tasks.task(resolve_collisions, "Resolve collisions", items=items, **codes, **before)
     inputs = {"sequences": sequences, "semantic_ids": resolved.outputs["semantic_ids"]}
     model = tasks.gpu_task(train, "Train generator", **inputs).outputs["recommender"]
     evaluated = tasks.gpu_task(
@@ -35,6 +43,7 @@ def recommender(*values: Any) -> None:
         recommender=model,
         **inputs,
         **codes,
+        **ids_before,
         **tasks.source("images", "images"),
     )
     tasks.gpu_task(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from macrec.artifact import write_atomically
+from macrec.churn import Churn
 from macrec.errors import UserError
 from macrec.parameters import build
 from macrec.progress import log
@@ -52,6 +53,19 @@ def run(
     for line in summary(record, out):
         print(line)
     return record
+
+
+def carried_on(values: Mapping[str, Any], previous: Path | None) -> dict[str, Any]:
+    """The run parameters with the artifacts of an earlier run, and its store if none is given.
+
+    Raises:
+        UserError: no run has ended in that folder.
+    """
+    if previous is None:
+        return dict(values)
+    before = version.read(previous)
+    carried = {"store": before.store, **before.artifacts}
+    return {**values, **{n: v for n, v in carried.items() if not values.get(n)}}
 
 
 def run_stages(
@@ -144,6 +158,8 @@ def source_problems(values: Mapping[str, Any]) -> list[str]:
     if not any(given[modality] for modality in wanted):
         flags = " or ".join(f"--{m}-model or --{m}-embeddings" for m in wanted)
         problems.append(f"no vectors to quantize (quantizer_modalities={coded}): give {flags}.")
+    if values.get("quantizer_mode") == "frozen" and not values.get("previous_quantizer"):
+        problems.append("quantizer_mode=frozen: give --previous, the output folder of a run.")
     if values.get("image_model") and not values.get("catalog_images"):
         problems.append("--image-model needs --images, the folder of the pictures.")
     return problems
@@ -179,12 +195,23 @@ def summary(record: LocalRun, out: Path) -> Iterator[str]:
             f"{modality} codes: collisions {before:.1%}, resolved to {after:.1%}; "
             f"perplexity per level {use}"
         )
+    yield from _churn(record.stage("evaluate").metrics)
     yield ""
     yield from timings(record)
     yield ""
     lists = recommend.describe(record.stage("recommend").metrics)
     yield f"recommendations: {(out / recommend.FILE).resolve()} ({lists})"
     yield f"report: {(out / RESULTS['report']).resolve()}"
+
+
+def _churn(metrics: Mapping[str, float]) -> Iterator[str]:
+    """What became of the IDs of the earlier version, if one was given."""
+    for modality in MODALITIES:
+        if f"{modality}_churn" in metrics:
+            counts = {name: metrics[f"{modality}_ids_{name}"] for name in Churn._fields}
+            told = ", ".join(f"{count:,.0f} {name}" for name, count in counts.items())
+            churn = metrics[f"{modality}_churn"]
+            yield f"{modality} IDs since the earlier run: {told}; churn {churn:.2%}"
 
 
 def timings(record: LocalRun) -> Iterator[str]:

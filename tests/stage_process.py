@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 def flags(inputs: Any, values: Mapping[str, object]) -> list[str]:
     """A stage's command line: its input artifacts and other values, by name."""
-    named = {name: artifact.path for name, artifact in vars(inputs).items()} | dict(values)
+    given = {name: artifact.path for name, artifact in vars(inputs).items() if artifact}
+    named = given | dict(values)
     return [part for n, v in named.items() for part in (f"--{n.replace('_', '-')}", str(v))]
 
 

@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.embed_image.pictures import ABSENT, Geometry, inside_root, load_picture
+from components.embed_image.pictures import (
+    ABSENT,
+    Geometry,
+    content_key,
+    inside_root,
+    load_picture,
+)
 from macrec.artifact import Artifact, Source
+from macrec.embedding_cache import KEY, EmbeddingCache
 from macrec.embeddings import MISSING, OK, ROWS_AT_ONCE, Vectors, spooled_matrix
 from macrec.errors import UserError, check
 from macrec.stage import Progress, log
@@ -40,7 +48,10 @@ class Embedded(NamedTuple):
     matrix_UD: np.ndarray
     status: np.ndarray
     """Object array [U]: "ok" or the reason why there is no vector."""
+    cached_U: np.ndarray
+    """bool: whether the vector was there already."""
     images_per_second: float
+    """Of the pictures that were not."""
 
 
 class Encoder(Protocol):
@@ -71,6 +82,7 @@ def find_pictures(items: Artifact, images: Source) -> Pictures:
 def embed_pictures(
     pictures: Pictures,
     encoder: Encoder,
+    cache: EmbeddingCache,
     *,
     max_bad: float,
     max_pixels: int,
@@ -79,6 +91,8 @@ def embed_pictures(
 ) -> Embedded:
     """Decodes in threads while the model works. A failed picture gets a reason and no vector.
 
+    A picture whose vector is in the cache is neither decoded nor embedded.
+
     Raises:
         UserError: a larger share than `max_bad` is unusable, or no picture is there at all.
     """
@@ -86,19 +100,23 @@ def embed_pictures(
     matrix_UD = spooled_matrix(total, encoder.dim)
     status = np.full(total, OK, object)
     counts: Counter[str] = Counter()
-    decoded = _decoded(pictures.paths, encoder.geometry, max_pixels, batch, threads)
     with Progress("embed_image", total, "pictures") as progress:
-        for start, results in decoded:
-            good = [(start + i, r) for i, r in enumerate(results) if not isinstance(r, str)]
-            for i, result in enumerate(results):
-                if isinstance(result, str):
-                    status[start + i] = result
-                    counts[result] += 1
-            if good:  # rows go by their own index: a failed one shifts nobody
-                rows = [row for row, _ in good]
-                matrix_UD[rows] = encoder.encode([pixels for _, pixels in good])
+        keys = _keys(pictures.paths, threads) if cache.kept else pa.nulls(total, KEY)
+        cached_U = _take_cached(cache, keys, matrix_UD)
+        new = np.flatnonzero(~cached_U)
+        progress.advance(total - len(new))
+        decoded = _decoded(pictures.paths, new, encoder.geometry, max_pixels, batch, threads)
+        for rows, results in decoded:
+            failed = {r: why for r, why in zip(rows, results, strict=True) if isinstance(why, str)}
+            for row, reason in failed.items():
+                status[row] = reason
+                counts[reason] += 1
+            if good := [row for row in rows if row not in failed]:
+                vectors_BD = encoder.encode([r for r in results if not isinstance(r, str)])
+                matrix_UD[good] = vectors_BD  # by their own rows: a failed one shifts nobody
+                _keep(cache, keys, good, vectors_BD)
             _refuse_too_many(pictures, status, counts, max_bad)
-            progress.advance(len(results))
+            progress.advance(len(rows))
     check(
         counts[ABSENT] < total,
         f"images: none of {total:,} pictures is in {pictures.root} (first: {pictures.uris[0]}). "
@@ -106,21 +124,47 @@ def embed_pictures(
     )
     if counts:
         log.warning("images: without a vector: %s", _named(pictures, status, counts))
-    return Embedded(matrix_UD, status, total / max(time.monotonic() - started, 1e-9))
+    return Embedded(matrix_UD, status, cached_U, len(new) / max(time.monotonic() - started, 1e-9))
+
+
+def _keys(paths: list[Path], threads: int) -> pa.Array:
+    """SHA-256 of every picture's bytes, null for what cannot be a picture."""
+    with ThreadPoolExecutor(threads or _cores()) as pool:
+        return pa.array(pool.map(content_key, paths), KEY)
+
+
+def _take_cached(cache: EmbeddingCache, keys: pa.Array, matrix_UD: np.ndarray) -> np.ndarray:
+    """Fills in the vectors that the cache has; returns which those are."""
+    row_U, found = cache.find(keys)
+    for start in range(0, len(row_U) if found is not None else 0, ROWS_AT_ONCE):
+        here = start + np.flatnonzero(row_U[start : start + ROWS_AT_ONCE] >= 0)
+        if len(here):
+            assert found is not None
+            matrix_UD[here] = found[row_U[here]]
+    return row_U >= 0
+
+
+def _keep(cache: EmbeddingCache, keys: pa.Array, rows: list[int], vectors_BD: np.ndarray) -> None:
+    named = [(key, at) for at, row in enumerate(rows) if (key := keys[row].as_py()) is not None]
+    cache.add([key for key, _ in named], vectors_BD[[at for _, at in named]])
 
 
 def _decoded(
-    paths: list[Path], geometry: Geometry, max_pixels: int, batch: int, threads: int
-) -> Iterator[tuple[int, list[np.ndarray | str]]]:
-    """Batches of (first index, pixels or reasons) in order, a few decoded ahead."""
-    waiting: deque[tuple[int, list[Future[np.ndarray | str]]]] = deque()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pool = ThreadPoolExecutor(threads or cores)
+    paths: list[Path],
+    chosen: np.ndarray,
+    geometry: Geometry,
+    max_pixels: int,
+    batch: int,
+    threads: int,
+) -> Iterator[tuple[list[int], list[np.ndarray | str]]]:
+    """Batches of (rows, pixels or reasons) of the chosen rows, in order, a few decoded ahead."""
+    waiting: deque[tuple[list[int], list[Future[np.ndarray | str]]]] = deque()
+    pool = ThreadPoolExecutor(threads or _cores())
     try:
-        for start in range(0, len(paths), batch):
-            part = paths[start : start + batch]
-            jobs = [pool.submit(load_picture, path, geometry, max_pixels) for path in part]
-            waiting.append((start, jobs))
+        for start in range(0, len(chosen), batch):
+            rows = chosen[start : start + batch].tolist()
+            jobs = [pool.submit(load_picture, paths[row], geometry, max_pixels) for row in rows]
+            waiting.append((rows, jobs))
             if len(waiting) > BATCHES_AHEAD:
                 first, ready = waiting.popleft()
                 yield first, [job.result() for job in ready]
@@ -128,6 +172,10 @@ def _decoded(
             yield first, [job.result() for job in ready]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _refuse_too_many(
@@ -148,6 +196,13 @@ def _named(pictures: Pictures, status: np.ndarray, counts: Counter[str]) -> str:
     first = np.flatnonzero(broken if broken.any() else status != OK)
     by_reason = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))
     return f"{by_reason} ({', '.join(f'{pictures.uris[i]}: {status[i]}' for i in first[:10])})"
+
+
+def item_counts(pictures: Pictures, embedded: Embedded) -> dict[str, float]:
+    """How many items got a vector from the model, and how many had one in the cache."""
+    of_item = pictures.of_item[pictures.of_item >= 0]
+    cached, good = embedded.cached_U[of_item], embedded.status[of_item] == OK
+    return {"embedded_items": float((good & ~cached).sum()), "cached_items": float(cached.sum())}
 
 
 def item_vectors(pictures: Pictures, embedded: Embedded) -> Iterator[Vectors]:

@@ -20,6 +20,8 @@ from macrec.runtime import choose_device
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 BICUBIC = 3
+CPU_PICTURES = 8
+"""Pictures that one core works on together; the cores work on different ones."""
 
 # The picture half of models of text and pictures. Two classes: without and with the projection
 # into the shared space, which is what CLIP itself calls the vector of a picture.
@@ -44,6 +46,7 @@ class ImageEncoder:
 
     Attributes:
         dim: components of a vector.
+        dtype: precision of the model.
         geometry: how pictures must be cut before `encode`.
     """
 
@@ -56,14 +59,17 @@ class ImageEncoder:
         resize: str = "model",
         device: str = "auto",
         dtype: str = "auto",
+        batch: int = 32,
     ) -> None:
-        """Opens the model.
+        """Opens the model; `batch` pictures at most go through it together.
 
         Raises:
             UserError: the model cannot be opened, is no ViT, or cannot take the size or pooling.
         """
         self.device = choose_device(device)
-        self._dtype = encoders.choose_dtype(dtype, self.device)
+        self.dtype = encoders.choose_dtype(dtype, self.device)
+        self._batch = min(batch, CPU_PICTURES) if self.device.type == "cpu" else batch
+        self._cores = encoders.Cores(self.device)
         location = encoders.Location.of(source)
         config = encoders.load_config(source, location)
         vision: Any = getattr(config, "vision_config", config)
@@ -78,7 +84,7 @@ class ImageEncoder:
         check(size % patch == 0, f"size={size}: must be a multiple of the model's patch, {patch}.")
         class_name = _TOWERS.get(config.model_type, ("AutoModel", "AutoModel"))[pooling == "pooler"]
         self._model = encoders.load_model(
-            source, location, device=self.device, dtype=self._dtype, class_name=class_name,
+            source, location, device=self.device, dtype=self.dtype, class_name=class_name,
             config=vision if class_name != "AutoModel" else config,
             required="pooler." if pooling == "pooler" else "",
         )  # fmt: skip
@@ -99,17 +105,27 @@ class ImageEncoder:
         except (ValueError, RuntimeError, AttributeError) as error:
             raise UserError(f"{source.uri}: fails on pictures of {side} px: {error}") from error
 
-    @torch.inference_mode()
     def encode(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        """Vectors of B pictures, each uint8 [side, side, 3] -> float32 [B, D]."""
-        raw_BHWC = torch.from_numpy(np.stack(pixels)).to(self.device)
+        """Vectors of pictures, each uint8 [side, side, 3] -> float32 [B, D].
+
+        They go through the model in batches of one size, so that the vector of a picture does not
+        depend on how many there are.
+        """
+        starts = range(0, len(pixels), self._batch)
+        parts = [pixels[start : start + self._batch] for start in starts]
+        return np.concatenate([vectors for _, vectors in self._cores.map(self._forward, parts)])
+
+    @torch.inference_mode()
+    def _forward(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        filling = [np.zeros_like(pixels[0])] * (self._batch - len(pixels))
+        raw_BHWC = torch.from_numpy(np.stack([*pixels, *filling])).to(self.device)
         mean_C = torch.tensor(self._process.mean, device=self.device)
         std_C = torch.tensor(self._process.std, device=self.device)
         normal_BHWC = (raw_BHWC.float() * self._process.factor - mean_C) / std_C
-        pixels_BCHW = normal_BHWC.permute(0, 3, 1, 2).to(self._dtype)
-        with encoders.out_of_memory_hint(f"{len(pixels)} pictures", "batch_images"):
+        pixels_BCHW = normal_BHWC.permute(0, 3, 1, 2).to(self.dtype)
+        with encoders.out_of_memory_hint(f"{len(raw_BHWC)} pictures", "batch_images"):
             output = self._model(pixel_values=pixels_BCHW, **self._options)
-        return self._pool(output).float().cpu().numpy()
+        return self._pool(output)[: len(pixels)].float().cpu().numpy()
 
     def _pool(self, output: Any) -> torch.Tensor:
         if self._pooling == "pooler":

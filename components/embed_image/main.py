@@ -13,6 +13,7 @@ from macrec.errors import check
 
 if TYPE_CHECKING:
     from components.embed_image.encoder import ImageEncoder
+    from macrec.embedding_cache import EmbeddingCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,9 @@ class Execution:
     """Pictures of a batch; lower it if memory does not suffice."""
     workers: int = 0
     """Threads that decode pictures; 0 = one per CPU core."""
+    checkpoint_seconds: float = 300.0
+    """Time after which new vectors go to the embedding cache, from which a run that was cut short
+    goes on; it lies in the store, without which there is none."""
 
     def __post_init__(self) -> None:
         check(self.batch_images >= 1, f"batch_images={self.batch_images}: must be at least 1.")
@@ -83,8 +87,16 @@ class Outputs:
     """One row per item: its vector, or null and the reason."""
 
 
-def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> dict[str, float]:
+def run(
+    config: Config,
+    inputs: Inputs,
+    outputs: Outputs,
+    execution: Execution,
+    cache_uri: str = "",
+) -> dict[str, float]:
     """Embeds the picture of every item; one missing or broken gives a null row, no source all.
+
+    A picture whose vector is in the cache is neither decoded nor embedded again.
 
     Raises:
         UserError: two sources of vectors, one that cannot be used, picture paths that leave their
@@ -109,17 +121,20 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     assert inputs.images is not None
     pictures = catalogue.find_pictures(inputs.items, inputs.images)
     model = _open_encoder(config, inputs, execution)
-    embedded = catalogue.embed_pictures(
-        pictures,
-        model,
-        max_bad=config.max_bad_images,
-        max_pixels=config.max_pixels,
-        batch=execution.batch_images,
-        threads=execution.workers,
-    )
+    with _cache(cache_uri, config, inputs, execution, model) as cache:
+        embedded = catalogue.embed_pictures(
+            pictures,
+            model,
+            cache,
+            max_bad=config.max_bad_images,
+            max_pixels=config.max_pixels,
+            batch=execution.batch_images,
+            threads=execution.workers,
+        )
     chunks = catalogue.item_vectors(pictures, embedded)
     counts = embeddings.write_vectors(output, chunks, dim=model.dim, centre=config.centre)
     return embeddings.metrics(counts, model.dim) | {
+        **catalogue.item_counts(pictures, embedded),
         "pictures": len(pictures.paths),
         "images_per_second": embedded.images_per_second,
     }
@@ -136,7 +151,28 @@ def _open_encoder(config: Config, inputs: Inputs, execution: Execution) -> "Imag
         resize=config.resize,
         device=execution.device,
         dtype=execution.dtype,
+        batch=execution.batch_images,
     )
+
+
+def _cache(
+    uri: str, config: Config, inputs: Inputs, execution: Execution, encoder: "ImageEncoder"
+) -> "EmbeddingCache":
+    """The vectors of this very encoder: all that a vector depends on but the picture."""
+    from macrec.embedding_cache import EmbeddingCache
+    from macrec.fingerprint import module_version
+
+    assert inputs.model is not None
+    identity = {
+        "model": inputs.model.digest,
+        "code": module_version("components.embed_image.encoder"),
+        "dtype": str(encoder.dtype),
+        "pooling": config.pooling,
+        "size": config.size,
+        "resize": config.resize,
+        "max_pixels": config.max_pixels,
+    }
+    return EmbeddingCache(uri, identity, encoder.dim, execution.checkpoint_seconds)
 
 
 if __name__ == "__main__":

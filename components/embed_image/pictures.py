@@ -5,6 +5,7 @@ Nothing here needs torch: decoding runs in threads, as Pillow works outside the 
 H height, W width
 """
 
+import hashlib
 import re
 import stat
 import threading
@@ -101,19 +102,8 @@ def load_picture(path: Path, geometry: Geometry, max_pixels: int) -> np.ndarray 
 
     JPEG, PNG, WebP and the first frame of GIF are decoded; size limits come before decoding.
     """
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size == 0:
-            return UNREADABLE
-        if found.st_size > _MAX_FILE_BYTES:
-            return TOO_LARGE
-        with path.open("rb") as file:
-            if not _MAGIC.match(file.read(16)):
-                return FORMAT
-    except (FileNotFoundError, NotADirectoryError):
-        return ABSENT
-    except (OSError, ValueError):
-        return UNREADABLE
+    if problem := _no_picture(path):
+        return problem
     # Pillow's own limit is one of the process and warns first; ours below is stricter.
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -126,6 +116,33 @@ def load_picture(path: Path, geometry: Geometry, max_pixels: int) -> np.ndarray 
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
         # A text chunk of a PNG that expands beyond bounds is a bomb as well.
         return TOO_LARGE if "too large" in str(error).lower() else UNREADABLE
+
+
+def content_key(path: Path) -> bytes | None:
+    """SHA-256 of the file, or None where `load_picture` would not look into it."""
+    if _no_picture(path):
+        return None
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return None
+
+
+def _no_picture(path: Path) -> str:
+    """Why a file is not worth decoding, or nothing."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size == 0:
+            return UNREADABLE
+        if found.st_size > _MAX_FILE_BYTES:
+            return TOO_LARGE
+        with path.open("rb") as file:
+            return "" if _MAGIC.match(file.read(16)) else FORMAT
+    except (FileNotFoundError, NotADirectoryError):
+        return ABSENT
+    except (OSError, ValueError):
+        return UNREADABLE
 
 
 def _upright(picture: Any, geometry: Geometry) -> Image.Image:

@@ -5,7 +5,6 @@ Without either, all vectors are null: the run is on pictures alone.
 
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +14,7 @@ from macrec.errors import check
 
 if TYPE_CHECKING:
     from components.embed_text.encoder import TextEncoder
-    from macrec.embeddings import Vectors
+    from macrec.embedding_cache import EmbeddingCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +48,13 @@ class Execution:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the model; auto is bfloat16 on a GPU, float32 on a CPU."""
     batch_tokens: int = 0
-    """Tokens of a batch, padding included; 0 = 1,024 on a CPU, 32,768 on a GPU. Lower it if memory
-    does not suffice."""
+    """Tokens of a batch, padding included; 0 = 512 on each core of a CPU, 32,768 on a GPU. Lower it
+    if memory does not suffice."""
     workers: int = 0
-    """CPU threads of the model; 0 leaves the choice to torch."""
+    """CPU cores for the model; 0 = as many as torch would use."""
+    checkpoint_seconds: float = 300.0
+    """Time after which new vectors go to the embedding cache, from which a run that was cut short
+    goes on; it lies in the store, without which there is none."""
 
     def __post_init__(self) -> None:
         check(
@@ -82,8 +84,16 @@ class Outputs:
     """One row per item: its vector, or null and the reason."""
 
 
-def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> dict[str, float]:
+def run(
+    config: Config,
+    inputs: Inputs,
+    outputs: Outputs,
+    execution: Execution,
+    cache_uri: str = "",
+) -> dict[str, float]:
     """Embeds the text of every item; one without text gets a null row, all without a source do.
+
+    A text whose vector is in the cache is not read by the model again.
 
     Raises:
         UserError: two sources of vectors, or one that cannot be used.
@@ -101,9 +111,27 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     if inputs.model is None:
         stage.log.info("embed_text: neither model nor embeddings are given: every vector is null")
         return embeddings.write_absent(output, inputs.items.rows)
+    from components.embed_text.catalogue import TextVectors
+
+    encoder, started = _open_encoder(config, inputs, execution), time.monotonic()
+    with _cache(cache_uri, config, inputs, execution, encoder) as cache:
+        vectors = TextVectors(encoder, inputs.items, cache)
+        counts = embeddings.write_vectors(output, vectors, dim=encoder.dim, centre=config.centre)
+    return embeddings.metrics(counts, encoder.dim) | {
+        "embedded_items": vectors.embedded,
+        "cached_items": vectors.cached,
+        "truncated": encoder.truncated,
+        "tokens": encoder.tokens,
+        "tokens_per_second": encoder.tokens / max(time.monotonic() - started, 1e-9),
+        "padding_share": encoder.padding_share,
+    }
+
+
+def _open_encoder(config: Config, inputs: Inputs, execution: Execution) -> "TextEncoder":
     from components.embed_text.encoder import TextEncoder
 
-    encoder = TextEncoder(
+    assert inputs.model is not None
+    return TextEncoder(
         inputs.model,
         pooling=config.pooling,
         prompt=config.prompt,
@@ -113,25 +141,25 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         dtype=execution.dtype,
         threads=execution.workers,
     )
-    started = time.monotonic()
-    counts = embeddings.write_vectors(
-        output, _encoded(encoder, inputs.items), dim=encoder.dim, centre=config.centre
-    )
-    return embeddings.metrics(counts, encoder.dim) | {
-        "truncated": encoder.truncated,
-        "tokens": encoder.tokens,
-        "tokens_per_second": encoder.tokens / max(time.monotonic() - started, 1e-9),
-        "padding_share": encoder.padding_share,
+
+
+def _cache(
+    uri: str, config: Config, inputs: Inputs, execution: Execution, encoder: "TextEncoder"
+) -> "EmbeddingCache":
+    """The vectors of this very encoder: all that a vector depends on but the text."""
+    from macrec.embedding_cache import EmbeddingCache
+    from macrec.fingerprint import module_version
+
+    assert inputs.model is not None
+    identity = {
+        "model": inputs.model.digest,
+        "code": module_version("components.embed_text.encoder"),
+        "dtype": str(encoder.dtype),
+        "pooling": config.pooling,
+        "prompt": config.prompt,
+        "max_tokens": config.max_tokens,
     }
-
-
-def _encoded(encoder: "TextEncoder", items: Artifact) -> "Iterator[Vectors]":
-    """The items' vectors in their order, a window at a time: what is sorted fits into memory."""
-    from macrec.embeddings import ROWS_AT_ONCE
-
-    with stage.Progress("embed_text", items.rows, "items") as progress:
-        for batch in items.batches(["text"], ROWS_AT_ONCE):
-            yield encoder.encode(batch.column(0).to_pylist(), progress)
+    return EmbeddingCache(uri, identity, encoder.dim, execution.checkpoint_seconds)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from components.encode_items.renewal import Renewed
 from macrec import stage
 from macrec.code_measures import has_codes
+from macrec.renewal import Renewed
 
 
 def figures(row_N: np.ndarray, before: int, renewed: Mapping[str, Renewed]) -> stage.Metrics:

@@ -6,22 +6,20 @@ Items that were there before keep their IDs; new ones get the nearest free codes
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 
 from macrec import schema, stage
-from macrec.arrays import codes_column, vector_column
+from macrec.arrays import codes_column
 from macrec.artifact import Artifact, DatasetOutput
 from macrec.errors import check
 
 if TYPE_CHECKING:
-    from components.encode_items.renewal import Renewed
+    from macrec.renewal import Renewed
 
 MODALITIES = ("text", "image")
-pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,21 +95,22 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
             changed, an item has neither text nor picture, one lacks a modality under "fail", or
             there are more items than codes.
     """
-    from components.encode_items import encoding
     from components.encode_items.churn import figures
-    from components.encode_items.renewal import renew
+    from macrec import frozen
     from macrec.code_measures import has_codes
     from macrec.quantizer import load_quantizer
+    from macrec.renewal import check_changed, renew, rows_before
     from macrec.runtime import choose_device
 
     model = load_quantizer(inputs.quantizer.verify().path, choose_device(execution.device))
-    old = encoding.previous(model, inputs)
-    new = encoding.encode(model, inputs)
+    old = frozen.previous(model, inputs.previous_latents, inputs.previous_semantic_ids)
     ids = inputs.items.table(["item_id"]).column(0).combine_chunks()
+    embeddings = {name: getattr(inputs, f"{name}_embeddings") for name in MODALITIES}
+    new = frozen.encode(model, inputs.quantizer, embeddings, ids)
     present = {name: has_codes(version.nearest_NL) for name, version in new.items()}
     _check_modalities(config, present, ids)
     old_ids = inputs.previous_semantic_ids.table(["item_id"]).column(0).combine_chunks()
-    row_N = np.asarray(pc.index_in(ids, value_set=old_ids).fill_null(-1))
+    row_N = rows_before(ids, old_ids)
 
     renewed = {
         name: renew(
@@ -125,7 +124,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         )
         for name in new
     }
-    _check_changed(config, renewed)
+    check_changed(renewed, config.max_changed, "Use those, or set max_changed=1.")
     outputs.semantic_ids.metadata["codebook_size"] = model.spec.codebook_size
     _write(outputs, ids, renewed)
     return figures(row_N, len(old_ids), renewed)
@@ -148,47 +147,29 @@ def _check_modalities(config: Config, present: Mapping[str, np.ndarray], ids: pa
         )
 
 
-def _check_changed(config: Config, renewed: Mapping[str, "Renewed"]) -> None:
-    for name, after in renewed.items():
-        changed, both = int(after.changed_N.sum()), int(after.both_N.sum())
-        check(
-            changed <= config.max_changed * both,
-            f"encode_items: {changed:,} of {both:,} old items call for other {name} codes, more "
-            f"than {config.max_changed:.0%} of them: the encoder or its settings are not those of "
-            "the earlier run. Use those, or set max_changed=1.",
-        )
-
-
 def _first(ids: pa.Array, chosen_N: np.ndarray) -> str:
     return ", ".join(ids.take(pa.array(np.flatnonzero(chosen_N)[:5])).to_pylist())
 
 
 def _write(outputs: Outputs, ids: pa.Array, renewed: Mapping[str, "Renewed"]) -> None:
-    from components.encode_items.encoding import CHUNK, Version
-    from macrec.code_measures import has_codes
+    from macrec.frozen import write_latents
     from macrec.semantic_ids import moved_level
 
     count = len(ids)
-    nothing = Version(np.zeros((count, 1), np.float32), *2 * [np.zeros((count, 0), np.int32)])
-    versions = {n: renewed[n].version if n in renewed else nothing for n in MODALITIES}
-    index = pa.array(np.arange(count, dtype=np.int32))
-    columns: dict[str, pa.Array] = {"item_index": index, "item_id": ids}
-    for name, version in versions.items():
-        columns[f"{name}_codes"] = codes_column(version.codes_NL)
-        columns[f"{name}_moved"] = pa.array(moved_level(version.nearest_NL, version.codes_NL))
+    nothing_NL = np.zeros((count, 0), np.int32)
+    columns: dict[str, pa.Array] = {
+        "item_index": pa.array(np.arange(count, dtype=np.int32)),
+        "item_id": ids,
+    }
+    for name in MODALITIES:
+        version = renewed[name].version if name in renewed else None
+        codes_NL = version.codes_NL if version else nothing_NL
+        nearest_NL = version.nearest_NL if version else nothing_NL
+        columns[f"{name}_codes"] = codes_column(codes_NL)
+        columns[f"{name}_moved"] = pa.array(moved_level(nearest_NL, codes_NL))
     with outputs.semantic_ids.dataset(schema.SEMANTIC_IDS) as out:
         out.write(pa.table(columns))
-    kind = schema.latents(*(versions[name].latents_ND.shape[1] for name in MODALITIES))
-    with outputs.latents.dataset(kind) as out:
-        for start in range(0, count, CHUNK):
-            rows = slice(start, min(start + CHUNK, count))
-            columns = {"item_index": index[rows]}
-            for name, version in versions.items():
-                nearest_NL = version.nearest_NL[rows]
-                latents_ND = version.latents_ND[rows]
-                columns[f"{name}_latent"] = vector_column(latents_ND, has_codes(nearest_NL))
-                columns[f"{name}_codes"] = codes_column(nearest_NL)
-            out.write(pa.table(columns))
+    write_latents(outputs.latents, {n: after.version for n, after in renewed.items()}, count)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,8 @@ class Inputs:
     """The quantizer, for its learning curve."""
     recommender: Artifact
     """The trained recommender."""
+    previous_semantic_ids: Source | None = None
+    """Semantic IDs of an earlier run; the report says how these differ from them."""
     images: Source | None = None
     """Folder of pictures, for the examples of the report."""
 
@@ -118,10 +120,11 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     items = inputs.items.rows
     split = read_split(inputs.sequences, items)
 
-    from components.evaluate import slices, systems
+    from components.evaluate import churn, slices, systems
     from components.evaluate.summary import write_report
     from components.evaluate.tokenizer import measure
 
+    changes = churn.measure_churn(inputs)
     ranker = open_ranker(
         recommender,
         device=execution.device,
@@ -134,14 +137,24 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     outputs.predictions.metadata |= stated
     with outputs.predictions.dataset(schema.PREDICTIONS) as out:
         evaluated = systems.evaluate(ranker, split, choice.weight, config, out.write)
-    measured_slices = slices.measure_slices(config, split, evaluated, recommender)
-    slices.write_slices(outputs.predictions.path, measured_slices)
+    groups = slices.measure_slices(config, split, evaluated, recommender)
+    slices.write_slices(outputs.predictions.path, groups)
     assert evaluated.users == len(split.users_T), "a test user was left out"
     measured = measure(inputs, split, recommender.vocabulary.codebook_size)
     write_report(
-        config, inputs, outputs, ranker, split, choice, evaluated, measured, measured_slices
+        config,
+        inputs,
+        outputs,
+        ranker,
+        split,
+        choice,
+        evaluated,
+        measured,
+        groups,
+        changes,
     )
-    return _metrics(split, choice.weight, evaluated, items) | measured.figures
+    found = _metrics(split, choice.weight, evaluated, items) | measured.figures
+    return found | churn.figures(changes)
 
 
 def _check_one_catalogue(inputs: Inputs) -> None:

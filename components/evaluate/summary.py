@@ -18,6 +18,7 @@ from components.evaluate.systems import (
 from components.evaluate.tokenizer import Measured
 from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact
+from macrec.churn import Churn
 from macrec.generator import MODALITIES, Modality, has_code
 from macrec.histories import items_met
 from macrec.metrics import Interval, bootstrap, exposure
@@ -27,6 +28,7 @@ from macrec.report import (
     CodebookLevel,
     Fact,
     Group,
+    IdChurn,
     Report,
     Role,
     Score,
@@ -52,6 +54,7 @@ def write_report(
     evaluated: Evaluated,
     measured: Measured,
     slices: tuple[Slice, ...],
+    churn: dict[str, Churn],
 ) -> None:
     """The HTML page and the Markdown summary."""
     generator = np.random.default_rng([config.seed, EXAMPLES_STREAM])
@@ -73,6 +76,7 @@ def write_report(
         generator_panels=curves.generator_panels(inputs.recommender, evaluated.main),
         codebooks=_codebooks(inputs.semantic_ids, ranker.recommender.vocabulary.codebook_size),
         collisions=measured.collisions,
+        churn=tuple(IdChurn(modality=m, **churn[m]._asdict()) for m in MODALITIES if m in churn),
         tokenizers=measured.tokenizers,
         agreement=measured.agreement,
         fusion_panel=curves.fusion_panel(choice),

@@ -14,6 +14,10 @@ MAX_CODEBOOK = 2**15
 class Config:
     """What the quantizer is and how it is trained."""
 
+    mode: Literal["retrain", "frozen"] = "retrain"
+    """"retrain": a quantizer of its own for this catalogue. "frozen": that of an earlier run
+    (previous_quantizer and its like); items that were there keep their IDs, new ones get the
+    nearest free codes, and the other settings of the quantizer are not used."""
     tokenizer: Literal["rqvae", "rqkmeans", "fsq"] = "rqvae"
     """"rqvae": the residual quantizer of a trained encoder. "rqkmeans": residual k-means on the
     vectors themselves, exact, without training. "fsq": a trained encoder on a fixed grid."""

@@ -4,7 +4,7 @@ section on cross-modal quantization: L_recon + L_rq + L_con + L_align)."""
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow as pa
 from components.quantize.config import Config
 from macrec import schema, stage
 from macrec.arrays import codes_column, valid_rows, vector_column
-from macrec.artifact import Artifact, DatasetOutput, DatasetWriter, FolderOutput
+from macrec.artifact import Artifact, DatasetOutput, DatasetWriter, FolderOutput, Source
 from macrec.centring import subtracted, write_means
 from macrec.errors import check
 from macrec.progress import Progress
@@ -57,6 +57,12 @@ class Inputs:
     """What histories say of the items, in addition to both; all null if they shall not."""
     pseudo_labels: Artifact
     """Clusters of both: an item's image cluster says which texts are alike, and vice versa."""
+    previous_quantizer: Source | None = None
+    """mode=frozen: the quantizer of the earlier run."""
+    previous_latents: Source | None = None
+    """mode=frozen: the latents of the earlier run."""
+    previous_semantic_ids: Source | None = None
+    """mode=frozen: the semantic IDs of the earlier run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +80,15 @@ class Outputs:
 DISTRIBUTED = True  # torchrun may start several processes
 
 
+def used_inputs(config: Config, inputs: Inputs) -> Inputs:
+    """An earlier run counts only for a frozen quantizer."""
+    if config.mode == "frozen":
+        return inputs
+    return replace(
+        inputs, previous_quantizer=None, previous_latents=None, previous_semantic_ids=None
+    )
+
+
 def run(
     config: Config,
     inputs: Inputs,
@@ -81,7 +96,8 @@ def run(
     execution: Execution,
     checkpoint_uri: str = "",
 ) -> stage.Metrics:
-    """Trains on all items and encodes them with the model of the last epoch.
+    """Trains on all items and encodes them with the model of the last epoch; or encodes them with
+    an earlier model (mode=frozen).
 
     Of several processes the first alone encodes, writes and has metrics.
 
@@ -89,17 +105,20 @@ def run(
         UserError: artifacts of different catalogues, no vectors at all, fewer vectors than
             codewords, a loss that is not finite, or a codebook below min_perplexity_share.
     """
-    from components.quantize import sizes
+    from components.quantize import frozen, sizes
     from components.quantize.data import timed
     from components.quantize.training import train
     from macrec.checkpoint import Checkpoints
     from macrec.processes import processes
     from macrec.runtime import choose_device
 
-    rows = {name: artifact.rows for name, artifact in vars(inputs).items()}
+    given = {name: value for name, value in vars(inputs).items() if isinstance(value, Artifact)}
+    rows = {name: artifact.rows for name, artifact in given.items()}
     check(len(set(rows.values())) == 1, f"quantize: {rows} rows. Give the artifacts of one run.")
     together = processes()
     device = together.device(choose_device(execution.device))
+    if config.mode == "frozen":
+        return frozen.run(inputs, outputs, device) if together.first else {}
     with timed("reading vectors"):
         catalogue, histories = _read(inputs, config, execution.memory_gib)
     chosen = sizes.choose(config, {n: int(m.present_N.sum()) for n, m in catalogue.items()})

@@ -1,7 +1,7 @@
 """resolve_collisions: makes each modality's codes unique, and so the semantic IDs of the items."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from macrec import schema, stage
 from macrec.arrays import codes_column, codes_matrix, embedding_matrix
-from macrec.artifact import Artifact, DatasetOutput
+from macrec.artifact import Artifact, DatasetOutput, Source
 from macrec.errors import check
 
 if TYPE_CHECKING:
+    from components.resolve_collisions.kept import Kept
     from macrec.semantic_ids import Resolved
 
 MODALITIES = ("text", "image")
@@ -39,6 +40,10 @@ class Inputs:
     """Latents and codes of the items, from quantize."""
     quantizer: Artifact
     """The quantizer whose codebooks gave the codes."""
+    previous_semantic_ids: Source | None = None
+    """Of a frozen quantizer: the semantic IDs of the earlier run."""
+    previous_latents: Source | None = None
+    """Of a frozen quantizer: the latents of the earlier run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +54,17 @@ class Outputs:
     """One row per item: its unique text codes and image codes."""
 
 
+def used_inputs(config: Config, inputs: Inputs) -> Inputs:
+    """An earlier run counts only where quantize says that its quantizer is frozen."""
+    if inputs.latents.metadata.get("frozen"):
+        return inputs
+    return replace(inputs, previous_semantic_ids=None, previous_latents=None)
+
+
 def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> stage.Metrics:
     """Resolves text and image codes independently and writes both, with what was moved.
+
+    With a frozen quantizer the items that have the codes of the earlier run keep its ID.
 
     Raises:
         UserError: the inputs do not belong together, an item has no codes at all, or there are
@@ -65,6 +79,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     codes = {m: codes_matrix(inputs.latents, f"{m}_codes") for m in MODALITIES}
     _check_every_item_has_codes(codes, ids)
     codebooks = _codebooks(inputs, codes)
+    kept = _kept(inputs, codes, ids)
 
     names = ids.to_pylist()
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
@@ -73,14 +88,33 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     }
     metrics: stage.Metrics = {}
     for modality in MODALITIES:
-        resolved = _resolve(modality, codes[modality], codebooks, inputs, names)
+        resolved = _resolve(modality, codes[modality], codebooks, inputs, names, kept.get(modality))
         columns[f"{modality}_codes"] = codes_column(resolved.codes)
         columns[f"{modality}_moved"] = pa.array(resolved.moved_level)
         metrics |= _metrics(modality, codes[modality], resolved)
+        if modality in kept:
+            metrics[f"{modality}_kept"] = float(kept[modality].kept_N.sum())
     with outputs.semantic_ids.dataset(schema.SEMANTIC_IDS) as out:
         out.write(pa.table(columns))
     outputs.semantic_ids.metadata["codebook_size"] = max(b.shape[1] for b in codebooks.values())
     return metrics
+
+
+def _kept(inputs: Inputs, codes: dict[str, np.ndarray], ids: pa.ChunkedArray) -> "dict[str, Kept]":
+    """The IDs of the earlier run that stand, by modality; none without an earlier run."""
+    if not inputs.latents.metadata.get("frozen"):
+        return {}
+    from components.resolve_collisions.kept import kept_ids
+
+    check(
+        inputs.previous_semantic_ids is not None and inputs.previous_latents is not None,
+        "resolve_collisions: the quantizer is frozen, but previous_semantic_ids and "
+        "previous_latents are not given. Give those that quantize was given.",
+    )
+    assert inputs.previous_semantic_ids is not None and inputs.previous_latents is not None
+    semantic_ids = Artifact.open(inputs.previous_semantic_ids.path())
+    latents = Artifact.open(inputs.previous_latents.path())
+    return kept_ids(codes, ids.combine_chunks(), semantic_ids, latents)
 
 
 def _check_every_item_has_codes(codes: dict[str, np.ndarray], ids: pa.ChunkedArray) -> None:
@@ -115,8 +149,9 @@ def _resolve(
     codebooks: dict[str, np.ndarray],
     inputs: Inputs,
     item_ids: list[str],
+    kept: "Kept | None",
 ) -> "Resolved":
-    from macrec.semantic_ids import Resolved, resolve_collisions
+    from macrec.semantic_ids import Resolved, compared, resolve_collisions
 
     if not codes_NL.shape[1]:  # no item has codes, and the quantizer may do without the modality
         nothing_N = np.zeros(len(codes_NL))
@@ -128,7 +163,11 @@ def _resolve(
         f"resolve_collisions: {modality} latents have {latents_ND.shape[1]} components, the "
         f"codebooks {dim}. Give the quantizer that made the latents.",
     )
-    return resolve_collisions(codes_NL, latents_ND, codebooks[modality], item_ids)
+    if kept is None:
+        return resolve_collisions(codes_NL, latents_ND, codebooks[modality], item_ids)
+    start_NL = np.where(kept.kept_N[:, None], kept.codes_NL, codes_NL)
+    resolved = resolve_collisions(start_NL, latents_ND, codebooks[modality], item_ids, kept.kept_N)
+    return compared(codes_NL, resolved.codes, codebooks[modality])
 
 
 def _metrics(modality: str, codes_NL: np.ndarray, resolved: "Resolved") -> stage.Metrics:

@@ -46,6 +46,12 @@ class Inputs:
     """List of the users to recommend for, instead of all."""
     allowed_items: Source | None = None
     """List of the items that may be recommended, instead of all."""
+    previous_semantic_ids: Source | None = None
+    """Semantic IDs of an earlier run, to which the report compares those of this one."""
+    previous_latents: Source | None = None
+    """Latents of that run; quantizer_mode=frozen needs them."""
+    previous_quantizer: Source | None = None
+    """Quantizer of that run; quantizer_mode=frozen needs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,12 @@ class Outputs:
     """Digest of the list of users."""
     allowed_items_digest: ParameterOutput
     """Digest of the list of items."""
+    previous_semantic_ids_digest: ParameterOutput
+    """Digest of the semantic IDs of an earlier run."""
+    previous_latents_digest: ParameterOutput
+    """Digest of the latents of an earlier run."""
+    previous_quantizer_digest: ParameterOutput
+    """Digest of the quantizer of an earlier run."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> stage.Metrics:

@@ -5,10 +5,12 @@ Weights come from safetensors alone and no code of a model folder is ever run.
 B batch, L tokens, D components
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -16,6 +18,9 @@ from macrec.artifact import Source
 from macrec.errors import UserError, check
 from macrec.runtime import silence_progress_bars
 from macrec.stage import log
+
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 
 _UNREAD = ("pooler.", "mask_token", "lm_head.")
 """Weights that a checkpoint may lack, as our forward pass does not read them."""
@@ -149,6 +154,48 @@ def pool(hidden_BLD: torch.Tensor, mask_BL: torch.Tensor, pooling: str) -> torch
     assert pooling == "mean", pooling
     weight_BL1 = mask_BL[..., None].float()
     return (hidden_BLD.float() * weight_BL1).sum(1) / weight_BL1.sum(1)
+
+
+class Cores:
+    """Runs forward passes: on a CPU one on each core, on an accelerator one after the other.
+
+    Several cores that shared a pass would share out the rows of its matrices, and then the last
+    bits of a vector depend on where its row stands. On one core, and in a batch of a fixed shape,
+    they depended on nothing but the item wherever this was measured (docs/design.md).
+
+    Args:
+        device: where the model computes.
+        threads: cores to use; 0 for as many as torch would.
+    """
+
+    def __init__(self, device: torch.device, threads: int = 0) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        if device.type == "cpu":
+            self._count = threads or torch.get_num_threads()
+            self._pool = ThreadPoolExecutor(
+                self._count, "encoder", initializer=torch.set_num_threads, initargs=(1,)
+            )
+
+    def map(
+        self, forward: Callable[[Batch], Result], batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, Result]]:
+        """Each batch with its result, in order; a few batches are worked on ahead."""
+        if self._pool is None:
+            yield from ((batch, forward(batch)) for batch in batches)
+            return
+        waiting: deque[tuple[Batch, Future[Result]]] = deque()
+        try:
+            for batch in batches:
+                waiting.append((batch, self._pool.submit(forward, batch)))
+                if len(waiting) > self._count:
+                    done, result = waiting.popleft()
+                    yield done, result.result()
+            while waiting:
+                done, result = waiting.popleft()
+                yield done, result.result()
+        finally:
+            for _, result in waiting:
+                result.cancel()
 
 
 @contextmanager

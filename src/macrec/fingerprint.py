@@ -14,6 +14,7 @@ from macrec.artifact import FORMAT, json_digest
 PLUMBING = {
     "macrec",
     "macrec.checkpoint",
+    "macrec.embedding_cache",
     "macrec.errors",
     "macrec.fingerprint",
     "macrec.parameters",
@@ -49,8 +50,13 @@ def code_version(stage: Stage) -> str:
 
     Imports are followed through the syntax tree, so that nothing heavy is loaded.
     """
-    package = f"components.{stage_name(stage)}"
-    pending, seen = [f"{package}.main"], dict[str, bytes]()
+    return module_version(f"components.{stage_name(stage)}.main")
+
+
+def module_version(module: str) -> str:
+    """Digest of the sources of one module of a stage and of all that it imports."""
+    package = module.rpartition(".")[0]
+    pending, seen = [module], dict[str, bytes]()
     while pending:
         name = pending.pop()
         spec = importlib.util.find_spec(name)

@@ -73,7 +73,7 @@ def resolve_collisions(
         resolved_NL[rows_R] = resolver.settle_all(fixed_N[rows_R])
     assert collision_rate(resolved_NL) == 0, "codes are not unique"
     assert (resolved_NL[fixed_N] == codes_NL[fixed_N]).all(), "a fixed item was moved"
-    return _compare(codes_NL, resolved_NL, codebooks_LMD)
+    return compared(codes_NL, resolved_NL, codebooks_LMD)
 
 
 def moved_level(before_NL: NDArray[np.integer], after_NL: NDArray[np.integer]) -> NDArray[np.int8]:
@@ -84,9 +84,10 @@ def moved_level(before_NL: NDArray[np.integer], after_NL: NDArray[np.integer]) -
     return np.where(changed_NL.any(1), changed_NL.argmax(1), -1).astype(np.int8)
 
 
-def _compare(
+def compared(
     before_NL: NDArray[np.integer], after_NL: NDArray[np.int32], codebooks_LMD: NDArray[np.floating]
 ) -> Resolved:
+    """Unique codes, and how they differ from those before."""
     moved_N = moved_level(before_NL, after_NL)
     displacement_N = np.zeros(len(after_NL), np.float32)
     moved = np.flatnonzero(moved_N >= 0)

@@ -8,6 +8,14 @@ A stage that can be resumed has one argument more, `checkpoint_uri: str = ""`: a
 that belongs to this fingerprint, for `macrec.checkpoint.Checkpoints`. It is empty without a store,
 and emptied when the result is in the store.
 
+A stage that can use single results of earlier runs has the argument `cache_uri: str = ""`: a folder
+of the store that belongs to the stage, whatever the fingerprint (`macrec.embedding_cache`). Neither
+folder is part of the fingerprint.
+
+A stage that does not read all its inputs under every configuration has the function
+`used_inputs(config, inputs) -> Inputs`, which leaves out the others. Those are no part of the
+fingerprint.
+
 A stage with `DISTRIBUTED = True` may be started in several processes by torchrun. All run it;
 process 0 alone looks into the store, commits and has metrics.
 """
@@ -73,13 +81,14 @@ def execute(
         together.count == 1 or getattr(stage, "DISTRIBUTED", False),
         f"{name}: cannot be shared by {together.count} processes. Start it without torchrun.",
     )
+    inputs = _used(stage, config, inputs)
     identity = fingerprint(stage, config, inputs, salt)
     by_name: dict[str, Output] = {
         f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)
     }
     reusable = store is not None and getattr(stage, "REUSABLE", True)
-    checkpoint_uri = _checkpoint_uri(stage, identity, store if reusable else None)
-    arguments = {"checkpoint_uri": checkpoint_uri} if checkpoint_uri else {}
+    arguments = _folders(stage, identity, store if reusable else None)
+    checkpoint_uri = arguments.get("checkpoint_uri", "")
     if not together.first:
         reused = together.agree(False)
         if not reused:
@@ -105,10 +114,16 @@ def finished(
     stage: Stage, config: Any, inputs: Any, outputs: Any, store: ArtifactStore, salt: str = ""
 ) -> Result | None:
     """Hands over what an identical run has left in the store; None if there is nothing whole."""
-    identity = fingerprint(stage, config, inputs, salt)
+    identity = fingerprint(stage, config, _used(stage, config, inputs), salt)
     by_name = {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}
     record = store.find(stage_name(stage), identity) if getattr(stage, "REUSABLE", True) else None
     return _handed_over(stage, store, record, by_name, identity) if record else None
+
+
+def _used(stage: Stage, config: Any, inputs: Any) -> Any:
+    """The inputs without those that this configuration does not read."""
+    used = getattr(stage, "used_inputs", None)
+    return used(config, inputs) if used else inputs
 
 
 def _handed_over(
@@ -118,17 +133,23 @@ def _handed_over(
     if not store.restore(record, by_name):
         return None
     # of a run that ended between commit and removal
-    Checkpoints(_checkpoint_uri(stage, identity, store)).remove()
+    Checkpoints(_folders(stage, identity, store).get("checkpoint_uri", "")).remove()
     name = stage_name(stage)
     log.info("%s: reused, nothing to compute (fingerprint %s)", name, identity[:12])
     return Result(record["metrics"], True, identity)
 
 
-def _checkpoint_uri(stage: Stage, identity: str, store: ArtifactStore | None) -> str:
-    """Where the stage may keep checkpoints; empty if it takes none or there is no store."""
-    if store is None or "checkpoint_uri" not in inspect.signature(stage.run).parameters:
-        return ""
-    return f"{store.storage.uri}/checkpoints/{stage_name(stage)}/{identity}"
+def _folders(stage: Stage, identity: str, store: ArtifactStore | None) -> dict[str, str]:
+    """Where the stage may keep what is no result, by argument; nothing without a store."""
+    if store is None:
+        return {}
+    root, name = store.storage.uri, stage_name(stage)
+    folders = {
+        "checkpoint_uri": f"{root}/checkpoints/{name}/{identity}",
+        "cache_uri": f"{root}/caches/{name}",
+    }
+    taken = inspect.signature(stage.run).parameters
+    return {argument: uri for argument, uri in folders.items() if argument in taken}
 
 
 def _compute(

@@ -37,6 +37,10 @@ class Storage(Protocol):
         """Every file whose name starts with the prefix, sorted by name."""
         ...
 
+    def names(self, prefix: str = "") -> Sequence[str]:
+        """Names of the files that `list` gives; no content is read."""
+        ...
+
     def read(self, name: str) -> bytes | None:
         """The whole content, or None if there is no such file."""
         ...
@@ -76,10 +80,14 @@ class LocalStorage:
         self.uri = str(root)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        for path in sorted(p for p in self.root.rglob("*") if p.is_file()):
-            name = path.relative_to(self.root).as_posix()
-            if name.startswith(prefix):
-                yield Entry(name, path.stat().st_size, sha256_file(path))
+        for name in self.names(prefix):
+            path = self.root / name
+            yield Entry(name, path.stat().st_size, sha256_file(path))
+
+    def names(self, prefix: str = "") -> Sequence[str]:
+        files = sorted(p for p in self.root.rglob("*") if p.is_file())
+        names = (path.relative_to(self.root).as_posix() for path in files)
+        return [name for name in names if name.startswith(prefix)]
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -162,6 +170,9 @@ class GcsStorage:
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         yield from self._list(prefix)
+
+    def names(self, prefix: str = "") -> Sequence[str]:
+        return [entry.name for entry in self._list(prefix)]
 
     @_translated  # a generator would raise outside of the wrapper
     def _list(self, prefix: str) -> Sequence[Entry]:

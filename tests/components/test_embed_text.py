@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from components.embed_text import main
-from components.embed_text.encoder import TextEncoder, batches_by_length
+from components.embed_text.encoder import TextBatch, TextEncoder, batches_by_length, padded_length
 from macrec import schema
 from macrec.arrays import embedding_matrix
 from macrec.artifact import Artifact, DatasetOutput, Source
@@ -82,9 +83,12 @@ def run(
     texts: list[str] | None = None,
     model: Source | None = None,
     given: Source | None = None,
+    cache_uri: str = "",
+    batch_tokens: int = 64,
+    dtype: Literal["auto", "bfloat16"] = "auto",
     **settings: object,
 ) -> tuple[Artifact, dict[str, float]]:
-    execution = main.Execution(batch_tokens=settings.pop("batch_tokens", 64), device="cpu")  # type: ignore[arg-type]
+    execution = main.Execution(batch_tokens=batch_tokens, device="cpu", dtype=dtype)
     output = DatasetOutput(folder / "out")
     output.prepare()
     metrics = main.run(
@@ -94,6 +98,7 @@ def run(
         ),
         main.Outputs(text_embeddings=output),
         execution,
+        cache_uri,
     )
     output.commit({})
     return Artifact.open(folder / "out"), metrics
@@ -169,13 +174,78 @@ def test_long_text_is_cut_by_tokens_and_keeps_the_prompt(llama: Source) -> None:
     assert (encoder.truncated, short.truncated) == (3, 0)
 
 
-def test_batches_cover_every_row_once_within_the_budget() -> None:
+def test_batches_cover_every_row_once_in_shapes_that_only_lengths_decide() -> None:
     lengths = [5, 1, 30, 2, 2, 9, 1, 7]
     batches = [*batches_by_length(lengths, 16)]
-    assert sorted(i for batch in batches for i in batch) == list(range(8))
-    assert batches[0] == [2]  # longer than the budget: alone
-    for batch in batches[1:]:
-        assert max(lengths[i] for i in batch) * len(batch) <= 16
+    assert sorted(i for batch in batches for i in batch.rows) == list(range(8))
+    assert batches[0] == ([2], 1, 32)  # longer than the budget: alone, and first
+    for rows, count, width in batches:
+        assert len(rows) <= count == max(1, 16 // width)
+        assert {padded_length(lengths[i]) for i in rows} == {width}
+    padded = [padded_length(length) for length in range(1, 1_000)]
+    assert padded == sorted(padded) and len(set(padded)) < 40
+    assert all(length <= p <= 1.25 * length for length, p in enumerate(padded, 1))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_vector_is_the_same_bytes_whatever_stands_beside_it(llama: Source, threads: int) -> None:
+    texts = [f"item {i} " + "word " * (i % 9) for i in range(120)]
+    reference = TextEncoder(llama, device="cpu", threads=1).encode(texts).matrix_ND
+    encoder = TextEncoder(llama, device="cpu", threads=threads)
+    some = np.random.default_rng(0).permutation(120)[:50]
+    np.testing.assert_array_equal(
+        encoder.encode([texts[i] for i in some]).matrix_ND, reference[some]
+    )
+    np.testing.assert_array_equal(encoder.encode([texts[7]]).matrix_ND[0], reference[7])
+
+
+def test_the_model_reads_only_what_is_not_in_the_cache(llama: Source, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    cold, counts = run(tmp_path / "a", model=llama, cache_uri=cache)
+    assert (counts["embedded_items"], counts["cached_items"]) == (5, 0)
+    again, counts = run(tmp_path / "b", model=llama, cache_uri=cache)
+    assert (counts["embedded_items"], counts["cached_items"], counts["tokens"]) == (0, 5, 0)
+    assert again.digest == cold.digest == run(tmp_path / "c", model=llama)[0].digest
+    # Another order, a new text, one that is gone: the mean is another, the raw vectors are not.
+    texts = [*TEXTS[3:], "new", *TEXTS[:2]]
+    warm, counts = run(tmp_path / "d", texts, llama, cache_uri=cache)
+    assert (counts["embedded_items"], counts["cached_items"]) == (1, 4)
+    assert warm.digest == run(tmp_path / "e", texts, llama)[0].digest
+
+
+@pytest.mark.parametrize(
+    "settings", [{"pooling": "mean"}, {"prompt": "<{}>"}, {"max_tokens": 3}, {"dtype": "bfloat16"}]
+)
+def test_another_encoder_has_another_cache(
+    llama: Source, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    cache = str(tmp_path / "cache")
+    run(tmp_path / "a", model=llama, cache_uri=cache)
+    other, counts = run(tmp_path / "b", model=llama, cache_uri=cache, **settings)
+    assert counts["cached_items"] == 0
+    assert other.digest == run(tmp_path / "c", model=llama, **settings)[0].digest
+    _, counts = run(tmp_path / "d", model=llama, cache_uri=cache, centre=False)
+    assert counts["embedded_items"] == 0  # the mean is taken off what the cache holds
+
+
+def test_an_embedding_that_was_cut_short_goes_on(
+    llama: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def preempted(self: TextEncoder, batch: TextBatch, ids: list[list[int]]) -> np.ndarray:
+        if batch.rows == [7]:  # the fourth batch
+            raise SystemExit(143)
+        return forward(self, batch, ids)
+
+    forward = TextEncoder._forward
+    monkeypatch.setattr(TextEncoder, "_forward", preempted)
+    cache = str(tmp_path / "cache")
+    texts = [letter * length for letter in "abc" for length in (1, 5, 9, 13)]
+    with pytest.raises(SystemExit):
+        run(tmp_path / "a", texts, llama, cache_uri=cache, batch_tokens=1)
+    monkeypatch.undo()
+    resumed, counts = run(tmp_path / "b", texts, llama, cache_uri=cache, batch_tokens=1)
+    assert (counts["embedded_items"], counts["cached_items"]) == (9, 3)
+    assert resumed.digest == run(tmp_path / "c", texts, llama, batch_tokens=1)[0].digest
 
 
 def test_model_that_cannot_read_so_many_tokens(bert: Source) -> None:

@@ -34,6 +34,7 @@ def state(config, catalogue):
 
 
 CHANGES = {
+    "mode": None,
     "tokenizer": "rqkmeans", "modalities": None, "history_weight": None, "codebook_size": 6,
     "levels": {"levels": 2, "contrastive_weights": (0.1, 0.1)},
     "shared_levels": 1, "fsq_levels": {"tokenizer": "fsq", "fsq_levels": (3, 3)},
@@ -61,7 +62,7 @@ BASES = {
 @pytest.mark.parametrize("setting", [name for name, value in CHANGES.items() if value is not None])
 def test_every_setting_changes_the_model(setting):
     """`modalities` and `min_perplexity_share` have tests of their own below, `history_weight` is
-    tried with histories (test_quantize.py)."""
+    tried with histories (test_quantize.py), `mode` in test_quantize_frozen.py."""
     live = replace(SMALL, contrastive_weights=(0.1, 0.1, 0.1), reseed_dead=True)
     catalogue = clumped() if setting == "reseed_dead" else planted()
     value = CHANGES[setting]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,7 @@ from safetensors.numpy import save_file
 from components.resolve_collisions import main as stage
 from macrec import schema
 from macrec.arrays import codes_column, codes_matrix, vector_column
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput
+from macrec.artifact import Artifact, DatasetOutput, FolderOutput, Source
 from macrec.errors import UserError
 from tests.artifacts import dataset
 
@@ -144,3 +145,64 @@ def test_latents_of_another_catalogue_are_refused(tmp_path):
     mixed = stage.Inputs(items=inputs.items, latents=other.latents, quantizer=inputs.quantizer)
     with pytest.raises(UserError, match="4 items but 3 rows of latents"):
         run(tmp_path, mixed)
+
+
+# ---------------------------------------------------------------- a frozen quantizer
+
+
+def frozen_inputs(path, catalogue, earlier, earlier_ids):
+    """The catalogue, as quantize hands it on with the quantizer of the earlier one."""
+    inputs = make_inputs(path / "now", catalogue)
+    marked = DatasetOutput(path / "marked")
+    marked.prepare()
+    with marked.dataset(schema.latents(1, 1)) as out:
+        out.write(inputs.latents.table())
+    marked.metadata["frozen"] = True
+    marked.commit({})
+    before = make_inputs(path / "before", earlier)
+    index, unmoved = np.arange(len(earlier.ids), dtype=np.int32), [-1] * len(earlier.ids)
+    codes = [codes_column(np.array(earlier_ids[m], np.int32)) for m in ("text", "image")]
+    ids = dataset(path / "ids", schema.SEMANTIC_IDS, [index, earlier.ids, *codes, *[unmoved] * 2])
+    return replace(
+        inputs,
+        latents=Artifact.open(marked.path),
+        previous_latents=Source(str(before.latents.path)),
+        previous_semantic_ids=Source(str(ids.path)),
+    )
+
+
+EARLIER = Catalogue(["a", "c", "gone"], *[[0.0, 0.0, 1.0], [[0, 0], [1, 0], [0, 1]]] * 2)
+EARLIER_IDS = {"text": [[0, 1], [1, 0], [0, 0]], "image": [[0, 0], [1, 0], [0, 1]]}
+LATER = Catalogue(  # a is the same, c is another thing, b is new and nearer to the code of a
+    ["b", "c", "a"], [0.0, 0.0, 0.9], [[0, 0]] * 3, [0.0] * 3, [[0, 0], [1, 0], [0, 0]]
+)
+
+
+def test_with_a_frozen_quantizer_ids_stand_and_the_others_make_way(tmp_path):
+    inputs = frozen_inputs(tmp_path, LATER, EARLIER, EARLIER_IDS)
+    artifact, metrics = run(tmp_path, inputs)
+    text, image = (codes_matrix(artifact, f"{m}_codes").tolist() for m in ("text", "image"))
+    assert text[2] == [0, 1]  # the ID of a, though its nearest code is 00
+    assert sorted(text[:2]) == [[0, 0], [1, 0]]
+    assert (image[1], image[2]) == ([1, 0], [0, 0])  # b is nearer, but new
+    assert image[0] == [0, 1]
+    assert (metrics["text_kept"], metrics["image_kept"]) == (1, 2)
+    assert artifact.table()["text_moved"].to_pylist()[2] == 1
+    assert metrics["text_moved"] == 2
+
+
+def test_without_the_mark_an_earlier_run_counts_for_nothing(tmp_path):
+    inputs = frozen_inputs(tmp_path, LATER, EARLIER, EARLIER_IDS)
+    assert stage.used_inputs(stage.Config(), inputs) == inputs
+    plain = replace(inputs, latents=make_inputs(tmp_path / "plain", LATER).latents)
+    used = stage.used_inputs(stage.Config(), plain)
+    assert used.previous_latents is None and used.previous_semantic_ids is None
+
+
+def test_a_frozen_quantizer_needs_the_earlier_run_that_it_is_of(tmp_path):
+    inputs = frozen_inputs(tmp_path, LATER, EARLIER, EARLIER_IDS)
+    with pytest.raises(UserError, match="previous_latents are not given"):
+        run(tmp_path, replace(inputs, previous_latents=None))
+    other = make_inputs(tmp_path / "other", CATALOGUE).latents
+    with pytest.raises(UserError, match="3 previous semantic IDs but 4 previous latents"):
+        run(tmp_path, replace(inputs, previous_latents=Source(str(other.path))))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from macrec.report import first_ten, numbers, tokenizer
+from macrec.report import churn, first_ten, numbers, tokenizer
 from macrec.report.headline import headline
 from macrec.report.markup import clean
 from macrec.report.model import Example, Panel, Report, Score
@@ -127,6 +127,9 @@ def _codes(report: Report) -> list[str]:
         for c in report.collisions
     ]
     blocks: list[str] = []
+    if report.churn:
+        rows = churn.rows(report.churn)
+        blocks += [f"### {churn.TITLE}", table(["Modality", *churn.HEADS], rows), churn.KEY]
     if used:
         heads = ["Level", "Codes used", "Share", "Perplexity", "Gini", "Largest code"]
         blocks += ["### Codebook use", table(heads, used)]

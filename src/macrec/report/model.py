@@ -175,6 +175,20 @@ class Collisions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IdChurn:
+    """Items by what became of their semantic ID since an earlier run."""
+
+    modality: Literal["text", "image"]
+    kept: int
+    moved: int
+    """Items with another ID than then."""
+    new: int
+    """Items without an ID then."""
+    gone: int
+    """Items without an ID now."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prefix:
     """What the codes up to one level say about an item."""
 
@@ -281,6 +295,8 @@ class Report:
     """Loss and validation NDCG, over steps or epochs."""
     codebooks: tuple[CodebookLevel, ...] = ()
     collisions: tuple[Collisions, ...] = ()
+    churn: tuple[IdChurn, ...] = ()
+    """Empty without an earlier run."""
     tokenizers: tuple[Tokenizer, ...] = ()
     agreement: tuple[Agreement, ...] = ()
     """Level by level; empty in a run on one modality."""

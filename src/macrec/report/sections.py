@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from macrec.report import charts, first_ten, numbers, tables, tokenizer
+from macrec.report import charts, churn, first_ten, numbers, tables, tokenizer
 from macrec.report.headline import Tile
 from macrec.report.lines import line_chart
 from macrec.report.markup import Raw, clean, el
@@ -80,9 +80,9 @@ def data(report: Report) -> Raw | None:
 
 def codes(report: Report) -> Raw | None:
     """How evenly the codebooks are used, what the codes keep, and how items collided."""
-    if not (report.codebooks or report.collisions or report.tokenizers):
+    if not (report.codebooks or report.collisions or report.tokenizers or report.churn):
         return None
-    parts: list[Any] = []
+    parts: list[Any] = [*churn.section(report.churn)]
     if report.codebooks:
         most = max((max(level.counts, default=0) for level in report.codebooks), default=0)
         drawn = [

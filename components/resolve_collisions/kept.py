@@ -1,0 +1,62 @@
+"""Which IDs of an earlier run stand when the quantizer is frozen.
+
+N items, P items of the earlier run, L levels
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from macrec.arrays import codes_matrix
+from macrec.artifact import Artifact
+from macrec.errors import check
+from macrec.renewal import rows_before
+
+
+class Kept(NamedTuple):
+    """One modality."""
+
+    kept_N: np.ndarray
+    """bool: items that keep their ID."""
+    codes_NL: np.ndarray
+    """Their IDs; other rows mean nothing."""
+
+
+def kept_ids(
+    codes: Mapping[str, np.ndarray], item_ids: pa.Array, semantic_ids: Artifact, latents: Artifact
+) -> dict[str, Kept]:
+    """An ID stands if the quantizer gives its item the codes that it gave in the earlier run.
+
+    Args:
+        codes: the quantizer's codes now, by modality; a modality without any is left out.
+        item_ids: the items, in the order of the codes.
+        semantic_ids: IDs of the earlier run.
+        latents: its latents, with the codes that the quantizer gave.
+
+    Raises:
+        UserError: the earlier artifacts are not of one run, or of another quantizer.
+    """
+    check(
+        semantic_ids.rows == latents.rows,
+        f"resolve_collisions: {semantic_ids.rows:,} previous semantic IDs but {latents.rows:,} "
+        "previous latents. Give the artifacts of one run.",
+    )
+    row_N = rows_before(item_ids, semantic_ids.table(["item_id"]).column(0).combine_chunks())
+    kept: dict[str, Kept] = {}
+    for modality, codes_NL in codes.items():
+        if not codes_NL.shape[1]:
+            continue
+        before_PL = codes_matrix(latents, f"{modality}_codes")
+        ids_PL = codes_matrix(semantic_ids, f"{modality}_codes")
+        levels = {codes_NL.shape[1], before_PL.shape[1], ids_PL.shape[1]}
+        check(
+            len(levels) == 1,
+            f"resolve_collisions: {modality} codes have {sorted(levels)} levels. Give the "
+            "artifacts of the run whose quantizer is frozen.",
+        )
+        earlier_NL = before_PL[row_N]
+        there_N = (row_N >= 0) & (codes_NL >= 0).all(1) & (earlier_NL >= 0).all(1)
+        kept[modality] = Kept(there_N & (codes_NL == earlier_NL).all(1), ids_PL[row_N])
+    return kept
