@@ -67,7 +67,8 @@ def run_one(record: Record, dag: Dag, stage: str, values: Mapping[str, Any]) -> 
     if code:
         print(f"\n{stage} failed with exit code {code}", file=sys.stderr)
         sys.exit(code)
-    log.info("%s has run; what follows it has not: `macrec rerun %s` goes on", stage, record.out)
+    rest = f"the results in {record.out} are as before"
+    log.info("%s has run; %s: `macrec rerun %s` goes on", stage, rest, record.out)
     print(f"{stage}: {folder}")
 
 
