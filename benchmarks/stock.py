@@ -38,9 +38,11 @@ Trie = dict[int, Any]
 
 
 def item_tokens(codes: dict[Modality, np.ndarray], codebook_size: int) -> ItemTokens:
-    """The L tokens of every item; all items have a code in both modalities."""
+    """The L tokens of every item; all items have a code in the modalities given."""
     found: ItemTokens = {}
     for place, modality in enumerate(MODALITIES):
+        if modality not in codes:
+            continue
         codes_NL = codes[modality].astype(np.int64)
         level_L = np.arange(codes_NL.shape[1]) + place * codes_NL.shape[1]
         found[modality] = (TEXT_TOKENS + level_L * codebook_size + codes_NL).tolist()
