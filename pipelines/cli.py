@@ -102,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("--out", type=Path, help="target file (default: as above)")
     compile_.add_argument("--cpu-image", help="image of the CPU stages (default: images.lock)")
     compile_.add_argument("--gpu-image", help="image of the GPU stages (default: images.lock)")
+    compile_.add_argument(
+        "--embedding-shards",
+        type=int,
+        default=1,
+        help="tasks that share the embedding of a modality",
+    )
     compile_.set_defaults(call=_compile)
 
     contract = commands.add_parser("contract", help="write docs/data_contract.md")
@@ -249,7 +255,7 @@ def _compile(options: argparse.Namespace) -> None:
     images |= {p: i for p in images if (i := getattr(options, f"{p}_image"))}
     default = "encode.yaml" if options.pipeline == "encode" else "pipeline.yaml"
     out = options.out or Path(default)
-    out.write_text(compiled(images, options.pipeline))
+    out.write_text(compiled(images, options.pipeline, options.embedding_shards))
     print(f"wrote {out}")
 
 

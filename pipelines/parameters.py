@@ -54,6 +54,8 @@ _RECOMMENDER = (
     *("users", "allowed_items"),
     *("previous_semantic_ids", "previous_latents", "previous_quantizer"),
 )
+# Settings that are no run parameters: a task's place in the pipeline decides them.
+SET_BY_PIPELINE = ("shard",)
 REQUIRED = dataclasses.MISSING
 CLUSTER = [
     Parameter("gpu_count", int, 1, "GPUs of each task on the GPU pool."),
@@ -99,6 +101,8 @@ def _declared(prefixes: Mapping[str, str]) -> dict[str, Parameter]:
         result[name] = Parameter(name, str, default, docs[source])
     for stage_name, prefix in prefixes.items():
         for setting in settings(stage(stage_name)):
+            if setting.name in SET_BY_PIPELINE:
+                continue
             name = prefix + setting.name
             assert name not in result, f"two run parameters are called {name}"
             result[name] = setting._replace(name=name)
