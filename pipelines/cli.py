@@ -107,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("--out", type=Path, help="target file (default: as above)")
     compile_.add_argument("--cpu-image", help="image of the CPU stages (default: images.lock)")
     compile_.add_argument("--gpu-image", help="image of the GPU stages (default: images.lock)")
+    compile_.add_argument(
+        "--embedding-shards",
+        type=int,
+        default=1,
+        help="tasks that share the embedding of a modality",
+    )
     compile_.set_defaults(call=_compile)
 
     lint = commands.add_parser("lint", help="check a compiled pipeline, all problems at once")
@@ -326,7 +332,7 @@ def _compile(options: argparse.Namespace) -> None:
     images.check_lock({p: i for p, i in locked.items() if p not in given})
     default = "encode.yaml" if options.pipeline == "encode" else "pipeline.yaml"
     out = options.out or Path(default)
-    out.write_text(compiled(locked | given, options.pipeline))
+    out.write_text(compiled(locked | given, options.pipeline, options.embedding_shards))
     print(f"wrote {out}")
 
 

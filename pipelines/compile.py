@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from macrec.errors import check
 from macrec.parameters import Parameter
 from pipelines.parameters import encode_parameters, run_parameters
 
@@ -20,12 +21,15 @@ def locked_images() -> dict[str, str]:
     return json.loads(IMAGES_LOCK.read_text())
 
 
-def compiled(images: dict[str, str] | None = None, name: str = "recommender") -> str:
+def compiled(
+    images: dict[str, str] | None = None, name: str = "recommender", embedding_shards: int = 1
+) -> str:
     """The text of a pipeline's file: the pipeline, then what is specific to Kubernetes."""
+    check(embedding_shards >= 1, f"embedding_shards={embedding_shards}: must be at least 1.")
     from google.protobuf import json_format
 
     # Not Compiler().compile: its comment header breaks on a default that has a line break.
-    built = importlib.import_module(f"pipelines.{name}").pipeline()
+    built = importlib.import_module(f"pipelines.{name}").pipeline(embedding_shards=embedding_shards)
     documents: list[dict[str, Any]] = [
         json_format.MessageToDict(part) for part in (built.pipeline_spec, built.platform_spec)
     ]

@@ -9,7 +9,7 @@ from macrec import schema
 from macrec.artifact import DatasetOutput
 from macrec.parameters import Parameter, fields
 from macrec.stage import input_artifacts, sources
-from pipelines.parameters import STAGES, encode_parameters, run_parameters, stage
+from pipelines.parameters import SET_BY_PIPELINE, STAGES, encode_parameters, run_parameters, stage
 
 DIM = 32
 SCHEMAS: dict[str, pa.Schema] = {
@@ -70,7 +70,8 @@ def _stage(name: str) -> Iterator[str]:
     prefix = STAGES[name]
     declared = encode_parameters() | run_parameters()
     known = {n: p for n, p in declared.items() if n.startswith(prefix)}
-    own = [known[prefix + p.name] for cls in (module.Config, module.Execution) for p in fields(cls)]
+    settings = [prefix + p.name for cls in (module.Config, module.Execution) for p in fields(cls)]
+    own = [known[name] for name in settings if name.removeprefix(prefix) not in SET_BY_PIPELINE]
     if own:
         yield ""
         yield "| run parameter | default | meaning |"

@@ -9,10 +9,11 @@ from pipelines.parameters import PREVIOUS, encode_parameters
 from pipelines.tasks import Tasks, as_pipeline
 
 
-def encode(*values: Any) -> None:
+def encode(*values: Any, embedding_shards: int = 1) -> None:
     """Gives semantic IDs to new and changed items; the others keep theirs."""
     run = dict(zip(encode_parameters(), values, strict=True))
-    tasks = Tasks({name: value for name, value in run.items() if name not in PREVIOUS.values()})
+    given = {name: value for name, value in run.items() if name not in PREVIOUS.values()}
+    tasks = Tasks(given, embedding_shards)
     # A new item has no interactions yet, so nothing is dropped for their lack.
     items, _, vectors = tasks.embedded(min_interactions=0)
     previous = {name: _imported(run[uri], name) for name, uri in PREVIOUS.items()}
@@ -26,6 +27,6 @@ def _imported(uri: Any, name: str) -> Any:
     return task.set_display_name(name.replace("_", " ").capitalize()).output
 
 
-def pipeline() -> Any:
-    """The pipeline, with the run parameters as its signature."""
-    return as_pipeline(encode, "macrec-encode", encode_parameters())
+def pipeline(**options: int) -> Any:
+    """The pipeline, with the run parameters as its signature; embedding_shards is an option."""
+    return as_pipeline(encode, "macrec-encode", encode_parameters(), **options)

@@ -54,6 +54,8 @@ _RECOMMENDER = (
     *("users", "allowed_items"),
     *("previous_semantic_ids", "previous_latents", "previous_quantizer"),
 )
+# Settings that are no run parameters: a task's place in the pipeline decides them.
+SET_BY_PIPELINE = ("shard",)
 REQUIRED = dataclasses.MISSING
 # Labels of nodes with GPUs: of GKE, and of NVIDIA's GPU operator on any cluster.
 _GPU_LABELS = ("cloud.google.com/gke-accelerator", "nvidia.com/gpu.present")
@@ -121,6 +123,8 @@ def _declared(prefixes: Mapping[str, str]) -> dict[str, Parameter]:
         module = stage(stage_name)
         own = [FORCE] if getattr(module, "REUSABLE", True) else []
         for setting in [*settings(module), *own]:
+            if setting.name in SET_BY_PIPELINE:
+                continue
             name = prefix + setting.name
             assert name not in result, f"two run parameters are called {name}"
             result[name] = setting._replace(name=name)

@@ -13,9 +13,9 @@ from pipelines.parameters import run_parameters
 from pipelines.tasks import Tasks, as_pipeline
 
 
-def recommender(*values: Any) -> None:
+def recommender(*values: Any, embedding_shards: int = 1) -> None:
     """Trains, evaluates and uses a multimodal generative recommender on a catalogue and its log."""
-    tasks = Tasks(dict(zip(run_parameters(), values, strict=True)))
+    tasks = Tasks(dict(zip(run_parameters(), values, strict=True)), embedding_shards)
     items, sequences, vectors = tasks.embedded()
     labels = tasks.task(pseudo_label, "Pseudo-label", **vectors).outputs["pseudo_labels"]
     histories = tasks.task(
@@ -57,6 +57,6 @@ def recommender(*values: Any) -> None:
     )
 
 
-def pipeline() -> Any:
-    """The pipeline, with the run parameters as its signature."""
-    return as_pipeline(recommender, "macrec", run_parameters())
+def pipeline(**options: int) -> Any:
+    """The pipeline, with the run parameters as its signature; embedding_shards is an option."""
+    return as_pipeline(recommender, "macrec", run_parameters(), **options)

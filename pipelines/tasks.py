@@ -35,8 +35,8 @@ class Embedded(NamedTuple):
 class Tasks:
     """Makes the tasks of a pipeline from its run parameters; the snapshot comes first."""
 
-    def __init__(self, run: Mapping[str, Any]) -> None:
-        self.run = run
+    def __init__(self, run: Mapping[str, Any], embedding_shards: int = 1) -> None:
+        self.run, self._shards = run, embedding_shards
         uris = {name: run[parameter] for name, parameter in SOURCES.items() if parameter in run}
         self._snapshot = self.task(snapshot_catalog, "Snapshot", **uris)
         self._snapshot.set_caching_options(False)  # it is what notices new data
@@ -96,14 +96,14 @@ class Tasks:
             **self.source("interactions", "interactions"),
             **preparation,
         ).outputs
-        text = self.gpu_task(
+        text = self._embedding(
             embed_text,
             "Embed text",
             items=data["items"],
             **self.source("text_model", "model"),
             **self.source("text_embeddings", "embeddings"),
         )
-        image = self.gpu_task(
+        image = self._embedding(
             embed_image,
             "Embed images",
             items=data["items"],
@@ -117,9 +117,29 @@ class Tasks:
         }
         return Embedded(data["items"], data["sequences"], vectors)
 
+    def _embedding(self, component: Any, label: str, **inputs: Any) -> dsl.PipelineTask:
+        """A task that embeds all items, after those that embed a part each, if there are such."""
+        whole = self.gpu_task(component, label, **inputs)
+        if self._shards > 1:
+            parts = range(1, self._shards + 1)
+            numbered = {k: f"{label}, part {k} of {self._shards}" for k in parts}
+            shards = [
+                self.gpu_task(component, told, shard=f"{k}/{self._shards}", **inputs)
+                for k, told in numbered.items()
+            ]
+            whole.after(*shards)
+        return whole
 
-def as_pipeline(function: Callable[..., None], name: str, declared: Mapping[str, Parameter]) -> Any:
-    """The pipeline that the function builds, with the run parameters as its signature."""
+
+def as_pipeline(
+    build: Callable[..., None], name: str, declared: Mapping[str, Parameter], **options: Any
+) -> Any:
+    """The pipeline that `build` makes of the run parameters, which are its signature."""
+
+    def function(*values: Any) -> None:
+        build(*values, **options)
+
+    function.__name__ = build.__name__
     function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(
@@ -132,7 +152,7 @@ def as_pipeline(function: Callable[..., None], name: str, declared: Mapping[str,
         ]
     )
     lines = [f"    {name}: {' '.join(p.doc.split())}" for name, p in declared.items()]
-    summary = (inspect.getdoc(function) or "").partition("\n")[0]
+    summary = (inspect.getdoc(build) or "").partition("\n")[0]
     function.__doc__ = "\n".join([summary, "", "Args:", *lines])
     function.__annotations__ = {n: kfp_type(p) for n, p in declared.items()}
     return dsl.pipeline(name=name)(function)

@@ -26,6 +26,7 @@ from macrec.artifact import Artifact, Source
 from macrec.embedding_cache import KEY, EmbeddingCache
 from macrec.embeddings import MISSING, OK, ROWS_AT_ONCE, Vectors, spooled_matrix
 from macrec.errors import UserError, check
+from macrec.sharding import shard_range
 from macrec.stage import Progress, log
 
 BATCHES_AHEAD = 3
@@ -65,8 +66,8 @@ class Encoder(Protocol):
         ...
 
 
-def find_pictures(items: Artifact, images: Source) -> Pictures:
-    """Lists the catalogue's pictures; no file is opened.
+def find_pictures(items: Artifact, images: Source, shard: str = "") -> Pictures:
+    """Lists the catalogue's pictures, or one of N parts of them; no file is opened.
 
     Raises:
         UserError: no item names a picture, or a path leaves the folder.
@@ -75,6 +76,9 @@ def find_pictures(items: Artifact, images: Source) -> Pictures:
     uris: list[str] = column.dictionary.to_pylist()
     check(bool(uris), f"images: none of {items.rows:,} items names a picture (image_uri).")
     of_item = np.asarray(pc.fill_null(column.indices, -1)).astype(np.int64)
+    part = shard_range(shard, len(uris))
+    uris = uris[part.start : part.stop]
+    of_item = np.where((of_item >= part.start) & (of_item < part.stop), of_item - part.start, -1)
     paths = inside_root(images.path(), uris)
     return Pictures(images.uri, uris, paths, of_item)
 
@@ -88,10 +92,12 @@ def embed_pictures(
     max_pixels: int,
     batch: int,
     threads: int = 0,
+    part: bool = False,
 ) -> Embedded:
     """Decodes in threads while the model works. A failed picture gets a reason and no vector.
 
-    A picture whose vector is in the cache is neither decoded nor embedded.
+    A picture whose vector is in the cache is neither decoded nor embedded. Of a part of the
+    pictures any number may fail: the task that embeds them all judges.
 
     Raises:
         UserError: a larger share than `max_bad` is unusable, or no picture is there at all.
@@ -115,10 +121,10 @@ def embed_pictures(
                 vectors_BD = encoder.encode([r for r in results if not isinstance(r, str)])
                 matrix_UD[good] = vectors_BD  # by their own rows: a failed one shifts nobody
                 _keep(cache, keys, good, vectors_BD)
-            _refuse_too_many(pictures, status, counts, max_bad)
+            _refuse_too_many(pictures, status, counts, 1.0 if part else max_bad)
             progress.advance(len(rows))
     check(
-        counts[ABSENT] < total,
+        counts[ABSENT] < total or part,
         f"images: none of {total:,} pictures is in {pictures.root} (first: {pictures.uris[0]}). "
         "Check the folder and image_uri.",
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from macrec import stage
 from macrec.artifact import Artifact, DatasetOutput, Source
 from macrec.errors import check
+from macrec.sharding import check_shard
 
 if TYPE_CHECKING:
     from components.embed_image.encoder import ImageEncoder
@@ -34,6 +35,9 @@ class Config:
     """Share of the pictures that may be damaged, too large or of no allowed format."""
     max_pixels: int = 50_000_000
     """Larger pictures are not decoded ("too_large")."""
+    shard: str = ""
+    """Set by the pipeline: K/N embeds the K-th of N parts of the items into the embedding cache,
+    from which the task that embeds them all takes the vectors. Empty for that task."""
 
     def __post_init__(self) -> None:
         check(self.size >= 0, f"size={self.size}: must be 0 (the model's own) or more.")
@@ -41,6 +45,7 @@ class Config:
             0 <= self.max_bad_images <= 1,
             f"max_bad_images={self.max_bad_images}: a share, must be from 0 to 1.",
         )
+        check_shard(self.shard)
         check(self.max_pixels >= 1, f"max_pixels={self.max_pixels}: must be at least 1.")
 
 
@@ -109,6 +114,9 @@ def run(
     from macrec import embeddings
 
     output = outputs.image_embeddings
+    if config.shard and (inputs.model is None or not cache_uri):
+        stage.log.info("part %s: nothing to do without an encoder and a store", config.shard)
+        return embeddings.write_absent(output, inputs.items.rows)  # the whole task does it alone
     if inputs.embeddings is not None:
         return embeddings.copy_given(inputs.embeddings, inputs.items, output, centre=config.centre)
 
@@ -119,7 +127,7 @@ def run(
     from components.embed_image import catalogue
 
     assert inputs.images is not None
-    pictures = catalogue.find_pictures(inputs.items, inputs.images)
+    pictures = catalogue.find_pictures(inputs.items, inputs.images, config.shard)
     model = _open_encoder(config, inputs, execution)
     with _cache(cache_uri, config, inputs, execution, model) as cache:
         embedded = catalogue.embed_pictures(
@@ -130,9 +138,14 @@ def run(
             max_pixels=config.max_pixels,
             batch=execution.batch_images,
             threads=execution.workers,
+            part=bool(config.shard),
         )
     chunks = catalogue.item_vectors(pictures, embedded)
-    counts = embeddings.write_vectors(output, chunks, dim=model.dim, centre=config.centre)
+    if config.shard:
+        counts = embeddings.count(chunks)
+        embeddings.write_absent(output, inputs.items.rows)
+    else:
+        counts = embeddings.write_vectors(output, chunks, dim=model.dim, centre=config.centre)
     return embeddings.metrics(counts, model.dim) | {
         **catalogue.item_counts(pictures, embedded),
         "pictures": len(pictures.paths),
@@ -172,7 +185,8 @@ def _cache(
         "resize": config.resize,
         "max_pixels": config.max_pixels,
     }
-    return EmbeddingCache(uri, identity, encoder.dim, execution.checkpoint_seconds)
+    seconds, part = execution.checkpoint_seconds, bool(config.shard)
+    return EmbeddingCache(uri, identity, encoder.dim, seconds, keep_all=part)
 
 
 if __name__ == "__main__":

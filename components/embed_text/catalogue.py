@@ -10,6 +10,7 @@ from components.embed_text.encoder import TextEncoder
 from macrec.artifact import Artifact
 from macrec.embedding_cache import KEY, EmbeddingCache
 from macrec.embeddings import OK, ROWS_AT_ONCE, Vectors
+from macrec.sharding import shard_range
 from macrec.stage import Progress
 
 
@@ -21,15 +22,18 @@ class TextVectors:
         embedded: items so far whose text the model has read.
     """
 
-    def __init__(self, encoder: TextEncoder, items: Artifact, cache: EmbeddingCache) -> None:
+    def __init__(
+        self, encoder: TextEncoder, items: Artifact, cache: EmbeddingCache, shard: str = ""
+    ) -> None:
         self._encoder, self._items, self._cache = encoder, items, cache
+        self._rows = shard_range(shard, items.rows)
         self.cached = self.embedded = 0
 
     def __iter__(self) -> Iterator[Vectors]:
         """Raises UserError: the model cannot read so many tokens."""
         found = self._cache.find(self._keys())
         start = 0
-        with Progress("embed_text", self._items.rows, "items") as progress:
+        with Progress("embed_text", len(self._rows), "items") as progress:
             for texts in self._windows():
                 row_N = found.row_K[start : start + len(texts)]
                 start += len(texts)
@@ -54,7 +58,7 @@ class TextVectors:
     def _keys(self) -> pa.Array:
         """The key of every item, null where there is no text, or everywhere without a cache."""
         if not self._cache.kept:
-            return pa.nulls(self._items.rows, KEY)
+            return pa.nulls(len(self._rows), KEY)
         parts = [
             pa.array([content_key(text) if text.strip() else None for text in texts], KEY)
             for texts in self._windows()
@@ -62,8 +66,11 @@ class TextVectors:
         return pa.concat_arrays(parts) if parts else pa.array([], KEY)
 
     def _windows(self) -> Iterator[list[str]]:
+        start = 0
         for batch in self._items.batches(["text"], ROWS_AT_ONCE):
-            yield batch.column(0).to_pylist()
+            first, end = (max(row - start, 0) for row in (self._rows.start, self._rows.stop))
+            yield batch.column(0)[first:end].to_pylist()
+            start += len(batch)
 
 
 def content_key(text: str) -> bytes:

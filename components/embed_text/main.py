@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from macrec import stage
 from macrec.artifact import Artifact, DatasetOutput, Source
 from macrec.errors import check
+from macrec.sharding import check_shard
 
 if TYPE_CHECKING:
     from components.embed_text.encoder import TextEncoder
@@ -30,12 +31,16 @@ class Config:
     """Subtract the mean of all vectors: those of language models share a large common part."""
     max_tokens: int = 256
     """Tokens kept of an item's text; the prompt around it is always kept whole."""
+    shard: str = ""
+    """Set by the pipeline: K/N embeds the K-th of N parts of the items into the embedding cache,
+    from which the task that embeds them all takes the vectors. Empty for that task."""
 
     def __post_init__(self) -> None:
         check(
             self.prompt.count("{}") == 1,
             f"prompt={self.prompt!r}: must contain {{}} exactly once; the item's text goes there.",
         )
+        check_shard(self.shard)
         check(self.max_tokens >= 1, f"max_tokens={self.max_tokens}: must be at least 1.")
 
 
@@ -105,6 +110,9 @@ def run(
     from macrec import embeddings
 
     output = outputs.text_embeddings
+    if config.shard and (inputs.model is None or not cache_uri):
+        stage.log.info("part %s: nothing to do without an encoder and a store", config.shard)
+        return embeddings.write_absent(output, inputs.items.rows)  # the whole task does it alone
     if inputs.embeddings is not None:
         return embeddings.copy_given(inputs.embeddings, inputs.items, output, centre=config.centre)
 
@@ -115,8 +123,14 @@ def run(
 
     encoder, started = _open_encoder(config, inputs, execution), time.monotonic()
     with _cache(cache_uri, config, inputs, execution, encoder) as cache:
-        vectors = TextVectors(encoder, inputs.items, cache)
-        counts = embeddings.write_vectors(output, vectors, dim=encoder.dim, centre=config.centre)
+        vectors = TextVectors(encoder, inputs.items, cache, config.shard)
+        if config.shard:
+            counts = embeddings.count(vectors)
+            embeddings.write_absent(output, inputs.items.rows)
+        else:
+            counts = embeddings.write_vectors(
+                output, vectors, dim=encoder.dim, centre=config.centre
+            )
     return embeddings.metrics(counts, encoder.dim) | {
         "embedded_items": vectors.embedded,
         "cached_items": vectors.cached,
@@ -159,7 +173,8 @@ def _cache(
         "prompt": config.prompt,
         "max_tokens": config.max_tokens,
     }
-    return EmbeddingCache(uri, identity, encoder.dim, execution.checkpoint_seconds)
+    seconds, part = execution.checkpoint_seconds, bool(config.shard)
+    return EmbeddingCache(uri, identity, encoder.dim, seconds, keep_all=part)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ class EmbeddingCache:
         encoder: everything that a vector depends on but the item, as JSON.
         dim: components of a vector.
         every_seconds: time between two files while vectors are made.
+        keep_all: the run embeds a part of the items, so what it does not use is not superfluous.
         clock: seconds, for tests.
     """
 
@@ -85,11 +86,12 @@ class EmbeddingCache:
         encoder: Json,
         dim: int,
         every_seconds: float = 300.0,
+        keep_all: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.uri, self.dim, self._every_seconds = uri, dim, every_seconds
         self._storage = open_storage(uri) if uri else None
-        self._encoder = json_digest(encoder)[:16]
+        self._encoder, self._keep_all = json_digest(encoder)[:16], keep_all
         self._files: list[_File] = []
         self._wanted = _Wanted(pa.array([], KEY), dim)
         self._cache_bytes = self._used_bytes = 0
@@ -108,7 +110,7 @@ class EmbeddingCache:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._save()
-        if kind is None:
+        if kind is None and not self._keep_all:
             self.tidy()
 
     def find(self, keys: pa.Array) -> Found:

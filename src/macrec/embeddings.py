@@ -89,6 +89,14 @@ def write_vectors(
     return counts
 
 
+def count(chunks: Iterable[Vectors]) -> Counter[str]:
+    """Takes vectors that are not written here; returns how many items have each status."""
+    counts: Counter[str] = Counter()
+    for chunk in chunks:
+        counts.update(chunk.status.tolist())
+    return counts
+
+
 def write_absent(output: DatasetOutput, items: int) -> dict[str, float]:
     """Writes null vectors of one component, for a run without this modality; returns metrics."""
     missing = Vectors(np.zeros((items, 1), np.float32), np.full(items, MISSING, object))

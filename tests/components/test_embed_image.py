@@ -194,6 +194,22 @@ def test_the_model_sees_only_what_is_not_in_the_cache(
     assert warm.digest == run(tmp_path / "e", uris, dino, images=moved)[0].digest
 
 
+def test_parts_fill_the_cache_and_the_whole_takes_its_vectors(
+    dino: Source, shelf: Path, tmp_path: Path
+) -> None:
+    uris = ["0.png", "gone.png", "1.png", None, "0.png", "2.png"]
+    # In the first of four parts all pictures are there, in the second none is.
+    cache = str(tmp_path / "cache")
+    done = [
+        run(tmp_path / str(k), uris, dino, images=shelf, cache_uri=cache, shard=f"{k}/4")[1]
+        for k in (1, 2, 3, 4)
+    ]
+    assert [counts["embedded_items"] for counts in done] == [2, 0, 1, 1]
+    whole, counts = run(tmp_path / "whole", uris, dino, images=shelf, cache_uri=cache)
+    assert (counts["embedded_items"], counts["cached_items"]) == (0, 4)
+    assert whole.digest == run(tmp_path / "alone", uris, dino, images=shelf)[0].digest
+
+
 @pytest.mark.parametrize(
     "settings", [{"pooling": "mean"}, {"size": 48}, {"resize": "squash"}, {"max_pixels": 1700}]
 )

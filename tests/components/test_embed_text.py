@@ -213,6 +213,21 @@ def test_the_model_reads_only_what_is_not_in_the_cache(llama: Source, tmp_path: 
     assert warm.digest == run(tmp_path / "e", texts, llama)[0].digest
 
 
+def test_parts_fill_the_cache_and_the_whole_takes_its_vectors(
+    llama: Source, tmp_path: Path
+) -> None:
+    cache = str(tmp_path / "cache")
+    done = [
+        run(tmp_path / str(k), model=llama, cache_uri=cache, shard=f"{k}/3")[1] for k in (1, 2, 3)
+    ]
+    assert [counts["embedded_items"] for counts in done] == [1, 2, 2]
+    whole, counts = run(tmp_path / "whole", model=llama, cache_uri=cache)
+    assert (counts["embedded_items"], counts["cached_items"]) == (0, 5)
+    assert whole.digest == run(tmp_path / "alone", model=llama)[0].digest
+    nothing, counts = run(tmp_path / "none", model=llama, shard="1/3")  # no store, no cache
+    assert set(nothing.table()["status"].to_pylist()) == {"missing"} and counts["ok"] == 0
+
+
 @pytest.mark.parametrize(
     "settings", [{"pooling": "mean"}, {"prompt": "<{}>"}, {"max_tokens": 3}, {"dtype": "bfloat16"}]
 )
@@ -280,7 +295,8 @@ def test_without_a_source_every_vector_is_null(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"prompt": "no place"}, {"prompt": "{} and {}"}, {"max_tokens": 0}]
+    "settings",
+    [{"prompt": "no place"}, {"prompt": "{} and {}"}, {"max_tokens": 0}, {"shard": "3/2"}],
 )
 def test_settings_that_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(settings))):

@@ -153,6 +153,16 @@ def test_a_cache_that_has_grown_keeps_what_the_last_run_used(
     assert len(files(tmp_path)) == 4  # three of a row each, and that of the run itself
 
 
+def test_a_run_on_a_part_of_the_items_drops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path, *range(100))
+    monkeypatch.setattr(embedding_cache, "FREE_BYTES", 1)
+    with EmbeddingCache(str(tmp_path), {"model": "a"}, DIM, keep_all=True) as cache:
+        cache.find(keys(5))
+    assert found(tmp_path, 5, 6) == [5, 6]
+
+
 def test_many_small_files_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_cache, "MAX_FILES", 3)
     for number in range(3):

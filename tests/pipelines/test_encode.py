@@ -18,7 +18,14 @@ from macrec.stage import execute
 from pipelines import encode_items, run, version
 from pipelines.compile import compiled
 from pipelines.local import LocalRun, StageRun
-from pipelines.parameters import PREVIOUS, STAGES, encode_parameters, resolve, stage
+from pipelines.parameters import (
+    PREVIOUS,
+    SET_BY_PIPELINE,
+    STAGES,
+    encode_parameters,
+    resolve,
+    stage,
+)
 
 ENCODING = ["snapshot_catalog", "prepare_data", "embed_text", "embed_image", "encode_items"]
 
@@ -61,7 +68,7 @@ def test_every_other_setting_is_a_run_parameter(dag, tasks):
     for name in ENCODING:
         given = tasks[name]["inputs"].get("parameters", {})
         for parameter in [*fields(stage(name).Config), *fields(stage(name).Execution)]:
-            if parameter.name != "min_interactions":
+            if parameter.name not in ("min_interactions", *SET_BY_PIPELINE):
                 wired = given[parameter.name]["componentInputParameter"]
                 assert wired == STAGES[name] + parameter.name
     assert declared["encode_changed"]["literals"] == ["recode", "keep"]

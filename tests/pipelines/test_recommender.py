@@ -12,7 +12,7 @@ from macrec.parameters import fields
 from macrec.stage import input_artifacts
 from pipelines import contract
 from pipelines.compile import compiled
-from pipelines.parameters import PREFIXES, REQUIRED, SOURCES, run_parameters, stage
+from pipelines.parameters import PREFIXES, REQUIRED, SET_BY_PIPELINE, SOURCES, run_parameters, stage
 
 ROOT = Path(__file__).parent.parent.parent
 GPU_STAGES = {"embed_text", "embed_image", "quantize", "train", "evaluate", "recommend"}
@@ -179,6 +179,8 @@ def test_every_setting_of_every_stage_is_wired(tasks):
         given = tasks[name]["inputs"].get("parameters", {})
         for cls in (stage(name).Config, stage(name).Execution):
             for parameter in fields(cls):
+                if parameter.name in SET_BY_PIPELINE:
+                    continue
                 wired = given[parameter.name]["componentInputParameter"]
                 assert wired == prefix + parameter.name
 
@@ -193,3 +195,24 @@ def test_a_component_is_what_its_stage_declares(name):
     container = component.implementation.container
     assert container.command == ["python", "-m", f"components.{name}.main"]
     assert container.args == ["--executor-input", "{{$}}"]
+
+
+def test_embedding_shards_stand_before_the_task_that_takes_their_vectors(documents):
+    """Flat, as the rest: no loop hides them; with one shard there is no task more."""
+    assert list(yaml.safe_load_all(compiled(embedding_shards=1))) == documents
+    spec, _ = yaml.safe_load_all(compiled(embedding_shards=3))
+    assert all("dag" not in c for c in spec["components"].values())
+    tasks = spec["root"]["dag"]["tasks"]
+    assert len(tasks) == len(PREFIXES) + 2 * 3
+    for stage_label in ("embed-text", "embed-image"):
+        parts = [f"{stage_label}-{k}" for k in (2, 3, 4)]
+        whole = tasks[stage_label]
+        assert set(whole["dependentTasks"]) == {*parts, "prepare-data", "snapshot-catalog"}
+        assert "shard" not in whole["inputs"]["parameters"]
+        for k, name in enumerate(parts, 1):
+            given = tasks[name]["inputs"]
+            shard = given["parameters"].pop("shard")
+            assert shard["runtimeValue"]["constant"] == f"{k}/3"
+            assert given == whole["inputs"]
+            assert tasks[name]["taskInfo"]["name"].endswith(f"part {k} of 3")
+            assert tasks[name]["retryPolicy"] == whole["retryPolicy"]

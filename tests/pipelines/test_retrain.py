@@ -6,12 +6,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from google.protobuf import json_format
 
 from macrec.artifact import Artifact
-from pipelines import version
-from pipelines.parameters import PREFIXES
+from pipelines import local, version
+from pipelines.parameters import PREFIXES, run_parameters
+from pipelines.tasks import Tasks, as_pipeline
 from tests.pipelines.conftest import SMOKE
-from tests.pipelines.test_run import SMALL, STAGES, states
+from tests.pipelines.test_run import SMALL, states
 
 pytestmark = pytest.mark.slow
 
@@ -64,11 +67,6 @@ def ids(folder: Path, name: str):
     path = version.read(folder / name).artifacts["previous_semantic_ids"]
     rows = Artifact.open(Path(path)).table().to_pylist()
     return {row["item_id"]: (row["text_codes"], row["image_codes"]) for row in rows}
-
-
-def test_the_same_data_reuse_everything(first, retrain):
-    again = retrain("again")
-    assert states(again) == {**dict.fromkeys(STAGES, "reused"), "snapshot_catalog": "computed"}
 
 
 def test_the_same_data_against_an_earlier_run_compute_the_report_alone(first, retrain, folder):
@@ -158,3 +156,42 @@ def test_frozen_without_an_earlier_run_is_refused(macrec, sample, folder):
         *("--set", "quantizer_mode=frozen"),
     )
     assert done.code == 2 and "give --previous" in done.err
+
+
+def test_shards_give_the_bytes_of_one_task(sample, tmp_path):
+    """The first part of the DAG, compiled with two shards and run by kfp.local."""
+    data = {"catalog_items": sample.data / "items.parquet", "text_model": sample.text_model}
+    data |= {"catalog_interactions": sample.data / "interactions.parquet"}
+    data |= {"catalog_images": sample.data / "images", "image_model": sample.image_model}
+    settings = {"text_max_tokens": 32, "image_size": 32, "image_max_bad_images": 0.05}
+    digests = []
+    for shards in (1, 2):
+        pipeline = as_pipeline(embedding, "embedding", run_parameters(), embedding_shards=shards)
+        path = tmp_path / f"{shards}.yaml"
+        path.write_text(
+            "---\n".join(
+                yaml.safe_dump(json_format.MessageToDict(part))
+                for part in (pipeline.pipeline_spec, pipeline.platform_spec)
+            )
+        )
+        given = {name: str(value) for name, value in data.items()} | settings
+        given["store"] = str(tmp_path / f"store{shards}")
+        record = local.run_pipeline(given, tmp_path / f"runs{shards}", path)
+        whole = {s.stage: s for s in record.stages}  # the last of a name is the whole
+        assert len(record.stages) == 4 + (4 if shards == 2 else 0)
+        for name in ("embed_text", "embed_image"):
+            counts = whole[name].metrics
+            assert (counts["embedded_items"] == 0) is (counts["cached_items"] > 0) is (shards == 2)
+        digests.append(
+            {
+                name: Artifact.open(whole[f"embed_{name}"].folder / f"{name}_embeddings").digest
+                for name in ("text", "image")
+            }
+        )
+    assert digests[0] == digests[1]
+
+
+def embedding(*values, embedding_shards):
+    """As far as the vectors."""
+    run = dict(zip(run_parameters(), values, strict=True))
+    Tasks(run, embedding_shards).embedded()

@@ -11,6 +11,7 @@ import pytest
 
 from macrec.artifact import Artifact
 from pipelines.parameters import PREFIXES
+from pipelines.run import carried_on
 from tests.pipelines.conftest import SMOKE
 
 SMALL = ["--set", "image_max_bad_images=0.05"]  # 1 of 60 pictures is broken
@@ -175,3 +176,18 @@ def test_everything_may_lie_in_a_bucket(macrec, sample, gcs_server, tmp_path):
     folders = [next((tmp_path / name / "runs").iterdir()) for name in ("a", "b")]
     digests = [Artifact.open(f / "evaluate" / "predictions").verify().digest for f in folders]
     assert digests[0] == digests[1]
+
+
+def test_an_earlier_run_fills_in_only_what_was_not_given(tmp_path):
+    artifacts = {name: f"runs/{name}" for name in ("semantic_ids", "latents", "quantizer")}
+    earlier = {"artifacts": artifacts, "settings": {}, "store": "/earlier/store"}
+    (tmp_path / "version.json").write_text(json.dumps(earlier))
+    given = {"history_dim": 0, "catalog_timestamp_column": "", "store": "", "quantizer_seed": 3}
+    values = carried_on(given, tmp_path)
+    assert values["store"] == "/earlier/store"
+    assert values["previous_quantizer"] == str(tmp_path / "runs" / "quantizer")
+    assert {n: values[n] for n in given if n != "store"} == {
+        n: v for n, v in given.items() if n != "store"
+    }
+    assert carried_on(given | {"store": "/mine"}, tmp_path)["store"] == "/mine"
+    assert carried_on(given, None) == given
