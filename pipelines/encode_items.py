@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from macrec.artifact import MANIFEST
-from pipelines import version
+from pipelines import containers, version
 from pipelines.compile import compiled
 from pipelines.local import LocalRun
 from pipelines.parameters import encode_parameters
@@ -17,19 +17,22 @@ from pipelines.run import MODALITIES, run_stages, timings
 QUANTIZER = "quantizer"
 
 
-def encode_items(values: Mapping[str, Any], out: Path) -> LocalRun:
+def encode_items(
+    values: Mapping[str, Any], out: Path, in_containers: containers.Options | None = None
+) -> LocalRun:
     """Runs the encoding pipeline, prints what changed and says where the next version lies.
 
     Args:
         values: run parameters, resolved; those that the pipeline does not have are left out.
         out: gets runs/ (the artifacts of each run), quantizer/ (a copy, so that the folder can be
             carried on by itself), version.json and metrics.json.
+        in_containers: how stages are run in containers; None: in processes.
     """
     known = {name: value for name, value in values.items() if name in encode_parameters()}
     with tempfile.TemporaryDirectory(prefix="macrec-") as folder:
         yaml = Path(folder) / "encode.yaml"
         yaml.write_text(compiled(name="encode"))
-        record, arguments = run_stages(known, out, yaml)
+        record, arguments = run_stages(known, out, yaml, in_containers)
     _publish(record, arguments, out)
     for line in summary(record):
         print(line)

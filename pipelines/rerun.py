@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from macrec.errors import check
 from macrec.parameters import Parameter
-from pipelines import run_record
+from pipelines import containers, run_record
 from pipelines.dag import Dag
 from pipelines.parameters import STAGES, encode_parameters, run_parameters
 
@@ -30,6 +31,7 @@ class Choice(NamedTuple):
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What is rerun, and which of its stages."""
     parser.add_argument("run", metavar="RUN", help="output folder of a local run, or a KFP run id")
+    containers.add_flags(parser)
     group = parser.add_mutually_exclusive_group()
     for mode, text in MODES.items():
         group.add_argument(f"--{mode}", dest=f"mode_{mode}", metavar="STAGE", help=text)
@@ -58,10 +60,11 @@ def rerun(options: argparse.Namespace, given: Given) -> None:
     if is_local(options.run):
         from pipelines.rerun_local import rerun_local
 
-        rerun_local(Path(options.run), choice(options), given)
+        rerun_local(Path(options.run), choice(options), given, containers.given(options))
     else:
         from pipelines import kfp_backend, rerun_backend
 
+        check(options.containers is None, "--containers: for an output folder of this machine.")
         backend = kfp_backend.connected(options, options.run)
         rerun_backend.rerun_backend(backend, options, choice(options), given)
 

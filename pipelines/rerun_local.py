@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,17 +11,21 @@ from typing import Any
 from macrec.errors import UserError, check
 from macrec.progress import log
 from macrec.stage_cli import source
-from pipelines import run_record
+from pipelines import containers, run_record
 from pipelines.dag import Dag, task_name
 from pipelines.encode_items import encode_items
-from pipelines.local import PROGRESS_SECONDS
+from pipelines.local import PROGRESS_SECONDS, in_process
 from pipelines.rerun import Choice, Given, forced, known_parameters
 from pipelines.run import absolute_sources, run
 from pipelines.run_record import Record, Task
 
 
-def rerun_local(out: Path, chosen: Choice, given: Given) -> None:
+def rerun_local(
+    out: Path, chosen: Choice, given: Given, in_containers: containers.Options | None = None
+) -> None:
     """Runs a local run again with its own arguments; what is finished is reused from the store.
+
+    How the earlier run ran its stages does not matter: their results are the same bytes.
 
     Ends the process with the exit code of a stage that fails.
 
@@ -40,14 +43,20 @@ def rerun_local(out: Path, chosen: Choice, given: Given) -> None:
     earlier = {**record.arguments, **forced(dag, chosen, finished)}
     values = absolute_sources(given(earlier, known_parameters(record.pipeline)))
     if chosen.mode == "only":
-        run_one(record, dag, stage, values)
+        run_one(record, dag, stage, values, in_containers)
     elif record.pipeline == "encode":
-        encode_items(values, out)
+        encode_items(values, out, in_containers)
     else:
-        run(values, out)
+        run(values, out, in_containers)
 
 
-def run_one(record: Record, dag: Dag, stage: str, values: Mapping[str, Any]) -> None:
+def run_one(
+    record: Record,
+    dag: Dag,
+    stage: str,
+    values: Mapping[str, Any],
+    in_containers: containers.Options | None = None,
+) -> None:
     """Runs one stage on what a run has finished; the results in OUT stay as they are.
 
     Raises:
@@ -55,15 +64,17 @@ def run_one(record: Record, dag: Dag, stage: str, values: Mapping[str, Any]) -> 
     """
     name = f"{dag.name}-{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
     folder = record.out.resolve() / run_record.RUNS / name / task_name(stage)
-    call = _call(record, dag, stage, values, folder)
+    arguments = {"store": str((record.out / "store").resolve()), **values}
+    call = _call(record, dag, stage, arguments, folder)
+    launch = in_process
+    if in_containers:
+        launch = containers.of_run(in_containers, arguments, record.out)
     folder.mkdir(parents=True)
     with run_record.at_work(record.out):
         run_record.write(record._replace(arguments=dict(values), only=[*record.only, name]))
-        command = [sys.executable, "-m", f"components.{stage}.main"]
-        environment = {"MACREC_PROGRESS_SECONDS": PROGRESS_SECONDS, **os.environ}
-        code = subprocess.run(
-            [*command, "--executor-input", json.dumps(call)], env=environment, check=False
-        ).returncode
+        progress = os.environ.get("MACREC_PROGRESS_SECONDS", PROGRESS_SECONDS)
+        command = ["python", "-m", f"components.{stage}.main", "--executor-input", json.dumps(call)]
+        code = launch(command, {"MACREC_PROGRESS_SECONDS": progress})
     if code:
         print(f"\n{stage} failed with exit code {code}", file=sys.stderr)
         sys.exit(code)
@@ -73,11 +84,10 @@ def run_one(record: Record, dag: Dag, stage: str, values: Mapping[str, Any]) -> 
 
 
 def _call(
-    record: Record, dag: Dag, stage: str, values: Mapping[str, Any], folder: Path
+    record: Record, dag: Dag, stage: str, arguments: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
     """What KFP would hand the stage (ExecutorInput), from the folders of the run."""
     tasks, inputs, outputs = record.tasks(dag), dag.inputs(stage), dag.outputs(stage)
-    arguments = {"store": str((record.out / "store").resolve()), **values}
     given: dict[str, Any] = {}
     for name, origin in inputs.get("parameters", {}).items():
         if "componentInputParameter" in origin:
