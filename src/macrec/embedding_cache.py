@@ -160,7 +160,7 @@ class EmbeddingCache:
         if self._storage is None:
             return
         usable = np.flatnonzero(np.isfinite(vectors_BD).all(1))
-        self._keys += [keys[row] for row in usable]
+        self._keys += [keys[row] for row in usable.tolist()]
         self._vectors.append(vectors_BD[usable].astype(np.float32))
         waiting = len(self._keys) * self.dim * 4
         if waiting > PENDING_BYTES or self._clock() - self._saved_at >= self._every_seconds:

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from macrec import parameters, stage, stage_cli
-from macrec.artifact import Artifact, DatasetOutput, HtmlOutput
+from macrec.artifact import Artifact, DatasetOutput, HtmlOutput, Source
 from macrec.checkpoint import Checkpoints
 from macrec.errors import UserError
 from macrec.processes import Processes
@@ -305,3 +306,20 @@ def test_progress_is_rate_limited(caplog, monkeypatch):
     lines = [r.message for r in caplog.records]
     assert len(lines) == 4  # at 30, 60, 90 and the end
     assert lines[0] == "embed: 30/100 items, 1.0/s, 70 s left"
+
+
+def test_inputs_that_a_configuration_does_not_read_are_no_part_of_the_identity(
+    toy_stage, numbers, tmp_path, monkeypatch
+):
+    def used(config, inputs):
+        return inputs if config.times == 3 else replace(inputs, extra=None)
+
+    monkeypatch.setattr(toy_stage, "used_inputs", used, raising=False)
+    (tmp_path / "extra.txt").write_text("more")
+    extra = Source(str(tmp_path / "extra.txt"))
+    for times, same in ((2, True), (3, False)):
+        plain, more = (
+            run(toy_stage, numbers(1), tmp_path / "out", times=times, extra=given).fingerprint
+            for given in (None, extra)
+        )
+        assert (plain == more) is same
