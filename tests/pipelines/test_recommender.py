@@ -134,7 +134,8 @@ def test_the_user_of_the_pods_is_that_of_the_image():
 
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
     assert f"useradd --uid {USER} " in dockerfile
-    assert dockerfile.count("USER ") == dockerfile.count(f"USER {USER}\n") == 2
+    users = [line for line in dockerfile.splitlines() if line.startswith("USER ")]
+    assert users == [f"USER {USER}"] * 2
 
 
 def test_stages_that_can_share_their_work_are_told_the_number_of_gpus(tasks):
