@@ -32,7 +32,7 @@ def facts(artifact: Artifact, sources: Mapping[str, str]) -> Json:
         told["rows"] = artifact.rows
         told |= _vector_sizes(manifest["schema"])
     for name, uri in sources.items():
-        if uri:
+        if uri and name in manifest["inputs"]:  # a stage need not read all that it is given
             told |= {name: uri, f"{name}_digest": manifest["inputs"][name]}
     return told | artifact.metadata
 

@@ -39,7 +39,8 @@ def test_facts_of_a_dataset_of_vectors(tmp_path):
     columns = [np.arange(3, dtype=np.int32), vectors, ["ok"] * 3]
     made = dataset(tmp_path / "vectors", schema.embeddings(8), columns)
     made = Artifact(made.path, {**made.manifest, "inputs": {"model": "abc", "items": "def"}})
-    told = ui.facts(made, {"model": "gs://b/bge-m3", "embeddings": ""})
+    unread = {"embeddings": "", "previous_quantizer": "gs://b/given-and-not-read"}
+    told = ui.facts(made, {"model": "gs://b/bge-m3", **unread})
     assert told == {
         "digest": made.digest,
         "bytes": (tmp_path / "vectors" / "part-00000.parquet").stat().st_size,
