@@ -26,8 +26,8 @@ class Config:
     """Dropout rate."""
     encoder: Literal["full", "causal"] = "full"
     """full: every token of a history sees all others, as in T5. causal: it sees those before it, so
-    a history is read once for all its targets, which takes a third of the time; transformers' own
-    forward pass does not know it."""
+    a history is read once for all its targets, which takes about half of the time; transformers'
+    own forward pass does not know it."""
     max_history: int = 20
     """Items of a history that are read, the last ones."""
     tasks: tuple[str, ...] = TASKS
