@@ -4,7 +4,7 @@ BIN := .venv/bin
 SAMPLE := runs/sample
 ENCODERS := .cache/encoders
 
-.PHONY: help setup run test test-fast lint compile images clean
+.PHONY: help setup run test test-fast faults lint compile images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,10 @@ test: .venv/ready lint  ## lint, types and all tests
 
 test-fast: .venv/ready  ## the tests without the slow ones
 	$(BIN)/pytest -m 'not slow'
+
+faults: .venv/ready  ## fault tests and attacks at their nightly size (docs/reliability.md)
+	mkdir -p runs
+	$(BIN)/pytest -m case --size nightly --cases-to runs/reliability.json
 
 lint: .venv/ready  ## style, types, the compiled pipeline
 	$(BIN)/ruff check .

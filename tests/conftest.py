@@ -11,6 +11,8 @@ import pytest
 
 import components
 
+pytest_plugins = ["tests.reliability"]
+
 TOY_STAGE = '''
 """A stage of tests: repeats its input."""
 import os

@@ -54,6 +54,7 @@ def _flip_bit(path: Path):
     part.write_bytes(content)
 
 
+@pytest.mark.case(15)
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -72,6 +73,7 @@ def test_damage_is_refused(numbers, damage, message):
         Artifact.open(path).table()
 
 
+@pytest.mark.case(11, 15)
 def test_files_the_manifest_does_not_name_are_ignored(numbers):
     path = numbers(1, 2)
     (path / "part-00001.parquet").write_bytes(b"left by an earlier attempt")
