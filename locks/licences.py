@@ -9,9 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 HEAD = """# Licences of the packages
 
-Made by `python locks/licences.py` (pip-licenses) from what the packages say of themselves. *Stages* are
-the packages in an image; the others are for running, testing and the bundled sample. A GPU image also
-holds the CUDA libraries of PyTorch (`locks/cuda.txt`), under NVIDIA's own terms.
+Made by `python locks/licences.py` (pip-licenses) from what the packages say of themselves. *Stages*
+are the packages in an image; the others are for running, testing and the bundled sample. A GPU
+image also holds the CUDA libraries of PyTorch (`locks/cuda.txt`), under NVIDIA's own terms.
 
 | package | version | licence | stages |
 |---|---|---|---|
@@ -25,6 +25,7 @@ def names(lock: str) -> set[str]:
 
 
 def main() -> None:
+    """Writes the page."""
     command = [sys.executable, "-m", "uv", "tool", "run", "pip-licenses", "--from=mixed"]
     command += ["--format=json", "--with-system", f"--python={sys.executable}"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

