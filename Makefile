@@ -44,7 +44,7 @@ lint: .venv/ready  ## style, types, the compiled pipeline
 	$(BIN)/pyright
 	$(BIN)/macrec lint
 
-compile: .venv/ready  ## compile the DAG to pipeline.yaml, write docs/data_contract.md
+compile: .venv/ready  ## compile the DAG to pipeline.yaml, write docs/data_contract.md and docs/errors.md
 	$(BIN)/macrec compile
 	$(BIN)/macrec contract
 

@@ -124,8 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     images.add_commands(images_)
     images_.set_defaults(call=images.run)
 
-    contract = commands.add_parser("contract", help="write docs/data_contract.md")
-    contract.add_argument("--out", type=Path, default=Path("docs/data_contract.md"), help="target")
+    contract = commands.add_parser("contract", help="write data_contract.md and errors.md")
+    contract.add_argument("--out", type=Path, default=Path("docs"), help="folder")
     contract.set_defaults(call=_contract)
 
     show = commands.add_parser("parameters", help="list every run parameter with its default")
@@ -343,10 +343,11 @@ def _lint(options: argparse.Namespace) -> None:
 
 
 def _contract(options: argparse.Namespace) -> None:
-    from pipelines.contract import lines
+    from pipelines import contract, errors_page
 
-    options.out.write_text("\n".join(lines()) + "\n")
-    print(f"wrote {options.out}")
+    for name, page in (("data_contract.md", contract), ("errors.md", errors_page)):
+        (options.out / name).write_text("\n".join(page.lines()) + "\n")
+        print(f"wrote {options.out / name}")
 
 
 def _parameters(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """The compiled DAG: what is committed is what the code says, and what it says is well formed."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,11 @@ import pytest
 import yaml
 
 from components.container import container_component, parameters
+from macrec import errors
 from macrec.artifact import DatasetOutput
 from macrec.parameters import fields
 from macrec.stage import input_artifacts
-from pipelines import contract
+from pipelines import contract, errors_page
 from pipelines.compile import compiled
 from pipelines.parameters import PREFIXES, REQUIRED, SET_BY_PIPELINE, SOURCES, run_parameters, stage
 
@@ -43,6 +45,15 @@ def test_the_committed_data_contract_is_the_code():
         if output.kind is DatasetOutput
     }
     assert set(contract.SCHEMAS) == datasets
+
+
+def test_the_committed_page_of_errors_is_the_code():
+    committed = (ROOT / "docs" / "errors.md").read_text()
+    assert committed == "\n".join(errors_page.lines()) + "\n", "run `make compile`"
+    assert len(errors_page.messages()) > 200
+    exits = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    told = {int(code) for code in re.findall(r"^\| (-?\d+) \|", committed, re.MULTILINE)}
+    assert exits | {0, 1, 137} <= told
 
 
 def test_the_dag_is_flat_and_has_every_stage(documents, tasks):
