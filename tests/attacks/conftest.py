@@ -1,6 +1,6 @@
 """Small encoders and catalogues that attacks are made on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from macrec import schema
 from macrec.artifact import Artifact
 from macrec.sample_encoders import SampleEncoders, make_tiny_encoders
 from tests.artifacts import dataset
+from tests.attacks.hostile_run import EXOTIC, HostileRun, Listener, attacks, run_hostile
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +36,16 @@ def items_artifact(
 @pytest.fixture(scope="session")
 def make_items() -> Callable[..., Artifact]:
     return items_artifact
+
+
+@pytest.fixture(scope="session")
+def listener() -> Iterator[Listener]:
+    made = Listener()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> HostileRun:
+    return run_hostile(tmp_path_factory.mktemp("hostile"), [*attacks(listener.url), *EXOTIC])
