@@ -351,6 +351,7 @@ class Source:
         self, uri: str, *, snapshot: str = "", cache: Path | None = None, hub: bool = False
     ) -> None:
         self.uri, self._snapshot, self._cache, self.is_hub = uri, snapshot, cache, hub
+        self._given = snapshot
 
     @property
     def digest(self) -> str:
@@ -358,6 +359,13 @@ class Source:
         if not self._snapshot:
             self._snapshot = f"hub:{self.uri}" if self.is_hub else content_digest(self.uri)
         return self._snapshot
+
+    def check_unchanged(self) -> None:
+        """Raises UserError: the content is not that of the snapshot. It is read for that."""
+        if self._given and not self.is_hub and content_digest(self.uri) != self._given:
+            raise UserError(
+                f"{self.uri}: has changed since the run took its snapshot. Start the run again."
+            )
 
     def path(self) -> Path:
         """A local file or folder with the content; a remote one is downloaded."""

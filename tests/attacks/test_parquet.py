@@ -33,6 +33,7 @@ def prepared(folder: Path, table: pa.Table | None = None, limit: int = LIMIT) ->
         *("--catalog", items, "--interactions", folder / "log.parquet"),
         *("--out", folder / "out", "--min-interactions", 0),
         limit=limit,
+        seconds=600,
     )
 
 
