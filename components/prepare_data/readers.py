@@ -30,6 +30,7 @@ from components.prepare_data.text_rows import (
     json_blocks,
 )
 
+BROKEN = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
 BATCH_BYTES = 32 << 20  # of Parquet, in memory
 TEXT = pa.large_string()  # 32-bit offsets overflow on a column of more than 2 GB
 
@@ -84,7 +85,7 @@ class Reader:
             yield
         except OverlongLine as error:
             self.bad.add(f"{file.name} {error}; what follows is not read")
-        except (EOFError, zlib.error, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (EOFError, zlib.error, UnicodeError, *BROKEN) as error:
             self.bad.add(f"{file.name}: {str(error).splitlines()[0]}")
         except MemoryError as error:
             reason = str(error).partition("\n")[0]

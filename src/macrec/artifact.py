@@ -247,18 +247,19 @@ class Artifact:
             manifest = json.loads((path / MANIFEST).read_bytes())
             content = {k: manifest[k] for k in ("format", "schema", "metadata", "files")}
             sizes = {str(entry["name"]): int(entry["bytes"]) for entry in content["files"]}
+            digest = json_digest(content)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(
                 f"{path}: no {MANIFEST}, so this is no finished artifact. Rerun its stage."
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(f"{path}/{MANIFEST}: damaged ({error}). Rerun its stage.") from error
         if content["format"] != FORMAT:
             raise UserError(
                 f"{path}: artifact format {content['format']}, this version reads {FORMAT}. "
                 "Rerun its stage."
             )
-        if json_digest(content) != manifest.get("digest"):
+        if digest != manifest.get("digest"):
             raise UserError(f"{path}/{MANIFEST}: its digest does not match. Rerun its stage.")
         for name, size in sizes.items():
             found = (path / name).stat().st_size if (path / name).is_file() else None

@@ -19,7 +19,8 @@ class Ended(NamedTuple):
     log: str
     peak: int
     """Bytes of memory that it held at most (VmHWM; of a child's `ru_maxrss` the parent is part)."""
-    seconds: float
+    processor: float
+    """Seconds of processor time: what the machine is busy with otherwise does not count."""
 
 
 def run_stage(
@@ -42,7 +43,7 @@ def run_limited(command: list[str], folder: Path, limit: int, seconds: float) ->
     """Any command, as `run_stage` runs a stage."""
     path = folder / "log.txt"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    started, peak = time.monotonic(), 0
+    started, before, peak = time.monotonic(), _processor(), 0
     with path.open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         if limit:
@@ -54,7 +55,7 @@ def run_limited(command: list[str], folder: Path, limit: int, seconds: float) ->
                 process.wait()
                 raise AssertionError(f"still running after {seconds} s: {path.read_text()}")
             time.sleep(0.01)
-    return Ended(process.returncode, path.read_text(), peak, time.monotonic() - started)
+    return Ended(process.returncode, path.read_text(), peak, _processor() - before)
 
 
 def _most_held(pid: int) -> int:
@@ -64,3 +65,9 @@ def _most_held(pid: int) -> int:
         return 0
     found = re.search(r"VmHWM:\s*(\d+) kB", status)
     return int(found[1]) * 1024 if found else 0
+
+
+def _processor() -> float:
+    """Of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -2,14 +2,16 @@
 
 import gzip
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from components.embed_text.encoder import CHARACTERS_PER_TOKEN, TextEncoder
 from components.prepare_data.main import Config
 from components.prepare_data.readers import Reader
 from components.prepare_data.validation import validate
-from macrec.artifact import Artifact
+from macrec.artifact import Artifact, Source
 from tests.attacks.limited import MIB, run_stage
 
 KINDS = {"item_id": "id", "title": "text"}
@@ -146,3 +148,40 @@ def test_gigabytes_in_a_small_gzip_are_not_held(tmp_path, sized, name, ci):
     else:
         assert ended.code == 2 and "Traceback" not in ended.log, ended.log
         assert ": more than 33,554,431 characters" in ended.log
+
+
+def seconds_to_read(folder: Path, size: int) -> float:
+    """Time of the processor to check a catalogue with a description of so many bytes."""
+    rows = [{"item_id": n, "title": n, "description": "word " * (size // 5)} for n in "abc"]
+    log = [{"user_id": "u", "item_id": n, "timestamp": 1_500_000_000} for n in "abc"]
+    for name, content in (("items", rows), ("log", log)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    started = time.process_time()
+    found = validate(Config(min_interactions=0), folder / "items.jsonl", folder / "log.jsonl")
+    assert found.problems == []
+    return time.process_time() - started
+
+
+@pytest.mark.case(32)
+def test_the_time_to_read_a_long_description_is_linear(tmp_path):
+    small = min(seconds_to_read(tmp_path, 300_000) for _ in range(3))
+    large = min(seconds_to_read(tmp_path, 3_000_000) for _ in range(2))
+    assert large < 30 * small, (small, large)  # 100 if it were quadratic
+
+
+@pytest.mark.case(32)
+def test_very_long_texts_are_cut_and_counted_and_cost_what_a_page_does(encoders):
+    encoder = TextEncoder(Source(str(encoders.text)), max_tokens=32, device="cpu")
+    page = "Gitarre 🎸 " * (CHARACTERS_PER_TOKEN * 32 // 10)
+    times = {}
+    for name, text in {
+        "page": page,
+        "10 MB": page * 5_000,
+        "200,000 tokens": "a " * 200_000,
+    }.items():
+        started = time.process_time()
+        vectors = encoder.encode([text, "", " \n"])
+        times[name] = time.process_time() - started
+        assert vectors.status.tolist() == ["ok", "missing", "missing"]
+    assert encoder.truncated == 3 and encoder.tokens < 3 * 40
+    assert max(times.values()) < 20 * times["page"] + 0.2, times
