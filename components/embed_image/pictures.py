@@ -6,11 +6,11 @@ H height, W width
 """
 
 import hashlib
+import os
 import re
 import stat
-import threading
 from collections.abc import Iterable
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ ABSENT, FORMAT, UNREADABLE, TOO_LARGE = "absent", "format", "unreadable", "too_l
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP", re.DOTALL)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|(file|data|https?|gs|s3):", re.IGNORECASE)
+_BOMB = re.compile("too large|too much memory", re.IGNORECASE)
 _MAX_FILE_BYTES = 256 << 20
 _LARGE_PIXELS = 8_000_000
 _MAX_ASPECT = 16
@@ -38,8 +39,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Large pictures are decoded one at a time, so that memory does not grow with the threads.
-_one_large = threading.Lock()
+# Large pictures are decoded one at a time, and in one thread: glibc keeps freed memory for each
+# thread, and eight that took turns were seen to hold the pictures of all eight.
+_one_large = ThreadPoolExecutor(1, "large-picture")
 
 
 class Geometry(NamedTuple):
@@ -63,8 +65,9 @@ def inside_root(root: Path, uris: Iterable[str]) -> list[Path]:
     """
 
     @cache
-    def real(folder: Path) -> Path:
-        return folder.resolve()
+    def real(path: Path) -> Path:
+        # unlike Path.resolve it does not raise over a name too long or a link to itself
+        return Path(os.path.realpath(path))
 
     paths: list[Path] = []
     outside: list[str] = []
@@ -72,7 +75,7 @@ def inside_root(root: Path, uris: Iterable[str]) -> list[Path]:
         problem = _suspicious(uri)
         path = root / uri if not problem else root
         if not problem:
-            target = path.resolve() if path.is_symlink() else real(path.parent) / path.name
+            target = real(path) if os.path.islink(path) else real(path.parent) / path.name
             problem = "" if target.is_relative_to(real(root)) else "a symbolic link leads out"
         if problem:
             outside.append(f"{uri!r} ({problem})")
@@ -111,11 +114,21 @@ def load_picture(path: Path, geometry: Geometry, max_pixels: int) -> np.ndarray 
             pixels = picture.width * picture.height
             if pixels > max_pixels:
                 return TOO_LARGE
-            with _one_large if pixels > _LARGE_PIXELS else nullcontext():
-                return _fit(_opaque(_upright(picture, geometry)), geometry)
+            if pixels <= _LARGE_PIXELS:
+                return _decoded(picture, geometry)
+        return _one_large.submit(_decode_file, path, geometry).result()
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-        # A text chunk of a PNG that expands beyond bounds is a bomb as well.
-        return TOO_LARGE if "too large" in str(error).lower() else UNREADABLE
+        # Text chunks of a PNG that expand beyond bounds, one or all together, are bombs as well.
+        return TOO_LARGE if _BOMB.search(str(error)) else UNREADABLE
+
+
+def _decode_file(path: Path, geometry: Geometry) -> np.ndarray:
+    with Image.open(path, formats=_FORMATS) as picture:  # anew: its memory ends with this thread's
+        return _decoded(picture, geometry)
+
+
+def _decoded(picture: Image.Image, geometry: Geometry) -> np.ndarray:
+    return _fit(_opaque(_upright(picture, geometry)), geometry)
 
 
 def content_key(path: Path) -> bytes | None:
@@ -160,9 +173,10 @@ def _upright(picture: Any, geometry: Geometry) -> Image.Image:
 def _opaque(picture: Image.Image) -> Image.Image:
     """Any mode to RGB, or to RGBA where something is transparent."""
     if picture.mode.startswith("I"):  # 16 bit; convert() would clip instead of scaling
-        samples_HW = np.asarray(picture).astype(np.int64) >> 8
+        samples_HW = np.asarray(picture) >> 8
         return Image.fromarray(samples_HW.clip(0, 255).astype(np.uint8)).convert("RGB")
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    mode = "RGBA" if picture.has_transparency_data else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _fit(picture: Image.Image, geometry: Geometry) -> np.ndarray:
@@ -186,6 +200,8 @@ def _fit(picture: Image.Image, geometry: Geometry) -> np.ndarray:
 
 
 def _centre(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """The middle of a picture."""
+    """The middle of a picture; itself, not a copy, where that is all of it."""
+    if picture.size == (width, height):
+        return picture
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((left, top, left + width, top + height))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from components.prepare_data.main import Config
 
 ROWS = 8_192  # descriptions are long
+GROUP_BYTES = 128 << 20  # of texts that are written together
 # An absolute path, a drive, a URL, or a step upwards.
 LEAVES_ROOT = r"^[/\\]|^[A-Za-z]:[/\\]|^[A-Za-z][\w+.\-]*://|^(file|data):|(^|[/\\])\.\.([/\\]|$)"
 
@@ -215,17 +216,34 @@ def item_batches(config: Config, path: Path, keep: np.ndarray) -> Iterator[pa.Re
     assert row == len(keep), "the catalogue changed between two passes"
 
 
-def regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
-    """The same rows, `rows` at a time: the artifact's bytes must not tell how the input was cut."""
+def regrouped(
+    batches: Iterable[pa.RecordBatch], rows: int, size: int = GROUP_BYTES
+) -> Iterator[pa.Table]:
+    """The same rows, `rows` at a time, or fewer where their texts reach `size` bytes.
+
+    Where it cuts depends on the rows alone: the artifact's bytes must not tell how the input was
+    cut.
+    """
     waiting: list[pa.RecordBatch] = []
-    count = 0
+    count = held = 0
     for batch in batches:
-        waiting.append(batch)
-        count += batch.num_rows
-        while count >= rows:
-            table = pa.Table.from_batches(waiting)
-            yield table.slice(0, rows).combine_chunks()
-            waiting = table.slice(rows).to_batches()
-            count -= rows
-    if count:
+        ends_N, start = np.append(0, np.cumsum(_text_bytes(batch))), 0
+        while start < batch.num_rows:
+            full = int(np.searchsorted(ends_N, ends_N[start] + size - held))
+            stop = min(batch.num_rows, max(full, start + 1), start + rows - count)
+            waiting.append(batch.slice(start, stop - start))
+            count += stop - start
+            held += int(ends_N[stop] - ends_N[start])
+            if count == rows or held >= size:
+                yield pa.Table.from_batches(waiting).combine_chunks()
+                waiting, count, held = [], 0, 0
+            start = stop
+    if waiting:
         yield pa.Table.from_batches(waiting).combine_chunks()
+
+
+def _text_bytes(batch: pa.RecordBatch) -> np.ndarray:
+    """Bytes of the texts of each row, int64 [N]."""
+    texts = [column for column in batch.columns if column.type == TEXT]
+    lengths = [np.asarray(pc.binary_length(column).fill_null(0)) for column in texts]
+    return np.sum(lengths, axis=0, dtype=np.int64, initial=0) + np.zeros(batch.num_rows, np.int64)

@@ -24,11 +24,14 @@ from components.prepare_data.text_rows import (
     Block,
     Cells,
     Kind,
+    OverlongLine,
     csv_blocks,
     csv_header,
     json_blocks,
 )
 
+BROKEN = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
+BATCH_BYTES = 32 << 20  # of Parquet, in memory
 TEXT = pa.large_string()  # 32-bit offsets overflow on a column of more than 2 GB
 
 
@@ -80,8 +83,13 @@ class Reader:
         """A cut or damaged file is a bad input; a failing disk (which has an errno) is not."""
         try:
             yield
-        except (EOFError, zlib.error, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except OverlongLine as error:
+            self.bad.add(f"{file.name} {error}; what follows is not read")
+        except (EOFError, zlib.error, UnicodeError, *BROKEN) as error:
             self.bad.add(f"{file.name}: {str(error).splitlines()[0]}")
+        except MemoryError as error:
+            reason = str(error).partition("\n")[0]
+            self.bad.add(f"{file.name}: needs more memory than there is ({reason})")
         except OSError as error:
             if error.errno is not None:
                 raise
@@ -148,12 +156,13 @@ class Reader:
             return pa.array(kept, TEXT)
 
     def _parquet(self, file: DataFile, columns: Mapping[str, Kind]) -> Iterator[Chunk]:
-        with pq.ParquetFile(file.path, page_checksum_verification=True) as parquet:
+        options: Any = {"page_checksum_verification": True, "pre_buffer": False}
+        with pq.ParquetFile(file.path, **options) as parquet:
             schema = parquet.schema_arrow
             self._note_columns(file, schema.names, columns)
             usable = [n for n, k in columns.items() if self._usable(schema, n, k, file)]
             start = 1
-            for batch in parquet.iter_batches(self.batch_rows, columns=usable):
+            for batch in self._batches(file.path, parquet, usable, options):
                 rows = batch.num_rows
                 chunk = Chunk({}, rows, file.name, range(start, start + rows), "row")
                 for name, kind in columns.items():
@@ -161,6 +170,24 @@ class Reader:
                     chunk.columns[name] = column if kind == "time" else _as_text(column)
                 yield chunk
                 start += rows
+            promised = parquet.metadata.num_rows
+            if usable and start - 1 != promised:
+                self.bad.add(f"{file.name}: {start - 1:,} rows, its footer says {promised:,}")
+
+    def _batches(
+        self, path: Path, parquet: pq.ParquetFile, columns: list[str], options: Any
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows, so many at a time that they fit: where a text stands in a dictionary once, a
+        few hundred bytes of file may hold gigabytes."""
+        kinds = {n: parquet.schema_arrow.field(n).type for n in columns}
+        texts = [n for n, k in kinds.items() if _is_string(k) or pa.types.is_dictionary(k)]
+        with pq.ParquetFile(path, read_dictionary=texts, **options) as dictionaries:
+            for group in range(parquet.num_row_groups):
+                probe = dictionaries.iter_batches(1, row_groups=[group], columns=texts)
+                first = next(probe, None) if texts else None
+                longest = sum(map(_longest, first.columns)) if first else 0
+                rows = max(1, min(self.batch_rows, BATCH_BYTES // max(longest, 1)))
+                yield from parquet.iter_batches(rows, row_groups=[group], columns=columns)
 
     def _usable(self, schema: pa.Schema, name: str, kind: Kind, file: DataFile) -> bool:
         if schema.names.count(name) != 1:
@@ -168,7 +195,8 @@ class Reader:
         found = schema.field(name).type
         if _allowed(found, kind):
             return True
-        self.wrong_types.setdefault(name, f"{file.name}: column {name!r} is {found}")
+        shown = str(found) if len(str(found)) < 200 else f"{str(found)[:200]}..."
+        self.wrong_types.setdefault(name, f"{file.name}: column {name!r} is {shown}")
         return False
 
 
@@ -204,6 +232,12 @@ def _allowed(found: pa.DataType, kind: Kind) -> bool:
 def _is_string(found: pa.DataType) -> bool:
     checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     return any(check(found) for check in (*checks, pa.types.is_binary, pa.types.is_large_binary))
+
+
+def _longest(column: pa.Array) -> int:
+    """Bytes of the longest text that a column of one row could have, by its dictionary."""
+    texts = column.dictionary if pa.types.is_dictionary(column.type) else column
+    return pc.max(pc.binary_length(texts.cast(pa.large_binary()))).as_py() or 0
 
 
 def _as_text(column: pa.Array) -> pa.Array:

@@ -8,14 +8,19 @@ each line that cannot be read is reported by its number.
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, TextIO, TypeVar
 
 Kind = Literal["id", "text", "time"]
 Cells = Sequence[str | None]
 Report = Callable[[int, str], None]
 
 LARGEST_FIELD = 16 * 1024 * 1024  # characters; a quote never closed must not swallow the file
+LONGEST_LINE = 32 * 1024 * 1024  # characters: a few kilobytes of gzip may hold a line of gigabytes
+BLOCK_CHARACTERS = 32 * 1024 * 1024  # held at once, whatever the number of lines
+
+Row = TypeVar("Row")
 
 
 class Block(NamedTuple):
@@ -25,10 +30,33 @@ class Block(NamedTuple):
     columns: Sequence[Cells]
 
 
+class OverlongLine(Exception):
+    """A line of more than LONGEST_LINE characters, behind which nothing is read."""
+
+
+def _lines(stream: TextIO, before: int = 0) -> Iterator[str]:
+    for line, text in enumerate(iter(partial(stream.readline, LONGEST_LINE), ""), before + 1):
+        if len(text) == LONGEST_LINE:
+            raise OverlongLine(f"line {line:,}: more than {LONGEST_LINE - 1:,} characters")
+        yield text
+
+
+def _block(rows: Iterator[Row], size: int, length: Callable[[Row], int]) -> list[Row]:
+    """The next rows: at most `size`, and no more once they have BLOCK_CHARACTERS."""
+    block: list[Row] = []
+    room = BLOCK_CHARACTERS
+    for row in islice(rows, size):
+        block.append(row)
+        room -= length(row)
+        if room <= 0:
+            break
+    return block
+
+
 def csv_header(stream: TextIO, report: Report) -> tuple[list[str], int]:
     """The first row that is not blank, and the number of its last line; empty for an empty file."""
     csv.field_size_limit(LARGEST_FIELD)  # the default refuses a description above 128 KiB
-    reader = csv.reader(stream, strict=True)
+    reader = csv.reader(_lines(stream), strict=True)
     for _, row in _rows(reader, 0, report):
         return row, reader.line_num
     return [], reader.line_num
@@ -44,7 +72,8 @@ def csv_blocks(stream: TextIO, width: int, line: int, size: int, report: Report)
         size: rows in a block.
         report: takes the line number and the reason of each bad row.
     """
-    while lines := list(islice(stream, size)):
+    source = _lines(stream, line)
+    while lines := _block(source, size, len):
         rows = _plain_csv(lines, width)
         if rows is None:
             break
@@ -53,9 +82,9 @@ def csv_blocks(stream: TextIO, width: int, line: int, size: int, report: Report)
     else:
         return
     # A quoted field may span blocks: from here on the rows are counted one by one.
-    found = _rows(csv.reader(chain(lines, stream), strict=True), line, report)
+    found = _rows(csv.reader(chain(lines, source), strict=True), line, report)
     good = _of_width(found, width, report)
-    while pairs := list(islice(good, size)):
+    while pairs := _block(good, size, lambda pair: sum(map(len, pair[1]))):
         numbers, rows = zip(*pairs, strict=True)
         yield Block(numbers, list(zip(*rows, strict=True)))
 
@@ -104,8 +133,8 @@ def json_blocks(
         report: takes the line number and the reason of each bad line.
         seen: receives every key met.
     """
-    line = 0
-    while lines := list(islice(stream, size)):
+    source, line = _lines(stream), 0
+    while lines := _block(source, size, len):
         columns = _plain_json(lines, kinds, seen)
         numbers: Sequence[int] = range(line + 1, line + 1 + len(lines))
         if columns is None:

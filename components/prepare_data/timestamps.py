@@ -5,6 +5,7 @@ nanoseconds, each below 1,000 times the limit before. Text is a number or an ISO
 without a zone is UTC. A log must keep to one unit, which is for the caller to check.
 """
 
+import math
 from collections import Counter
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -107,9 +108,10 @@ def _one_by_one(column: pa.Array) -> Times:
 def _number(text: str) -> float | int | None:
     for kind in (int, float):
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:
             continue
+        return number if abs(number) < 2**63 else math.inf  # Arrow has no larger integers
     return None
 
 

@@ -247,18 +247,19 @@ class Artifact:
             manifest = json.loads((path / MANIFEST).read_bytes())
             content = {k: manifest[k] for k in ("format", "schema", "metadata", "files")}
             sizes = {str(entry["name"]): int(entry["bytes"]) for entry in content["files"]}
+            digest = json_digest(content)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(
                 f"{path}: no {MANIFEST}, so this is no finished artifact. Rerun its stage."
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(f"{path}/{MANIFEST}: damaged ({error}). Rerun its stage.") from error
         if content["format"] != FORMAT:
             raise UserError(
                 f"{path}: artifact format {content['format']}, this version reads {FORMAT}. "
                 "Rerun its stage."
             )
-        if json_digest(content) != manifest.get("digest"):
+        if digest != manifest.get("digest"):
             raise UserError(f"{path}/{MANIFEST}: its digest does not match. Rerun its stage.")
         for name, size in sizes.items():
             found = (path / name).stat().st_size if (path / name).is_file() else None
@@ -351,6 +352,7 @@ class Source:
         self, uri: str, *, snapshot: str = "", cache: Path | None = None, hub: bool = False
     ) -> None:
         self.uri, self._snapshot, self._cache, self.is_hub = uri, snapshot, cache, hub
+        self._given = snapshot
 
     @property
     def digest(self) -> str:
@@ -358,6 +360,13 @@ class Source:
         if not self._snapshot:
             self._snapshot = f"hub:{self.uri}" if self.is_hub else content_digest(self.uri)
         return self._snapshot
+
+    def check_unchanged(self) -> None:
+        """Raises UserError: the content is not that of the snapshot. It is read for that."""
+        if self._given and not self.is_hub and content_digest(self.uri) != self._given:
+            raise UserError(
+                f"{self.uri}: has changed since the run took its snapshot. Start the run again."
+            )
 
     def path(self) -> Path:
         """A local file or folder with the content; a remote one is downloaded."""

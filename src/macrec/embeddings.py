@@ -30,6 +30,9 @@ OK, MISSING, NOT_FINITE, ALL_ZERO = "ok", "missing", "not_finite", "all_zero"
 MAX_UNUSABLE_SHARE = 0.001
 """Above this share of NaN, infinite or zero vectors the encoder is broken, not the item."""
 
+LARGEST_DIM = 65_536
+"""Components of a given vector; a list may be as long as its file says."""
+
 ROWS_AT_ONCE = 8_192
 """Rows held in memory: 128 MiB at 4,096 components."""
 
@@ -201,6 +204,11 @@ def read_given(source: Source, items: Artifact) -> Given:
         if matrix_ND is None and valid.any():
             dim = pc.list_value_length(vectors.drop_null())[0].as_py()
             kind = vectors.type.value_type if vectors.type.value_type == pa.float16() else FLOAT32
+            check(
+                dim <= LARGEST_DIM,
+                f"{source.uri}: the first vector has {dim:,} components, at most {LARGEST_DIM:,} "
+                "are read.",
+            )
             matrix_ND = ScratchMatrix(len(ids), dim, kind.to_pandas_dtype())
         if matrix_ND is not None:
             matrix_ND[rows[valid]] = _matrix(source, vectors.drop_null(), matrix_ND.shape[1])
@@ -249,7 +257,7 @@ def _given_batches(source: Source) -> Iterator[pa.RecordBatch]:
                     yield pa.record_batch(
                         [names, batch.column("embedding")], ["item_id", "embedding"]
                     )
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, UnicodeError, OSError, MemoryError) as error:
             raise UserError(f"{file}: cannot be read as Parquet ({error}).") from error
 
 

@@ -5,6 +5,8 @@ Weights come from safetensors alone and no code of a model folder is ever run.
 B batch, L tokens, D components
 """
 
+import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,8 +24,12 @@ from macrec.stage import log
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
+_SHARD = re.compile(r"[\w.-]+\.safetensors")
 _UNREAD = ("pooler.", "mask_token", "lm_head.")
 """Weights that a checkpoint may lack, as our forward pass does not read them."""
+
+_LARGEST = {"num_hidden_layers": 1_000, "hidden_size": 1 << 17, "intermediate_size": 1 << 20}
+"""What a model's config may ask for; building a billion layers would not end."""
 
 
 class Location(NamedTuple):
@@ -44,6 +50,7 @@ class Location(NamedTuple):
             (path / "config.json").is_file(),
             f"{source.uri}: no config.json, so this is no transformers model folder.",
         )
+        source.check_unchanged()
         return cls(str(path), {**safe, "local_files_only": True})
 
 
@@ -63,8 +70,10 @@ def opening(source: Source) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except UserError:
+        raise
+    except Exception as error:  # over a damaged or hostile folder the libraries raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(
             f"{source.uri}: cannot be opened as a transformers encoder ({reason}). It needs "
             "config.json and weights in safetensors; code of a model folder is never run."
@@ -76,7 +85,17 @@ def load_config(source: Source, location: Location) -> Any:
     from transformers import AutoConfig
 
     with opening(source):
+        _check_sizes(find_file(source, location, "config.json"))
         return AutoConfig.from_pretrained(location.name, **location.options)
+
+
+def _check_sizes(path: Path | None) -> None:
+    """Before transformers sees them: already its configuration loops over the layers."""
+    written = json.loads(path.read_bytes()) if path else {}
+    for part in (written, written.get("vision_config") or {}):
+        for name, largest in _LARGEST.items():
+            if (part.get(name) or 0) > largest:
+                raise ValueError(f"{name}={part[name]} is more than {largest:,}")
 
 
 def load_model(
@@ -106,6 +125,7 @@ def load_model(
     import transformers
 
     silence_progress_bars()
+    _refuse_other_weights(source, location)
     with opening(source):
         model, loading = getattr(transformers, class_name).from_pretrained(
             location.name,
@@ -117,6 +137,21 @@ def load_model(
         )
     _refuse_random(source, loading, required)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _refuse_other_weights(source: Source, location: Location) -> None:
+    """An index of shards may name any file, and transformers unpickles what is no safetensors."""
+    index = find_file(source, location, "model.safetensors.index.json")
+    if index is None:
+        return
+    with opening(source):
+        shards = set(json.loads(index.read_bytes())["weight_map"].values())
+    other = sorted(name for name in shards if not _SHARD.fullmatch(name))
+    check(
+        not other,
+        f"{source.uri}: {index.name} names {len(other)} files that are no safetensors of the "
+        f"folder itself (first: {', '.join(map(repr, other[:3]))}). Nothing of it is read.",
+    )
 
 
 def _refuse_random(source: Source, loading: Any, required: str) -> None:

@@ -113,6 +113,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.case(25)
 def test_failed_pictures_are_null_and_shift_nobody(
     dino: Source, shelf: Path, tmp_path: Path
 ) -> None:
@@ -226,6 +227,7 @@ def test_another_encoder_has_another_cache(
     assert other.digest == run(tmp_path / "c", uris, dino, images=shelf, **settings)[0].digest  # type: ignore[arg-type]
 
 
+@pytest.mark.case(23)
 def test_too_many_bad_pictures_fail_and_are_named(
     dino: Source, shelf: Path, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def transparent_gif() -> tuple[Image.Image, dict[str, object]]:
     return Image.new("P", (40, 40), 3), {"transparency": 3}
 
 
+@pytest.mark.case(23)
 @pytest.mark.parametrize(
     ("name", "image", "options", "expected"),
     [
@@ -64,6 +65,7 @@ def test_any_mode_becomes_rgb_on_white(
     np.testing.assert_allclose(found, expected, atol=2)
 
 
+@pytest.mark.case(23)
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
     from PIL import ImageOps
@@ -79,6 +81,7 @@ def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
     np.testing.assert_allclose(pixels, np.asarray(expected).astype(int), atol=2)
 
 
+@pytest.mark.case(23)
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue", "green")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -104,6 +107,7 @@ def jpeg() -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.case(22, 23)
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -127,6 +131,7 @@ def test_reason_of_a_bad_file(tmp_path: Path, content: bytes, reason: str) -> No
     assert load_picture(tmp_path / "a.png", PLAIN, PIXELS) == reason
 
 
+@pytest.mark.case(23)
 def test_reason_of_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
     assert load_picture(tmp_path / "pipe", PLAIN, PIXELS) == "unreadable"
@@ -134,6 +139,7 @@ def test_reason_of_what_is_no_file(tmp_path: Path) -> None:
     assert load_picture(tmp_path / "none.jpg", PLAIN, PIXELS) == "absent"
 
 
+@pytest.mark.case(24)
 @pytest.mark.parametrize(
     "uri",
     [
@@ -189,6 +195,7 @@ def test_pixels_equal_those_of_transformers(
     np.testing.assert_array_equal(pixels, expected)
 
 
+@pytest.mark.case(22)
 def test_strip_is_cut_before_it_would_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grown: list[int] = []
 

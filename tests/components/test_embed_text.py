@@ -139,6 +139,7 @@ def test_batch_budget_changes_nothing(llama: Source, tmp_path: Path, budget: int
     )
 
 
+@pytest.mark.case(32)
 def test_rows_keep_item_order_and_empty_text_is_null(llama: Source, tmp_path: Path) -> None:
     prompt = "Name: {}\nKind:"
     artifact, metrics = run(tmp_path, model=llama, prompt=prompt, centre=False)
@@ -164,6 +165,7 @@ def test_centred_vectors_have_mean_zero(llama: Source, tmp_path: Path) -> None:
     np.testing.assert_allclose(centred[present], plain[present] - plain[present].mean(0), atol=1e-5)
 
 
+@pytest.mark.case(32)
 def test_long_text_is_cut_by_tokens_and_keeps_the_prompt(llama: Source) -> None:
     encoder = TextEncoder(llama, prompt="<{}>", max_tokens=5, device="cpu")
     short = TextEncoder(llama, prompt="<{}>", max_tokens=50, device="cpu")

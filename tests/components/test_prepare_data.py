@@ -126,6 +126,7 @@ def test_without_timestamps_the_order_of_the_log_is_kept_and_repeats_stay(tmp_pa
     assert sequences == [{"user_id": "u", "item_index": [2, 0, 0, 1], "timestamp": None}]
 
 
+@pytest.mark.case(30)
 def test_equal_times_keep_the_order_of_the_log_and_are_counted_at_the_split(tmp_path):
     log = [event("u", "c", 5), event("u", "a", 5), event("u", "b", 1), event("u", "a", 1)]
     log += [event("v", n, t) for n, t in (("a", 1), ("b", 1), ("c", 2), ("a", 3))]
@@ -208,6 +209,7 @@ def test_every_row_that_was_read_is_accounted_for(tmp_path):
     assert metrics["mean_length"] == 3 and metrics["density"] == 1
 
 
+@pytest.mark.case(29)
 def test_unknown_items_up_to_one_percent_are_dropped_with_a_warning(tmp_path):
     log = [event(f"u{k}", name, 1_500_000_000 + k) for k in range(33) for name in ("a", "b", "c")]
     items = write(tmp_path / "items.jsonl", ITEMS)
@@ -376,6 +378,7 @@ BAD = {
 }
 
 
+@pytest.mark.case(27, 28, 29, 30, 31)
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_named(tmp_path, case):
     items, log, config, parts = BAD[case]
@@ -405,6 +408,7 @@ def test_all_problems_come_in_one_message_and_nothing_is_written(tmp_path):
     assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
+@pytest.mark.case(27)
 def test_good_input_has_no_problem_and_ids_that_look_alike_are_warned_of(tmp_path):
     alike = ["Caf\u00e9", "cafe\u0301", "\ufeffx", "X ", "y"]
     items = write(tmp_path / "items.jsonl", [item(name) for name in alike])
@@ -415,6 +419,7 @@ def test_good_input_has_no_problem_and_ids_that_look_alike_are_warned_of(tmp_pat
     assert report.lines()[-1] == "no problems" and "items: 5" in report.lines()
 
 
+@pytest.mark.case(33)
 def test_exotic_text_is_kept_exactly(tmp_path):
     title = "=HYPERLINK <script> \u202e\u200d👩‍👩‍👧 \u2028 \x01"
     items = [{"item_id": "a", "title": title}, *ITEMS[1:]]
@@ -447,6 +452,7 @@ TIMES = {
 }
 
 
+@pytest.mark.case(30)
 @pytest.mark.parametrize("case", TIMES)
 def test_all_kinds_of_time_mean_the_same(case):
     times = to_microseconds(TIMES[case])
@@ -454,6 +460,7 @@ def test_all_kinds_of_time_mean_the_same(case):
     assert not times.bad.any() and not times.null.any() and len(times.units) == 1
 
 
+@pytest.mark.case(30)
 def test_dates_and_nulls():
     assert to_microseconds(pa.array([17_361], pa.date32())).micros.tolist() == [
         1_499_990_400 * 10**6
@@ -463,6 +470,7 @@ def test_dates_and_nulls():
     assert times.bad.tolist() == [False, False, True, True, True, False]
 
 
+@pytest.mark.case(30)
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 4)), min_size=1, max_size=60

@@ -256,6 +256,7 @@ def test_no_vectors_at_all(tmp_path, modalities):
 # ---------------------------------------------------------------- a working codebook
 
 
+@pytest.mark.case(35)
 def test_a_collapsed_codebook_fails_the_run():
     catalogue = planted()
     spec = QuantizerSpec(text_dim=10, image_dim=7, latent_dim=4, levels=3, codebook_size=8)

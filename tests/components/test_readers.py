@@ -106,6 +106,7 @@ def digests(folder: Path, items: Path, log: Path, config: Config) -> tuple[str, 
     return Artifact.open(folder / "i").digest, Artifact.open(folder / "s").digest
 
 
+@pytest.mark.case(31)
 def test_every_format_and_layout_gives_the_same_artifacts(tmp_path):
     found = {}
     for layout in (one_file, many_files, hive):
@@ -139,6 +140,7 @@ def test_blocks_of_any_size_hold_the_same_rows(tmp_path, suffix, size):
     assert not reader.bad.count
 
 
+@pytest.mark.case(31)
 @pytest.mark.parametrize("size", [1, 2, 100])
 def test_bad_csv_lines_are_named_and_the_others_read(tmp_path, size):
     lines = ["item_id,title", "1,one", "2", '3,"two', 'lines"', "", '4,"a"b', "5,five,5", '6,"",']
@@ -153,6 +155,7 @@ def test_bad_csv_lines_are_named_and_the_others_read(tmp_path, size):
     assert reader.bad.count == 6
 
 
+@pytest.mark.case(32)
 def test_a_description_of_ten_megabytes_is_read(tmp_path):
     path = tmp_path / "items.csv"
     path.write_text('item_id,title\n1,"' + "word " * 2_000_000 + '"\n')
@@ -167,6 +170,7 @@ def damaged(path: Path, content: bytes) -> list[str]:
     return reader.bad.first
 
 
+@pytest.mark.case(31, 34)
 def test_damaged_files_are_bad_input(tmp_path):
     cases = {
         "a.parquet": as_parquet(ITEMS)[:-20],
@@ -182,6 +186,7 @@ def test_damaged_files_are_bad_input(tmp_path):
         assert name in reason, reason
 
 
+@pytest.mark.case(33, 34)
 def test_text_that_is_not_utf8_in_parquet_is_bad_input(tmp_path):
     broken = pa.array([b"a", b"\xff"]).cast(pa.binary()).view(pa.string())
     pq.write_table(pa.table({"item_id": ["1", "2"], "title": broken}), tmp_path / "i.parquet")
@@ -190,6 +195,7 @@ def test_text_that_is_not_utf8_in_parquet_is_bad_input(tmp_path):
     assert "UTF8" in reader.bad.first[0]
 
 
+@pytest.mark.case(34)
 @pytest.mark.parametrize(
     ("column", "kind"),
     [([1.0], "id"), ([True], "id"), ([["a"]], "id"), ([{"a": 1}], "text"), ([["a"]], "time")],
@@ -202,6 +208,7 @@ def test_wrong_types_in_parquet_are_named(tmp_path, column, kind):
     assert not reader.has("x")
 
 
+@pytest.mark.case(34)
 def test_wrong_types_come_with_the_setting(tmp_path):
     rows = [{"item_id": 1.5, "title": "x"}, {"item_id": 2.5, "title": "x"}]
     items = one_file(tmp_path, rows, ".parquet")

@@ -109,6 +109,7 @@ def test_a_catalogue_without_any_picture(tmp_path):
     assert metrics["text_moved"] == 2
 
 
+@pytest.mark.case(35)
 @pytest.mark.parametrize(
     ("change", "codebooks", "message"),
     [

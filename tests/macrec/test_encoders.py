@@ -90,6 +90,7 @@ def test_centring_subtracts_the_mean_of_the_present_vectors(tmp_path: Path) -> N
     assert table["item_index"].to_pylist() == [0, 1, 2, 3]
 
 
+@pytest.mark.case(26)
 def test_few_unusable_vectors_become_null_with_a_reason(tmp_path: Path) -> None:
     matrix = np.ones((3_000, 2), np.float32)
     matrix[7, 1], matrix[1_999], matrix[2_500, 0] = np.nan, 0, -np.inf
@@ -99,6 +100,7 @@ def test_few_unusable_vectors_become_null_with_a_reason(tmp_path: Path) -> None:
     assert table["embedding"].null_count == 3
 
 
+@pytest.mark.case(26)
 def test_many_unusable_vectors_fail_and_are_named(tmp_path: Path) -> None:
     matrix = [[1.0], [0.0], [float("nan")], [2.0]]
     with pytest.raises(UserError, match=r"2 of 4 vectors.*1 \(all_zero\), 2 \(not_finite\)"):
@@ -200,6 +202,7 @@ class Sentinel:
         return open, (str(self.path), "w")
 
 
+@pytest.mark.case(37)
 def test_pickled_weights_are_refused_unread(llama: Path, tmp_path: Path) -> None:
     folder = copied(llama, tmp_path / "model")
     (folder / "model.safetensors").unlink()
@@ -209,6 +212,7 @@ def test_pickled_weights_are_refused_unread(llama: Path, tmp_path: Path) -> None
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.case(37)
 def test_code_of_a_model_folder_is_never_run(llama: Path, tmp_path: Path) -> None:
     folder = copied(llama, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
@@ -220,6 +224,7 @@ def test_code_of_a_model_folder_is_never_run(llama: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.case(37)
 def test_missing_weights_are_refused_as_they_would_be_random(llama: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

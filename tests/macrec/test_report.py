@@ -131,6 +131,7 @@ def full(text: str = "", picture: str | None = PIXEL) -> r.Report:
     )
 
 
+@pytest.mark.case(38)
 def test_page_is_whole_and_inert() -> None:
     page = Page(r.render_html(full()))
     assert page.open == []
@@ -140,6 +141,7 @@ def test_page_is_whole_and_inert() -> None:
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
+@pytest.mark.case(38)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_shown_as_text(text: str) -> None:
     plain, page = Page(r.render_html(full("SAFE"))), Page(r.render_html(full(text)))
@@ -154,11 +156,13 @@ def test_hostile_text_is_shown_as_text(text: str) -> None:
     assert "\u202e" not in page.text and "\x00" not in page.text
 
 
+@pytest.mark.case(38)
 def test_nothing_is_fetched() -> None:
     page = r.render_html(full())
     assert "url(" not in page and "@import" not in page and "//" not in page.replace(PIXEL, "")
 
 
+@pytest.mark.case(38)
 @pytest.mark.parametrize(
     "picture",
     ["https://evil.example/x.png", "data:image/svg+xml;base64,PHN2Zz4=", "javascript:alert(1)",
@@ -454,6 +458,7 @@ def test_numbers(shown: str, expected: str) -> None:
     assert shown == expected
 
 
+@pytest.mark.case(38)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_markdown_holds_no_markup_from_outside(text: str) -> None:
     plain, page = r.render_markdown(full("SAFE")), r.render_markdown(full(text))
@@ -465,6 +470,7 @@ def test_markdown_holds_no_markup_from_outside(text: str) -> None:
     assert "://" not in bare
 
 
+@pytest.mark.case(38)
 @pytest.mark.parametrize("text", ["- item", "1. item", "2) item", "---", "===", "# head", "+ a"])
 def test_markdown_text_cannot_open_a_block(text: str) -> None:
     assert not re.match(r"(-|\+|=|#|\d+[.)])", escape(text))

@@ -112,6 +112,7 @@ def test_an_item_refused_elsewhere_displaces_one_that_is_farther():
     assert resolved.codes.tolist() == [[0], [1], [2], [3]]
 
 
+@pytest.mark.case(35)
 def test_full_house_uses_every_code():
     rng = np.random.default_rng(0)
     codebooks = rng.normal(size=(3, 3, 2))
@@ -134,6 +135,7 @@ def test_no_codes_at_all(shape):
     assert resolved.moved_level.tolist() == [-1] * shape[0]
 
 
+@pytest.mark.case(35)
 @pytest.mark.parametrize(
     ("codes", "latents", "message"),
     [

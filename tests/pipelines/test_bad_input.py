@@ -72,6 +72,7 @@ def flags(sample, data):
     return [str(f).replace(str(sample.data), str(data)) for f in sample.flags]
 
 
+@pytest.mark.case(28, 29, 24, 27)
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_data_ends_the_run_with_a_clear_message(macrec, sample, data, tmp_path, case):
     damage, parts = REFUSED[case]
@@ -92,6 +93,7 @@ def test_bad_data_ends_the_run_with_a_clear_message(macrec, sample, data, tmp_pa
         assert part in checked.err, checked.err
 
 
+@pytest.mark.case(25)
 def test_missing_and_corrupt_pictures_are_null_rows_with_a_reason(macrec, sample, data, tmp_path):
     from macrec.artifact import Artifact
 
