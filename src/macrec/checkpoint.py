@@ -111,7 +111,8 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Writes a checkpoint, then deletes the old ones.
 
-        A storage that does not answer or is full costs the checkpoint, not the training.
+        A storage that does not answer costs the checkpoint, not the training. A full disk ends it:
+        its result would find no room either, and the checkpoint before is kept.
 
         Args:
             step: orders the checkpoints; the highest is the latest.
@@ -127,7 +128,7 @@ class Checkpoints:
             with room_for(Path(tempfile.gettempdir()), size):
                 self._write(step, tree, tensors)
                 self._prune()
-        except (TryAgain, UserError) as error:
+        except TryAgain as error:
             log.warning("checkpoint of step %d not saved: %s", step, error)
         self._saved_at = self._clock()
 

@@ -90,7 +90,7 @@ def _memory_message(
     lower = [
         f"--{p.name.replace('_', '-')} (now {value}: {' '.join(p.doc.split()).rstrip('.')})"
         for p, value in settings
-        if p.name.startswith("batch_") or p.name.endswith("_batch") or p.name == "beams"
+        if "batch" in p.name.split("_") or p.name == "beams"
     ]
     advice = f"Lower {stage}'s {' or '.join(lower)}, or give" if lower else "Give"
     return (

@@ -102,7 +102,9 @@ def execute(
             stage.run(config, inputs, outputs, execution, **arguments)
         return Result({}, reused, identity)
     record = store.find(name, identity) if store and reusable else None
-    with _held(by_name):
+    given = vars(execution) | vars(config)
+    by_setting = [(p, given[p.name]) for p in settings(stage)]
+    with _held(by_name), told(name, by_setting, [output.path for output in by_name.values()]):
         if store and record:
             if handed_over := _handed_over(stage, store, record, by_name, identity):
                 together.agree(True)
@@ -184,14 +186,11 @@ def _compute(
     for output in by_name.values():
         output.prepare()
     log.info("%s: started (fingerprint %s)", name, identity[:12])
-    given = vars(execution) | vars(config)
-    folders = [output.path for output in by_name.values()]
     try:
-        with told(name, [(p, given[p.name]) for p in settings(stage)], folders):
-            metrics = finite(stage.run(config, inputs, outputs, execution, **arguments))
-            facts = _facts(stage, config, inputs, identity)
-            for output in by_name.values():
-                output.commit(facts)
+        metrics = finite(stage.run(config, inputs, outputs, execution, **arguments))
+        facts = _facts(stage, config, inputs, identity)
+        for output in by_name.values():
+            output.commit(facts)
     except BaseException:
         for output in by_name.values():  # half a result is of no use, and takes up the disk
             output.discard()
