@@ -88,13 +88,14 @@ class DatasetWriter:
         self.close()
         self._name = f"part-{len(self.rows):05d}.parquet"
         self.rows[self._name] = 0
-        self._writer = pq.ParquetWriter(
-            self.folder / self._name,
-            self.schema,
-            compression="zstd",
-            write_page_checksum=True,
-            write_statistics=False,
-        )
+        with room_for(self.folder / self._name):  # its first bytes
+            self._writer = pq.ParquetWriter(
+                self.folder / self._name,
+                self.schema,
+                compression="zstd",
+                write_page_checksum=True,
+                write_statistics=False,
+            )
         failpoint("part begun")
 
     def close(self) -> None:

@@ -145,7 +145,8 @@ class LocalStorage:
             return
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
-            _link_or_copy(source, partial)
+            with room_for(target, source.stat().st_size):
+                _link_or_copy(source, partial)
             os.utime(partial)  # its age counts from now
             partial.chmod(0o444)  # a shared link must not be edited in place
             failpoint("object not yet named")
@@ -155,7 +156,8 @@ class LocalStorage:
 
     def download(self, name: str, target: Path) -> None:
         target.unlink(missing_ok=True)
-        _link_or_copy(self.root / name, target)
+        with room_for(target, (self.root / name).stat().st_size):
+            _link_or_copy(self.root / name, target)
 
     def delete(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
@@ -181,8 +183,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
-        with room_for(target, source.stat().st_size):
-            shutil.copyfile(source, target)
+        shutil.copyfile(source, target)
 
 
 def _translated(method: Callable[..., Any]) -> Callable[..., Any]:

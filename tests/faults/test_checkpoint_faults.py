@@ -35,11 +35,8 @@ SECONDS = 1.0
     ("point", "step"),
     [
         ("checkpoint tensors saved:3", 2),
-        ("object not yet named:5", 2),  # the tensors of step 3, half way
-        ("object not yet named:6", 2),  # its manifest
-        ("checkpoint saved:3", 3),
+        ("object not yet named:6", 2),  # the manifest of step 3
         ("checkpoint file deleted:1", 3),
-        ("checkpoint file deleted:2", 3),
     ],
 )
 def test_killed_while_saving_the_checkpoint_before_loads(toy, tmp_path, point, step, trials):
@@ -183,7 +180,7 @@ def test_a_generator_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"train: step \d+ .*The step was not taken"):
         train_small(config, checkpoints=Checkpoints(uri, every_seconds=0))
     kept = Checkpoints(uri).latest()
-    assert kept is not None and is_finite(kept.state["model"])
+    assert kept is not None and is_finite(kept.state["weights"])
 
 
 @pytest.mark.case(36)

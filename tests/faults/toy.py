@@ -1,4 +1,4 @@
-"""A stage that passes every point of `macrec.failpoint`, and what is left behind by a killed one."""
+"""A stage that passes every point of `macrec.failpoint`, and what a killed one leaves behind."""
 
 import os
 import subprocess
