@@ -22,6 +22,8 @@ from macrec.shortage import room_for
 GCS_PREFIX = "gs://"
 TRY_SECONDS = 20
 TOTAL_SECONDS = 300
+USED = "macrec-used"
+"""Metadata of an object in a bucket: when a run has last used it, in seconds of the epoch."""
 
 
 class Entry(NamedTuple):
@@ -300,18 +302,22 @@ class GcsStorage:
     @_translated
     def _objects(self, prefix: str) -> Sequence[Object]:
         blobs = self._bucket.list_blobs(prefix=self.prefix + prefix, timeout=TRY_SECONDS)
-        return [Object(b.name[len(self.prefix) :], b.size, b.updated.timestamp()) for b in blobs]
+        return [Object(b.name[len(self.prefix) :], b.size, _last_used(b)) for b in blobs]
 
     @_translated
     def touch(self, name: str) -> None:
         from google.api_core.exceptions import NotFound
 
         blob = self._blob(name)
-        blob.metadata = {"macrec-used": str(time.time())}  # any change renews the time of update
+        blob.metadata = {USED: str(time.time())}
         try:
             blob.patch(timeout=TRY_SECONDS, retry=_gcs_retry())
         except NotFound:
             return
+
+
+def _last_used(blob: Any) -> float:
+    return max(blob.updated.timestamp(), float((blob.metadata or {}).get(USED, 0.0)))
 
 
 def _gcs_retry() -> Any:
