@@ -1,6 +1,7 @@
 """kill -9 at random moments of every stage, and of whole runs one after the other in one store."""
 
 import random
+import shutil
 
 import pytest
 
@@ -18,13 +19,16 @@ def test_a_stage_killed_at_random_moments_ends_as_if_undisturbed(
     call, moments = undisturbed[stage], random.Random(f"kills of {stage}")
     wanted, artifacts = digests(call.folder), readable(call.folder)
     assert wanted
-    killed = 0
+    killed, longest = 0, call.seconds
     for number in range(sized(1, 15)):  # each begins anew, is killed again and again, and ends
         out, store = tmp_path / f"out{number}", tmp_path / f"store{number}"
-        for _ in range(sized(2, 4)):
-            killed += call.kill(out, store, moments.uniform(0.1, 1.0) * call.seconds)
+        for _ in range(sized(1, 4)):
+            while not call.kill(out, store, moments.uniform(0.1, 1.0) * longest):
+                longest *= 0.8  # it had ended; the machine is quicker than it was
+                shutil.rmtree(out)
+                shutil.rmtree(store, ignore_errors=True)
+            killed += 1
             assert readable(out).items() <= artifacts.items()
         call.finish(out, store)
         assert digests(out) == wanted and readable(out) == artifacts
-    assert killed > 0, "every process had ended before it was to be killed"
     trials(f"kills of {stage}", killed)

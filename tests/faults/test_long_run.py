@@ -15,7 +15,7 @@ from pipelines import collect
 from pipelines.run_record import RUNS
 from tests.faults.stage_runs import ROOT, StageCall, digests, readable, run_flags
 
-LIGHT = ("prepare_data", "resolve_collisions", "embed_histories")
+LIGHT = ("prepare_data", "resolve_collisions")
 """Stages of a second or so, which CI runs."""
 ROUNDS_KEPT = 2
 
