@@ -16,6 +16,7 @@ from macrec.errors import UserError
 from macrec.stage_cli import METRICS
 from macrec.task_note import TASK
 from pipelines import cli, local
+from pipelines.collect import PARTIAL
 
 ROOT = Path(__file__).parent.parent.parent
 SMOKE = ROOT / "configs" / "smoke.yaml"
@@ -108,11 +109,12 @@ def recorded(sample_flags: Sequence[object], out: Path, patch: Callable[..., Non
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The bytes of everything below a folder, but the notes of when it was made."""
+    """The bytes of everything below a folder, but notes of when it was made and partial files."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in NOTES and METRICS not in path.parts
+        if path.is_file()
+        and not (path.name in NOTES or METRICS in path.parts or PARTIAL.fullmatch(path.name))
     }
 
 

@@ -88,7 +88,7 @@ def test_a_whole_run_that_is_killed_is_run_again_until_it_ends(
             sweep(out)
         (last,) = [max((out / RUNS).iterdir())]
         for stage, call in undisturbed.items():
-            assert digests(last / stage) == digests(call.folder), (number, stage)
+            assert digests(last / call.folder.name) == digests(call.folder), (number, stage)
         shutil.rmtree(out)
     trials("whole runs killed", killed)
 
