@@ -124,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
     images.add_commands(images_)
     images_.set_defaults(call=images.run)
 
+    from pipelines import collect
+
+    gc = commands.add_parser("gc", help="remove from a store or a run's folder what nothing names")
+    collect.add_flags(gc)
+    gc.set_defaults(call=collect.collect)
+
     contract = commands.add_parser("contract", help="write data_contract.md and errors.md")
     contract.add_argument("--out", type=Path, default=Path("docs"), help="folder")
     contract.set_defaults(call=_contract)

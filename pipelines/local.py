@@ -24,6 +24,8 @@ from macrec.errors import EXIT_TRY_AGAIN
 
 PIPELINE_YAML = Path(__file__).parent.parent / "pipeline.yaml"
 PROGRESS_SECONDS = "10"
+KILLED = (-9, 137)
+"""Codes of a process and of a container that SIGKILL has ended."""
 
 Launch = Callable[[Sequence[str], Mapping[str, str]], int]
 """Runs a stage's command, with additions to its environment, to its end; returns the exit code."""
@@ -43,7 +45,10 @@ class StageFailed(Exception):
     """A task ended with an exit code that a retry would not mend."""
 
     def __init__(self, stage: str, code: int) -> None:
-        super().__init__(f"{stage} failed with exit code {code}")
+        how = f"failed with exit code {code}"
+        if code in KILLED:
+            how = "was killed (signal 9): most often out of memory"
+        super().__init__(f"{stage} {how}")
         self.stage, self.code = stage, code
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pipelines import kfp_backend, rerun, run_record
 from pipelines.dag import Dag, task_name
 from pipelines.kfp_backend import Backend
-from pipelines.local import PIPELINE_YAML
+from pipelines.local import KILLED, PIPELINE_YAML
 
 WAITING = "waiting"
 NOT_RUN = "not run"
@@ -30,8 +30,11 @@ ADVICE = {
     2: "The input or a setting is wrong, and the message says which; a retry does not help.",
     75: "Storage or network did not answer: run it again.",
     143: "It was told to end (preemption); it goes on from its last checkpoint.",
-    137: "It was killed, most likely for memory: give the stage more, or a smaller batch size.",
-    -9: "It was killed, most likely for memory: give the stage more, or a smaller batch size.",
+    **dict.fromkeys(
+        KILLED,
+        "It was killed (signal 9), most often out of memory: give the stage more, or a smaller "
+        "batch size.",
+    ),
     1: "A fault of the program or the machine; its traceback is in the log.",
 }
 # KFP's states that are not words of ours.

@@ -13,7 +13,7 @@ import pyarrow as pa
 from components.quantize.config import Config
 from macrec import schema, stage
 from macrec.arrays import codes_column, valid_rows, vector_column
-from macrec.artifact import Artifact, DatasetOutput, DatasetWriter, FolderOutput, Source
+from macrec.artifact import Artifact, DatasetOutput, DatasetWriter, FolderOutput, Json, Source
 from macrec.centring import subtracted, write_means
 from macrec.errors import check
 from macrec.progress import Progress
@@ -95,6 +95,7 @@ def run(
     outputs: Outputs,
     execution: Execution,
     checkpoint_uri: str = "",
+    made_for: Json | None = None,
 ) -> stage.Metrics:
     """Trains on all items and encodes them with the model of the last epoch; or encodes them with
     an earlier model (mode=frozen).
@@ -135,7 +136,9 @@ def run(
             config,
             device,
             progress.advance,
-            checkpoints=Checkpoints(checkpoint_uri, execution.checkpoint_seconds),
+            checkpoints=Checkpoints(
+                checkpoint_uri, execution.checkpoint_seconds, made_for=made_for
+            ),
             processes=together,
             compiled=execution.compile,
         )

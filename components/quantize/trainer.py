@@ -102,7 +102,18 @@ class Trainer:
         self.anchors: list[Tensor] = []
 
     def state(self) -> dict[str, Any]:
-        """All that changes, for a checkpoint after any step."""
+        """All that changes, for a checkpoint after any step.
+
+        Raises UserError when it is not finite: it must not take the place of a good checkpoint.
+        """
+        if self.terms:
+            losses_ST = torch.stack(self.terms).double().cpu()
+            _check_finite(losses_ST, self.names, len(self.history) + 1)
+        if not all(bool(p.isfinite().all()) for p in self.parameters):
+            raise UserError(
+                f"quantize: weights stopped being finite in step {self.steps}. Lower "
+                "quantizer_learning_rate, or look for extreme values in the embeddings."
+            )
         return {
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from macrec.artifact import Json, json_digest
 from macrec.errors import TryAgain
+from macrec.failpoint import failpoint
 from macrec.progress import log
 from macrec.storage import open_storage, sha256_file
 
@@ -44,9 +45,11 @@ class KeptShards:
                 checksum = sha256_file(path)
                 file = f"{name}-{checksum[:16]}.parquet"
                 self._storage.upload(path, file)
+            failpoint("shard uploaded")
             content: Json = {"format": FORMAT, "file": file, "sha256": checksum}
             manifest = {"content": content, "digest": json_digest(content)}
             self._storage.create(name + MANIFEST, json.dumps(manifest).encode())
+            failpoint("shard kept")
         except TryAgain as error:
             log.warning("shard %s is not kept: %s", name, error)
 

@@ -10,7 +10,7 @@ from components.train.inputs import read_codes, without_absent
 from components.train.rows import training_data
 from components.train.validation import fused_ndcg, validation_split
 from macrec import stage
-from macrec.artifact import Artifact, FolderOutput
+from macrec.artifact import Artifact, FolderOutput, Json
 from macrec.generator import Recommender, build_model, present_modalities, save_recommender
 from macrec.sequences import read_sequences
 
@@ -56,6 +56,7 @@ def run(
     outputs: Outputs,
     execution: Execution,
     checkpoint_uri: str = "",
+    made_for: Json | None = None,
 ) -> stage.Metrics:
     """Trains, keeps the weights with the best validation NDCG@10 of the fused list, saves them.
 
@@ -92,7 +93,7 @@ def run(
         config,
         fused_ndcg(recommender, validation, config, execution, device, together),
         device,
-        checkpoints=Checkpoints(checkpoint_uri, execution.checkpoint_seconds),
+        checkpoints=Checkpoints(checkpoint_uri, execution.checkpoint_seconds, made_for=made_for),
         processes=together,
         clock=time.monotonic,
     )

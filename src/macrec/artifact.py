@@ -4,6 +4,7 @@ Readers go by the manifest alone: files that it does not name are ignored, files
 checked for size on opening and for SHA-256 before their first read.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import pyarrow.parquet as pq
 
 from macrec import schema as schemas
 from macrec.errors import UserError
+from macrec.failpoint import failpoint
+from macrec.shortage import room_for
 from macrec.storage import content_digest, fetch, sha256_file
 
 MANIFEST = "manifest.json"
@@ -47,10 +50,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that it is either absent, as before, or whole."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with partial.open("wb") as file:
+        with room_for(path, len(content)), partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        failpoint("file not yet renamed")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -75,7 +79,8 @@ class DatasetWriter:
                 self.open_part()
             part = table.slice(start, ROWS_PER_GROUP)
             assert self._writer is not None
-            self._writer.write_table(part, row_group_size=ROWS_PER_GROUP)
+            with room_for(self.folder / self._name, part.nbytes):
+                self._writer.write_table(part, row_group_size=ROWS_PER_GROUP)
             self.rows[self._name] += part.num_rows
 
     def open_part(self) -> None:
@@ -83,19 +88,23 @@ class DatasetWriter:
         self.close()
         self._name = f"part-{len(self.rows):05d}.parquet"
         self.rows[self._name] = 0
-        self._writer = pq.ParquetWriter(
-            self.folder / self._name,
-            self.schema,
-            compression="zstd",
-            write_page_checksum=True,
-            write_statistics=False,
-        )
+        with room_for(self.folder / self._name):  # its first bytes
+            self._writer = pq.ParquetWriter(
+                self.folder / self._name,
+                self.schema,
+                compression="zstd",
+                write_page_checksum=True,
+                write_statistics=False,
+            )
+        failpoint("part begun")
 
     def close(self) -> None:
         """Ends the part that is being written."""
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with room_for(self.folder / self._name):
+                writer.close()
+            failpoint("part written")
 
 
 class FolderOutput:
@@ -122,12 +131,39 @@ class FolderOutput:
                 "emptied. Name another --out, or move them away."
             )
         (self.path / UNFINISHED).touch()  # stays until the end: a killed attempt is ours as well
+        self.discard()
+        failpoint("output emptied")
+
+    def discard(self) -> None:
+        """Removes all but the mark of an unfinished attempt; the manifest goes first."""
         (self.path / MANIFEST).unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             elif path.name != UNFINISHED:
                 path.unlink()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within the block no other process may write into the folder.
+
+        Raises:
+            UserError: another one is about it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks, such as a mounted bucket
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise UserError(
+                        f"{self.path}: another process writes into this output folder. Wait for "
+                        "its end, or name another --out."
+                    ) from error
+            yield
+        finally:
+            os.close(folder)
 
     def _is_ours(self) -> bool:
         if (self.path / UNFINISHED).is_file():
@@ -141,13 +177,15 @@ class FolderOutput:
     def finish(self) -> None:
         """Takes the mark of an unfinished attempt away."""
         (self.path / UNFINISHED).unlink(missing_ok=True)
+        failpoint("output finished")
 
     def commit(self, provenance: Json) -> None:
         """Writes the manifest over what is in the folder."""
-        self.finish()
         files = []
         for path in sorted(p for p in self.path.rglob("*") if p.is_file()):
             name = path.relative_to(self.path).as_posix()
+            if name == UNFINISHED:
+                continue
             entry: Json = {"name": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
             if name in self._rows:
                 entry["rows"] = self._rows[name]
@@ -160,6 +198,8 @@ class FolderOutput:
         }
         manifest = {**content, "digest": json_digest(content), **provenance}
         write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=1).encode())
+        failpoint("manifest written")
+        self.finish()  # last: without manifest and mark the next attempt would not know its own
 
 
 class DatasetOutput(FolderOutput):
@@ -173,8 +213,11 @@ class DatasetOutput(FolderOutput):
         writer = DatasetWriter(self.path, schema)
         try:
             yield writer
-        finally:
-            writer.close()
+        except BaseException:
+            with suppress(Exception):  # such as a full disk, which has been told
+                writer.close()
+            raise
+        writer.close()
         if not writer.rows:  # an empty dataset still states its schema
             writer.open_part()
             writer.close()
@@ -192,11 +235,20 @@ class FileOutput:
 
     def prepare(self) -> None:
         """Removes what an earlier attempt left behind."""
-        self.path.unlink(missing_ok=True)
+        self.discard()
         self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def discard(self) -> None:
+        """Removes the file."""
+        self.path.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Nothing to take away."""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing to hold: the file is written whole, or not at all."""
+        yield
 
     def write_text(self, text: str) -> None:
         """Writes the file, whole or not at all."""

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from macrec.artifact import Json, canonical_json
-from macrec.errors import EXIT_PREEMPTED, TryAgain
+from macrec.errors import EXIT_PREEMPTED, TryAgain, UserError
+from macrec.failpoint import failpoint
 from macrec.progress import log
+from macrec.shortage import room_for
 from macrec.storage import is_remote, open_storage, sha256_file
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Checkpoints:
             nothing is kept, `due` is never true, `latest` is None.
         every_seconds: time from the end of one save to the beginning of the next.
         keep: checkpoints that stay; older ones are deleted.
+        made_for: what the training's result is made from (configuration, digests of inputs); each
+            checkpoint says it, and one that says something else is refused.
         clock: seconds, for tests.
     """
 
@@ -57,9 +61,11 @@ class Checkpoints:
         uri: str = "",
         every_seconds: float = 300.0,
         keep: int = 2,
+        made_for: Json | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.uri, self.every_seconds, self.keep = uri, every_seconds, keep
+        self._made_for: Json = json.loads(json.dumps(made_for or {}))  # as it is read: no tuples
         self._storage = open_storage(uri) if uri else None
         self._clock, self._saved_at = clock, clock()
         self._preempted = False
@@ -105,7 +111,8 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Writes a checkpoint, then deletes the old ones.
 
-        A storage that does not answer costs the checkpoint, not the training.
+        A storage that does not answer costs the checkpoint, not the training. A full disk ends it:
+        its result would find no room either, and the checkpoint before is kept.
 
         Args:
             step: orders the checkpoints; the highest is the latest.
@@ -117,8 +124,10 @@ class Checkpoints:
         tensors: dict[str, Tensor] = {}
         tree = _taken_apart(state, tensors)
         try:
-            self._write(step, tree, tensors)
-            self._prune()
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            with room_for(Path(tempfile.gettempdir()), size):
+                self._write(step, tree, tensors)
+                self._prune()
         except TryAgain as error:
             log.warning("checkpoint of step %d not saved: %s", step, error)
         self._saved_at = self._clock()
@@ -134,13 +143,20 @@ class Checkpoints:
             # Named by its content: a file that an earlier attempt left is the same or another one.
             stem = f"step-{step:012d}-{checksum[:16]}"
             self._storage.upload(path, stem + TENSORS)
+        failpoint("checkpoint tensors saved")
         content = {"format": FORMAT, "step": step, "state": tree, "bytes": size, "sha256": checksum}
+        content["made_for"] = self._made_for
         manifest = {"content": content, "digest": _digest(content)}
         self._storage.create(stem + MANIFEST, json.dumps(manifest, allow_nan=False).encode())
+        failpoint("checkpoint saved")
         self._known = {*self._names(), stem + TENSORS, stem + MANIFEST}
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole; damaged ones are named in the log and deleted."""
+        """The newest checkpoint that is whole; damaged ones are named in the log and deleted.
+
+        Raises:
+            UserError: it is of another training; somebody has copied it here.
+        """
         if self._storage is None:
             return None
         for manifest in reversed([n for n in self._names() if n.endswith(MANIFEST)]):
@@ -162,6 +178,7 @@ class Checkpoints:
         content = manifest["content"]
         if manifest["digest"] != _digest(content) or content["format"] != FORMAT:
             raise ValueError("its manifest is not what was written")
+        self._check_origin(stem, content.get("made_for", {}))
         with tempfile.TemporaryDirectory(prefix="macrec-checkpoint-") as folder:
             path = Path(folder) / "tensors"
             if not self._storage.exists(stem + TENSORS):
@@ -171,6 +188,14 @@ class Checkpoints:
                 raise ValueError("its tensors differ from its manifest (SHA-256)")
             tensors = load_file(path)
         return Checkpoint(content["step"], _put_together(content["state"], tensors))
+
+    def _check_origin(self, stem: str, found: Json) -> None:
+        if found != self._made_for:
+            told = "; ".join(_differences(found, self._made_for))
+            raise UserError(
+                f"{self.uri}/{stem}: the checkpoint of another training ({told}). It does not lie "
+                "where that training has put it: move it away, then this one starts anew."
+            )
 
     def _names(self) -> list[str]:
         """The files that are there, sorted; asked for once, for a local list hashes every file."""
@@ -183,6 +208,7 @@ class Checkpoints:
         assert self._storage is not None and self._known is not None
         for name in names:  # sorted, so the manifest goes first: half a checkpoint is none
             self._storage.delete(name)
+            failpoint("checkpoint file deleted")
             self._known.discard(name)
 
     def _prune(self) -> None:
@@ -240,6 +266,16 @@ class SharedCheckpoints:
                 self._checkpoints.save(step, state())
         if end:
             self._checkpoints.leave()
+
+
+def _differences(found: Json, wanted: Json, place: str = "") -> Iterator[str]:
+    """Where two nested dicts differ, as `config.epochs: 5, here 9`."""
+    for key in sorted({*found, *wanted}):
+        one, other = found.get(key), wanted.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, f"{place}{key}.")
+        elif one != other:
+            yield f"{place}{key}: {json.dumps(one)}, here {json.dumps(other)}"
 
 
 def _digest(content: Json) -> str:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from macrec.arrays import vector_column
 from macrec.artifact import Json, json_digest
 from macrec.errors import TryAgain
+from macrec.failpoint import failpoint
 from macrec.progress import log
 from macrec.storage import open_storage, sha256_file
 from macrec.vectors import ROWS_AT_ONCE, ScratchMatrix
@@ -144,6 +145,7 @@ class EmbeddingCache:
             self._storage.download(file.name, path)
             if sha256_file(path) != file.sha256:
                 raise ValueError("its content is not what was written (SHA-256)")
+            self._storage.touch(file.name)
             self._cache_bytes += path.stat().st_size
             with pq.ParquetFile(path, pre_buffer=False) as parquet:
                 if parquet.schema_arrow != _schema(self.dim):
@@ -187,7 +189,9 @@ class EmbeddingCache:
             pq.write_table(table, path, compression="zstd", use_dictionary=False)
             sha256, size = sha256_file(path), path.stat().st_size
             name = f"{self._encoder}/{number:08d}-{sha256}.parquet"
+            failpoint("cache file written")
             self._storage.upload(path, name)
+            failpoint("cache file uploaded")
         self._cache_bytes += size
         self._files.append(_File(name, self._encoder, number, sha256))
 
@@ -226,6 +230,7 @@ class EmbeddingCache:
         assert self._storage is not None
         for file in files:
             self._storage.delete(file.name)
+            failpoint("cache file dropped")
             self._files.remove(file)
 
 

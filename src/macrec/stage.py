@@ -8,6 +8,9 @@ A stage that can be resumed has one argument more, `checkpoint_uri: str = ""`: a
 that belongs to this fingerprint, for `macrec.checkpoint.Checkpoints`. It is empty without a store,
 and emptied when the result is in the store.
 
+Such a stage may have the argument `made_for`, too: what its result is made from, which a checkpoint
+then says.
+
 A stage that can use single results of earlier runs has the argument `cache_uri: str = ""`: a folder
 of the store that belongs to the stage, whatever the fingerprint (`macrec.embedding_cache`). Neither
 folder is part of the fingerprint.
@@ -25,7 +28,8 @@ import inspect
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from macrec.artifact import Artifact, Json, Output, Source
@@ -35,6 +39,7 @@ from macrec.fingerprint import Stage, code_version, fingerprint, stage_name
 from macrec.parameters import Parameter, fields
 from macrec.processes import processes
 from macrec.progress import Progress, log
+from macrec.shortage import told
 from macrec.store import ArtifactStore
 
 __all__ = ["Metrics", "Progress", "Result", "execute", "log", "main"]
@@ -89,24 +94,29 @@ def execute(
     reusable = store is not None and getattr(stage, "REUSABLE", True)
     arguments = _folders(stage, identity, store if reusable else None)
     checkpoint_uri = arguments.get("checkpoint_uri", "")
+    if "made_for" in inspect.signature(stage.run).parameters:
+        arguments["made_for"] = _facts(stage, config, inputs, identity)
     if not together.first:
         reused = together.agree(False)
         if not reused:
             stage.run(config, inputs, outputs, execution, **arguments)
         return Result({}, reused, identity)
     record = store.find(name, identity) if store and reusable else None
-    if store and record:
-        if handed_over := _handed_over(stage, store, record, by_name, identity):
-            together.agree(True)
-            return handed_over
-        log.warning("%s: the stored result is damaged and is computed again", name)
-    together.agree(False)
-    metrics = _compute(stage, config, inputs, by_name, outputs, execution, identity, arguments)
-    if store and reusable:
-        quicker = store.commit(name, identity, by_name, metrics, replace=record is not None)
-        if quicker and store.restore(quicker, by_name):
-            metrics = quicker["metrics"]
-        Checkpoints(checkpoint_uri).remove()
+    given = vars(execution) | vars(config)
+    by_setting = [(p, given[p.name]) for p in settings(stage)]
+    with _held(by_name), told(name, by_setting, [output.path for output in by_name.values()]):
+        if store and record:
+            if handed_over := _handed_over(stage, store, record, by_name, identity):
+                together.agree(True)
+                return handed_over
+            log.warning("%s: the stored result is damaged and is computed again", name)
+        together.agree(False)
+        metrics = _compute(stage, config, inputs, by_name, outputs, execution, identity, arguments)
+        if store and reusable:
+            quicker = store.commit(name, identity, by_name, metrics, replace=record is not None)
+            if quicker and store.restore(quicker, by_name):
+                metrics = quicker["metrics"]
+            Checkpoints(checkpoint_uri).remove()
     return Result(metrics, False, identity)
 
 
@@ -117,7 +127,17 @@ def finished(
     identity = fingerprint(stage, config, _used(stage, config, inputs), salt)
     by_name = {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}
     record = store.find(stage_name(stage), identity) if getattr(stage, "REUSABLE", True) else None
-    return _handed_over(stage, store, record, by_name, identity) if record else None
+    with _held(by_name):
+        return _handed_over(stage, store, record, by_name, identity) if record else None
+
+
+@contextmanager
+def _held(outputs: Mapping[str, Output]) -> Iterator[None]:
+    """Keeps other processes out of the output folders within the block."""
+    with ExitStack() as stack:
+        for output in outputs.values():
+            stack.enter_context(output.held())
+        yield
 
 
 def _used(stage: Stage, config: Any, inputs: Any) -> Any:
@@ -139,7 +159,7 @@ def _handed_over(
     return Result(record["metrics"], True, identity)
 
 
-def _folders(stage: Stage, identity: str, store: ArtifactStore | None) -> dict[str, str]:
+def _folders(stage: Stage, identity: str, store: ArtifactStore | None) -> dict[str, Any]:
     """Where the stage may keep what is no result, by argument; nothing without a store."""
     if store is None:
         return {}
@@ -160,25 +180,35 @@ def _compute(
     outputs: Any,
     execution: Any,
     identity: str,
-    arguments: Mapping[str, str],
+    arguments: Mapping[str, Any],
 ) -> Metrics:
     name, started = stage_name(stage), time.monotonic()
     for output in by_name.values():
         output.prepare()
     log.info("%s: started (fingerprint %s)", name, identity[:12])
-    metrics = finite(stage.run(config, inputs, outputs, execution, **arguments))
+    try:
+        metrics = finite(stage.run(config, inputs, outputs, execution, **arguments))
+        facts = _facts(stage, config, inputs, identity)
+        for output in by_name.values():
+            output.commit(facts)
+    except BaseException:
+        for output in by_name.values():  # half a result is of no use, and takes up the disk
+            output.discard()
+        raise
+    log.info("%s: finished in %.1f s", name, time.monotonic() - started)
+    return metrics
+
+
+def _facts(stage: Stage, config: Any, inputs: Any, identity: str) -> Json:
+    """What a result is made from."""
     values = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
-    provenance: Json = {
-        "stage": name,
+    return {
+        "stage": stage_name(stage),
         "code_version": code_version(stage),
         "config": dataclasses.asdict(config),
         "inputs": {key: value.digest for key, value in values.items() if value},
         "fingerprint": identity,
     }
-    for output in by_name.values():
-        output.commit(provenance)
-    log.info("%s: finished in %.1f s", name, time.monotonic() - started)
-    return metrics
 
 
 def finite(metrics: Mapping[str, float]) -> Metrics:

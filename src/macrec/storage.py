@@ -7,17 +7,23 @@ stage computes on is always a local file: a remote one is downloaded first (`fet
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache, wraps
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 from macrec.errors import TryAgain, UserError
+from macrec.failpoint import failpoint
+from macrec.shortage import room_for
 
 GCS_PREFIX = "gs://"
 TRY_SECONDS = 20
 TOTAL_SECONDS = 300
+USED = "macrec-used"
+"""Metadata of an object in a bucket: when a run has last used it, in seconds of the epoch."""
 
 
 class Entry(NamedTuple):
@@ -26,6 +32,14 @@ class Entry(NamedTuple):
     name: str
     bytes: int
     checksum: str
+
+
+class Object(NamedTuple):
+    """One file of a storage, with the time it was written or last used (seconds of the epoch)."""
+
+    name: str
+    bytes: int
+    modified: float
 
 
 class Storage(Protocol):
@@ -65,6 +79,18 @@ class Storage(Protocol):
         """Removes the file if it is there."""
         ...
 
+    def objects(self) -> Iterator[Object]:
+        """Every file with its age; no content is read."""
+        ...
+
+    def modified(self, name: str) -> float | None:
+        """When the file was written or last touched; None if there is none."""
+        ...
+
+    def touch(self, name: str) -> None:
+        """Says that the file is in use: `macrec gc` goes by the time since."""
+        ...
+
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
@@ -102,31 +128,57 @@ class LocalStorage:
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        partial.write_bytes(content)
         try:
+            with room_for(target, len(content)):
+                partial.write_bytes(content)
+            failpoint("object not yet named")
             os.link(partial, target)  # unlike a rename, a link refuses to replace
             return True
         except FileExistsError:
             return target.read_bytes() == content
         finally:
-            partial.unlink()
+            partial.unlink(missing_ok=True)
 
     def upload(self, source: Path, name: str) -> None:
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
+            self.touch(name)
             return
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        _link_or_copy(source, partial)
-        partial.chmod(0o444)  # a shared link must not be edited in place
-        partial.replace(target)
+        try:
+            with room_for(target, source.stat().st_size):
+                _link_or_copy(source, partial)
+            os.utime(partial)  # its age counts from now
+            partial.chmod(0o444)  # a shared link must not be edited in place
+            failpoint("object not yet named")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def download(self, name: str, target: Path) -> None:
         target.unlink(missing_ok=True)
-        _link_or_copy(self.root / name, target)
+        with room_for(target, (self.root / name).stat().st_size):
+            _link_or_copy(self.root / name, target)
 
     def delete(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
+
+    def touch(self, name: str) -> None:
+        with suppress(PermissionError, FileNotFoundError):  # another user's, or just deleted
+            os.utime(self.root / name)
+
+    def modified(self, name: str) -> float | None:
+        try:
+            return (self.root / name).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def objects(self) -> Iterator[Object]:
+        for name in self.names():
+            with suppress(FileNotFoundError):  # a partial file of a run at work
+                status = (self.root / name).stat()
+                yield Object(name, status.st_size, status.st_mtime)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -218,7 +270,7 @@ class GcsStorage:
                 str(source), if_generation_match=0, timeout=TRY_SECONDS, retry=_gcs_retry()
             )
         except PreconditionFailed:
-            return
+            self.touch(name)
 
     @_translated
     def download(self, name: str, target: Path) -> None:
@@ -239,6 +291,33 @@ class GcsStorage:
             self._blob(name).delete(timeout=TRY_SECONDS, retry=_gcs_retry())
         except NotFound:
             return
+
+    def objects(self) -> Iterator[Object]:
+        yield from self._objects("")
+
+    def modified(self, name: str) -> float | None:
+        found = [entry for entry in self._objects(name) if entry.name == name]
+        return found[0].modified if found else None
+
+    @_translated
+    def _objects(self, prefix: str) -> Sequence[Object]:
+        blobs = self._bucket.list_blobs(prefix=self.prefix + prefix, timeout=TRY_SECONDS)
+        return [Object(b.name[len(self.prefix) :], b.size, _last_used(b)) for b in blobs]
+
+    @_translated
+    def touch(self, name: str) -> None:
+        from google.api_core.exceptions import NotFound
+
+        blob = self._blob(name)
+        blob.metadata = {USED: str(time.time())}
+        try:
+            blob.patch(timeout=TRY_SECONDS, retry=_gcs_retry())
+        except NotFound:
+            return
+
+
+def _last_used(blob: Any) -> float:
+    return max(blob.updated.timestamp(), float((blob.metadata or {}).get(USED, 0.0)))
 
 
 def _gcs_retry() -> Any:

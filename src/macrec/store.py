@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from macrec.artifact import FolderOutput, Json, Output
+from macrec.artifact import MANIFEST, FolderOutput, Json, Output
 from macrec.errors import UserError
+from macrec.failpoint import failpoint
 from macrec.storage import Storage, open_storage, sha256_file
 
 
@@ -39,11 +40,14 @@ class ArtifactStore:
         whole: list[bool] = []  # every file is looked at, so that every damaged blob goes
         for name, output in outputs.items():
             output.prepare()
-            for entry in record["outputs"][name]:
+            # The manifest last: whatever ends the process, it never stands without its files.
+            for entry in sorted(record["outputs"][name], key=lambda e: e["name"] == MANIFEST):
                 whole.append(self._restore_file(entry, _target(output, entry["name"])))
+        failpoint("result restored")
         if all(whole):
             for output in outputs.values():
                 output.finish()
+            self.storage.touch(_record_name(record["stage"], record["fingerprint"]))
         return all(whole)
 
     def _restore_file(self, entry: Json, target: Path) -> bool:
@@ -52,6 +56,7 @@ class ArtifactStore:
         if self.storage.exists(blob):
             self.storage.download(blob, target)
             if sha256_file(target) == entry["sha256"]:
+                failpoint("file restored")
                 return True
             self.storage.delete(blob)
         target.unlink(missing_ok=True)
@@ -77,6 +82,7 @@ class ArtifactStore:
             for path in _files(output):
                 entry = _entry(output, path)
                 self.storage.upload(path, _blob_name(entry["sha256"]))
+                failpoint("blob uploaded")
                 stored[name].append(entry)
         record: dict[str, Any] = {
             "stage": stage,
@@ -85,9 +91,12 @@ class ArtifactStore:
             "outputs": stored,
         }
         record_name = _record_name(stage, fingerprint)
+        failpoint("record not yet created")
         if replace:
             self.storage.delete(record_name)
+            failpoint("record not yet replaced")
         if self.storage.create(record_name, json.dumps(record, indent=1).encode()):
+            failpoint("record created")
             return None
         return self.find(stage, fingerprint)
 

@@ -169,6 +169,7 @@ def test_the_first_level_separates_planted_groups(update):
         assert trained.history[-1][term] < trained.history[0][term] / 3
 
 
+@pytest.mark.case(36)
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_named():
     with pytest.raises(UserError, match=r"text_rq.* epoch [12], step \d.*learning_rate"):
         training.train(planted(), replace(SMALL, learning_rate=1e30), CPU)

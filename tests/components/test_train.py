@@ -95,6 +95,7 @@ def test_without_a_decay_the_training_ends_where_it_stops():
     assert all(torch.equal(w, asked[1][name]) for name, w in model.state_dict().items())
 
 
+@pytest.mark.case(36)
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_it(monkeypatch):
     good, models = {}, []
 

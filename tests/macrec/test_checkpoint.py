@@ -181,6 +181,7 @@ def test_a_storage_without_an_answer_does_not_end_the_training(tmp_path, monkeyp
     assert "checkpoint of step 1 not saved" in caplog.text and not taking.due()
 
 
+@pytest.mark.case(5)
 def test_the_manifest_is_written_last(tmp_path, monkeypatch):
     """A save that is killed leaves the checkpoint before."""
     uri = str(tmp_path / "c")

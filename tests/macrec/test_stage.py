@@ -103,6 +103,7 @@ def test_stored_files_are_shared_not_copied(toy_stage, numbers, tmp_path):
     assert parts[0].stat().st_mode & 0o222 == 0
 
 
+@pytest.mark.case(8)
 def test_two_runs_at_once_give_one_result(toy_stage, numbers, tmp_path, monkeypatch):
     """The slower run meets the other's record at its commit and takes it over."""
     store = tmp_path / "store"
@@ -120,6 +121,7 @@ def test_two_runs_at_once_give_one_result(toy_stage, numbers, tmp_path, monkeypa
     assert len(digests) == 1
 
 
+@pytest.mark.case(36)
 @pytest.mark.parametrize("mode", ["fail", "user_error", "nan"])
 def test_a_failed_stage_leaves_nothing(toy_stage, numbers, tmp_path, mode):
     with pytest.raises((RuntimeError, UserError)):
@@ -129,6 +131,7 @@ def test_a_failed_stage_leaves_nothing(toy_stage, numbers, tmp_path, mode):
     assert not list((tmp_path / "store").rglob("*.json"))
 
 
+@pytest.mark.case(12)
 def test_checkpoints_lie_in_the_store_until_the_result_does(
     toy_stage, numbers, tmp_path, monkeypatch
 ):

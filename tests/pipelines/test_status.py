@@ -122,6 +122,7 @@ def test_a_local_run_that_failed(here, tmp_path):
     assert content["state"] == "failed" and content["stages"][0]["seconds"] == 90.5
 
 
+@pytest.mark.case(6)
 def test_a_local_stage_that_was_killed(here, tmp_path):
     begun(tmp_path, {"embed_text": {}}, StageFailed("embed_text", -9))
     called = here("status", tmp_path)

@@ -1,0 +1,56 @@
+"""Points at which a test has the process killed, to see what it leaves behind.
+
+The environment variable MACREC_FAILPOINT names one: `manifest written`, or `part written:3` for the
+third time that it is passed. The process then ends as by `kill -9`: nothing is tidied up.
+"""
+
+import os
+import signal
+
+VARIABLE = "MACREC_FAILPOINT"
+OUTPUT = (
+    "output emptied",
+    "part begun",
+    "part written",
+    "file not yet renamed",
+    "manifest written",
+    "output finished",
+)
+STORE = (
+    "object not yet named",
+    "blob uploaded",
+    "record not yet created",
+    "record not yet replaced",
+    "record created",
+    "file restored",
+    "result restored",
+)
+CHECKPOINT = (
+    "checkpoint tensors saved",
+    "checkpoint saved",
+    "checkpoint file deleted",
+)
+CACHE = ("cache file written", "cache file uploaded", "cache file dropped")
+SHARD = ("shard uploaded", "shard kept")
+POINTS = (*OUTPUT, *STORE, *CHECKPOINT, *CACHE, *SHARD)
+"""All of them, by what is being written."""
+
+
+class _Chosen:
+    """The point that the environment names, and the passes that are left."""
+
+    def __init__(self, text: str) -> None:
+        self.name, _, passes = text.partition(":")
+        self.passes = int(passes or 1)
+        assert not text or self.name in POINTS, f"{VARIABLE}: no point {self.name!r}"
+
+
+_chosen = _Chosen(os.environ.get(VARIABLE, ""))
+
+
+def failpoint(name: str) -> None:
+    """Ends the process here if the environment says so."""
+    if name == _chosen.name:
+        _chosen.passes -= 1
+        if _chosen.passes == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
