@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.reliability import CASES, EXPECTED, SIZES
+from tests.reliability import CASES, SIZES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -45,9 +45,9 @@ def lines() -> Iterator[str]:
     yield ""
     yield f"| # | case | what happens | {' | '.join(runs)} |"
     yield f"|---|---|---|{'---|' * len(runs)}"
-    for number, what in CASES.items():
+    for number, case in CASES.items():
         cells = [_cell(run["cases"].get(str(number))) for _, run in runs.values()]
-        yield f"| {number} | {what} | {EXPECTED[number]} | {' | '.join(cells)} |"
+        yield f"| {number} | {case.fault} | {case.expected} | {' | '.join(cells)} |"
 
 
 def _cell(case: dict[str, Any] | None) -> str:
