@@ -52,7 +52,8 @@ def test_nothing_is_lost_and_the_store_does_not_grow(undisturbed, tmp_path, size
             killed += call.kill(out, store, moments.uniform(0.2, 1.0) * call.seconds)
             assert readable(out).items() <= readable(call.folder).items()
             call.finish(out, store)
-            assert digests(out) == digests(call.folder)
+            # The manifests' own bytes tell the rounds apart: they name the fingerprint.
+            assert readable(out) == readable(call.folder)
             assert ": reused" in call.finish(out, store) or stage == "snapshot_catalog"
         last = starts[-ROUNDS_KEPT] if number >= ROUNDS_KEPT - 1 else None
         sweep(store, last)
@@ -85,7 +86,8 @@ def test_a_whole_run_that_is_killed_is_run_again_until_it_ends(
         seconds = sized(8.0, 1.2 * sum(call.seconds for call in undisturbed.values()))
         for after in (moments.uniform(0.5, 1.0) * seconds, None):
             killed += killed_run(run_flags(sample.flags, out), after)
-            sweep(out)
+            if (out / "store").is_dir():  # else it was killed before it had begun
+                sweep(out)
         (last,) = [max((out / RUNS).iterdir())]
         for stage, call in undisturbed.items():
             assert digests(last / call.folder.name) == digests(call.folder), (number, stage)
