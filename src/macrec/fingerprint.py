@@ -17,6 +17,7 @@ PLUMBING = {
     "macrec.embedding_cache",
     "macrec.errors",
     "macrec.fingerprint",
+    "macrec.gcs_session",
     "macrec.parameters",
     "macrec.progress",
     "macrec.stage",
