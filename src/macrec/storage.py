@@ -259,7 +259,8 @@ class GcsStorage:
         if (blob.size, blob.crc32c) != (source.stat().st_size, _crc32c(source)):
             raise UserError(
                 f"{self.uri}/{name}: holds {blob.size:,} bytes that are not those to be stored "
-                f"({source.stat().st_size:,} bytes), and is never replaced. Delete it and try again."
+                f"({source.stat().st_size:,} bytes), and is never replaced. Delete it and try "
+                "again."
             )
         return True
 
@@ -288,7 +289,7 @@ class GcsStorage:
             blob, checksum = self._find(name), Checksum()
             if blob is None:
                 return False
-            # Through the host that was asked, which the link in the object's description may not be.
+            # By the host that was asked, which the link in the description need not name.
             content = self._bucket.blob(blob.name, generation=blob.generation)
             to.seek(0)
             to.truncate()

@@ -128,7 +128,7 @@ def test_a_large_upload_whose_reply_is_lost_is_there_once_and_whole(
 @pytest.mark.case(17)
 @pytest.mark.parametrize("size", [12, (8 << 20) + 1], ids=["small", "large"])
 def test_another_content_under_the_name_is_a_conflict(folder, tmp_path, size):
-    proxy, opened = folder
+    _, opened = folder
     assert opened.create("blob", b"of another")
     assert opened.create("blob", b"of another") and not opened.create("blob", b"ours")
     with pytest.raises(UserError, match=r"some/blob: holds 10 bytes that are not those"):
