@@ -29,11 +29,13 @@ SPEED = {
     "quantizer_resident_gib": "0",
     "quantizer_checkpoint_seconds": "0",
     "generator_checkpoint_seconds": "0",
+    "generator_threads": "2",
+    "generator_validation_batch": "7",
     "evaluation_batch_size": "7",
     "evaluation_threads": "2",
-    "recommendation_batch_size": "11",
-    "recommendation_threads": "2",
-    "recommendation_shard_users": "13",
+    "recommend_batch_size": "11",
+    "recommend_threads": "2",
+    "recommend_shard_users": "13",
 }
 
 

@@ -61,16 +61,19 @@ def test_a_local_model_needs_no_network(modality, small_run, sample, tmp_path, t
 
 
 @pytest.mark.case(21)
-def test_a_model_of_a_hub_is_told_to_be_out_of_reach(small_run, tmp_path):
+def test_a_model_of_a_hub_is_told_to_be_out_of_reach(small_run, tmp_path, sized):
+    """At once where it is said that there is no hub; else after the hub client's own five tries."""
     flags = ["--items", small_run.artifacts["items"], "--out", tmp_path, "--device", "cpu"]
-    model = "hub:no-such-name/no-such-model@main"
-    # an empty folder, so that nothing is found that an earlier test has fetched
-    code, log, seconds = cut_off(
-        "embed_text", *flags, "--model", model, HF_HOME=str(tmp_path / "hub")
-    )
-    assert code in (2, 75), log
-    assert "no-such-name/no-such-model" in log and "Traceback" not in log
-    assert seconds < 40
+    for offline in sized(["1"], ["1", "0"]):
+        code, log, seconds = cut_off(
+            *("embed_text", *flags, "--model", "hub:no-such-name/no-such-model@main"),
+            HF_HUB_OFFLINE=offline,
+            HF_HOME=str(tmp_path / "hub"),  # empty: nothing that was fetched before
+        )
+        assert code == 2, log
+        assert "no-such-name/no-such-model@main: cannot be opened" in log
+        assert "Traceback" not in log and ("Retrying" in log) == (offline == "0")
+        assert seconds < {"1": 30, "0": 60}[offline]
 
 
 @pytest.mark.case(20)
