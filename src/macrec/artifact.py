@@ -27,8 +27,10 @@ from macrec.shortage import room_for
 from macrec.storage import content_digest, fetch, sha256_file
 
 MANIFEST = "manifest.json"
+SEAL = "manifest_digest"
+"""Entry of the manifest: the digest of all its others, for the artifact's own has no provenance."""
 UNFINISHED = ".unfinished"
-FORMAT = 1
+FORMAT = 2
 ROWS_PER_GROUP = 65_536
 ROWS_PER_FILE = 1_048_576
 
@@ -197,6 +199,7 @@ class FolderOutput:
             "files": files,
         }
         manifest = {**content, "digest": json_digest(content), **provenance}
+        manifest[SEAL] = json_digest({**manifest, SEAL: None})
         write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=1).encode())
         failpoint("manifest written")
         self.finish()  # last: without manifest and mark the next attempt would not know its own
@@ -293,13 +296,14 @@ class Artifact:
         """Opens a folder by its manifest.
 
         Raises:
-            UserError: no manifest, an unreadable one, or a file that is absent or cut.
+            UserError: no manifest, an unreadable one, or a file that is absent, cut or elsewhere.
         """
         try:
             manifest = json.loads((path / MANIFEST).read_bytes())
             content = {k: manifest[k] for k in ("format", "schema", "metadata", "files")}
             sizes = {str(entry["name"]): int(entry["bytes"]) for entry in content["files"]}
-            digest = json_digest(content)
+            stated = manifest["digest"], manifest.get(SEAL)
+            computed = json_digest(content), json_digest({**manifest, SEAL: None})
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(
                 f"{path}: no {MANIFEST}, so this is no finished artifact. Rerun its stage."
@@ -311,9 +315,11 @@ class Artifact:
                 f"{path}: artifact format {content['format']}, this version reads {FORMAT}. "
                 "Rerun its stage."
             )
-        if digest != manifest.get("digest"):
+        if computed != stated:
             raise UserError(f"{path}/{MANIFEST}: its digest does not match. Rerun its stage.")
         for name, size in sizes.items():
+            if not (path / name).resolve().is_relative_to(path.resolve()):
+                raise UserError(f"{path}/{MANIFEST}: names {name!r}, outside of the artifact.")
             found = (path / name).stat().st_size if (path / name).is_file() else None
             if found != size:
                 raise UserError(

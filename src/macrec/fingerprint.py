@@ -18,6 +18,7 @@ PLUMBING = {
     "macrec.errors",
     "macrec.failpoint",
     "macrec.fingerprint",
+    "macrec.gcs_session",
     "macrec.parameters",
     "macrec.progress",
     "macrec.shortage",

@@ -4,7 +4,10 @@ Only what artifacts need: list, read, create-if-absent, upload, download, delete
 stage computes on is always a local file: a remote one is downloaded first (`fetch`).
 """
 
+import base64
+import gzip
 import hashlib
+import io
 import os
 import shutil
 import time
@@ -13,15 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, wraps
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from macrec.errors import TryAgain, UserError
 from macrec.failpoint import failpoint
+from macrec.progress import log
 from macrec.shortage import room_for
 
 GCS_PREFIX = "gs://"
-TRY_SECONDS = 20
-TOTAL_SECONDS = 300
 USED = "macrec-used"
 """Metadata of an object in a bucket: when a run has last used it, in seconds of the epoch."""
 
@@ -193,32 +195,54 @@ def _translated(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def wrapper(self: "GcsStorage", *arguments: Any, **named: Any) -> Any:
-        from google.api_core import exceptions
-        from google.auth.exceptions import DefaultCredentialsError
-        from requests.exceptions import ConnectionError as NoConnection
+        from google.api_core.exceptions import GoogleAPICallError, NotFound
+        from google.auth.exceptions import GoogleAuthError
+
+        from macrec.gcs_session import passes
 
         try:
             return method(self, *arguments, **named)
-        except (exceptions.Forbidden, exceptions.Unauthorized, DefaultCredentialsError) as error:
-            raise UserError(f"{self.uri}: access refused ({error}). Check the account.") from error
-        except exceptions.NotFound as error:
+        except NotFound as error:
             raise UserError(f"{self.uri}: not found ({error}). Check the bucket's name.") from error
-        except (exceptions.RetryError, exceptions.ServerError, NoConnection) as error:
-            raise TryAgain(f"{self.uri}: no answer from the storage ({error}).") from error
+        except Exception as error:
+            if passes(error):
+                raise TryAgain(f"{self.uri}: no answer from the storage ({error}).") from error
+            if isinstance(error, GoogleAPICallError | GoogleAuthError):
+                told = f"{self.uri}: access refused ({error}). Check the account."
+                raise UserError(told) from error
+            raise
 
     return wrapper
 
 
 class GcsStorage:
-    """A prefix of a Google Cloud Storage bucket. Honours STORAGE_EMULATOR_HOST."""
+    """A prefix of a Google Cloud Storage bucket. Honours STORAGE_EMULATOR_HOST.
 
+    Nothing is believed that was not compared with the object's checksum: ranged reads, which
+    Google's client also makes when it goes on after a fault, are not checked by it.
+    """
+
+    @_translated
     def __init__(self, bucket: str, prefix: str) -> None:
         self.prefix = f"{prefix}/" if prefix else ""
         self.uri = f"{GCS_PREFIX}{bucket}/{prefix}".rstrip("/")
-        self._bucket = _gcs_client().bucket(bucket)
+        try:
+            self._bucket = _gcs_client().bucket(bucket)
+        except ValueError as error:
+            raise UserError(f"{self.uri}: no name of a bucket ({error})") from error
+        self._seen = False
 
-    def _blob(self, name: str) -> Any:
-        return self._bucket.blob(self.prefix + name)
+    def _find(self, name: str) -> Any:
+        """The object with its size and checksum, or None if the bucket has no such object.
+
+        Raises:
+            NotFound: there is no such bucket.
+        """
+        blob = self._bucket.get_blob(self.prefix + name, retry=None)
+        if blob is None and not self._seen:  # GCS answers the same if there is no bucket
+            next(iter(self._bucket.list_blobs(max_results=1, retry=None)), None)
+        self._seen = True
+        return blob
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         yield from self._list(prefix)
@@ -228,7 +252,7 @@ class GcsStorage:
 
     @_translated  # a generator would raise outside of the wrapper
     def _list(self, prefix: str) -> Sequence[Entry]:
-        blobs = self._bucket.list_blobs(prefix=self.prefix + prefix, timeout=TRY_SECONDS)
+        blobs = self._bucket.list_blobs(prefix=self.prefix + prefix, retry=None)
         return [
             Entry(blob.name[len(self.prefix) :], blob.size, blob.md5_hash or blob.crc32c)
             for blob in blobs
@@ -237,25 +261,20 @@ class GcsStorage:
 
     @_translated
     def read(self, name: str) -> bytes | None:
-        from google.api_core.exceptions import NotFound
-
-        try:
-            return self._blob(name).download_as_bytes(timeout=TRY_SECONDS, retry=_gcs_retry())
-        except NotFound:
-            return None
+        content = io.BytesIO()
+        return content.getvalue() if self._copy(name, content) else None
 
     @_translated
     def exists(self, name: str) -> bool:
-        return self._blob(name).exists(timeout=TRY_SECONDS, retry=_gcs_retry())
+        return self._find(name) is not None
 
     @_translated
     def create(self, name: str, content: bytes) -> bool:
         from google.api_core.exceptions import PreconditionFailed
 
+        blob = self._bucket.blob(self.prefix + name)
         try:
-            self._blob(name).upload_from_string(
-                content, if_generation_match=0, timeout=TRY_SECONDS, retry=_gcs_retry()
-            )
+            blob.upload_from_string(content, if_generation_match=0, retry=None)
             return True
         except PreconditionFailed:
             # Also met when the first try was applied and its reply lost: then the content is ours.
@@ -263,32 +282,94 @@ class GcsStorage:
 
     @_translated
     def upload(self, source: Path, name: str) -> None:
-        from google.api_core.exceptions import PreconditionFailed
+        from google.api_core.exceptions import ClientError
+        from google.cloud.storage.exceptions import DataCorruption
 
-        try:
-            self._blob(name).upload_from_filename(
-                str(source), if_generation_match=0, timeout=TRY_SECONDS, retry=_gcs_retry()
+        from macrec.gcs_session import CHUNK_BYTES
+
+        for again in (True, False):
+            if self._holds(name, source):
+                self.touch(name)
+                return
+            blob = self._bucket.blob(self.prefix + name, chunk_size=CHUNK_BYTES)
+            try:
+                blob.upload_from_filename(str(source), if_generation_match=0, retry=None)
+                return
+            except (ClientError, DataCorruption):
+                # As in `create`; an upload in parts may also be over, or have got a part twice.
+                if not again and not self._holds(name, source):
+                    raise
+
+    def _holds(self, name: str, source: Path) -> bool:
+        """Whether the content of the local file is there; False if nothing is.
+
+        Raises:
+            UserError: another content is.
+        """
+        blob = self._find(name)
+        if blob is None:
+            return False
+        if (blob.size, blob.crc32c) != (source.stat().st_size, _crc32c(source)):
+            raise UserError(
+                f"{self.uri}/{name}: holds {blob.size:,} bytes that are not those to be stored "
+                f"({source.stat().st_size:,} bytes), and is never replaced. Delete it and try "
+                "again."
             )
-        except PreconditionFailed:
-            self.touch(name)
+        return True
 
     @_translated
     def download(self, name: str, target: Path) -> None:
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
-            self._blob(name).download_to_filename(
-                str(partial), timeout=TRY_SECONDS, retry=_gcs_retry()
-            )
+            with partial.open("wb+") as file:
+                if not self._copy(name, file):
+                    raise UserError(f"{self.uri}/{name}: no such object. Try again.")
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+    def _copy(self, name: str, to: IO[bytes]) -> bool:
+        """Writes an object's content after a check of it; False if there is no such object.
+
+        Raises:
+            TryAgain: what came differed from the object's checksum twice.
+        """
+        from google_crc32c import Checksum
+
+        from macrec.gcs_session import CHUNK_BYTES
+
+        for again in (True, False):
+            blob, checksum = self._find(name), Checksum()
+            if blob is None:
+                return False
+            # By the host that was asked, which the link in the description need not name.
+            content = self._bucket.blob(blob.name, generation=blob.generation)
+            to.seek(0)
+            to.truncate()
+            for start in range(0, blob.size, CHUNK_BYTES):
+                end = min(start + CHUNK_BYTES, blob.size) - 1
+                part = content.download_as_bytes(
+                    start=start, end=end, raw_download=True, checksum=None, retry=None
+                )
+                checksum.update(part)
+                to.write(part)
+            if base64.b64encode(checksum.digest()).decode() == blob.crc32c:
+                if blob.content_encoding == "gzip":  # which GCS counts as packing, not as content
+                    _unpack(to)
+                return True
+            if again:
+                log.warning("%s/%s: damaged on its way, read once more", self.uri, name)
+        raise TryAgain(
+            f"{self.uri}/{name}: what was read differs from the object's CRC32C, twice. "
+            "The network or a proxy damages what it carries."
+        )
 
     @_translated
     def delete(self, name: str) -> None:
         from google.api_core.exceptions import NotFound
 
         try:
-            self._blob(name).delete(timeout=TRY_SECONDS, retry=_gcs_retry())
+            self._bucket.blob(self.prefix + name).delete(retry=None)
         except NotFound:
             return
 
@@ -301,17 +382,17 @@ class GcsStorage:
 
     @_translated
     def _objects(self, prefix: str) -> Sequence[Object]:
-        blobs = self._bucket.list_blobs(prefix=self.prefix + prefix, timeout=TRY_SECONDS)
+        blobs = self._bucket.list_blobs(prefix=self.prefix + prefix, retry=None)
         return [Object(b.name[len(self.prefix) :], b.size, _last_used(b)) for b in blobs]
 
     @_translated
     def touch(self, name: str) -> None:
         from google.api_core.exceptions import NotFound
 
-        blob = self._blob(name)
+        blob = self._bucket.blob(self.prefix + name)
         blob.metadata = {USED: str(time.time())}
         try:
-            blob.patch(timeout=TRY_SECONDS, retry=_gcs_retry())
+            blob.patch(retry=None)
         except NotFound:
             return
 
@@ -320,23 +401,32 @@ def _last_used(blob: Any) -> float:
     return max(blob.updated.timestamp(), float((blob.metadata or {}).get(USED, 0.0)))
 
 
-def _gcs_retry() -> Any:
-    from google.cloud.storage.retry import DEFAULT_RETRY
+def _unpack(file: IO[bytes]) -> None:
+    file.seek(0)
+    content = gzip.decompress(file.read())
+    file.seek(0)
+    file.truncate()
+    file.write(content)
 
-    return DEFAULT_RETRY.with_timeout(TOTAL_SECONDS)
+
+def _crc32c(path: Path) -> str:
+    """A file's checksum as Google Cloud Storage writes it."""
+    from google_crc32c import Checksum
+
+    checksum = Checksum()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            checksum.update(part)
+    return base64.b64encode(checksum.digest()).decode()
 
 
 @lru_cache(maxsize=1)
 def _gcs_client() -> Any:
     try:
-        from google.cloud import storage
+        from macrec import gcs_session
     except ImportError as error:
         raise UserError("gs:// paths need the package google-cloud-storage.") from error
-    if os.environ.get("STORAGE_EMULATOR_HOST"):
-        from google.auth.credentials import AnonymousCredentials
-
-        return storage.Client(project="emulator", credentials=AnonymousCredentials())
-    return storage.Client()
+    return gcs_session.client()
 
 
 def is_remote(uri: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from macrec.artifact import MANIFEST, FolderOutput, Json, Output
+from macrec.artifact import MANIFEST, FolderOutput, Json, Output, json_digest
 from macrec.errors import UserError
 from macrec.failpoint import failpoint
 from macrec.storage import Storage, open_storage, sha256_file
@@ -28,8 +28,11 @@ class ArtifactStore:
         if content is None:
             return None
         try:
-            return json.loads(content)
-        except ValueError as error:
+            record = json.loads(content)
+            if record.pop("digest") != json_digest(record):
+                raise ValueError("its digest does not match")
+            return record
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{self.storage.uri}/{_record_name(stage, fingerprint)}: damaged ({error}). "
                 "Delete it; the stage then runs again."
@@ -90,12 +93,13 @@ class ArtifactStore:
             "metrics": dict(metrics),
             "outputs": stored,
         }
+        sealed = record | {"digest": json_digest(record)}
         record_name = _record_name(stage, fingerprint)
         failpoint("record not yet created")
         if replace:
             self.storage.delete(record_name)
             failpoint("record not yet replaced")
-        if self.storage.create(record_name, json.dumps(record, indent=1).encode()):
+        if self.storage.create(record_name, json.dumps(sealed, indent=1).encode()):
             failpoint("record created")
             return None
         return self.find(stage, fingerprint)

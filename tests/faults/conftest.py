@@ -1,14 +1,38 @@
-"""Stages that are killed: a toy, and every stage of a small run."""
+"""A small run that nothing disturbs, what stages are killed with, and what pipelines share."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
+from macrec.artifact import Artifact
 from tests.faults.stage_runs import StageCall, recorded
 from tests.faults.toy import Toy
-from tests.pipelines.conftest import sample
+from tests.pipelines.conftest import SMOKE, Sample, macrec, sample
 
-__all__ = ["sample"]
+__all__ = ["macrec", "sample"]
+
+
+class Run(NamedTuple):
+    """The output folder of a run of the sample."""
+
+    out: Path
+
+    @property
+    def artifacts(self) -> dict[str, Path]:
+        """The folders of the artifacts, by name."""
+        run = next((self.out / "runs").iterdir())
+        return {p.parent.name: p.parent for p in sorted(run.rglob("manifest.json"))}
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What each artifact holds."""
+        return {n: Artifact.open(path).verify().digest for n, path in self.artifacts.items()}
+
+
+def smoke_flags(sample: Sample) -> list[Any]:
+    """A run's flags, but for its output folder; 1 of the 60 pictures is broken."""
+    return ["--config", SMOKE, *sample.flags, "--set", "image_max_bad_images=0.05"]
 
 
 @pytest.fixture
@@ -26,3 +50,9 @@ def undisturbed(sample, tmp_path_factory: pytest.TempPathFactory) -> dict[str, S
         patch.setenv("OMP_NUM_THREADS", "1")
         calls = recorded(sample.flags, out, patch.setattr)
     return {call.stage: call for call in calls}
+
+
+@pytest.fixture(scope="session")
+def small_run(undisturbed: dict[str, StageCall]) -> Run:
+    """The whole of that run."""
+    return Run(next(iter(undisturbed.values())).store.parent)

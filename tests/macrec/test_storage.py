@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from macrec import storage
+from macrec import gcs_session, storage
 from macrec.errors import TryAgain, UserError
 from macrec.store import ArtifactStore
 
@@ -97,7 +97,7 @@ def test_a_bucket_that_is_not_there_is_a_user_error(gcs_server):
 
 def test_a_server_that_does_not_answer_means_try_again(monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")  # nobody listens
-    monkeypatch.setattr(storage, "TOTAL_SECONDS", 1)
+    monkeypatch.setattr(gcs_session, "TOTAL_SECONDS", 1)
     monkeypatch.setattr(storage, "_gcs_client", storage._gcs_client.__wrapped__)
     with pytest.raises(TryAgain, match="gs://bucket/x: no answer"):
         storage.open_storage("gs://bucket/x").create("a", b"1")

@@ -1,0 +1,117 @@
+"""Every setting of every stage, flipped: what changes the result is computed again, nothing else.
+
+The stages are called by their command lines, with an artifact store; what they would compute is
+replaced by something short, for this is about what starts it.
+"""
+
+import functools
+import typing
+
+import pytest
+
+from macrec import fingerprint, stage_cli
+from macrec.artifact import FolderOutput
+from macrec.errors import UserError
+from macrec.parameters import fields
+from macrec.stage import input_artifacts, sources
+from pipelines import parameters
+
+STAGES = [name for name in parameters.STAGES if name != "snapshot_catalog"]  # it has none
+ALTERNATIVES = {
+    bool: [True, False],
+    int: [1, 2, 3, 4, 8, 16, 32, 64, 0],
+    float: [0.5, 0.25, 0.75, 1.0, 2.0, 0.0],
+    str: ["other", "1/2", "other {}", "1", ""],
+}
+# Settings that are only valid beside others, with which they are flipped.
+BESIDE = {"fsq_levels": {"tokenizer": "fsq", "align_weight": 0.0, "fsq_levels": (4, 4)}}
+
+
+def others(parameter):
+    """Values of the parameter's type that are not its default."""
+    kind = parameter.kind
+    if choices := parameter.choices:
+        values = list(choices)
+    elif typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        values = [tuple(ALTERNATIVES[inner][: n + 1]) for n in range(4)]
+        values += [(value,) for value in ALTERNATIVES[inner]]
+        values += [v[:n] for v in [parameter.default] for n in range(1, len(v))]
+    else:
+        values = ALTERNATIVES[kind]
+    return [v for v in values if v != parameter.default]
+
+
+def valid(cls, parameter):
+    """The first other value that the settings' own checks let pass."""
+    for value in others(parameter):
+        try:
+            cls(**BESIDE.get(parameter.name, {}) | {parameter.name: value})
+        except UserError:
+            continue
+        return value
+    raise AssertionError(f"{parameter.name}: no other value is valid; add one to ALTERNATIVES")
+
+
+@pytest.fixture
+def calls(numbers, tmp_path, monkeypatch):
+    """Calls a stage with its defaults and some flags; whether it computed."""
+    code_version = functools.cache(fingerprint.code_version)
+    monkeypatch.setattr(fingerprint, "code_version", code_version)
+    monkeypatch.setattr("macrec.stage.code_version", code_version)
+    given = numbers(1, 2)
+    (tmp_path / "source").write_text("content")
+    computed = []
+
+    def call(stage, **flags):
+        @functools.wraps(stage.run)
+        def run(config, inputs, outputs, execution, **folders):
+            computed.append(vars(config))
+            for name, output in vars(outputs).items():
+                _fill(output, name)
+            return {}
+
+        argv = ["--out", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
+        named = {p.name: given for p in input_artifacts(stage)}
+        named |= {p.name: tmp_path / "source" for p in sources(stage)} | flags
+        named = {n: ",".join(map(str, v)) if isinstance(v, tuple) else v for n, v in named.items()}
+        argv += [f"--{name.replace('_', '-')}={value}" for name, value in named.items()]
+        computed.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(stage, "run", run)
+            result = stage_cli.run_request(stage, stage_cli.parse_request(stage, argv))
+        assert result.reused == (not computed)
+        return bool(computed)
+
+    return call
+
+
+def _fill(output, name):
+    if isinstance(output, FolderOutput):
+        (output.path / "file").write_text(name)
+    else:
+        output.write_text(name)
+
+
+@pytest.mark.case(10)
+@pytest.mark.parametrize("name", STAGES)
+def test_every_setting_that_counts_is_computed_again_and_no_other(calls, trials, name):
+    stage = parameters.stage(name)
+    assert calls(stage) and not calls(stage)
+    for parameter in fields(stage.Config):
+        beside = BESIDE.get(parameter.name, {})
+        assert not beside or calls(stage, **beside)
+        flag = beside | {parameter.name: valid(stage.Config, parameter)}
+        assert calls(stage, **flag), f"{flag}: the result of another setting was handed over"
+    for parameter in fields(stage.Execution):
+        flag = {parameter.name: valid(stage.Execution, parameter)}
+        assert not calls(stage, **flag), f"{flag}: computed again, though only the speed changed"
+    assert calls(stage, force="again") and calls(stage, cache_salt="again")
+    assert not calls(stage)
+    trials("settings that were computed again", len(fields(stage.Config)))
+    trials("settings that were not", len(fields(stage.Execution)))
+
+
+def test_the_stage_that_is_left_out_has_no_settings():
+    stage = parameters.stage("snapshot_catalog")
+    assert not fields(stage.Config) and not fields(stage.Execution)
