@@ -28,11 +28,14 @@ run: $(SAMPLE)/data/sample.json  ## the whole DAG on the bundled sample catalogu
 $(SAMPLE)/data/sample.json: .venv/ready
 	$(BIN)/macrec sample --out $(SAMPLE)/data --encoders $(ENCODERS)
 
+# A process for each of two cores, a file's tests in one of them; torch in each takes one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+
 test: .venv/ready lint  ## lint, types and all tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: .venv/ready  ## the tests without the slow ones
-	$(BIN)/pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 faults: .venv/ready  ## fault tests and attacks at their nightly size (docs/reliability.md)
 	mkdir -p runs

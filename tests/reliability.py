@@ -257,7 +257,7 @@ class Tally:
 
     def pytest_sessionfinish(self) -> None:
         path = self.config.getoption("cases_to")
-        if path is None:
+        if path is None or hasattr(self.config, "workerinput"):  # the workers report to one process
             return
         found = {
             str(number): {
