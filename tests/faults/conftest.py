@@ -36,6 +36,9 @@ def smoke_flags(sample: Sample) -> list[Any]:
 @pytest.fixture(scope="session")
 def small_run(macrec: Any, sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("small-run")
-    done = macrec("run", *smoke_flags(sample), "--out", out)
+    with pytest.MonkeyPatch.context() as patch:  # trained bytes depend on the number of threads
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            patch.setenv(name, "1")
+        done = macrec("run", *smoke_flags(sample), "--out", out)
     assert done.code == 0, done.err
     return Run(out)
