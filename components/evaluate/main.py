@@ -64,7 +64,7 @@ class Execution:
     """cpu, cuda, or auto: cuda when there is one."""
     batch_size: int = 0
     """Users decoded together; lower it if memory does not suffice. 0: 64 on a CPU, 512 on a
-    GPU."""
+    GPU. Scores depend on it in their last bits (of the order of 1e-6), as on the threads."""
     threads: int = 0
     """CPU threads; 0 leaves the choice to torch."""
 

@@ -30,7 +30,11 @@ MODALITIES = ("text", "image")
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """What only the speed depends on."""
+    """What only the speed depends on.
+
+    Torch takes sums in parts, one a thread of the CPU: the same bytes come again only with as many
+    threads (OMP_NUM_THREADS).
+    """
 
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""

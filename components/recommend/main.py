@@ -51,12 +51,12 @@ class Execution:
     """cpu, cuda, or auto: cuda when there is one."""
     batch_size: int = 0
     """Users decoded together; lower it if memory does not suffice. 0: 64 on a CPU, 512 on a
-    GPU."""
+    GPU. Scores depend on it in their last bits (of the order of 1e-6), as on the threads."""
     threads: int = 0
     """CPU threads; 0 leaves the choice to torch."""
     shard_users: int = 16_384
     """Users whose lists are kept together: what an interruption loses at most, and what is held in
-    memory at a time."""
+    memory at a time. Its last batch is smaller, which scores show in their last bits."""
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 0, f"batch_size={self.batch_size}: must be 0 (automatic) or more.")

@@ -22,7 +22,8 @@ class Execution:
     device: str = "auto"
     """cpu, cuda, or auto: cuda when there is one."""
     threads: int = 0
-    """CPU threads; 0 leaves the choice to torch."""
+    """CPU threads; 0 leaves the choice to torch. Sums are taken in parts, one a thread: the same
+    bytes come again only with as many threads."""
     validation_batch: int = 64
     """Users ranked together in validation."""
     checkpoint_seconds: float = 300.0
