@@ -125,12 +125,12 @@ def fitted_knn(data, **settings):
 
 
 def test_neighbours_are_those_of_the_equation():
-    # c(0, 1) = 2, c(0, 2) = 1, c(1, 2) = 1; user 3 takes item 1 twice and counts once
-    data = Data(5, sequences([0, 1, 2], [1, 0], [2], [1, 1]), 20, {})
+    # c(0, 1) = 3, c(0, 2) = 1, c(1, 2) = 1; the last user takes item 1 twice and counts once
+    data = Data(5, sequences([0, 1, 2], [1, 0], [2], [1, 1, 0]), 20, {})
     model = fitted_knn(data, shrinkage=1, decay=0.5)
-    count = [2, 3, 2]
+    count = [3, 3, 2]
     s = {pair: both / (np.sqrt(count[pair[0]] * count[pair[1]]) + 1)
-         for pair, both in {(0, 1): 2, (0, 2): 1, (1, 2): 1}.items()}  # fmt: skip
+         for pair, both in {(0, 1): 3, (0, 2): 1, (1, 2): 1}.items()}  # fmt: skip
     scores = model.score_all([np.array([0, 1], np.int32), np.array([3], np.int32)])
     expected = [s[0, 1], 0.5 * s[0, 1], 0.5 * s[0, 2] + s[1, 2], 0, 0]
     assert scores[0] == pytest.approx(expected, abs=2e-6)
