@@ -245,6 +245,7 @@ def test_a_small_space_is_drawn_whole_and_an_empty_one_once():
     module = SimpleNamespace(Config=sasrec.Config, SPACE={"layers": (1, 2, 3), "heads": (2, 3)})
     drawn = list(draws(module, {}, 50, np.random.default_rng(0)))
     assert {(c.layers, c.heads) for c in drawn} == {(1, 2), (2, 2), (3, 2)}  # 3 heads: not 64
+    assert len(drawn) == 3
     assert list(draws(popular, {}, 50, np.random.default_rng(0))) == [popular.Config()]
     again = list(draws(module, {}, 50, np.random.default_rng(0)))
     assert again == drawn

@@ -145,7 +145,15 @@ def test_a_bench_takes_the_trials_that_tune_has_left(data, tmp_path, here, monke
     from components.baselines import search
 
     monkeypatch.setattr(search, "search", None)
+    path = tmp_path / "trials" / "item_knn.json"
+    left = json.loads(path.read_text())
+    left["best"]["settings"]["neighbours"] = 7
+    path.write_text(json.dumps(left))
     assert here("bench", *asked, "--out", tmp_path).code == 0
+    system = json.loads((tmp_path / "bench.json").read_text())["systems"]["item_knn"]
+    assert "neighbours=7" in system["settings"]
+    model = json.loads((tmp_path / "item_knn" / "seed-0" / "fitted" / "config.json").read_text())
+    assert model["settings"] == left["best"]["settings"]
 
 
 @pytest.mark.parametrize(
