@@ -36,7 +36,8 @@ def container_component(stage: Stage, pool: str) -> Any:
         )
 
     declared = parameters(stage)
-    arguments = [_argument(p.name, dsl.Input[dsl.Artifact]) for p in input_artifacts(stage)]
+    artifacts = input_artifacts(stage)
+    arguments = [_argument(p.name, dsl.Input[dsl.Artifact], p.default) for p in artifacts]
     arguments += [_argument(p.name, kfp_type(p), p.default) for p in declared]
     for output in fields(stage.Outputs):
         kind = output.kind.kfp_type

@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--json", action="store_true", help="print JSON instead of a table")
     compare.set_defaults(call=_compare)
 
+    _add_bench_commands(commands)
+
     validate = commands.add_parser("validate", help="check catalogue and log, all problems at once")
     _add_data_flags(validate)
     validate.set_defaults(call=_validate)
@@ -168,6 +170,18 @@ def _add_backend_commands(commands: Any) -> None:
     status.add_argument("--json", action="store_true", help="print JSON instead of a table")
     kfp_backend.add_flags(status)
     status.set_defaults(call=_status)
+
+
+def _add_bench_commands(commands: Any) -> None:
+    from pipelines import bench
+
+    bench_ = commands.add_parser("bench", help="compare baselines, and a run, on one data set")
+    bench.add_flags(bench_)
+    bench_.set_defaults(call=bench.run_bench)
+
+    tune = commands.add_parser("tune", help="search the baselines' settings, on validation alone")
+    bench.add_flags(tune, search_alone=True)
+    tune.set_defaults(call=bench.run_tune)
 
 
 def _add_data_flags(parser: argparse.ArgumentParser) -> None:

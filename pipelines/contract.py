@@ -70,11 +70,11 @@ def _stage(name: str) -> Iterator[str]:
     prefix = STAGES[name]
     declared = encode_parameters() | run_parameters()
     known = {n: p for n, p in declared.items() if n.startswith(prefix)}
-    settings = [prefix + p.name for cls in (module.Config, module.Execution) for p in fields(cls)]
-    own = [known[name] for name in settings if name.removeprefix(prefix) not in SET_BY_PIPELINE]
+    settings = [p for cls in (module.Config, module.Execution) for p in fields(cls)]
+    own = [known.get(prefix + p.name, p) for p in settings if p.name not in SET_BY_PIPELINE]
     if own:
         yield ""
-        yield "| run parameter | default | meaning |"
+        yield f"| {'run parameter' if known else 'setting'} | default | meaning |"
         yield "|---|---|---|"
         for parameter in own:
             doc = _cell(parameter.doc)

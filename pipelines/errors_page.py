@@ -69,7 +69,7 @@ def lines() -> Iterator[str]:
     by_place: dict[str, list[Message]] = defaultdict(list)
     for message in messages():
         by_place[message.place].append(message)
-    for place in [*STAGES, "encode_items", SHARED, COMMAND]:
+    for place in [*STAGES, SHARED, COMMAND]:
         if place in by_place:
             yield ""
             yield f"## {place}"

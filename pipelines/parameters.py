@@ -31,8 +31,9 @@ PREFIXES = {
     "evaluate": "evaluation_",
     "recommend": "recommend_",
 }
-# The stages of every pipeline; the recommender's are those of PREFIXES.
-STAGES = PREFIXES | {"encode_items": "encode_"}
+# All stages; the recommender's are those of PREFIXES. `baselines` is part of no pipeline (`macrec
+# bench` runs it), so its settings are no run parameters.
+STAGES = PREFIXES | {"encode_items": "encode_", "baselines": "baselines_"}
 _ENCODING = ("snapshot_catalog", "prepare_data", "embed_text", "embed_image", "encode_items")
 # External data (the inputs of snapshot_catalog) -> run parameter.
 SOURCES = {

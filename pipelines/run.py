@@ -27,6 +27,7 @@ MODALITIES = ("text", "image")
 RESULTS = {"report": "report.html", "summary": "summary.md"}
 # Artifacts that later commands go on from, and the stages that make them.
 LEFT = {
+    "items": "prepare_data",
     "sequences": "prepare_data",
     "semantic_ids": "resolve_collisions",
     "latents": "quantize",

@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.inputs import Split
 from macrec.artifact import Artifact, Source
 from macrec.fusion import fuse
 from macrec.ranking import Ranker
 from macrec.report import Example, Item, ProposedBy, Recommendation
+from macrec.split import Split
 from macrec.storage import is_remote, open_storage
 
 SIDE: Final = 96

@@ -4,11 +4,11 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components.evaluate.inputs import Split, read_split
 from macrec import schema, stage
 from macrec.artifact import Artifact, DatasetOutput, HtmlOutput, MarkdownOutput, Source
 from macrec.errors import check
 from macrec.inference import open_ranker, open_recommender
+from macrec.split import Split, read_split
 
 if TYPE_CHECKING:
     from components.evaluate.systems import Evaluated

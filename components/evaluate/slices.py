@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.inputs import Split
 from components.evaluate.systems import BOOTSTRAP_STREAM, Evaluated
 from macrec.generator import Modality, Recommender, has_code
 from macrec.metrics import POPULARITY, Interval, bootstrap, popularity_groups
+from macrec.split import Split
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config

@@ -7,7 +7,6 @@ import numpy as np
 
 from components.evaluate import curves, notes
 from components.evaluate.examples import Cards, choose_users, example_users
-from components.evaluate.inputs import Split
 from components.evaluate.slices import Slice
 from components.evaluate.systems import (
     BOOTSTRAP_STREAM,
@@ -37,6 +36,7 @@ from macrec.report import (
     render_html,
     render_markdown,
 )
+from macrec.split import Split
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config, Inputs, Outputs

@@ -6,35 +6,33 @@ Shapes: U users of a chunk, T all test users, K places, N items.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.evaluate.inputs import Cases, Split
 from macrec.fusion import Lists, fuse, fuse_published, fuse_reciprocal, listed
 from macrec.generator import MODALITIES
 from macrec.metrics import (
     CUTOFFS,
-    Ranks,
     per_user,
     popularity,
     ranks_by_value,
     ranks_in_lists,
     shown_counts,
 )
+from macrec.predictions import SHOWN_CUTOFF, SystemScores, rows
 from macrec.progress import Progress, log
 from macrec.ranking import Ranker
+from macrec.split import Cases, Split
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config
 
 USERS_AT_ONCE: Final = 16_384
 """Users whose candidates are held in memory together."""
-SHOWN_CUTOFF: Final = 10
-"""Places that count as shown."""
 CHOSEN_BY: Final = "ndcg_10"
 VALIDATION_STREAM, BOOTSTRAP_STREAM, EXAMPLES_STREAM = 0, 1, 2  # of the seed
 
@@ -46,24 +44,6 @@ class WeightChoice(NamedTuple):
     tried: dict[float, float]
     """Validation NDCG@10 by weight; empty if nobody could be validated on."""
     users: int
-
-
-@dataclass
-class SystemScores:
-    """One system's metrics, gathered chunk by chunk."""
-
-    shown_N: npt.NDArray[np.int64]
-    """In how many users' first ten places each item stands."""
-    parts: dict[str, list[npt.NDArray[np.float64]]] = field(default_factory=dict)
-
-    def add(self, ranks: Ranks, cutoffs: tuple[int, ...]) -> None:
-        for name, value_U in per_user(ranks, cutoffs).items():
-            self.parts.setdefault(name, []).append(value_U)
-
-    @property
-    def values(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Every metric of every user [T]."""
-        return {name: np.concatenate(parts) for name, parts in self.parts.items()}
 
 
 @dataclass
@@ -128,7 +108,7 @@ def evaluate(
                 scores = result.systems.setdefault(system, empty)
                 scores.add(ranks_in_lists(*lists, cases.targets_T), cutoffs)
                 scores.shown_N += shown_counts(lists.items_UK, SHOWN_CUTOFF, items)
-                write(_predictions(split.user_ids.take(users_U), system, cases.targets_T, lists))
+                write(rows(split.user_ids.take(users_U), system, cases.targets_T, lists))
             popular.add(ranks_by_value(counts_N, cases.targets_T), cutoffs)
             result.users += len(users_U)
     for system, scores in result.systems.items():
@@ -160,20 +140,3 @@ def _lists(
         constant = config.reciprocal_constant
         yield "fused_rrf", fuse_reciprocal(candidates, constant, config.top_k)
     yield "fused", fuse(candidates, weight, config.top_k)
-
-
-def _predictions(
-    user_ids: pa.Array, system: str, targets_U: npt.NDArray[np.int32], lists: Lists
-) -> pa.Table:
-    """Rows of the predictions artifact; the lists lose their padding."""
-    real_UK = lists.items_UK >= 0
-    offsets = np.concatenate([[0], np.cumsum(real_UK.sum(axis=1))]).astype(np.int32)
-    return pa.table(
-        {
-            "user_id": user_ids,
-            "system": pa.array([system] * len(user_ids)),
-            "target": pa.array(targets_U),
-            "items": pa.ListArray.from_arrays(offsets, lists.items_UK[real_UK]),
-            "scores": pa.ListArray.from_arrays(offsets, lists.scores_UK[real_UK]),
-        }
-    )

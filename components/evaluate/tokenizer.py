@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from components.evaluate.curves import read_history
-from components.evaluate.inputs import Split
 from macrec.arrays import codes_matrix, embedding_matrix
 from macrec.artifact import Artifact
 from macrec.code_measures import (
@@ -24,6 +23,7 @@ from macrec.generator import MODALITIES, Modality
 from macrec.prefix_lift import PrefixLift, consecutive_pairs, prefix_lift
 from macrec.report import Agreement, Collisions, Prefix, Score, Tokenizer
 from macrec.semantic_ids import decoded
+from macrec.split import Split
 
 if TYPE_CHECKING:
     from components.evaluate.main import Inputs

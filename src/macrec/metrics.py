@@ -80,6 +80,13 @@ def ranks_by_value(values_N: npt.NDArray[np.number], targets_U: IntArray) -> Ran
     return Ranks((len(sorted_N) - upper_U).astype(np.int64), (upper_U - lower_U).astype(np.int64))
 
 
+def ranks_in_scores(scores_UN: npt.NDArray[np.floating], targets_U: IntArray) -> Ranks:
+    """Places of the targets when every user gets the whole catalogue, by a score of every item."""
+    assert np.isfinite(scores_UN).all(), "a score is not finite"
+    target_U1 = np.take_along_axis(scores_UN, targets_U[:, None].astype(np.int64), axis=1)
+    return Ranks((scores_UN > target_U1).sum(axis=1), (scores_UN == target_U1).sum(axis=1))
+
+
 def popularity(training_items: IntArray, items: int) -> npt.NDArray[np.int64]:
     """Interactions per item [N]. Give it training interactions only: never held-out ones."""
     return np.bincount(training_items, minlength=items)

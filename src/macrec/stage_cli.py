@@ -1,6 +1,7 @@
 """The command line of a stage, by hand (flags) and under Kubeflow Pipelines (executor input)."""
 
 import argparse
+import dataclasses
 import json
 import logging
 import signal
@@ -119,7 +120,8 @@ def parse_request(stage: Stage, argv: list[str]) -> Request:
         return _from_executor_input(stage, json.loads(options.executor_input))
     given = {name: value for name, value in vars(options).items() if value is not None}
     artifacts = {p.name: Path(given.pop(p.name)) for p in input_artifacts(stage) if p.name in given}
-    absent = [p.name for p in input_artifacts(stage) if p.name not in artifacts]
+    required = [p.name for p in input_artifacts(stage) if p.default is dataclasses.MISSING]
+    absent = [name for name in required if name not in artifacts]
     if absent or "out" not in given:
         flags = ", ".join(
             f"--{n.replace('_', '-')}" for n in [*absent, *["out"][: "out" not in given]]

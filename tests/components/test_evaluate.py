@@ -15,7 +15,6 @@ from PIL import Image
 
 from components.evaluate import main as stage
 from components.evaluate.examples import choose_users, thumbnail
-from components.evaluate.inputs import read_split
 from macrec import schema
 from macrec.arrays import codes_column, vector_column
 from macrec.artifact import (
@@ -29,6 +28,7 @@ from macrec.artifact import (
 from macrec.errors import UserError
 from macrec.generator import ModelSize, Recommender, Vocabulary, build_model, save_recommender
 from macrec.ranking import rank_users
+from macrec.split import read_split
 from macrec.stage import execute
 from tests.artifacts import dataset
 

@@ -56,6 +56,21 @@ def test_the_dag_runs_end_to_end(first, out):
     )
 
 
+def test_a_bench_compares_the_run_with_others(first, here, out, tmp_path):
+    called = here("bench", "--dataset", out, "--models", "popular", "--out", tmp_path)
+    assert called.code == 0, called.err
+    systems = json.loads((tmp_path / "bench.json").read_text())["systems"]
+    metrics = json.loads((out / "metrics.json").read_text())
+    for system, name in (("run_fused", "fused"), ("popular", "popular")):
+        for metric in ("hr_10", "ndcg_10", "coverage_10", "gini_10", "novelty_10"):
+            expected = metrics["evaluate"][f"{name}_{metric}"]
+            assert systems[system]["mean"][metric] == pytest.approx(expected), (system, metric)
+    own = systems["run_fused"]["mean"]
+    assert own["validation_ndcg_10"] == metrics["train"]["validation_ndcg_at_10"]
+    assert own["parameters"] > 1000
+    assert 0.5 < own["train_seconds"] < 600 and 0 < own["users_per_second"] < 1000
+
+
 def test_a_second_run_reuses_every_stage(first, macrec, sample, out):
     again = macrec("run", "--config", SMOKE, "--out", out, *sample.flags, *SMALL)
     assert again.code == 0, again.err

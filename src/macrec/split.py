@@ -48,6 +48,12 @@ class Split(NamedTuple):
             users_V = np.sort(generator.choice(users_V, limit, replace=False))
         return self._held_out(users_V, 2)
 
+    def training(self) -> Sequences:
+        """The sequences of all users without the last two interactions of each."""
+        length_U = np.maximum(np.diff(self.sequences.offsets) - 2, 0)
+        offsets = np.concatenate([[0], np.cumsum(length_U)])
+        return Sequences(self.training_items(), offsets)
+
     def training_items(self) -> Int32Array:
         """Every interaction but the last two of each user."""
         return self.sequences.items[self.sequences.in_training()]

@@ -1,0 +1,178 @@
+"""BERT4Rec: Sun et al. 2019, "BERT4Rec: sequential recommendation with bidirectional encoder
+representations from transformer" (CIKM).
+
+Item embeddings plus learned positions, blocks of attention in both directions, each layer
+normalised after its residual (eq. 1 to 5), GELU (eq. 4), and the output layer
+softmax(GELU(h W + b) E^T + b_O) with the same item embeddings (eq. 7). Training hides a share of
+the items and asks for each (the cloze task, eq. 8); some rows hide their last item alone, which is
+what is asked in the end (section 3.7). A recommendation is what stands at a mask put behind the
+history.
+
+Where it departs: AdamW at a constant rate without warm-up or decay, and no maximum norm of the
+embeddings.
+
+Shape suffixes: B rows, S places, D width, N items, P hidden places.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from components.baselines import learning
+from components.baselines.attention import Block, from_end, start_small
+from components.baselines.histories import Rows, padded, shuffled, windows
+from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
+from macrec.errors import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What the network is, what is hidden, and how it steps."""
+
+    width: int = 64
+    """Components of an item's embedding, D."""
+    layers: int = 2
+    """Blocks."""
+    heads: int = 2
+    """Attention heads of a block."""
+    inner: int = 256
+    """Width of the feed-forward layers."""
+    dropout: float = 0.2
+    """Dropout rate."""
+    hidden: float = 0.4
+    """Share of the items of a row that are hidden."""
+    last_only: float = 0.2
+    """Share of the rows that hide their last item and no other."""
+    learning_rate: float = 1e-3
+    """Learning rate of AdamW."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW, of matrices alone."""
+    batch_size: int = 128
+    """Histories of a step."""
+
+    def __post_init__(self) -> None:
+        sizes = ("width", "layers", "heads", "inner", "batch_size")
+        problems = [f"{name} is below 1" for name in sizes if getattr(self, name) < 1]
+        if not problems and self.width % self.heads:
+            problems.append("width is no multiple of heads")
+        problems += [] if 0 <= self.dropout < 1 else ["dropout is not in 0..1, 1 excluded"]
+        problems += [] if 0 < self.hidden < 1 else ["hidden is not between 0 and 1"]
+        problems += [] if 0 <= self.last_only <= 1 else ["last_only is outside 0..1"]
+        problems += [] if self.learning_rate > 0 else ["learning_rate is not above 0"]
+        problems += [] if self.weight_decay >= 0 else ["weight_decay is negative"]
+        check(not problems, f"bert4rec: {'; '.join(problems)}.")
+
+
+SPACE: Final[dict[str, tuple[Any, ...]]] = {
+    "width": (32, 64, 128),
+    "layers": (1, 2, 3),
+    "heads": (1, 2, 4),
+    "dropout": (0.1, 0.2, 0.35, 0.5),
+    "hidden": (0.2, 0.4, 0.6),
+    "last_only": (0.1, 0.3, 0.5),
+    "learning_rate": (5e-4, 1e-3, 2e-3),
+    "weight_decay": (0.0, 0.01, 0.1),
+    "batch_size": (64, 128, 256),
+}
+
+
+class Network(nn.Module):
+    """Items and masks to scores. Token N is the mask, N + 1 the padding."""
+
+    def __init__(self, items: int, places: int, config: Config) -> None:
+        super().__init__()
+        self.items, self.places = items, places
+        self.mask, self.padding = items, items + 1
+        self.item = nn.Embedding(items + 2, config.width, padding_idx=self.padding)
+        self.position = nn.Embedding(places, config.width)
+        self.norm = nn.LayerNorm(config.width)
+        self.drop = nn.Dropout(config.dropout)
+        shape = (config.width, config.heads, config.inner, config.dropout)
+        blocks = [Block(*shape, nn.GELU(), pre=False) for _ in range(config.layers)]
+        self.blocks = nn.ModuleList(blocks)
+        self.out = nn.Sequential(
+            nn.Linear(config.width, config.width), nn.GELU(), nn.LayerNorm(config.width)
+        )
+        self.bias = nn.Parameter(torch.zeros(items))
+        self.apply(start_small)
+
+    def forward(self, item_BS: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
+        """States [B, S, D]."""
+        places = item_BS.shape[1]
+        position_BS = from_end(length_B, places, self.places - 1)
+        real_BS = torch.arange(places, device=length_B.device) < length_B[:, None]
+        seen_BSS = real_BS[:, None].expand(-1, places, -1)
+        x_BSD = self.drop(self.norm(self.item(item_BS) + self.position(position_BS)))
+        for block in self.blocks:
+            x_BSD = block(x_BSD, seen_BSS)
+        return x_BSD
+
+    def scores(self, state_PD: torch.Tensor) -> torch.Tensor:
+        """[P, N]."""
+        return self.out(state_PD) @ self.item.weight[: self.items].T + self.bias
+
+
+class Bert4Rec:
+    """The network as a model."""
+
+    def __init__(self, config: Config, data: Data, device: torch.device) -> None:
+        places = data.max_history + 1  # the mask's
+        self.network, self.device = Network(data.items, places, config).to(device), device
+        self.parameters = learning.count(self.network)
+
+    @torch.no_grad()
+    def score_all(self, histories: Sequence[Int32Array]) -> Float32Array:
+        """What stands at a mask behind each history."""
+        mask = np.array([self.network.mask], np.int32)
+        masked = [np.concatenate([history, mask]) for history in histories]
+        rows = padded(masked, self.network.padding)
+        item_BS, length_B = (torch.from_numpy(a).to(self.device) for a in rows[:2])
+        state_BSD = self.network(item_BS, length_B)
+        last_BD = state_BSD[torch.arange(len(length_B), device=self.device), length_B - 1]
+        return self.network.scores(last_BD).cpu().numpy()
+
+    def state(self) -> State:
+        """The weights."""
+        return learning.as_state(self.network)
+
+
+def hide(rows: Rows, config: Config, generator: np.random.Generator) -> np.ndarray:
+    """Which items of the rows are hidden, bool [B, S]: one of each row at least."""
+    real_BS = rows.real_BS
+    drawn_BS = np.where(real_BS, generator.random(rows.item_BS.shape), 2.0)
+    hidden_BS = (drawn_BS < config.hidden) | (drawn_BS == drawn_BS.min(axis=1, keepdims=True))
+    last_BS = np.arange(rows.item_BS.shape[1]) == rows.length_B[:, None] - 1
+    last_only_B = generator.random(len(rows.length_B)) < config.last_only
+    return np.where(last_only_B[:, None], last_BS, hidden_BS)
+
+
+def fit(config: Config, data: Data, course: Course) -> Fitted:
+    """Trains on the training part of every history with two items or more."""
+    device = learning.prepare(course)
+    model = Bert4Rec(config, data, device)
+    network, found = model.network, windows(data.training, data.max_history)
+
+    def losses(generator: np.random.Generator) -> Iterator[torch.Tensor]:
+        for rows in shuffled(found, config.batch_size, network.padding, generator):
+            hidden_BS = hide(rows, config, generator)
+            shown_BS = np.where(hidden_BS, network.mask, rows.item_BS)
+            shown, length, target, hidden = (
+                torch.from_numpy(a).to(device)
+                for a in (shown_BS, rows.length_B, rows.item_BS[hidden_BS], hidden_BS)
+            )
+            scores_PN = network.scores(network(shown, length)[hidden])
+            yield functional.cross_entropy(scores_PN, target)
+
+    return learning.learn(model, network, losses, config, course)
+
+
+def load(config: Config, data: Data, state: State) -> Bert4Rec:
+    """The model that was saved, on a CPU."""
+    model = Bert4Rec(config, data, torch.device("cpu"))
+    learning.from_state(model.network, state)
+    return model

@@ -1,0 +1,169 @@
+"""Stage baselines: one system that MACRec is compared with, on the same split and ranking."""
+
+import sys
+import time
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+from components.baselines.registry import ENTRIES, ModelName
+from macrec import schema, stage
+from macrec.artifact import Artifact, DatasetOutput, FolderOutput
+from macrec.errors import UserError, check
+from macrec.split import Split, read_split
+
+if TYPE_CHECKING:
+    from components.baselines.interface import Course, Data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which model, and how long it may learn."""
+
+    model: ModelName = "sasrec"
+    """The system."""
+    settings: tuple[str, ...] = ()
+    """NAME=VALUE of the model's own settings; the others have their defaults."""
+    max_history: int = 20
+    """Items of a history that are read, the last ones; as in train."""
+    epochs: int = 200
+    """Epochs at most."""
+    patience: int = 15
+    """Validations in a row without a better NDCG@10 that end the training."""
+    validate_every: int = 1
+    """Epochs between validations, which are on every validation user."""
+    top_k: int = 20
+    """Length of the lists; metrics beyond it are left out."""
+    seed: int = 0
+    """Seed of the weights, the batches, dropout and what is hidden."""
+
+    def __post_init__(self) -> None:
+        counts = ("max_history", "epochs", "patience", "validate_every")
+        problems = [f"{name} is below 1" for name in counts if getattr(self, name) < 1]
+        problems += ["seed is negative"] if self.seed < 0 else []
+        if self.top_k < 10:
+            problems.append("top_k is below 10, and the metrics are those at 10")
+        check(not problems, f"baselines: {'; '.join(problems)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where it runs."""
+
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda when there is one."""
+    batch_size: int = 512
+    """Users ranked together."""
+    threads: int = 0
+    """CPU threads; 0 leaves the choice to torch."""
+
+    def __post_init__(self) -> None:
+        check(self.batch_size >= 1, f"batch_size={self.batch_size}: must be 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What is learned from. What a model does not read may be left out."""
+
+    sequences: Artifact
+    """Users' items in time order."""
+    items: Artifact
+    """The catalogue; its number of rows is all that is read."""
+    text_embeddings: Artifact | None = None
+    """Text vectors, for models that read them."""
+    image_embeddings: Artifact | None = None
+    """Image vectors, for models that read them."""
+    semantic_ids: Artifact | None = None
+    """Codes of the items, for models that read them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What comes out."""
+
+    predictions: DatasetOutput
+    """Every test user's list; the system is the model's name."""
+    fitted: FolderOutput
+    """The model: model.safetensors, config.json with its settings, history.json, its curve."""
+
+
+def used_inputs(config: Config, inputs: Inputs) -> Inputs:
+    """Without what the model does not read."""
+    left_out = {f.name for f in fields(inputs)} - {"sequences", "items"}
+    return replace(inputs, **dict.fromkeys(left_out - set(ENTRIES[config.model].reads)))
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> stage.Metrics:
+    """Fits the model on the training part, ranks the whole catalogue for every test user.
+
+    The last item of a history is the test, the last but one the validation, which is part of the
+    history at test; seen items stay in the lists: all as in evaluate.
+
+    Raises:
+        UserError: the settings or the inputs do not fit the model, or no user can be tested.
+    """
+    from components.baselines import folder, ranking
+    from components.baselines.registry import baseline, read_settings
+
+    module = baseline(config.model)
+    own = module.Config(**read_settings(config.model, config.settings))
+    split, data, course = opened(config, inputs, execution)
+    started = time.monotonic()
+    fitted = module.fit(own, data, course)
+    seconds = time.monotonic() - started
+    with outputs.predictions.dataset(schema.PREDICTIONS) as out:
+        tested = ranking.test(
+            fitted.model,
+            config.model,
+            split,
+            data.items,
+            max_history=config.max_history,
+            top_k=config.top_k,
+            batch_size=execution.batch_size,
+            write=out.write,
+        )
+    folder.save(outputs.fitted.path, config.model, own, data, fitted)
+    return ranking.figures(tested, split, data.items) | {
+        "validation_ndcg_10": course.validate(fitted.model),
+        "parameters": float(fitted.model.parameters),
+        "train_seconds": seconds,
+        "epochs": float(len(fitted.curve)),
+    }
+
+
+def opened(config: Config, inputs: Inputs, execution: Execution) -> tuple[Split, "Data", "Course"]:
+    """The histories, what the model may learn from them, and how long.
+
+    Raises:
+        UserError: an input that the model reads is not given.
+    """
+    from components.baselines.interface import Course, Data
+    from components.baselines.ranking import validator
+
+    if execution.threads:
+        import torch
+
+        torch.set_num_threads(execution.threads)
+    reads = ENTRIES[config.model].reads
+    given = {name: artifact for name in reads if (artifact := getattr(inputs, name))}
+    absent = ", ".join(name for name in reads if name not in given)
+    if absent:
+        raise UserError(f"baselines: {config.model} reads {absent}. Give it, or another model.")
+    items = inputs.items.rows
+    split = read_split(inputs.sequences, items)
+    training = split.training()
+    for array in (training.items, training.offsets):
+        array.setflags(write=False)  # a model that sorts in place would spoil the next trial
+    data = Data(items, training, config.max_history, given)
+    course = Course(
+        config.epochs,
+        config.patience,
+        config.validate_every,
+        config.seed,
+        execution.device,
+        validator(split, config.max_history, execution.batch_size),
+    )
+    return split, data, course
+
+
+if __name__ == "__main__":
+    stage.main(sys.modules[__name__])

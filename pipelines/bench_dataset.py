@@ -1,0 +1,110 @@
+"""What `macrec bench` compares on: a folder of prepared data, or a finished `macrec run`."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from macrec.artifact import MANIFEST, Artifact
+from macrec.errors import UserError
+from macrec.significance import UserScores, read_scores
+from pipelines import run_record
+from pipelines.version import VERSION, left_by
+
+NEEDED = ("sequences", "items")
+OPTIONAL = ("text_embeddings", "image_embeddings", "semantic_ids")
+SYSTEMS = ("fused", "text", "image")
+"""Of a run, the one that a shop would use: the first that it has."""
+
+
+class Own(NamedTuple):
+    """The system of a run."""
+
+    system: str
+    scores: UserScores
+    figures: dict[str, float]
+    """As those of the stage baselines, as far as the run tells them."""
+
+
+class Dataset(NamedTuple):
+    """The artifacts by input of the stage baselines."""
+
+    folder: Path
+    artifacts: dict[str, Artifact]
+    own: Own | None
+
+
+def open_dataset(folder: Path, system: str = "") -> Dataset:
+    """Opens a data set.
+
+    Args:
+        folder: with the folders sequences and items, and those of vectors if there are any; or the
+            output folder of a run.
+        system: of the run, whose list is compared; the fused one by default.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if (folder / VERSION).is_file():
+        left = left_by(folder, [*NEEDED, "semantic_ids", "predictions", "recommender"])
+        opened = {n: Artifact.open(left[n]) for n in (*NEEDED, "semantic_ids")}
+        return Dataset(folder, opened, _own(folder, left, system))
+    absent = [name for name in NEEDED if not (folder / name / MANIFEST).is_file()]
+    if absent:
+        raise UserError(
+            f"--dataset {folder}: no {VERSION} and no {' and no '.join(absent)}. Give the output "
+            "folder of a `macrec run`, or of `macrec stage prepare_data`."
+        )
+    there = [n for n in (*NEEDED, *OPTIONAL) if (folder / n / MANIFEST).is_file()]
+    return Dataset(folder, {n: Artifact.open(folder / n) for n in there}, None)
+
+
+def _own(folder: Path, left: dict[str, Path], system: str) -> Own:
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_bytes())
+    found = metrics["evaluate"]
+    name = system or next(name for name in SYSTEMS if f"{name}_ndcg_10" in found)
+    prefix = f"{name}_"
+    figures = {
+        metric.removeprefix(prefix): value
+        for metric, value in found.items()
+        if metric.removeprefix(prefix) in ("coverage_10", "gini_10", "novelty_10")
+    }
+    trained = metrics["train"]
+    figures["validation_ndcg_10"] = trained["validation_ndcg_at_10"]
+    figures["epochs"] = trained["epochs"]
+    figures["parameters"] = float(_parameters(Artifact.open(left["recommender"])))
+    seconds = _seconds(folder)
+    if "train" in seconds:
+        figures["train_seconds"] = seconds["train"]
+    if "recommend" in seconds and metrics["recommend"]["users"]:
+        figures["users_per_second"] = metrics["recommend"]["users"] / seconds["recommend"]
+    return Own(name, read_scores(Artifact.open(left["predictions"]), name), figures)
+
+
+def _parameters(recommender: Artifact) -> int:
+    """Numbers in the generator's weights."""
+    from safetensors import safe_open
+
+    with safe_open(recommender.file("model.safetensors"), "numpy") as weights:
+        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+    total = 0
+    for shape in shapes:
+        size = 1
+        for length in shape:
+            size *= length
+        total += size
+    return total
+
+
+def _seconds(folder: Path) -> dict[str, float]:
+    """How long the stages took that were computed in this folder, start and all."""
+    try:
+        record = run_record.read(folder)
+    except UserError:  # of an older version
+        return {}
+    found: dict[str, float] = {}
+    for name, task in record.tasks(run_record.dag_of(record)).items():
+        if task.finished and not task.noted.get("reused"):
+            started, ended = (datetime.fromisoformat(task.noted[k]) for k in ("started", "ended"))
+            found[name] = (ended - started).total_seconds()
+    return found

@@ -1,0 +1,70 @@
+"""Histories with a planted rule, as artifacts of prepare_data, and the stage baselines on them."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from components.baselines import main as stage
+from macrec import schema
+from macrec.artifact import Artifact, DatasetOutput, FolderOutput
+from macrec.stage import execute
+from tests.artifacts import dataset
+
+ITEMS = 41  # a prime, so that every step leads through all items
+
+
+def last_plus_5(history: list[int]) -> int:
+    return (history[-1] + 5) % ITEMS
+
+
+def two_back_plus_7(history: list[int]) -> int:
+    """The last item says nothing of the next one: two chains alternate."""
+    return (history[-2] + 7) % ITEMS
+
+
+def follow(rule: Any, users: int = 160, seed: int = 0) -> list[list[int]]:
+    """Histories of 5 to 12 items that begin anywhere and go on by the rule."""
+    generator = np.random.default_rng(seed)
+    histories = []
+    for length in generator.integers(5, 13, users):
+        history = generator.integers(0, ITEMS, 2).tolist()
+        while len(history) < length:
+            history.append(rule(history))
+        histories.append(history)
+    return histories
+
+
+def prepared(path: Path, histories: list[list[int]], items: int = ITEMS) -> Path:
+    """A folder as prepare_data leaves it."""
+    ids = [f"u{k:04d}" for k in range(len(histories))]
+    dataset(path / "sequences", schema.SEQUENCES, [ids, histories, [None] * len(ids)])
+    names = [f"i{k}" for k in range(items)]
+    nothing = [""] * items
+    columns = [range(items), names, nothing, nothing, [None] * items, [False] * items]
+    dataset(path / "items", schema.ITEMS, [list(column) for column in columns])
+    return path
+
+
+class Done(NamedTuple):
+    metrics: dict[str, float]
+    predictions: Artifact
+    fitted: Artifact
+
+
+def inputs(data: Path) -> stage.Inputs:
+    return stage.Inputs(
+        sequences=Artifact.open(data / "sequences"), items=Artifact.open(data / "items")
+    )
+
+
+def run(data: Path, out: Path, model: str, *settings: str, **config: Any) -> Done:
+    """The stage, without a store."""
+    outputs = stage.Outputs(
+        predictions=DatasetOutput(out / "predictions"), fitted=FolderOutput(out / "fitted")
+    )
+    asked = stage.Config(model=model, settings=settings, **config)
+    execution = stage.Execution(device="cpu", threads=1, batch_size=64)
+    result = execute(stage, asked, inputs(data), outputs, execution)
+    opened = {name: Artifact.open(o.path) for name, o in vars(outputs).items()}
+    return Done(result.metrics, **opened)
