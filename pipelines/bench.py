@@ -117,7 +117,7 @@ def bench(options: Options, dataset: Dataset) -> Path:
         title = f"MACRec, {name}"
         systems.append(System(f"run_{name}", title, [None], [scores], [figures], (), None))
     told: Json = {
-        "dataset": str(dataset.folder),
+        "dataset": dataset.folder.name,
         "sequences": dataset.artifacts["sequences"].digest,
         "items": dataset.artifacts["items"].rows,
         "stage": options.stage,
