@@ -29,7 +29,7 @@ $(SAMPLE)/data/sample.json: .venv/ready
 	$(BIN)/macrec sample --out $(SAMPLE)/data --encoders $(ENCODERS)
 
 # A process for each of two cores, a file's tests in one of them; torch in each takes one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: .venv/ready lint  ## lint, types and all tests
 	$(PYTEST)

@@ -12,6 +12,16 @@ import pytest
 import components
 
 pytest_plugins = ["tests.reliability"]
+LONGEST = ("test_sample_run.py", "containers/test_containers.py", "test_kills.py")
+"""Files that run first: of two processes none should be left alone with minutes of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((n for n, name in enumerate(LONGEST) if path.endswith(name)), len(LONGEST))
+
+    items.sort(key=place)
 
 TOY_STAGE = '''
 """A stage of tests: repeats its input."""
