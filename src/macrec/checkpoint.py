@@ -52,7 +52,7 @@ class Checkpoints:
         every_seconds: time from the end of one save to the beginning of the next.
         keep: checkpoints that stay; older ones are deleted.
         made_for: what the training's result is made from (configuration, digests of inputs); each
-            checkpoint says it, and one that says something else is refused.
+            checkpoint says it, and one that says something else is refused. None: any will do.
         clock: seconds, for tests.
     """
 
@@ -65,7 +65,7 @@ class Checkpoints:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.uri, self.every_seconds, self.keep = uri, every_seconds, keep
-        self._made_for: Json = json.loads(json.dumps(made_for or {}))  # as it is read: no tuples
+        self._made_for: Json | None = json.loads(json.dumps(made_for))  # as it is read: no tuples
         self._storage = open_storage(uri) if uri else None
         self._clock, self._saved_at = clock, clock()
         self._preempted = False
@@ -178,7 +178,7 @@ class Checkpoints:
         content = manifest["content"]
         if manifest["digest"] != _digest(content) or content["format"] != FORMAT:
             raise ValueError("its manifest is not what was written")
-        self._check_origin(stem, content.get("made_for", {}))
+        self._check_origin(stem, content.get("made_for") or {})
         with tempfile.TemporaryDirectory(prefix="macrec-checkpoint-") as folder:
             path = Path(folder) / "tensors"
             if not self._storage.exists(stem + TENSORS):
@@ -190,7 +190,7 @@ class Checkpoints:
         return Checkpoint(content["step"], _put_together(content["state"], tensors))
 
     def _check_origin(self, stem: str, found: Json) -> None:
-        if found != self._made_for:
+        if self._made_for is not None and found != self._made_for:
             told = "; ".join(_differences(found, self._made_for))
             raise UserError(
                 f"{self.uri}/{stem}: the checkpoint of another training ({told}). It does not lie "

@@ -37,7 +37,7 @@ def prepared(folder: Path, table: pa.Table | None = None, limit: int = LIMIT) ->
     )
 
 
-LARGEST = 950 * MIB
+LARGEST = 1_100 * MIB
 
 
 def refused(ended: Ended, *parts: str) -> None:

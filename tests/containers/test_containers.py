@@ -69,6 +69,7 @@ def test_the_image_is_small_and_says_what_is_in_it(client, image, built):
     assert not {"pkg:pypi/kfp", "pkg:pypi/docker"} & listed
 
 
+@pytest.mark.case(39)
 def test_the_image_as_it_is_runs_without_network_root_and_writing(client, image):
     container = client.containers.create(
         image,
@@ -84,6 +85,7 @@ def test_the_image_as_it_is_runs_without_network_root_and_writing(client, image)
         container.remove(force=True)
 
 
+@pytest.mark.case(39)
 def test_a_stage_of_user_1000_gives_what_it_gives_here(client, image, sample, macrec, folder):
     """Data that it may only read, a folder that is its own."""
     data, out, here = folder / "data", folder / "out", folder / "here"
@@ -117,6 +119,7 @@ def computed(called):
     return {s for s in PREFIXES if f"{s}: finished" in called.err}
 
 
+@pytest.mark.case(39)
 def test_a_failed_run_is_rerun_and_has_the_same_digests_as_in_processes(
     client, image, sample, macrec, tmp_path, monkeypatch
 ):

@@ -35,6 +35,15 @@ def smoke_flags(sample: Sample) -> list[Any]:
     return ["--config", SMOKE, *sample.flags, "--set", "image_max_bad_images=0.05"]
 
 
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`macrec gc` clears such folders, and those of other tests are not to be cleared."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> Toy:
     stage = Toy(tmp_path)

@@ -75,7 +75,7 @@ def test_a_second_run_reuses_every_stage(first, macrec, sample, out):
     again = macrec("run", "--config", SMOKE, "--out", out, *sample.flags, *SMALL)
     assert again.code == 0, again.err
     assert states(again) == {**dict.fromkeys(STAGES, "reused"), "snapshot_catalog": "computed"}
-    assert again.seconds < 20
+    assert again.seconds < 40  # about 8 on a machine with nothing else to do
     tables = [[line for line in c.out.splitlines() if "0." in line] for c in (first, again)]
     assert tables[0][:6] == tables[1][:6]
 
