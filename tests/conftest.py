@@ -23,6 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=place)
 
+
 TOY_STAGE = '''
 """A stage of tests: repeats its input."""
 import os
