@@ -301,14 +301,21 @@ class Artifact:
         try:
             manifest = json.loads((path / MANIFEST).read_bytes())
             content = {k: manifest[k] for k in ("format", "schema", "metadata", "files")}
-            sizes = {str(entry["name"]): int(entry["bytes"]) for entry in content["files"]}
+            sizes = _sizes(content)
             stated = manifest["digest"], manifest.get(SEAL)
             computed = json_digest(content), json_digest({**manifest, SEAL: None})
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(
                 f"{path}: no {MANIFEST}, so this is no finished artifact. Rerun its stage."
             ) from error
-        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+            AttributeError,
+        ) as error:
             raise UserError(f"{path}/{MANIFEST}: damaged ({error}). Rerun its stage.") from error
         if content["format"] != FORMAT:
             raise UserError(
@@ -318,9 +325,13 @@ class Artifact:
         if computed != stated:
             raise UserError(f"{path}/{MANIFEST}: its digest does not match. Rerun its stage.")
         for name, size in sizes.items():
-            if not (path / name).resolve().is_relative_to(path.resolve()):
+            try:
+                inside = (path / name).resolve().is_relative_to(path.resolve())
+                found = (path / name).stat().st_size if (path / name).is_file() else None
+            except (ValueError, OSError) as error:  # no name that a file can have
+                raise UserError(f"{path}/{MANIFEST}: names {name!r} ({error}).") from error
+            if not inside:
                 raise UserError(f"{path}/{MANIFEST}: names {name!r}, outside of the artifact.")
-            found = (path / name).stat().st_size if (path / name).is_file() else None
             if found != size:
                 raise UserError(
                     f"{path}/{name}: {'absent' if found is None else f'{found:,} bytes'}, "
@@ -397,6 +408,22 @@ class Artifact:
         if columns is not None:
             schema = pa.schema([schema.field(name) for name in columns])
         return pa.Table.from_batches(self.batches(columns), schema.remove_metadata())
+
+
+def _sizes(content: Json) -> dict[str, int]:
+    """Bytes of each file of a manifest, whose entries are of the right types.
+
+    Raises:
+        LookupError, TypeError: they are not.
+    """
+    if not isinstance(content["metadata"], dict):
+        raise TypeError("metadata is no object")
+    for entry in content["files"]:
+        values = entry["name"], entry["sha256"], entry["bytes"], entry.get("rows", 0)
+        kinds = str, str, int, int
+        if not all(isinstance(v, kind) for v, kind in zip(values, kinds, strict=True)):
+            raise TypeError(f"the file {entry['name']!r} is described with wrong types")
+    return {entry["name"]: entry["bytes"] for entry in content["files"]}
 
 
 class Source:

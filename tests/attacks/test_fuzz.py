@@ -2,6 +2,10 @@
 
 import contextlib
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +20,11 @@ from components.embed_image.pictures import Geometry, load_picture
 from components.prepare_data.main import Config
 from components.prepare_data.validation import validate
 from macrec import embeddings
-from macrec.artifact import MANIFEST, Artifact, Source, json_digest
+from macrec.artifact import FORMAT, MANIFEST, SEAL, Artifact, Source, json_digest
 from macrec.errors import UserError
 from tests.attacks.bombs import encoded, noise
 
+ROOT = Path(__file__).parent.parent.parent
 GEOMETRY = Geometry(16, 16, False, 3)
 REASONS = {"unreadable", "format", "too_large"}
 FRAGMENTS = (
@@ -154,7 +159,7 @@ def entries() -> Iterator[st.SearchStrategy]:
     yield st.dictionaries(st.sampled_from(KEYS), JSON, max_size=9)
     entry = st.fixed_dictionaries({"name": JSON, "bytes": JSON}, optional={"rows": JSON})
     yield st.fixed_dictionaries(
-        {"format": st.one_of(st.just(1), JSON), "schema": JSON, "metadata": JSON},
+        {"format": st.one_of(st.just(FORMAT), JSON), "schema": JSON, "metadata": JSON},
         optional={"files": st.one_of(JSON, st.lists(st.one_of(JSON, entry), max_size=3))},
     )
     yield JSON
@@ -172,7 +177,9 @@ def test_manifests_of_any_content(tmp_path, many, trials, kind):
         with contextlib.suppress(UserError):
             assert Artifact.open(tmp_path).rows >= 0
 
-    whole = json.dumps({"format": 1, "schema": None, "metadata": {}, "files": [], "digest": "x"})
+    whole = json.dumps(
+        {"format": FORMAT, "schema": None, "metadata": {}, "files": [], "digest": "x"}
+    )
     damaged = st.one_of(st.binary(max_size=60), changed(whole.encode()))
     strategy = st.one_of(*entries()) if kind == "values" else damaged
     trials("manifests", many(strategy, check, 250))
@@ -197,11 +204,39 @@ def test_manifests_that_json_readers_stumble_over(tmp_path, content):
         Artifact.open(tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "door",
+    [
+        pytest.param("manifest", marks=pytest.mark.case(15)),
+        pytest.param("items.csv", marks=pytest.mark.case(31)),
+        pytest.param("items.jsonl", marks=pytest.mark.case(31)),
+    ],
+)
+def test_what_coverage_leads_to(tmp_path, sized, trials, door):
+    command = [sys.executable, "-m", "tests.attacks.fuzz_doors", door, sized("8", "600")]
+    paths = os.pathsep.join(str(ROOT / part) for part in ("src", "."))
+    done = subprocess.run(
+        [*command, str(tmp_path / "fuzz")],
+        env=os.environ | {"PYTHONPATH": paths},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    (runs,) = re.findall(r"Done (\d+) (?:runs )?in", done.stderr)
+    assert int(runs) > 100
+    trials(f"inputs led by coverage ({door})", int(runs))
+
+
 def forged(value: object) -> bytes:
-    """A manifest of the value with a true digest, where it can have one."""
+    """A manifest of the value with true digests, where it can have them."""
     try:
         assert isinstance(value, dict)
         named = {key: value.get(key) for key in ("format", "schema", "metadata", "files")}
-        return json.dumps({**value, **named, "digest": json_digest(named)}).encode()
+        manifest = {**value, **named, "digest": json_digest(named)}
+        manifest[SEAL] = json_digest({**manifest, SEAL: None})
+        return json.dumps(manifest).encode()
     except (AssertionError, ValueError):
         return json.dumps(value).encode()
