@@ -37,7 +37,7 @@ def test_a_stage_killed_at_random_moments_ends_as_if_undisturbed(
 
 @pytest.mark.case(9)
 def test_a_finished_stage_is_handed_over_at_once_and_not_touched(undisturbed, tmp_path, trials):
-    """In processor time, start of Python included: other work on the machine does not count."""
+    """In processor time, start of Python included: about 1.5 s, more on cores that are shared."""
     stages = [name for name in undisturbed if name != "snapshot_catalog"]
     for stage in stages:
         call, before = undisturbed[stage], digests(undisturbed[stage].store)
@@ -46,7 +46,7 @@ def test_a_finished_stage_is_handed_over_at_once_and_not_touched(undisturbed, tm
             told = call.finish(tmp_path / stage, call.store)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             assert ": reused, nothing to compute" in told
-            assert after.ru_utime + after.ru_stime - spent.ru_utime - spent.ru_stime < 2
+            assert after.ru_utime + after.ru_stime - spent.ru_utime - spent.ru_stime < 4
             assert digests(tmp_path / stage) == digests(call.folder)
         assert digests(call.store) == before
     trials("finished stages run again", 2 * len(stages))
