@@ -23,7 +23,7 @@ MEANING = {
     -9: "killed (a process of this machine)",
 }
 RETRIED = {75, 137, 143}
-"""What KFP's retry policy can mend; a local run retries 75."""
+"""KFP retries whatever fails, a local run 75 alone; these are what that can mend."""
 COMMAND = "the `macrec` command"
 SHARED = "every stage"
 
@@ -57,7 +57,7 @@ def lines() -> Iterator[str]:
     yield "command end with one of these codes. The last line of the log is the message;"
     yield "`macrec status RUN` repeats it for every stage of a run."
     yield ""
-    yield "| code | meaning | what to do | tried again by itself |"
+    yield "| code | meaning | what to do | can a retry mend it |"
     yield "|---|---|---|---|"
     yield f"| 0 | {MEANING[0]} | | |"
     for code, advice in sorted(ADVICE.items()):
