@@ -32,6 +32,7 @@ CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 PODMAN_SOCKET = "podman/podman.sock"
 SECONDS_TO_STOP = 10
+SECONDS_FOR_LOG = 5  # after the end of a container, until its follower is given up
 LABEL = "macrec.stage"
 
 
@@ -182,10 +183,10 @@ class Containers:
         try:
             with _ended_by_sigterm():
                 container.start()
-                for part in container.logs(stream=True, follow=True):
-                    sys.stderr.buffer.write(part)
-                    sys.stderr.buffer.flush()
-                return int(container.wait()["StatusCode"])
+                log = _FollowedLog(container)
+                code = int(container.wait()["StatusCode"])
+                log.finish()
+                return code
         except (KeyboardInterrupt, SystemExit):
             container.stop(timeout=SECONDS_TO_STOP)  # a stage may save what it has
             raise
@@ -223,6 +224,37 @@ class Containers:
             return {"user": "0:0"}  # in an engine without root, that is the caller
         groups = [str(group) for group in os.getgroups()]
         return {"user": f"{os.getuid()}:{os.getgid()}", "group_add": groups}
+
+
+class _FollowedLog:
+    """Writes a container's log to this terminal while it runs.
+
+    Podman was seen never to end the log of a container that ended at once, so the end is that of
+    the container, and what the follower has not had by then is asked for.
+    """
+
+    def __init__(self, container: Any) -> None:
+        self._container, self._written = container, 0
+        self._stream = container.logs(stream=True, follow=True)
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        for part in self._stream:
+            self._write(part)
+
+    def _write(self, part: bytes) -> None:
+        self._written += len(part)
+        sys.stderr.buffer.write(part)
+        sys.stderr.buffer.flush()
+
+    def finish(self) -> None:
+        """Writes what is left of the log of a container that has ended."""
+        self._thread.join(SECONDS_FOR_LOG)
+        if self._thread.is_alive():
+            self._stream.close()
+            self._thread.join()
+            self._write(self._container.logs()[self._written :])
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What is asked of the container engine; a stand-in notes it. tests/containers has a real one."""
 
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,11 @@ COMMAND = ["python", "-m", "components.train.main", "--executor-input", "{}"]
 class Engine:
     """An engine with one image, whose containers print and end as they are told."""
 
-    def __init__(self, code=0, security=("name=seccomp",), interrupted=None, refused=None):
+    def __init__(
+        self, code=0, security=("name=seccomp",), interrupted=None, refused=None, stuck=False
+    ):
         self.code, self.interrupted, self.refused = code, interrupted, refused
+        self.stuck, self.closed = stuck, threading.Event()
         self.done, self.asked, self.image = [], {}, "macrec-cpu:a"
         self.images, self.containers = SimpleNamespace(get=self._get), self
         self.info = lambda: {"SecurityOptions": list(security)}
@@ -36,15 +40,14 @@ class Engine:
     def start(self):
         self.done.append("start")
 
-    def logs(self, stream, follow):
-        assert stream and follow
-        yield b"first\n"
-        if self.interrupted:
-            raise self.interrupted
-        yield b"second\n"
+    def logs(self, stream=False, follow=False):
+        assert stream == follow
+        return Followed(self) if stream else b"first\nsecond\n"
 
     def wait(self):
         self.done.append("wait")
+        if self.interrupted:
+            raise self.interrupted
         return {"StatusCode": self.code}
 
     def stop(self, timeout):
@@ -53,6 +56,23 @@ class Engine:
     def remove(self, force, v):
         assert force and v
         self.done.append("remove")
+
+
+class Followed:
+    """The log of an engine's container as it comes; if it is stuck, behind the first line."""
+
+    def __init__(self, engine):
+        self.engine = engine
+
+    def __iter__(self):
+        yield b"first\n"
+        if self.engine.stuck:
+            assert self.engine.closed.wait(60)
+        else:
+            yield b"second\n"
+
+    def close(self):
+        self.engine.closed.set()
 
 
 def launch(engine, mounted=(), **options):
@@ -67,19 +87,27 @@ def test_the_exit_code_is_that_of_the_container_which_is_removed_last(code, capf
     assert capfd.readouterr().err == "first\nsecond\n"
 
 
+def test_a_log_that_never_ends_ends_with_its_container(monkeypatch, capfd):
+    monkeypatch.setattr(containers, "SECONDS_FOR_LOG", 0.2)
+    engine = Engine(3, stuck=True)
+    assert launch(engine) == 3
+    assert engine.done == ["start", "wait", "remove"]
+    assert capfd.readouterr().err == "first\nsecond\n"
+
+
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(143)])
 def test_an_interrupted_run_stops_its_container_before_it_removes_it(interruption):
     engine = Engine(interrupted=interruption)
     with pytest.raises(type(interruption)):
         launch(engine)
-    assert engine.done == ["start", "stop", "remove"]
+    assert engine.done == ["start", "wait", "stop", "remove"]
 
 
 def test_an_engine_that_fails_leaves_no_container():
     engine = Engine(interrupted=ConnectionError("gone"))
     with pytest.raises(ConnectionError):
         launch(engine)
-    assert engine.done == ["start", "remove"]
+    assert engine.done == ["start", "wait", "remove"]
 
 
 def test_a_container_is_confined(monkeypatch):
