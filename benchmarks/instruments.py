@@ -14,7 +14,8 @@ A fingerprint holds the code as well: let a long run have its own copy of the tr
 --minutes bounds the training by a plan of its epochs (see epoch_plan.py), kept in DIR/plan.json,
 which a resumed run follows. Everything that is chosen is chosen on
 validation users; the JSON has the learning curve with the seconds since the start, all that the
-stage evaluate measures on the test users, and what was run where.
+stage evaluate measures on the test users (`test`, and `test_seen_kept` by the published protocol,
+whose lists may hold what a user has), and what was run where.
 """
 
 import argparse
@@ -90,6 +91,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     started = time.monotonic()
     evaluation = build(evaluate.Config, dict(pair.split("=", 1) for pair in options.set_evaluate))
     tested = _evaluate(options, made, recommender, evaluation)
+    published_protocol = replace(evaluation, seen_items="keep")
     return {
         "benchmark": "instruments",
         "label": options.label,
@@ -104,6 +106,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "finished": not options.best_so_far,
         "train": figures,
         "test": tested,
+        "test_seen_kept": _evaluate(options, made, recommender, published_protocol),
         "curve": [row | {"seconds": timeline.at.get(row["epoch"])} for row in history],
         **machine.about(_device(options.device)),
     }

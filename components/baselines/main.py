@@ -9,10 +9,12 @@ from components.baselines.registry import ENTRIES, ModelName
 from macrec import schema, stage
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.errors import UserError, check
+from macrec.sequences import SeenItems, drops_seen
 from macrec.split import Split, read_split
 
 if TYPE_CHECKING:
     from components.baselines.interface import Course, Data
+    from components.baselines.ranking import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,8 @@ class Config:
     """NAME=VALUE of the model's own settings; the others have their defaults."""
     max_history: int = 20
     """Items of a history that are read, the last ones; as in train."""
+    seen_items: SeenItems = "auto"
+    """Whether a list may hold items of the user's own history, as in evaluate."""
     epochs: int = 200
     """Epochs at most."""
     patience: int = 15
@@ -96,7 +100,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     """Fits the model on the training part, ranks the whole catalogue for every test user.
 
     The last item of a history is the test, the last but one the validation, which is part of the
-    history at test; seen items stay in the lists: all as in evaluate.
+    history at test; whether seen items stay in the lists, `seen_items` says: all as in evaluate.
 
     Raises:
         UserError: the settings or the inputs do not fit the model, or no user can be tested.
@@ -116,9 +120,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
             config.model,
             split,
             data.items,
-            max_history=config.max_history,
+            protocol_of(config, split, execution),
             top_k=config.top_k,
-            batch_size=execution.batch_size,
             write=out.write,
         )
     folder.save(outputs.fitted.path, config.model, own, data, fitted)
@@ -128,6 +131,14 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         "train_seconds": seconds,
         "epochs": float(len(fitted.curve)),
     }
+
+
+def protocol_of(config: Config, split: Split, execution: Execution) -> "Protocol":
+    """What the lists of every model have in common."""
+    from components.baselines.ranking import Protocol
+
+    drop_seen = drops_seen(config.seen_items, split.sequences)
+    return Protocol(config.max_history, drop_seen, execution.batch_size)
 
 
 def opened(config: Config, inputs: Inputs, execution: Execution) -> tuple[Split, "Data", "Course"]:
@@ -160,7 +171,7 @@ def opened(config: Config, inputs: Inputs, execution: Execution) -> tuple[Split,
         config.validate_every,
         config.seed,
         execution.device,
-        validator(split, config.max_history, execution.batch_size),
+        validator(split, protocol_of(config, split, execution)),
     )
     return split, data, course
 

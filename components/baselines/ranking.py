@@ -24,11 +24,23 @@ from macrec.metrics import (
 )
 from macrec.predictions import SHOWN_CUTOFF, SystemScores, first_places, rows
 from macrec.progress import Progress
+from macrec.sequences import seen_pairs
 from macrec.split import Cases, Split
 
 USERS_AT_ONCE: Final = 16_384
 """Users whose lists are held in memory together."""
 CHOSEN_BY: Final = "ndcg_10"
+
+
+class Protocol(NamedTuple):
+    """What every model's lists have in common."""
+
+    max_history: int
+    """Items of a history that a model is shown, the last ones."""
+    drop_seen: bool
+    """Whether no list holds an item of its user's history, of all of it."""
+    batch_size: int
+    """Users scored together."""
 
 
 class Batch(NamedTuple):
@@ -39,16 +51,22 @@ class Batch(NamedTuple):
     scores_BN: np.ndarray
 
 
-def scored(model: Model, cases: Cases, max_history: int, batch_size: int) -> Iterator[Batch]:
-    """Scores of all cases, histories of like length together, cut to their last `max_history`."""
-    histories = [history[-max_history:] for history in cases.histories]
-    order_U = np.argsort([len(history) for history in histories], kind="stable")
-    for start in range(0, len(order_U), batch_size):
-        user_B = order_U[start : start + batch_size]
-        yield Batch(user_B, model.score_all([histories[user] for user in user_B]))
+def scored(model: Model, cases: Cases, protocol: Protocol) -> Iterator[Batch]:
+    """Scores of all cases, histories of like length together; -inf for what is not listed."""
+    lengths_U = np.array([len(history) for history in cases.histories])
+    order_U = np.argsort(np.minimum(lengths_U, protocol.max_history), kind="stable")
+    for start in range(0, len(order_U), protocol.batch_size):
+        user_B = order_U[start : start + protocol.batch_size]
+        histories = [cases.histories[user] for user in user_B]
+        scores_BN = model.score_all([history[-protocol.max_history :] for history in histories])
+        assert np.isfinite(scores_BN).all(), "a score is not finite"
+        if protocol.drop_seen:
+            scores_BN = scores_BN.copy()
+            scores_BN[seen_pairs(histories)] = -np.inf
+        yield Batch(user_B, scores_BN)
 
 
-def validator(split: Split, max_history: int, batch_size: int) -> Callable[[Model], float]:
+def validator(split: Split, protocol: Protocol) -> Callable[[Model], float]:
     """NDCG@10 of the last item but one of every user with three interactions or more.
 
     Raises:
@@ -62,7 +80,7 @@ def validator(split: Split, max_history: int, batch_size: int) -> Callable[[Mode
 
     def validate(model: Model) -> float:
         total = 0.0
-        for user_B, scores_BN in scored(model, cases, max_history, batch_size):
+        for user_B, scores_BN in scored(model, cases, protocol):
             ranks = ranks_in_scores(scores_BN, cases.targets_T[user_B])
             total += float(per_user(ranks, (10,))[CHOSEN_BY].sum())
         return total / len(cases.targets_T)
@@ -83,10 +101,9 @@ def test(
     name: str,
     split: Split,
     items: int,
+    protocol: Protocol,
     *,
-    max_history: int,
     top_k: int,
-    batch_size: int,
     write: Callable[[pa.Table], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Tested:
@@ -100,7 +117,7 @@ def test(
             order: list[np.ndarray] = []
             ranks: list[Ranks] = []
             lists: list[Lists] = []
-            batches = scored(model, cases, max_history, batch_size)
+            batches = scored(model, cases, protocol)
             started = clock()
             for user_B, scores_BN in batches:
                 lists.append(first_places(scores_BN, top_k))

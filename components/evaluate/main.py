@@ -8,6 +8,7 @@ from macrec import schema, stage
 from macrec.artifact import Artifact, DatasetOutput, HtmlOutput, MarkdownOutput, Source
 from macrec.errors import check
 from macrec.inference import open_ranker, open_recommender
+from macrec.sequences import SeenItems, drops_seen
 from macrec.split import Split, read_split
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class Config:
     single_modality_beams: int = 40
     """Beams of two more rows, text alone and image alone: as many as the fused list has had in
     both searches together; 0 leaves the rows out."""
+    seen_items: SeenItems = "auto"
+    """Whether a list may hold items of the user's own history: keep, drop, or auto, which drops
+    them unless 5 % of the training interactions or more are repeats. All systems do alike."""
     renormalise: bool = False
     """Scores are probabilities among the legal codes, not among all tokens."""
     published_fusion: bool = False
@@ -125,15 +129,21 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     from components.evaluate.tokenizer import measure
 
     changes = churn.measure_churn(inputs)
+    drop_seen = drops_seen(config.seen_items, split.sequences)
     ranker = open_ranker(
         recommender,
         device=execution.device,
         batch_size=execution.batch_size,
         threads=execution.threads,
         renormalise=config.renormalise,
+        drop_seen=drop_seen,
     )
     choice = systems.choose_weight(ranker, split, config)
-    stated = {"fusion_weight": choice.weight, "renormalise": config.renormalise}
+    stated = {
+        "fusion_weight": choice.weight,
+        "renormalise": config.renormalise,
+        "seen_items": "drop" if drop_seen else "keep",
+    }
     outputs.predictions.metadata |= stated
     with outputs.predictions.dataset(schema.PREDICTIONS) as out:
         evaluated = systems.evaluate(ranker, split, choice.weight, config, out.write)

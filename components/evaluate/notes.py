@@ -23,6 +23,7 @@ def notes(
     config: "Config",
     choice: WeightChoice,
     evaluated: Evaluated,
+    drop_seen: bool,
     modalities: tuple[Modality, ...],
 ) -> tuple[str, ...]:
     """What a reader of the table must know: the paired difference, the weight, the rules."""
@@ -41,8 +42,10 @@ def notes(
             f"No item has {absent} codes, so the ranking is by {sides(modalities)}: the "
             f"log-probability of an item's codes, each softmax over {probability}.",
         )
+    seen = "leave out what is in the user's history" if drop_seen else "may hold seen items"
     return (
         *scoring,
+        f"The lists of all systems {seen} (seen_items={config.seen_items}).",
         "Tied scores count at their expected value under random order. Most popular counts "
         "training interactions only.",
         "Half of the examples are users with a hit among the first ten, where there are enough.",

@@ -86,7 +86,7 @@ def write_report(
             ArtifactDigest(name=name, digest=artifact.digest, rows=artifact.rows or None)
             for name, artifact in artifacts.items()
         ),
-        notes=notes.notes(config, choice, evaluated, ranker.modalities),
+        notes=notes.notes(config, choice, evaluated, ranker.drop_seen, ranker.modalities),
     )
     outputs.report.write_text(render_html(report))
     outputs.summary.write_text(render_markdown(report))

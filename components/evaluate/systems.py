@@ -21,11 +21,13 @@ from macrec.metrics import (
     popularity,
     ranks_by_value,
     ranks_in_lists,
+    shown_by_value,
     shown_counts,
 )
 from macrec.predictions import SHOWN_CUTOFF, SystemScores, rows
 from macrec.progress import Progress, log
 from macrec.ranking import Ranker
+from macrec.sequences import seen_pairs
 from macrec.split import Cases, Split
 
 if TYPE_CHECKING:
@@ -97,7 +99,6 @@ def evaluate(
     cutoffs = tuple(cutoff for cutoff in CUTOFFS if cutoff <= config.top_k)
     counts_N = popularity(split.training_items(), items)
     popular = SystemScores(np.zeros(items, np.int64))
-    popular.shown_N[np.argsort(-counts_N, kind="stable")[:SHOWN_CUTOFF]] = len(split.users_T)
     result = Evaluated({"popular": popular}, counts_N)
     with Progress("evaluate", len(split.users_T), "users") as progress:
         for start in range(0, len(split.users_T), USERS_AT_ONCE):
@@ -109,7 +110,9 @@ def evaluate(
                 scores.add(ranks_in_lists(*lists, cases.targets_T), cutoffs)
                 scores.shown_N += shown_counts(lists.items_UK, SHOWN_CUTOFF, items)
                 write(rows(split.user_ids.take(users_U), system, cases.targets_T, lists))
-            popular.add(ranks_by_value(counts_N, cases.targets_T), cutoffs)
+            seen = seen_pairs(cases.histories if ranker.drop_seen else [])
+            popular.add(ranks_by_value(counts_N, cases.targets_T, seen), cutoffs)
+            popular.shown_N += shown_by_value(counts_N, len(users_U), SHOWN_CUTOFF, seen)
             result.users += len(users_U)
     for system, scores in result.systems.items():
         users = {name: len(value_T) for name, value_T in scores.values.items()}

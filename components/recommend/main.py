@@ -31,9 +31,9 @@ class Config:
     renormalise: Literal["evaluated", "on", "off"] = "evaluated"
     """Whether scores are probabilities among the legal codes and not among all tokens; "evaluated"
     does as evaluate did when it chose the weight."""
-    drop_seen: bool = True
-    """Leaves out every item of the user's history. Right for what is bought once; not where people
-    come back for the same things."""
+    seen_items: Literal["evaluated", "keep", "drop"] = "evaluated"
+    """Whether a list may hold items of the user's history; "evaluated" does as evaluate did. Drop
+    is right for what is bought once, not where people come back for the same things."""
 
     def __post_init__(self) -> None:
         problems = ["top_k is negative"] if self.top_k < 0 else []
@@ -92,10 +92,12 @@ class Outputs:
 
 
 class Rule(NamedTuple):
-    """How an item's two scores become one."""
+    """How lists are made."""
 
     text_weight: float
+    """Of the text score in the fused one."""
     renormalise: bool
+    drop_seen: bool
 
 
 def run(
@@ -130,6 +132,7 @@ def run(
         batch_size=execution.batch_size,
         threads=execution.threads,
         renormalise=rule.renormalise,
+        drop_seen=rule.drop_seen,
         allowed_N=items.allowed_N,
     )
     kept, rows, whole = KeptShards(checkpoint_uri), 0, 0
@@ -166,20 +169,20 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
         UserError: the predictions do not say what was chosen.
     """
     stated = predictions.metadata
-    weight, renormalise = config.fusion_weight, config.renormalise == "on"
-    asked = ["fusion_weight"] if weight == EVALUATED else []
-    asked += ["renormalise"] if config.renormalise == "evaluated" else []
+    settings = ("fusion_weight", "renormalise", "seen_items")
+    asked = [name for name in settings if getattr(config, name) in (EVALUATED, "evaluated")]
     absent = [name for name in asked if name not in stated]
     check(
         not absent,
         f"{predictions.path}: does not state {' and '.join(absent)}, so it is of an older version. "
         f"Run evaluate again, or set {' and '.join(absent)}.",
     )
-    if "fusion_weight" in asked:
-        weight = float(stated["fusion_weight"])
-    if "renormalise" in asked:
-        renormalise = bool(stated["renormalise"])
-    return Rule(weight, renormalise)
+    chosen = vars(config) | {name: stated[name] for name in asked}
+    return Rule(
+        text_weight=float(chosen["fusion_weight"]),
+        renormalise=chosen["renormalise"] in (True, "on"),
+        drop_seen=chosen["seen_items"] == "drop",
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def recommend(
 ) -> pa.Table:
     """Rows of the recommendations of a shard: its users in their order, each from rank 1."""
     beams = max(config.beams, config.top_k)  # with fewer, lists could not be filled
-    found = ranker.candidates(shard.histories, beams, progress, drop_seen=config.drop_seen)
+    found = ranker.candidates(shard.histories, beams, progress)
     lists = fuse(found, rule.text_weight, config.top_k)
     # Items that tie with the last place are in the list too: here a list has its length.
     items_UK, scores_UK = lists.items_UK[:, : config.top_k], lists.scores_UK[:, : config.top_k]

@@ -6,6 +6,7 @@ from typing import Literal
 from components.train.rows import TASKS
 from macrec.errors import check
 from macrec.generator import ModelSize
+from macrec.sequences import SeenItems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ class Config:
     """Beams per modality in validation."""
     fusion_weight: float = 0.5
     """Weight of the fused list in validation, as in evaluate."""
+    seen_items: SeenItems = "auto"
+    """Whether lists in validation may hold items of the user's own history, as in evaluate."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Of matrix products; auto: bfloat16 on a GPU, float32 on a CPU. bfloat16 is twice as fast on a
     CPU that has it (AVX-512 BF16, AMX); weights and their updates are float32 all the same."""

@@ -77,7 +77,9 @@ def run(
         use_pairs=config.use_pairs,
         windows=config.encoder == "causal",
     )
-    validation = validation_split(sequences, config.validation_users, config.seed)
+    validation = validation_split(
+        sequences, config.validation_users, config.seed, config.seen_items
+    )
 
     from components.train.training import prepare, train
     from macrec.checkpoint import Checkpoints

@@ -9,7 +9,7 @@ from components.train.streams import Stream, generator
 from macrec.errors import check
 from macrec.generator import Int32Array, Recommender
 from macrec.processes import ALONE, Processes
-from macrec.sequences import Sequences
+from macrec.sequences import SeenItems, Sequences, drops_seen
 
 if TYPE_CHECKING:
     import torch
@@ -26,9 +26,13 @@ class Validation(NamedTuple):
 
     histories: list[Int32Array]
     targets_U: Int32Array
+    drop_seen: bool
+    """Whether lists hold no item of their user's history."""
 
 
-def validation_split(sequences: Sequences, users: int, seed: int) -> Validation:
+def validation_split(
+    sequences: Sequences, users: int, seed: int, seen_items: SeenItems
+) -> Validation:
     """Histories and targets of at most `users` random users (0: all) with three items or more."""
     able = np.flatnonzero(np.diff(sequences.offsets) >= 3)
     if users and users < len(able):
@@ -36,7 +40,8 @@ def validation_split(sequences: Sequences, users: int, seed: int) -> Validation:
         able = np.sort(draw.choice(able, users, replace=False))
     end = sequences.offsets[able + 1] - 2
     spans = zip(sequences.offsets[able], end, strict=True)
-    return Validation([sequences.items[first:last] for first, last in spans], sequences.items[end])
+    histories = [sequences.items[first:last] for first, last in spans]
+    return Validation(histories, sequences.items[end], drops_seen(seen_items, sequences))
 
 
 def fused_ndcg(
@@ -75,6 +80,7 @@ def fused_ndcg(
             fusion_weight=config.fusion_weight,
             batch_size=execution.validation_batch,
             device=device,
+            drop_seen=validation.drop_seen,
         )
         ranks = ranks_in_lists(lists.fused_items_UK, lists.fused_scores_UK, targets_U)
         return float(per_user(ranks, (CUTOFF,))[f"ndcg_{CUTOFF}"].sum())

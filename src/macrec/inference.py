@@ -41,6 +41,7 @@ def open_ranker(
     batch_size: int,
     threads: int,
     renormalise: bool,
+    drop_seen: bool,
     allowed_N: npt.NDArray[np.bool_] | None = None,
 ) -> "Ranker":
     """The recommender on its device.
@@ -51,6 +52,7 @@ def open_ranker(
         batch_size: users decoded together; 0: 64 on a CPU, 512 on a GPU.
         threads: of the CPU; 0 leaves them as they are.
         renormalise: see `Ranker`.
+        drop_seen: see `Ranker`.
         allowed_N: bool [N], the items that may be listed; None for all.
     """
     import torch
@@ -65,5 +67,6 @@ def open_ranker(
         device=chosen,
         batch_size=batch_size or (64 if chosen.type == "cpu" else 512),
         renormalise=renormalise,
+        drop_seen=drop_seen,
         allowed_N=allowed_N,
     )

@@ -1,6 +1,6 @@
 """Ranking metrics of next-item recommendation, with ties counted at their expected value.
 
-Shapes: U users, K places of a list, N items, R resamples, M metrics.
+Shapes: U users, K places of a list, N items, P pairs of a user and an item, R resamples, M metrics.
 
 Equal scores have no order of their own, so a target that is tied with others counts with the mean
 over all orders of the tie: it is equally likely on each of the places that the tie takes up. Each
@@ -21,6 +21,9 @@ POPULARITY: Final = ("head", "middle", "tail", "unseen")
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.integer]
+Pairs = tuple[IntArray, IntArray]
+"""Users [P] and items [P], no pair twice."""
+NOBODY: Final[Pairs] = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 class Ranks(NamedTuple):
@@ -71,20 +74,38 @@ def ranks_in_lists(
     return Ranks(above_U, np.where(found_U, tied_U, 0))
 
 
-def ranks_by_value(values_N: npt.NDArray[np.number], targets_U: IntArray) -> Ranks:
-    """Places of the targets when every user gets the whole catalogue, sorted by falling value."""
+def ranks_by_value(
+    values_N: npt.NDArray[np.number], targets_U: IntArray, left_out: Pairs = NOBODY
+) -> Ranks:
+    """Places of the targets when every user gets the whole catalogue, sorted by falling value.
+
+    `left_out`, distinct pairs, are not in their user's list.
+    """
     sorted_N = np.sort(values_N)
     target_U = values_N[targets_U]
     upper_U = np.searchsorted(sorted_N, target_U, side="right")
     lower_U = np.searchsorted(sorted_N, target_U, side="left")
-    return Ranks((len(sorted_N) - upper_U).astype(np.int64), (upper_U - lower_U).astype(np.int64))
+    above_U, tied_U = len(sorted_N) - upper_U, upper_U - lower_U
+    user_P, item_P = left_out
+    higher_P = values_N[item_P] > target_U[user_P]
+    same_P = values_N[item_P] == target_U[user_P]
+    above_U = above_U - np.bincount(user_P[higher_P], minlength=len(targets_U))
+    tied_U = tied_U - np.bincount(user_P[same_P], minlength=len(targets_U))
+    tied_U[user_P[item_P == targets_U[user_P]]] = 0
+    return Ranks(above_U.astype(np.int64), tied_U.astype(np.int64))
 
 
 def ranks_in_scores(scores_UN: npt.NDArray[np.floating], targets_U: IntArray) -> Ranks:
-    """Places of the targets when every user gets the whole catalogue, by a score of every item."""
-    assert np.isfinite(scores_UN).all(), "a score is not finite"
+    """Places of the targets when every user gets the whole catalogue, by a score of every item.
+
+    An item with score -inf is not in the user's list.
+    """
+    assert (scores_UN < np.inf).all(), "a score is not finite"
     target_U1 = np.take_along_axis(scores_UN, targets_U[:, None].astype(np.int64), axis=1)
-    return Ranks((scores_UN > target_U1).sum(axis=1), (scores_UN == target_U1).sum(axis=1))
+    tied_U = (scores_UN == target_U1).sum(axis=1)
+    return Ranks(
+        (scores_UN > target_U1).sum(axis=1), np.where(target_U1[:, 0] > -np.inf, tied_U, 0)
+    )
 
 
 def popularity(training_items: IntArray, items: int) -> npt.NDArray[np.int64]:
@@ -137,6 +158,31 @@ def shown_counts(items_UK: IntArray, cutoff: int, items: int) -> npt.NDArray[np.
     """In how many users' first `cutoff` places each item stands, [N]."""
     first = items_UK[:, :cutoff]
     return np.bincount(first[first >= 0], minlength=items)
+
+
+def shown_by_value(
+    values_N: npt.NDArray[np.number], users: int, cutoff: int, left_out: Pairs
+) -> npt.NDArray[np.int64]:
+    """`shown_counts` of `users` lists sorted by falling value, equal ones by their index, [N].
+
+    `left_out`, distinct pairs, are not in their user's list, which goes further down instead.
+    """
+    place_N = np.empty(len(values_N), np.int64)
+    place_N[np.argsort(-values_N, kind="stable")] = np.arange(len(values_N))
+    user_P, item_P = left_out
+    place_P = place_N[item_P]
+    end_U = np.full(users, min(cutoff, len(values_N)))
+    while True:
+        inside_P = place_P < end_U[user_P]
+        skipped_U = np.bincount(user_P[inside_P], minlength=users)
+        further_U = np.minimum(cutoff + skipped_U, len(values_N))
+        if (further_U == end_U).all():
+            break
+        end_U = further_U
+    reach = np.bincount(end_U, minlength=len(values_N) + 1)
+    reached_N = users - np.cumsum(reach)[: len(values_N)]  # users whose list goes beyond a place
+    reached_N -= np.bincount(place_P[inside_P], minlength=len(values_N))
+    return reached_N[place_N]
 
 
 def exposure(shown_N: IntArray, popularity_N: IntArray) -> Exposure:

@@ -37,7 +37,10 @@ class SystemScores:
 
 
 def first_places(scores_UN: npt.NDArray[np.float32], top_k: int) -> Lists:
-    """The best `top_k` items of scores of the whole catalogue; equal ones by their index."""
+    """The best `top_k` items of scores of the whole catalogue; equal ones by their index.
+
+    An item with score -inf is not listed.
+    """
     top_k = min(top_k, scores_UN.shape[1])
     last_U1 = -np.partition(-scores_UN, top_k - 1, axis=1)[:, top_k - 1 : top_k]
     length_U1 = (scores_UN >= last_U1).sum(axis=1, keepdims=True)
@@ -47,7 +50,7 @@ def first_places(scores_UN: npt.NDArray[np.float32], top_k: int) -> Lists:
     order_UK = np.lexsort((item_UK, -score_UK))
     item_UK = np.take_along_axis(item_UK, order_UK, axis=1)
     score_UK = np.take_along_axis(score_UK, order_UK, axis=1)
-    real_UK = np.arange(widest) < length_U1
+    real_UK = (np.arange(widest) < length_U1) & (score_UK > -np.inf)
     return Lists(np.where(real_UK, item_UK, -1), np.where(real_UK, score_UK, -np.inf))
 
 

@@ -33,13 +33,13 @@ from macrec.generator import (
 )
 from macrec.progress import Progress
 from macrec.scorer import GeneratorScorer, code_trie
+from macrec.sequences import Histories, seen_pairs
 
 if TYPE_CHECKING:
     import torch
 
     from macrec.trie import Trie
 
-Histories = Sequence[npt.NDArray[np.integer]]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
@@ -75,6 +75,7 @@ class Ranker:
         device: "torch.device | str",
         batch_size: int,
         renormalise: bool = False,
+        drop_seen: bool = False,
         allowed_N: npt.NDArray[np.bool_] | None = None,
         exhaustive: bool = False,
     ) -> None:
@@ -85,6 +86,8 @@ class Ranker:
             device: where the model decodes.
             batch_size: users decoded at once, if the beams of so many fit (`BEAMS_AT_ONCE`).
             renormalise: take each softmax over the legal codes only.
+            drop_seen: list no item of a user's own history, the part that the model is not shown
+                included; the beams are filled with others.
             allowed_N: bool [N], the items that may be listed; None for all.
             exhaustive: score the whole catalogue instead of searching; for small ones.
         """
@@ -92,7 +95,7 @@ class Ranker:
 
         self.recommender, self.device = recommender, torch.device(device)
         self.batch_size, self.renormalise = batch_size, renormalise
-        self.exhaustive = exhaustive
+        self.drop_seen, self.exhaustive = drop_seen, exhaustive
         self.fixed_shapes = self.device.type != "cpu"
         """Few shapes of batches, so that kernels need not be chosen anew for each."""
         recommender.model.to(self.device)  # pyright: ignore[reportArgumentType]
@@ -114,16 +117,10 @@ class Ranker:
         histories: Histories,
         beams: int,
         progress: Progress | None = None,
-        *,
-        drop_seen: bool = False,
     ) -> Candidates:
-        """Search every modality, and score every item found under each.
-
-        With `drop_seen` no item of a user's own history, the part that the model is not shown
-        included, is a candidate; the beams are filled with others.
-        """
+        """Search every modality, and score every item found under each."""
         parts: list[Candidates] = []
-        for batch in self._batches(histories, self.modalities, beams, drop_seen):
+        for batch in self._batches(histories, self.modalities, beams):
             part = candidates_of_batch(batch.scorers, beams)
             kept_P = batch.unseen(part.user_P, part.item_P)
             parts.append(
@@ -146,12 +143,10 @@ class Ranker:
         beams: int,
         top_k: int,
         progress: Progress | None = None,
-        *,
-        drop_seen: bool = False,
     ) -> Lists:
         """The lists of one modality alone."""
         users, items, scores = [], [], []
-        for batch in self._batches(histories, (modality,), beams, drop_seen):
+        for batch in self._batches(histories, (modality,), beams):
             leaf_BW, score_BW = batch.scorers[modality].search(beams)
             pair = items_of(self.tries[modality], leaf_BW)
             kept_P = batch.unseen(pair.user_P, pair.item_P)
@@ -171,7 +166,7 @@ class Ranker:
         return max(1, min(self.batch_size, BEAMS_AT_ONCE // beams, masks))
 
     def _batches(
-        self, histories: Histories, modalities: Sequence[Modality], beams: int, drop_seen: bool
+        self, histories: Histories, modalities: Sequence[Modality], beams: int
     ) -> Iterator["_Batch"]:
         """Users of like length together, each batch with the scorers of its sources."""
         import torch
@@ -197,7 +192,7 @@ class Ranker:
         at_once = self._users_at_once(beams)
         for start in range(0, len(order), at_once):
             users_B = order[start : start + at_once]
-            seen = _pairs([histories[user] for user in users_B]) if drop_seen else None
+            seen = seen_pairs([histories[user] for user in users_B]) if self.drop_seen else None
             scorers: dict[Modality, CodeScorer] = {}
             for modality, stream in streams.items():
                 source_BS = gather_sources(stream, bounds[users_B], bounds[users_B + 1])
@@ -231,13 +226,6 @@ class _Batch(NamedTuple):
         return ~np.isin(item_P * users + user_P, self.seen[1] * users + self.seen[0])
 
 
-def _pairs(histories: Histories) -> tuple[IntArray, IntArray]:
-    """Users and items of histories, as pairs."""
-    lengths = [len(history) for history in histories]
-    items_P = np.concatenate([np.asarray(history, np.int64) for history in histories])
-    return np.repeat(np.arange(len(lengths)), lengths), items_P
-
-
 def _rounded_up(source_BS: IntArray, most_users: int) -> IntArray:
     """Sources padded to a round length, and their number to a power of two by repeating one."""
     users, length = source_BS.shape
@@ -258,6 +246,7 @@ def rank_users(
     batch_size: int = 64,
     device: "torch.device | str" = "cpu",
     renormalise: bool = False,
+    drop_seen: bool = False,
     progress: Progress | None = None,
 ) -> RankedLists:
     """Rank the whole catalogue for every user by text, by image, and by both.
@@ -271,12 +260,19 @@ def rank_users(
         batch_size: users decoded at once.
         device: where the model decodes.
         renormalise: take each softmax over the legal codes only (see `macrec.decode`).
+        drop_seen: no list holds an item of its user's history.
         progress: advanced by the users done.
     """
     training = recommender.model.training
     recommender.model.eval()
     try:
-        ranker = Ranker(recommender, device=device, batch_size=batch_size, renormalise=renormalise)
+        ranker = Ranker(
+            recommender,
+            device=device,
+            batch_size=batch_size,
+            renormalise=renormalise,
+            drop_seen=drop_seen,
+        )
         candidates = ranker.candidates(histories, beams, progress)
     finally:
         recommender.model.train(training)

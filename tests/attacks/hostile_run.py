@@ -161,7 +161,7 @@ def _reported(path: Path, items: Artifact, sequences: Artifact) -> tuple[Artifac
     lists = DatasetOutput(path / "recommendations")
     execute(
         recommend,
-        recommend.Config(top_k=ITEMS, beams=ITEMS, drop_seen=False),
+        recommend.Config(top_k=ITEMS, beams=ITEMS, seen_items="keep"),
         recommend.Inputs(predictions=Artifact.open(path / "predictions"), **shared),
         recommend.Outputs(recommendations=lists),
         recommend.Execution(device="cpu", threads=1),

@@ -11,6 +11,7 @@ from components.baselines.registry import ENTRIES, MODELS
 from macrec.artifact import Artifact
 from macrec.errors import UserError
 from macrec.metrics import metric_names, per_user, ranks_by_value
+from macrec.sequences import seen_pairs
 from macrec.significance import read_scores
 from macrec.stage_cli import parse_request
 from tests import planted_sequences as planted
@@ -92,7 +93,8 @@ def test_metrics_and_targets_follow_from_the_predictions(trained, data, name):
 def test_equal_counts_count_at_their_expected_value(trained, data):
     histories = Artifact.open(data / "sequences").table(["item_index"]).column(0).to_pylist()
     count_N = np.bincount(np.concatenate([h[:-2] for h in histories]), minlength=ITEMS)
-    expected = per_user(ranks_by_value(count_N, np.array([h[-1] for h in histories])))
+    seen = seen_pairs([np.array(h[:-1]) for h in histories])  # in no list: nobody comes back
+    expected = per_user(ranks_by_value(count_N, np.array([h[-1] for h in histories]), seen))
     for metric, value_U in expected.items():
         assert trained["popular"].metrics[metric] == pytest.approx(value_U.mean())
 
@@ -149,7 +151,8 @@ def test_a_model_sees_the_training_part_alone_and_histories_as_in_evaluate(tmp_p
     histories = [[1, 2, 3, 4, 5, 6], [7, 8, 9], [10, 11], [12], [13, 14, 15, 16]]
     spy = Spy()
     monkeypatch.setattr(registry, "baseline", lambda name: spy)
-    done = run(prepared(tmp_path / "data", histories), tmp_path / "out", "popular", max_history=4)
+    given = {"max_history": 4, "seen_items": "keep"}
+    done = run(prepared(tmp_path / "data", histories), tmp_path / "out", "popular", **given)
     training = spy.data.training
     parts = np.split(training.items, training.offsets[1:-1])
     assert [part.tolist() for part in parts] == [[1, 2, 3, 4], [7], [], [], [13, 14]]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.baselines import bert4rec, item_knn, learning, popular, sasrec
+from components.baselines import bert4rec, item_knn, learning, popular, ranking, sasrec
 from components.baselines.histories import Rows, padded, shuffled, windows
 from components.baselines.interface import Course, Data, Fitted
 from components.baselines.search import best, draws, search
@@ -15,6 +15,7 @@ from macrec.errors import UserError
 from macrec.metrics import Ranks, ranks_by_value, ranks_in_scores
 from macrec.predictions import first_places
 from macrec.sequences import Sequences
+from macrec.split import Cases
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -152,6 +153,29 @@ def test_neighbours_find_planted_groups():
 def test_popular_counts():
     found = popular.fit(popular.Config(), Data(4, sequences([1, 1, 2], [1]), 20, {}), course())
     assert found.model.score_all([np.array([0])] * 2).tolist() == [[0, 3, 1, 0]] * 2
+
+
+def test_what_a_user_has_is_not_listed_if_it_is_dropped():
+    histories = [np.array(h, np.int32) for h in ([3, 1, 0], [2], [0, 1])]
+    cases = Cases(histories, np.array([2, 0, 1], np.int32))
+    model = popular.Popular(np.array([9, 5, 3, 1], np.float32))
+    shown, found = {}, {}
+    for drop in (False, True):
+        # the model is shown two items, what is dropped are all
+        batches = list(ranking.scored(model, cases, ranking.Protocol(2, drop, 2)))
+        shown[drop] = [first_places(b.scores_BN, 4).items_UK.tolist() for b in batches]
+        found[drop] = {
+            int(user): int(tied)
+            for b in batches
+            for user, tied in zip(
+                b.user_B,
+                ranks_in_scores(b.scores_BN, cases.targets_T[b.user_B]).tied_U,
+                strict=True,
+            )
+        }
+    assert shown[False] == [[[0, 1, 2, 3]] * 2, [[0, 1, 2, 3]]]
+    assert shown[True] == [[[0, 1, 3, -1], [2, -1, -1, -1]], [[2, 3, -1, -1]]]
+    assert found[True] == {0: 1, 1: 1, 2: 0}  # the third user's target is one that he has
 
 
 def test_first_places_keep_a_tie_whole_and_ranks_agree():

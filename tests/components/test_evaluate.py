@@ -134,7 +134,8 @@ def run(path, inputs, **config):
         report=HtmlOutput(path / "report.html"),
         summary=MarkdownOutput(path / "summary.md"),
     )
-    given = stage.Config(**{"beams": ITEMS, "single_modality_beams": 12, **config})
+    usual = {"beams": ITEMS, "single_modality_beams": 12, "seen_items": "keep"}
+    given = stage.Config(**{**usual, **config})
     done = execute(
         stage, given, inputs, outputs, stage.Execution(device="cpu", batch_size=7, threads=1)
     )
@@ -284,6 +285,31 @@ def test_popular_counts_training_interactions_only(evaluated, lists):
     everything = np.bincount([i for items in lists for i in items], minlength=ITEMS)
     assert (everything != counts).any()
     assert metrics["random_hr_10"] == pytest.approx(10 / ITEMS)
+
+
+@pytest.mark.parametrize("seen_items", ["drop", "auto"])
+def test_seen_items_are_in_no_list_where_they_are_dropped(seen_items, tmp_path, lists, recommender):
+    inputs = make_inputs(tmp_path, lists, recommender)
+    metrics, predictions, page = run(tmp_path, inputs, seen_items=seen_items, examples=4)
+    tested = [items for items in lists if len(items) >= 2]
+    assert any(items[-1] in items[:-1] for items in tested)  # such a target cannot be found
+    users = {f"user {u}": items for u, items in enumerate(lists)}
+    for p in predictions:
+        assert not set(p["items"]) & set(users[p["user_id"]][:-1])
+        assert p["system"] != "fused" or len(p["items"]) == 20
+    counts = np.bincount([i for items in lists for i in items[:-2]], minlength=ITEMS)
+    total, shown = 0.0, set()
+    for *history, target in tested:
+        open_N = ~np.isin(np.arange(ITEMS), history)
+        shown |= set([i for i in np.argsort(-counts, kind="stable") if open_N[i]][:10])
+        if open_N[target]:
+            above = int((counts[open_N] > counts[target]).sum())
+            tied = int((counts[open_N] == counts[target]).sum())
+            total += min(max(10 - above, 0), tied) / tied
+    assert metrics["popular_hr_10"] == pytest.approx(total / len(tested))
+    assert metrics["popular_coverage_10"] == len(shown) / ITEMS
+    assert "leave out what is in the user" in page
+    assert Artifact.open(tmp_path / "predictions").metadata["seen_items"] == "drop"
 
 
 def test_weight_is_chosen_on_validation_users(tmp_path, lists, recommender, evaluated):

@@ -68,6 +68,7 @@ def inputs(tmp_path_factory, lists, recommender):
             none,
             fusion_weight=WEIGHT,
             renormalise=True,
+            seen_items="drop",
         ),
     }
 
@@ -106,7 +107,7 @@ def written(path, *ids):
 
 
 def test_lists_are_the_fused_ones_from_the_whole_history(tmp_path, inputs, lists, recommender):
-    metrics, artifact = run(tmp_path, inputs, top_k=6, beams=ITEMS, drop_seen=False)
+    metrics, artifact = run(tmp_path, inputs, top_k=6, beams=ITEMS, seen_items="keep")
     ranked = rank_users(
         recommender,
         [np.array(items) for items in able(lists).values()],
@@ -120,13 +121,13 @@ def test_lists_are_the_fused_ones_from_the_whole_history(tmp_path, inputs, lists
     assert list(found.values()) == ranked.fused_items_UK[:, :6].tolist()
     scores = np.array(artifact.table()["score"]).reshape(-1, 6)
     np.testing.assert_allclose(scores, ranked.fused_scores_UK[:, :6], rtol=1e-4)
-    assert artifact.metadata == {"text_weight": WEIGHT, "renormalise": True}
+    assert artifact.metadata == {"text_weight": WEIGHT, "renormalise": True, "drop_seen": False}
     expected = {"users": USERS - 1, "users_without_history": 1, "rows": 6 * (USERS - 1)}
     assert expected.items() <= metrics.items() and metrics["shorter_lists"] == 0
 
 
 def test_what_is_given_stands_before_what_evaluate_chose(tmp_path, inputs, lists, recommender):
-    config = {"fusion_weight": 0.9, "renormalise": "off", "drop_seen": False, "top_k": 3}
+    config = {"fusion_weight": 0.9, "renormalise": "off", "seen_items": "keep", "top_k": 3}
     _, artifact = run(tmp_path, inputs, beams=ITEMS, **config)
     histories = [np.array(items) for items in able(lists).values()]
     ranked = rank_users(recommender, histories, beams=ITEMS, top_k=3, fusion_weight=0.9)
@@ -272,7 +273,7 @@ def test_one_modality_alone(tmp_path, inputs, lists, recommender):
     none_NL = np.full_like(recommender.text_codes_NL, -1)
     alone = Recommender(recommender.model, VOCABULARY, recommender.text_codes_NL, none_NL, 4)
     given = trained_otherwise(tmp_path, inputs, alone)
-    _, artifact = run(tmp_path, given, top_k=5, drop_seen=False)
+    _, artifact = run(tmp_path, given, top_k=5, seen_items="keep")
     histories = [np.array(items) for items in able(lists).values()]
     ranked = rank_users(alone, histories, beams=20, top_k=5, renormalise=True)
     assert list(by_user(artifact).values()) == ranked.text_items_UK[:, :5].tolist()
@@ -298,9 +299,10 @@ def test_artifacts_of_other_runs_are_refused(tmp_path, inputs):
         run(tmp_path, {**inputs, "semantic_ids": mixed})
     none = [[] for _ in schema.PREDICTIONS]
     old = dataset(tmp_path / "old", schema.PREDICTIONS, none)
-    with pytest.raises(UserError, match="does not state fusion_weight and renormalise"):
+    with pytest.raises(UserError, match="not state fusion_weight and renormalise and seen_items"):
         run(tmp_path, {**inputs, "predictions": old})
-    run(tmp_path, {**inputs, "predictions": old}, fusion_weight=0.5, renormalise="on", top_k=1)
+    given = {"fusion_weight": 0.5, "renormalise": "on", "seen_items": "keep"}
+    run(tmp_path, {**inputs, "predictions": old}, top_k=1, **given)
     beyond = [["a"], [[1, ITEMS]], [None]]
     beyond = dataset(tmp_path / "beyond", schema.SEQUENCES, beyond)
     with pytest.raises(UserError, match="1 of 2 interactions name items outside 0"):

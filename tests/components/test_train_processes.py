@@ -60,7 +60,7 @@ def trained_on(config, together, **settings):
     data = data_of(sequences, catalogue_codes(3), config.tasks, use_pairs=config.use_pairs)
     assert len(data.sequence_rows) % config.batch_size == 1
     recommender = Recommender(model, VOCABULARY, *catalogue_codes(3), 5)
-    validation = validation_split(sequences, 0, 0)
+    validation = validation_split(sequences, 0, 0, "auto")
     score = fused_ndcg(recommender, validation, config, Execution(), CPU, together)
     return Run(model, train(model, data, config, score, CPU, processes=together, **settings))
 
@@ -240,7 +240,7 @@ def test_each_process_draws_its_own_dropout_masks():
 def test_validation_shares_the_users_out():
     sequences = random_sequences(9)
     recommender = Recommender(small_model(), VOCABULARY, *catalogue_codes(3), 5)
-    validation = validation_split(sequences, 0, 0)
+    validation = validation_split(sequences, 0, 0, "auto")
 
     class Adding(Processes):
         def sum(self, tensor):

@@ -66,13 +66,14 @@ def test_validation_and_test_items_are_in_no_training_batch(augment):
 
 def test_validation_predicts_the_last_item_but_one_from_all_before():
     sequences = flat([0, 1, 2, 3], [4, 5], [6, 7, 8])
-    found = validation_split(sequences, users=0, seed=0)
+    found = validation_split(sequences, users=0, seed=0, seen_items="auto")
     assert [history.tolist() for history in found.histories] == [[0, 1], [6]]
-    assert found.targets_U.tolist() == [2, 7]
+    assert found.targets_U.tolist() == [2, 7] and found.drop_seen
+    assert not validation_split(sequences, 0, 0, "keep").drop_seen
     many = random_sequences(200)
-    sample = validation_split(many, users=20, seed=1)
+    sample = validation_split(many, users=20, seed=1, seen_items="auto")
     assert len(sample.histories) == 20
-    again = validation_split(many, users=20, seed=1)
+    again = validation_split(many, users=20, seed=1, seen_items="auto")
     assert sample.targets_U.tolist() == again.targets_U.tolist()
 
 

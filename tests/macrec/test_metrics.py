@@ -17,6 +17,8 @@ from macrec.metrics import (
     random_hit_rate,
     ranks_by_value,
     ranks_in_lists,
+    ranks_in_scores,
+    shown_by_value,
     shown_counts,
 )
 
@@ -159,3 +161,28 @@ def test_bootstrap_interval_has_the_width_of_the_standard_error_and_is_seeded():
 
 def test_metric_names_are_those_of_per_user():
     assert metric_names() == list(per_user(ranks(0, 1)))
+
+
+def test_what_a_user_has_is_in_no_list_by_value():
+    generator = np.random.default_rng(4)
+    values_N = generator.integers(0, 9, 30)  # with ties
+    pair = np.unique(generator.integers(0, 40 * 30, 300))
+    user_P, item_P = pair // 30, pair % 30
+    targets_U = generator.integers(0, 30, 40)
+    scores_UN = np.tile(values_N.astype(float), (40, 1))
+    scores_UN[user_P, item_P] = -np.inf
+    found, expected = (
+        ranks_by_value(values_N, targets_U, (user_P, item_P)),
+        ranks_in_scores(scores_UN, targets_U),
+    )
+    listed_U = np.isfinite(scores_UN[np.arange(40), targets_U])
+    assert 0 < listed_U.sum() < 40
+    assert found.tied_U.tolist() == expected.tied_U.tolist() and (found.tied_U > 0).tolist() == (
+        listed_U.tolist()
+    )
+    assert found.above_U[listed_U].tolist() == expected.above_U[listed_U].tolist()
+    for cutoff in (1, 10, 25, 30):
+        order_UN = np.argsort(-scores_UN, axis=1, kind="stable")[:, :cutoff]
+        first_UN = np.where(np.take_along_axis(scores_UN, order_UN, 1) > -np.inf, order_UN, -1)
+        shown_N = shown_by_value(values_N, 40, cutoff, (user_P, item_P))
+        assert shown_N.tolist() == shown_counts(first_UN, cutoff, 30).tolist()

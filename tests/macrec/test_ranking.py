@@ -299,10 +299,10 @@ LONG = [np.array(h) for h in ([3, 4], [0], [5, 6, 7, 8, 9, 1], [19, *range(17)],
 def test_seen_items_are_replaced_by_the_next_best(renormalise):
     model = recommender(missing=[1, 2], shared=[(4, 9), (0, 11)])
     options = {"device": "cpu", "batch_size": 2, "renormalise": renormalise}
-    ranker = Ranker(model, **options)
-    kept = ranker.candidates(LONG, 20, drop_seen=True)
-    alone = ranker.search(LONG, "text", 20, 20, drop_seen=True)
-    few = ranker.search(LONG, "text", 2, 2, drop_seen=True)
+    ranker, dropping = Ranker(model, **options), Ranker(model, drop_seen=True, **options)
+    kept = dropping.candidates(LONG, 20)
+    alone = dropping.search(LONG, "text", 20, 20)
+    few = dropping.search(LONG, "text", 2, 2)
     assert (few.items_UK[:, :2] >= 0).all()
     for user, history in enumerate(LONG):
         assert not set(kept.item_P[kept.user_P == user].tolist()) & set(history.tolist())
@@ -350,10 +350,11 @@ def test_only_allowed_items_are_candidates_and_all_are_scored(renormalise):
 @pytest.mark.parametrize("renormalise", [False, True])
 def test_what_the_other_search_found_has_the_score_that_a_search_would_give(renormalise, drop_seen):
     model = recommender(missing=[1, 2], shared=[(4, 9)])
-    ranker = Ranker(model, device="cpu", batch_size=2, renormalise=renormalise)
-    few = ranker.candidates(LONG, 2, drop_seen=drop_seen)
+    how = {"renormalise": renormalise, "drop_seen": drop_seen}
+    ranker = Ranker(model, device="cpu", batch_size=2, **how)
+    few = ranker.candidates(LONG, 2)
     ranker.exhaustive = True
-    whole = ranker.candidates(LONG, 20, drop_seen=drop_seen)
+    whole = ranker.candidates(LONG, 20)
     keys = [found.user_P * 20 + found.item_P for found in (few, whole)]
     place_P = np.searchsorted(keys[1], keys[0])
     assert (keys[1][place_P] == keys[0]).all()
@@ -366,8 +367,9 @@ def test_what_the_other_search_found_has_the_score_that_a_search_would_give(reno
 
 
 def test_nothing_allowed_gives_empty_lists():
-    ranker = Ranker(recommender(), device="cpu", batch_size=5, allowed_N=np.zeros(20, bool))
-    assert not len(ranker.candidates(HISTORIES, 3, drop_seen=True).item_P)
+    options = {"device": "cpu", "batch_size": 5, "drop_seen": True}
+    ranker = Ranker(recommender(), allowed_N=np.zeros(20, bool), **options)
+    assert not len(ranker.candidates(HISTORIES, 3).item_P)
     assert (ranker.search(HISTORIES, "image", 3, 3).items_UK == -1).all()
 
 
@@ -399,11 +401,12 @@ def test_fixed_shapes_change_nothing(renormalise, monkeypatch):
     monkeypatch.setattr(
         decoder, "encode", lambda m, s: shapes.add(tuple(s.shape)) or original(m, s)
     )
-    ranker = Ranker(recommender(), device="cpu", batch_size=6, renormalise=renormalise)
-    free = ranker.candidates(HISTORIES, 4, drop_seen=True)
+    how = {"renormalise": renormalise, "drop_seen": True}
+    ranker = Ranker(recommender(), device="cpu", batch_size=6, **how)
+    free = ranker.candidates(HISTORIES, 4)
     shapes.clear()
     ranker.fixed_shapes = True
-    fixed = ranker.candidates(HISTORIES, 4, drop_seen=True)
+    fixed = ranker.candidates(HISTORIES, 4)
     assert shapes == {(6, 16)}  # of five users
     assert fixed.item_P.tolist() == free.item_P.tolist()
     assert fixed.user_P.tolist() == free.user_P.tolist()

@@ -190,7 +190,7 @@ def test_a_run_on_other_users_is_not_compared(data, tmp_path, here):
     [
         (["--models", "popular,gru4rec"], "no gru4rec; there are popular"),
         (["--seeds", "0"], "--seeds: 1 or more"),
-        (["--set", "epoch=3"], "write NAME=VALUE with one of max_history, epochs"),
+        (["--set", "epoch=3"], "write NAME=VALUE with one of max_history, seen_items"),
         (["--models", "popular", "--set", "sasrec.width=3"], "a model of --models"),
         (["--set", "seed=3"], "write NAME=VALUE"),
         (["--set", "epochs=0"], "epochs is below 1"),

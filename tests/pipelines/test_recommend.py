@@ -15,7 +15,7 @@ from pipelines import cli, recommend, version
 from tests.artifacts import dataset
 
 ITEMS, USERS = 30, 12
-EARLIER = {"top_k": 7, "beams": 9, "fusion_weight": -1.0, "renormalise": "on", "drop_seen": False}
+EARLIER = {"top_k": 7, "beams": 9, "fusion_weight": -1.0, "renormalise": "on", "seen_items": "keep"}
 
 
 def ended_run(out: Path, **config) -> Path:
@@ -35,6 +35,7 @@ def ended_run(out: Path, **config) -> Path:
     save_recommender(output.path, Recommender(model.eval(), vocabulary, codes_NL, codes_NL, 4))
     output.commit({"stage": "train"})
     none = [[] for _ in schema.PREDICTIONS]
+    chosen = {"fusion_weight": 0.4, "renormalise": False, "seen_items": "drop"}
     made = DatasetOutput(out / "recommendations")
     made.prepare()
     with made.dataset(schema.RECOMMENDATIONS):
@@ -43,9 +44,7 @@ def ended_run(out: Path, **config) -> Path:
     folders = {
         "sequences": dataset(out / "sequences", schema.SEQUENCES, [users, lists, [None] * USERS]),
         "semantic_ids": dataset(out / "semantic_ids", schema.SEMANTIC_IDS, ids),
-        "predictions": dataset(
-            out / "predictions", schema.PREDICTIONS, none, fusion_weight=0.4, renormalise=False
-        ),
+        "predictions": dataset(out / "predictions", schema.PREDICTIONS, none, **chosen),
         "recommender": Artifact.open(output.path),
         "recommendations": Artifact.open(made.path),
     }
