@@ -39,7 +39,7 @@ test-fast: .venv/ready  ## the tests without the slow ones
 
 faults: .venv/ready  ## fault tests and attacks at their nightly size (docs/reliability.md)
 	mkdir -p runs
-	$(BIN)/pytest -m case --size nightly --cases-to runs/reliability.json
+	$(BIN)/pytest -m case --size nightly --cases-to runs/reliability.json --resume-cases
 
 lint: .venv/ready  ## style, types, the compiled pipeline
 	$(BIN)/ruff check .

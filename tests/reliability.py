@@ -189,6 +189,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("reliability")
     group.addoption("--size", choices=SIZES, default="ci", help="how far the fault tests go")
     group.addoption("--cases-to", type=Path, help="write what the cases counted as JSON")
+    group.addoption(
+        "--resume-cases", action="store_true", help="leave out what passed at the last --cases-to"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -211,14 +214,26 @@ def trials(record_property: Callable[[str, object], None]) -> Callable[[str, int
     return lambda what, count: record_property("trials", (what, count))
 
 
+class Ended(NamedTuple):
+    """A test that has ended."""
+
+    test: str
+    cases: list[int]
+    outcome: str
+    trials: list[Any]
+    """What was counted, and how many."""
+
+
 class Tally:
     """Collects what the tests of each case did, and says it at the end."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.ended: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        self.trials: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self.to: Path | None = config.getoption("cases_to")
+        self.ended: dict[str, Ended] = {}
+        self.begun_earlier = Journal(self.to, config) if self.to else None
 
+    @pytest.hookimpl(trylast=True)  # behind the choice by -m and -k
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
             numbers = [n for mark in item.iter_markers("case") for n in mark.args]
@@ -226,51 +241,107 @@ class Tally:
             if unknown:
                 raise pytest.UsageError(f"{item.nodeid}: there is no case {unknown}")
             item.user_properties += [("case", n) for n in sorted(set(numbers))]
+        if self.begun_earlier and self.config.getoption("resume_cases"):
+            chosen = {item.nodeid for item in items}
+            self.ended |= {t: e for t, e in self.begun_earlier.read().items() if t in chosen}
+            done = [item for item in items if item.nodeid in self.ended]
+            items[:] = [item for item in items if item.nodeid not in self.ended]
+            self.config.hook.pytest_deselected(items=done)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call" and report.passed:
             return
-        numbers = [n for name, n in report.user_properties if name == "case"]
-        for number in numbers:
-            self.ended[number][report.outcome] += 1
-            for name, value in report.user_properties:
-                if name == "trials" and report.passed:
-                    self.trials[number][value[0]] += value[1]
+        properties = report.user_properties
+        cases = sorted({int(str(n)) for name, n in properties if name == "case"})
+        trials = [value for name, value in properties if name == "trials" and report.passed]
+        earlier = self.ended.get(report.nodeid)
+        if not cases or (earlier and earlier.outcome == "failed"):
+            return
+        self.ended[report.nodeid] = Ended(report.nodeid, cases, report.outcome, trials)
+        if self.begun_earlier and not hasattr(self.config, "workerinput"):
+            self.begun_earlier.add(self.ended[report.nodeid])
+
+    def outcomes(self) -> dict[int, dict[str, int]]:
+        """Tests of each case by their outcome."""
+        found: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for ended in self.ended.values():
+            for number in ended.cases:
+                found[number][ended.outcome] += 1
+        return dict(sorted(found.items()))
+
+    def trials(self, number: int) -> dict[str, int]:
+        """What the tests of a case counted."""
+        found: dict[str, int] = defaultdict(int)
+        for ended in self.ended.values():
+            for what, count in ended.trials if number in ended.cases else []:
+                found[what] += count
+        return found
 
     def passed(self) -> list[int]:
         """Cases of which a test passed and none failed or was left out."""
-        return sorted(n for n, ends in self.ended.items() if set(ends) == {"passed"})
+        return [n for n, outcomes in self.outcomes().items() if set(outcomes) == {"passed"}]
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if not self.ended:
             return
         size, passed = self.config.getoption("size"), self.passed()
         terminalreporter.section(f"reliability ({size})")
-        for number in sorted(self.trials):
-            counted = ", ".join(f"{count:,} {what}" for what, count in self.trials[number].items())
-            terminalreporter.line(f"case {number:2}, {CASES[number].fault}: {counted}")
-        for number in sorted(set(self.ended) - set(passed)):
-            terminalreporter.line(f"case {number:2}, {CASES[number].fault}: NOT passed")
+        for number in self.outcomes():
+            counted = ", ".join(f"{count:,} {what}" for what, count in self.trials(number).items())
+            failed = "" if number in passed else "NOT passed"
+            if told := ", ".join(filter(None, (failed, counted))):
+                terminalreporter.line(f"case {number:2}, {CASES[number].fault}: {told}")
         terminalreporter.line(
-            f"cases passed / cases run: {len(passed)} / {len(self.ended)} (of {len(CASES)})"
+            f"cases passed / cases run: {len(passed)} / {len(self.outcomes())} (of {len(CASES)})"
         )
 
     def pytest_sessionfinish(self) -> None:
-        path = self.config.getoption("cases_to")
-        if path is None or hasattr(self.config, "workerinput"):  # the workers report to one process
+        if self.to is None or hasattr(self.config, "workerinput"):  # workers report to one process
             return
         found = {
             str(number): {
                 "passed": number in self.passed(),
-                "tests": ends,
-                "trials": self.trials.get(number, {}),
+                "tests": outcomes,
+                "trials": self.trials(number),
             }
-            for number, ends in sorted(self.ended.items())
+            for number, outcomes in self.outcomes().items()
         }
-        told = {
-            "size": self.config.getoption("size"),
-            "commit": git("rev-parse", "--short", "HEAD"),
-            "clean": not git("status", "--porcelain"),
-            "cases": found,
-        }
-        path.write_text(json.dumps(told, indent=1) + "\n")
+        told = {**source(self.config), "cases": found}
+        self.to.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def source(config: pytest.Config) -> dict[str, Any]:
+    """What was tested, and how far."""
+    return {
+        "size": config.getoption("size"),
+        "commit": git("rev-parse", "--short", "HEAD"),
+        "clean": not git("status", "--porcelain"),
+    }
+
+
+class Journal:
+    """The tests that have ended, a line each, beside the file of --cases-to.
+
+    The night's tests take hours; --resume-cases takes what passed in an interrupted run of the same
+    commit and size from here. A tree with changes is never resumed.
+    """
+
+    def __init__(self, to: Path, config: pytest.Config) -> None:
+        self.path, self.source = to.with_suffix(".jsonl"), source(config)
+        if not config.getoption("resume_cases") and not hasattr(config, "workerinput"):
+            self.path.unlink(missing_ok=True)
+
+    def add(self, ended: Ended) -> None:
+        """Appends a line."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({**self.source, **ended._asdict()}) + "\n")
+
+    def read(self) -> dict[str, Ended]:
+        """Tests that passed, of this commit and size."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        found: dict[str, Ended] = {}
+        for line in map(json.loads, lines):
+            ended = Ended(**{name: line[name] for name in Ended._fields})
+            if self.source["clean"] and self.source.items() <= line.items():
+                found[ended.test] = ended
+        return {test: ended for test, ended in found.items() if ended.outcome == "passed"}

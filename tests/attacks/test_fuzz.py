@@ -43,7 +43,7 @@ def many(sized: Callable[[int, int], int]) -> Callable[..., object]:
         calls = 0
 
         @settings(
-            max_examples=sized(ci, 100 * ci),
+            max_examples=sized(ci, 20 * ci),
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
@@ -214,7 +214,7 @@ def test_manifests_that_json_readers_stumble_over(tmp_path, content):
     ],
 )
 def test_what_coverage_leads_to(tmp_path, sized, trials, door):
-    command = [sys.executable, "-m", "tests.attacks.fuzz_doors", door, sized("8", "600")]
+    command = [sys.executable, "-m", "tests.attacks.fuzz_doors", door, sized("8", "200")]
     paths = os.pathsep.join(str(ROOT / part) for part in ("src", "."))
     done = subprocess.run(
         [*command, str(tmp_path / "fuzz")],

@@ -46,15 +46,18 @@ def test_nothing_is_lost_and_the_store_does_not_grow(undisturbed, tmp_path, size
     sizes: list[tuple[int, int]] = []
     for number in range(rounds):
         starts.append(time.time())
+        victims = moments.sample(stages, 2)
         for stage in stages:
             call = salted(undisturbed[stage], f"round {number}")
             out = tmp_path / f"round{number}" / stage
-            killed += call.kill(out, store, moments.uniform(0.2, 1.0) * call.seconds)
-            assert readable(out).items() <= readable(call.folder).items()
+            if stage in victims:
+                killed += call.kill(out, store, moments.uniform(0.2, 1.0) * call.seconds)
+                assert readable(out).items() <= readable(call.folder).items()
             call.finish(out, store)
             # The manifests' own bytes tell the rounds apart: they name the fingerprint.
             assert readable(out) == readable(call.folder)
-            assert ": reused" in call.finish(out, store) or stage == "snapshot_catalog"
+            if stage == victims[0]:
+                assert ": reused" in call.finish(out, store) or stage == "snapshot_catalog"
         last = starts[-ROUNDS_KEPT] if number >= ROUNDS_KEPT - 1 else None
         sweep(store, last)
         files = [p for p in store.rglob("*") if p.is_file() and "caches" not in p.parts]
@@ -78,7 +81,7 @@ def test_a_whole_run_that_is_killed_is_run_again_until_it_ends(
     """`macrec run` with all its processes; in CI the last two stages alone are computed."""
     out, moments, killed = tmp_path / "out", random.Random(3), 0
     store = next(iter(undisturbed.values())).store
-    for number in range(sized(1, 30)):
+    for number in range(sized(1, 4)):
         if sized(True, False):
             shutil.copytree(store, out / "store")
             for stage in ("evaluate", "recommend"):

@@ -1,0 +1,103 @@
+"""Writes the comparisons of docs/results.md and their pictures from what `macrec bench` has left.
+
+    macrec bench --dataset OUT --models all --seeds 5 --out BENCH
+    cp BENCH/bench.json benchmarks/results/DATE-bench-NAME.json
+    PYTHONPATH=src:. python -m benchmarks.bench_page
+
+Each data set's newest file counts. What stands between the two marks of the page is made anew.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.bench_chart import Point, chart
+from pipelines.bench_table import markdown
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "results.md"
+IMAGES = ROOT / "docs" / "images"
+BEGIN: Final = "<!-- written by `python -m benchmarks.bench_page`; do not edit -->"
+END: Final = "<!-- as far as here -->"
+SHORTEST: Final = 1e-3
+"""Seconds; a logarithmic axis has no zero."""
+
+
+def newest() -> dict[str, Path]:
+    """The last result of every data set that there is one of."""
+    return {
+        path.stem.split("-bench-", 1)[1]: path for path in sorted(RESULTS.glob("*-bench-*.json"))
+    }
+
+
+def page() -> str:
+    """docs/results.md with its comparisons anew."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    return f"{before}{BEGIN}\n\n" + "\n".join(_sections()) + f"\n{END}{after}"
+
+
+def pictures() -> dict[str, str]:
+    """The SVG files by name."""
+    return {name: svg for dataset, path in newest().items() for name, svg in _charts(dataset, path)}
+
+
+def _sections() -> Iterator[str]:
+    for dataset, path in newest().items():
+        told = json.loads(path.read_bytes())
+        yield f"### {dataset}, all systems"
+        yield ""
+        yield f"`benchmarks/results/{path.name}`: " + "".join(_made(told))
+        yield ""
+        yield from markdown(told)
+        yield ""
+        for name, _ in _charts(dataset, path):
+            yield f"![Quality against time on {dataset}](images/{name})"
+            yield ""
+
+
+def _made(told: dict[str, Any]) -> Iterator[str]:
+    """When, where and how much was searched."""
+    yield f"{told['date']}, commit {told['commit']}, {told['device']}; "
+    searched = f"{told['trials']} trials or {told['minutes']:g} minutes a model"
+    yield f"search: {searched}." if told["trials"] else "every model has its defaults, no search."
+
+
+def _charts(dataset: str, path: Path) -> Iterator[tuple[str, str]]:
+    systems: dict[str, Any] = json.loads(path.read_bytes())["systems"]
+    times = {
+        "training": ("seconds of training", lambda mean: mean.get("train_seconds")),
+        "inference": (
+            "milliseconds a user",
+            lambda mean: 1e3 / rate if (rate := mean.get("users_per_second")) else None,
+        ),
+    }
+    for what, (label, time_of) in times.items():
+        points = [
+            Point(
+                system["title"],
+                max(seconds, SHORTEST),
+                system["mean"]["ndcg_10"],
+                system["interval"]["ndcg_10"]["low"],
+                system["interval"]["ndcg_10"]["high"],
+                system["own"],
+            )
+            for system in systems.values()
+            if (seconds := time_of(system["mean"])) is not None
+        ]
+        title = f"{dataset}: quality against time, {what}"
+        svg = chart(points, title, f"{label} (logarithmic)", "NDCG@10")
+        yield f"bench-{dataset}-{what}.svg", svg
+
+
+def main() -> None:
+    for name, svg in pictures().items():
+        (IMAGES / name).write_text(svg + "\n")
+    PAGE.write_text(page())
+    print(json.dumps({"benchmark": "bench_page", "wrote": str(PAGE), "datasets": [*newest()]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Where systems find the next item, by what the training part knows of it.
+
+    PYTHONPATH=src:. python benchmarks/pair_groups.py DATASET NAME=PREDICTIONS[:SYSTEM] ...
+
+DATASET has the artifacts `sequences` and `items`; PREDICTIONS is an artifact of the stages evaluate
+or baselines, several seeds with commas; SYSTEM is needed where it has several. A test user belongs
+to the first group that fits:
+
+    followed twice   the target has followed the last item of the history directly, twice or more
+    followed once    once
+    with the last    both are in the history of some user
+    with another     the target and another item of the history are
+    never            none of these
+
+Prints a Markdown table: users, HR@1, HR@10 and NDCG@10 of every group and system; then how often
+each place of the first ten holds an item that the user has.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from macrec.artifact import Artifact
+from macrec.significance import UserScores, read_scores
+from macrec.split import Split, read_split
+
+GROUPS = ("followed twice", "followed once", "with the last", "with another", "never")
+METRICS = {"HR@1": "hr_1", "HR@10": "hr_10", "NDCG@10": "ndcg_10"}
+PLACES = 10
+
+
+def main() -> None:
+    options = _options()
+    items = Artifact.open(options.dataset / "items").rows
+    split = read_split(Artifact.open(options.dataset / "sequences"), items)
+    users = np.array(split.user_ids.take(split.users_T).to_pylist(), object)
+    order_T = np.argsort(users)  # as `read_scores` sorts them
+    group_T = np.array(list(groups(split)))[order_T]
+    histories = dict(zip(users, split.test(split.users_T).histories, strict=True))
+    runs: dict[str, list[UserScores]] = {}
+    seen: dict[str, npt.NDArray[np.float64]] = {}
+    for name, given in (system.split("=", 1) for system in options.system):
+        folders, _, system = given.partition(":")
+        opened = [Artifact.open(Path(folder)) for folder in folders.split(",")]
+        runs[name] = [read_scores(artifact, system or name) for artifact in opened]
+        shares = [_seen_share(artifact, system or name, histories) for artifact in opened]
+        seen[name] = np.mean(shares, axis=0)
+    print("\n".join(_table(group_T, runs)))
+    print()
+    print(f"| items that the user has, by place | {' | '.join(map(str, range(1, PLACES + 1)))} |")
+    print("|---" * (PLACES + 1) + "|")
+    for name, share_K in seen.items():
+        print(f"| {name} | {' | '.join(f'{share:.3f}' for share in share_K)} |")
+
+
+def groups(split: Split) -> Iterator[str]:
+    """The group of every test user."""
+    training, follows, together = split.training(), Counter(), Counter()
+    for history in np.split(training.items, training.offsets[1:-1]):
+        taken = history.tolist()
+        follows.update(pairwise(taken))
+        together.update((a, b) for a in set(taken) for b in set(taken) if a != b)
+    for history, target in zip(*split.test(split.users_T), strict=True):
+        last, item = int(history[-1]), int(target)
+        if times := follows[last, item]:
+            yield "followed twice" if times > 1 else "followed once"
+        elif together[last, item]:
+            yield "with the last"
+        else:
+            any_other = any(together[other, item] for other in history.tolist())
+            yield "with another" if any_other else "never"
+
+
+def _table(group_T: npt.NDArray[np.str_], runs: dict[str, list[UserScores]]) -> Iterator[str]:
+    names = [f"{name} {metric}" for name in runs for metric in METRICS]
+    yield f"| target in training | users | {' | '.join(names)} |"
+    yield "|---" * (2 + len(names)) + "|"
+    for group in ("all", *GROUPS):
+        here_T = np.full(len(group_T), True) if group == "all" else group_T == group
+        cells = [
+            f"{np.mean([run.values[metric][here_T].mean() for run in found]):.4f}"
+            for found in runs.values()
+            for metric in METRICS.values()
+        ]
+        yield f"| {group} | {here_T.sum():,} | {' | '.join(cells)} |"
+
+
+def _seen_share(
+    predictions: Artifact, system: str, histories: dict[str, npt.NDArray[np.int32]]
+) -> npt.NDArray[np.float64]:
+    """Share of the users who have what stands on each of the first places, [PLACES]."""
+    seen_K, users = np.zeros(PLACES), 0
+    for batch in predictions.batches(["user_id", "system", "items"]):
+        for row in batch.to_pylist():
+            if row["system"] == system:
+                first = np.isin(row["items"][:PLACES], histories[row["user_id"]])
+                seen_K[: len(first)] += first
+                users += 1
+    return seen_K / max(users, 1)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", type=Path, help="folder with sequences and items")
+    parser.add_argument("system", nargs="+", metavar="NAME=PREDICTIONS[:SYSTEM]")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
