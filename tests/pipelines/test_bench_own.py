@@ -1,5 +1,6 @@
 """Our own systems in `macrec bench`, on a tiny catalogue with planted histories."""
 
+import functools
 import json
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.baselines import search
-from macrec import schema
+from macrec import fingerprint, schema
 from macrec.arrays import vector_column
 from macrec.artifact import Artifact
 from macrec.errors import UserError
@@ -19,6 +20,7 @@ from tests.artifacts import dataset
 from tests.planted_sequences import ITEMS, follow, prepared
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+CODE_VERSION = functools.cache(fingerprint.code_version)
 TINY = """
 catalog_timestamp_column: ""  # read before: changes nothing here
 label_clusters: 4
@@ -44,6 +46,15 @@ evaluation_validation_users: 20
 evaluation_fusion_weights: [0.0, 0.5, 1.0]
 evaluation_examples: 0
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_reading():
+    """The sources are read once for all fingerprints of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("macrec.stage", "macrec.fingerprint", "pipelines.bench_stages"):
+            patch.setattr(f"{name}.code_version", CODE_VERSION)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +181,7 @@ def searched(data, tmp_path, monkeypatch, validation, *flags):
         return SimpleNamespace(metrics={"train": {"validation_ndcg_at_10": ndcg, "epochs": 3.0}})
 
     monkeypatch.setattr(bench_stages, "make", make)
-    asked = options(data, tmp_path, "--trials", "30", *flags)
+    asked = options(data, tmp_path, "--trials", "12", *flags)
     return bench_own.Ours(asked, open_dataset(data))
 
 
@@ -187,7 +198,7 @@ def test_a_trial_that_fails_is_told_and_an_ablation_takes_what_macrec_found(
     flags = ["--models", "no_histories,tiger", "--set", "macrec.generator_dropout=0.2"]
     ours = searched(data, tmp_path, monkeypatch, by_rate, *flags)
     found = ours._search_of("no_histories")
-    assert found["asked"]["model"] == "macrec" and len(found["trials"]) == 30
+    assert found["asked"]["model"] == "macrec" and len(found["trials"]) == 12
     first = found["trials"][0]["settings"]  # the defaults, and what the data set says
     assert first["generator_learning_rate"] == 1e-3 and first["generator_epochs"] == 1
     assert "generator_dropout" not in found["space"]  # --set stands
@@ -215,9 +226,9 @@ def test_a_search_without_any_figure_leaves_the_system_out_with_the_reason(
     found = searched(data, tmp_path, monkeypatch, never, *flags).systems(["macrec", "no_con"])
     assert found.systems == {} and [f["system"] for f in found.failed] == ["macrec", "no_con"]
     assert all(
-        "all 30 trials failed, the first with: collapsed" in f["reason"] for f in found.failed
+        "all 12 trials failed, the first with: collapsed" in f["reason"] for f in found.failed
     )
-    assert len(json.loads((tmp_path / "trials" / "macrec.json").read_text())["trials"]) == 30
+    assert len(json.loads((tmp_path / "trials" / "macrec.json").read_text())["trials"]) == 12
 
 
 def test_a_training_that_fails_is_told_and_the_others_are_compared(data, tmp_path, here):
