@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from components.baselines import main as stage
-from components.baselines.registry import ENTRIES
+from components.baselines.registry import ENTRIES, MODELS, ModelName
 from macrec.artifact import Artifact, Json, write_atomically
 from macrec.errors import UserError, check
 from macrec.fingerprint import code_version
-from macrec.parameters import build, fields
+from macrec.parameters import fields
 from macrec.progress import log
 from macrec.significance import read_scores
 from macrec.stage import execute
@@ -36,11 +36,14 @@ def bench(options: Options, dataset: Dataset) -> Path:
         UserError: the data set cannot be used, or the run was tested on other users.
     """
     names, left_out = _that_can_run(options, dataset)
-    ours = Ours(options, dataset) if set(names) & set(RECIPES) else None
-    systems = {name: _system(options, dataset, name) for name in names if name in ENTRIES}
+    recipes = [name for name in names if name in RECIPES]
+    ours = Ours(options, dataset) if recipes else None  # what is wrong with them is said first
+    systems: dict[str, System] = {
+        name: _system(options, dataset, name) for name in MODELS if name in names
+    }
     failed: list[Json] = []
     if ours:
-        found = ours.systems([name for name in names if name in RECIPES])
+        found = ours.systems(recipes)
         systems |= found.systems
         failed = found.failed
     in_order = [systems[name] for name in names if name in systems]
@@ -71,12 +74,11 @@ def bench(options: Options, dataset: Dataset) -> Path:
 def tune(options: Options, dataset: Dataset) -> Iterator[Path]:
     """The search alone: OUT/trials/MODEL.json for each model, which a bench then takes."""
     names, _ = _that_can_run(options, dataset)
-    ours = Ours(options, dataset) if set(names) & set(RECIPES) else None
-    searched = dict.fromkeys(
-        bench_recipes.searched_as(name) if name in RECIPES else name for name in names
-    )
-    for name in searched:
-        yield ours.searched(name) if ours and name in RECIPES else _searched(options, dataset, name)
+    recipes = [name for name in names if name in RECIPES]
+    ours = Ours(options, dataset) if recipes else None  # what is wrong with them is said first
+    yield from (_searched(options, dataset, name) for name in MODELS if name in names)
+    if ours:
+        yield from map(ours.searched, dict.fromkeys(map(bench_recipes.searched_as, recipes)))
 
 
 def _that_can_run(options: Options, dataset: Dataset) -> tuple[list[str], dict[str, str]]:
@@ -86,9 +88,10 @@ def _that_can_run(options: Options, dataset: Dataset) -> tuple[list[str], dict[s
         UserError: one that was asked for by its name is among the others, or there are no others.
     """
     names, left_out = list[str](), dict[str, str]()
+    reads: dict[str, tuple[str, ...]] = dict.fromkeys(RECIPES, bench_stages.GIVEN)
+    reads |= {name: entry.reads for name, entry in ENTRIES.items()}
     for name in options.models:
-        reads = bench_stages.GIVEN if name in RECIPES else ENTRIES[name].reads
-        absent = ", ".join(n for n in reads if n not in dataset.artifacts)
+        absent = ", ".join(n for n in reads[name] if n not in dataset.artifacts)
         if not absent:
             names.append(name)
             continue
@@ -100,13 +103,13 @@ def _that_can_run(options: Options, dataset: Dataset) -> tuple[list[str], dict[s
     return names, left_out
 
 
-def _inputs(dataset: Dataset, name: str) -> Any:
+def _inputs(dataset: Dataset, name: ModelName) -> Any:
     takes = {f.name for f in dataclasses.fields(stage.Inputs)}
     inputs = stage.Inputs(**{n: a for n, a in dataset.artifacts.items() if n in takes})
-    return stage.used_inputs(build(stage.Config, {"model": name}), inputs)
+    return stage.used_inputs(stage.Config(model=name), inputs)
 
 
-def _system(options: Options, dataset: Dataset, name: str) -> System:
+def _system(options: Options, dataset: Dataset, name: ModelName) -> System:
     """A model of the stage baselines."""
     entry = ENTRIES[name]
     settings, searched = tuple(options.own[name]), None
@@ -128,7 +131,7 @@ def _system(options: Options, dataset: Dataset, name: str) -> System:
     return system
 
 
-def _searched(options: Options, dataset: Dataset, name: str) -> Path:
+def _searched(options: Options, dataset: Dataset, name: ModelName) -> Path:
     """The file of a model's trials, made anew unless it is that of the same search."""
     from components.baselines.registry import baseline, read_settings
     from components.baselines.search import of_baseline
@@ -140,7 +143,7 @@ def _searched(options: Options, dataset: Dataset, name: str) -> Path:
 
     asked: Json = {
         "stage": options.stage,
-        "sequences": dataset.artifacts["sequences"].digest,
+        "inputs": {n: dataset.artifacts[n].digest for n in ("sequences", *ENTRIES[name].reads)},
         "code_version": code_version(stage),
     }
     return bench_search.searched(options, name, asked, candidate)

@@ -124,10 +124,14 @@ def _lists(settings: Settings, metrics: Mapping[str, Mapping[str, float]]) -> Se
         settings.get(name, declared[name].default)
         for name in ("evaluation_beams", "evaluation_single_modality_beams")
     )
-    coded = [m for m in MODALITIES if metrics["resolve_collisions"][f"{m}_items"]]
-    if len(coded) == 1:
+    if len(_coded(metrics)) == 1:
         beams = max(beams, wide)
     return {"evaluation_beams": beams, "evaluation_single_modality_beams": 0}
+
+
+def _coded(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The modalities that have codes."""
+    return [m for m in MODALITIES if metrics["resolve_collisions"][f"{m}_items"]]
 
 
 def _make_one(place: Place, name: str, settings: Settings, made: Made) -> None:
@@ -180,11 +184,11 @@ def _figures(place: Place, settings: Settings, made: Made, name: str) -> dict[st
     quantizer = made.artifacts["quantizer"]
     weights = [quantizer.file(file) for file in QUANTIZER_WEIGHTS]
     figures["quantizer_parameters"] = float(parameters_of(*weights))
-    for modality in MODALITIES:
+    resolved = made.metrics["resolve_collisions"]
+    for modality in _coded(made.metrics):
         for when in ("before", "after"):
-            rate = made.metrics["resolve_collisions"].get(f"{modality}_collision_rate_{when}")
-            if rate is not None:
-                figures[f"{modality}_collisions_{when}"] = rate
+            rate = resolved[f"{modality}_collision_rate_{when}"]
+            figures[f"{modality}_collisions_{when}"] = rate
     figures["users_per_second"] = _speed(place, settings, made)
     seconds = made.seconds
     figures |= {f"seconds_{stage}": seconds[stage] for stage in seconds}

@@ -114,6 +114,7 @@ def test_every_system_is_in_the_table_with_its_seeds_and_its_test(told, benched)
         seconds = [system["mean"][f"seconds_{stage}"] for stage in ("quantize", "train")]
         assert min(seconds) > 0 and system["mean"]["train_seconds"] == pytest.approx(sum(seconds))
         assert 0 <= system["mean"]["text_collisions_before"] <= 1
+        assert ("image_collisions_before" in system["mean"]) == (name != "tiger")
     assert systems["macrec"]["mean"]["parameters"] == systems["no_implicit"]["mean"]["parameters"]
     table = (benched[0] / "table.md").read_text()
     assert "| MACRec without implicit alignment | 2 |" in table and "| TIGER | 2 |" in table
