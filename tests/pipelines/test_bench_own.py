@@ -155,13 +155,21 @@ def test_the_settings_reach_the_stages(told, benched):
     ]  # fmt: skip
 
 
-def test_another_call_with_two_processes_finds_all_of_it(told, benched, here):
+def test_another_call_finds_all_of_it(told, benched, here):
     out, asked = benched
     before = {path: path.stat().st_mtime_ns for path in out.glob("stages/*/*/*.json")}
     assert len(before) == 23 + 6  # seconds of each stage, speed of each system
-    assert here("bench", *asked, "--jobs", 2).code == 0
+    assert here("bench", *asked).code == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("stages/*/*/*.json")} == before
     assert json.loads((out / "bench.json").read_text()) == told
+
+
+def test_processes_do_the_jobs_and_answer_in_their_order(tmp_path):
+    place = bench_stages.Place({"items": tmp_path / "items"}, tmp_path, "cpu", 0)
+    jobs = [bench_stages.Job(name, seed, {}) for name in ("tiger", "macrec") for seed in (0, 1)]
+    done = list(bench_stages.work(place, jobs, 2))
+    assert [job for job, _ in done] == jobs
+    assert all("items: no manifest.json" in answer for _, answer in done)
 
 
 def options(data, tmp_path, *flags):
@@ -182,24 +190,23 @@ def searched(data, tmp_path, monkeypatch, validation, *flags):
         return SimpleNamespace(metrics={"train": {"validation_ndcg_at_10": ndcg, "epochs": 3.0}})
 
     monkeypatch.setattr(bench_stages, "make", make)
-    asked = options(data, tmp_path, "--trials", "12", *flags)
+    asked = options(data, tmp_path, "--trials", "6", *flags)
     return bench_own.Ours(asked, open_dataset(data))
 
 
-def by_rate(settings):
-    rate = settings["generator_learning_rate"]
-    if rate == 5e-3:
+def by_epochs(settings):
+    if settings["generator_learning_rate"] == 5e-3:
         raise UserError("quantize: the loss is not finite")
-    return rate
+    return settings["generator_epochs"] / 100
 
 
 def test_a_trial_that_fails_is_told_and_an_ablation_takes_what_macrec_found(
     data, tmp_path, monkeypatch
 ):
     flags = ["--models", "no_histories,tiger", "--set", "macrec.generator_dropout=0.2"]
-    ours = searched(data, tmp_path, monkeypatch, by_rate, *flags)
+    ours = searched(data, tmp_path, monkeypatch, by_epochs, *flags)
     found = ours._search_of("no_histories")
-    assert found["asked"]["model"] == "macrec" and len(found["trials"]) == 12
+    assert found["asked"]["model"] == "macrec" and len(found["trials"]) == 6
     first = found["trials"][0]["settings"]  # the defaults, and what the data set says
     assert first["generator_learning_rate"] == 1e-3 and first["generator_epochs"] == 1
     assert "generator_dropout" not in found["space"]  # --set stands
@@ -207,9 +214,10 @@ def test_a_trial_that_fails_is_told_and_an_ablation_takes_what_macrec_found(
     failed = [t for t in found["trials"] if t["settings"]["generator_learning_rate"] == 5e-3]
     assert failed and all(t["failed"] == "quantize: the loss is not finite" for t in failed)
     assert not any(t["failed"] for t in found["trials"] if t not in failed)
-    assert found["best"]["settings"]["generator_learning_rate"] == 3e-3
+    epochs = [t["settings"]["generator_epochs"] for t in found["trials"] if t not in failed]
+    assert found["best"]["settings"]["generator_epochs"] == max(epochs) > 1
     settings = ours.settings("no_histories", found["best"]["settings"])
-    assert settings["generator_learning_rate"] == 3e-3 and settings["history_dim"] == 0
+    assert settings["generator_epochs"] == max(epochs) and settings["history_dim"] == 0
     assert settings["generator_dropout"] == 0.2
     assert "quantizer_history_weight" not in ours._search_of("tiger")["space"]
     assert ours.settings("tiger", {}).get("generator_dropout") is None
@@ -227,9 +235,9 @@ def test_a_search_without_any_figure_leaves_the_system_out_with_the_reason(
     found = searched(data, tmp_path, monkeypatch, never, *flags).systems(["macrec", "no_con"])
     assert found.systems == {} and [f["system"] for f in found.failed] == ["macrec", "no_con"]
     assert all(
-        "all 12 trials failed, the first with: collapsed" in f["reason"] for f in found.failed
+        "all 6 trials failed, the first with: collapsed" in f["reason"] for f in found.failed
     )
-    assert len(json.loads((tmp_path / "trials" / "macrec.json").read_text())["trials"]) == 12
+    assert len(json.loads((tmp_path / "trials" / "macrec.json").read_text())["trials"]) == 6
 
 
 def test_a_training_that_fails_is_told_and_the_others_are_compared(data, tmp_path, here):
