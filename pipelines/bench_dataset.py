@@ -1,6 +1,8 @@
 """What `macrec bench` compares on: a folder of prepared data, or a finished `macrec run`."""
 
 import json
+import math
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,11 +29,13 @@ class Own(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """The artifacts by input of the stage baselines."""
+    """The artifacts by name."""
 
     folder: Path
     artifacts: dict[str, Artifact]
     own: Own | None
+    arguments: dict[str, Any]
+    """Run parameters that the run was given; empty for a folder of prepared data."""
 
 
 def open_dataset(folder: Path, system: str = "") -> Dataset:
@@ -48,7 +52,8 @@ def open_dataset(folder: Path, system: str = "") -> Dataset:
     if (folder / VERSION).is_file():
         left = left_by(folder, [*NEEDED, "semantic_ids", "predictions", "recommender"])
         opened = {n: Artifact.open(left[n]) for n in (*NEEDED, "semantic_ids")}
-        return Dataset(folder, opened, _own(folder, left, system))
+        vectors, arguments = _of_record(folder, opened["items"])
+        return Dataset(folder, opened | vectors, _own(folder, left, system), arguments)
     absent = [name for name in NEEDED if not (folder / name / MANIFEST).is_file()]
     if absent:
         raise UserError(
@@ -56,23 +61,32 @@ def open_dataset(folder: Path, system: str = "") -> Dataset:
             "folder of a `macrec run`, or of `macrec stage prepare_data`."
         )
     there = [n for n in (*NEEDED, *OPTIONAL) if (folder / n / MANIFEST).is_file()]
-    return Dataset(folder, {n: Artifact.open(folder / n) for n in there}, None)
+    return Dataset(folder, {n: Artifact.open(folder / n) for n in there}, None, {})
+
+
+def _of_record(folder: Path, items: Artifact) -> tuple[dict[str, Artifact], dict[str, Any]]:
+    """The vectors that the run has left of these items, and its arguments."""
+    try:
+        record = run_record.read(folder)
+    except UserError:  # of an older version
+        return {}, {}
+    tasks = record.tasks(run_record.dag_of(record))
+    found: dict[str, Artifact] = {}
+    for name in ("text_embeddings", "image_embeddings"):
+        task = tasks.get(f"embed_{name.removesuffix('_embeddings')}")
+        if task and (task.folder / name / MANIFEST).is_file():
+            vectors = Artifact.open(task.folder / name)
+            if vectors.manifest["inputs"].get("items") == items.digest:
+                found[name] = vectors
+    return found, record.arguments
 
 
 def _own(folder: Path, left: dict[str, Path], system: str) -> Own:
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_bytes())
     found = metrics["evaluate"]
-    name = system or next(name for name in SYSTEMS if f"{name}_ndcg_10" in found)
-    prefix = f"{name}_"
-    figures = {
-        metric.removeprefix(prefix): value
-        for metric, value in found.items()
-        if metric.removeprefix(prefix) in ("coverage_10", "gini_10", "novelty_10")
-    }
-    trained = metrics["train"]
-    figures["validation_ndcg_10"] = trained["validation_ndcg_at_10"]
-    figures["epochs"] = trained["epochs"]
-    figures["parameters"] = float(_parameters(Artifact.open(left["recommender"])))
+    name = system or main_list(found)
+    recommender = Artifact.open(left["recommender"])
+    figures = figures_of(name, found, metrics["train"], recommender)
     seconds = _seconds(folder)
     if "train" in seconds:
         figures["train_seconds"] = seconds["train"]
@@ -81,18 +95,38 @@ def _own(folder: Path, left: dict[str, Path], system: str) -> Own:
     return Own(name, read_scores(Artifact.open(left["predictions"]), name), figures)
 
 
-def _parameters(recommender: Artifact) -> int:
-    """Numbers in the generator's weights."""
+def main_list(evaluated: Mapping[str, float]) -> str:
+    """The list that a shop would use, of those that evaluate has measured."""
+    return next(name for name in SYSTEMS if f"{name}_ndcg_10" in evaluated)
+
+
+def figures_of(
+    name: str,
+    evaluated: Mapping[str, float],
+    trained: Mapping[str, float],
+    recommender: Artifact,
+) -> dict[str, float]:
+    """Figures of one list of a generator, by the names that the stage baselines gives them."""
+    shown = ("coverage_10", "gini_10", "novelty_10")
+    found = {
+        figure: evaluated[f"{name}_{figure}"] for figure in shown if f"{name}_{figure}" in evaluated
+    }
+    return found | {
+        "validation_ndcg_10": trained["validation_ndcg_at_10"],
+        "epochs": trained["epochs"],
+        "parameters": float(parameters_of(recommender.file("model.safetensors"))),
+    }
+
+
+def parameters_of(*files: Path) -> int:
+    """Numbers in files of weights."""
     from safetensors import safe_open
 
-    with safe_open(recommender.file("model.safetensors"), "numpy") as weights:
-        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
     total = 0
-    for shape in shapes:
-        size = 1
-        for length in shape:
-            size *= length
-        total += size
+    for path in files:
+        with safe_open(path, "numpy") as weights:
+            for name in weights.keys():  # noqa: SIM118
+                total += math.prod(weights.get_slice(name).get_shape())
     return total
 
 

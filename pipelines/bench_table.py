@@ -14,6 +14,8 @@ from macrec.significance import UserScores, compare
 JUDGED_BY = "ndcg_10"
 QUALITY = ("hr_1", "hr_5", "hr_10", "ndcg_5", "ndcg_10", "mrr_10", "coverage_10")
 ALPHA = 0.05
+STAGES = ("quantize", "train", "evaluate")
+"""Whose seconds the table has."""
 SEED = 0
 
 
@@ -58,6 +60,7 @@ def _told(system: System, best: System) -> Json:
         {**figures, **{name: float(scores.values[name].mean()) for name in names}}
         for scores, figures in zip(system.scores, system.figures, strict=True)
     ]
+    known = [n for n in by_seed[0] if all(n in f for f in by_seed)]
     differences = [] if system is best else compare(best.scores, system.scores, _generator())
     return {
         "title": system.title,
@@ -65,8 +68,8 @@ def _told(system: System, best: System) -> Json:
         "settings": list(system.settings),
         "search": system.search,
         "by_seed": by_seed,
-        "mean": {n: float(np.mean([f[n] for f in by_seed])) for n in by_seed[0]},
-        "sd": {n: stdev(f[n] for f in by_seed) for n in by_seed[0]} if len(by_seed) > 1 else {},
+        "mean": {n: float(np.mean([f[n] for f in by_seed])) for n in known},
+        "sd": {n: stdev(f[n] for f in by_seed) for n in known} if len(by_seed) > 1 else {},
         "interval": {name: intervals[name]._asdict() for name in names},
         "to_the_best": {d.metric: {**d.difference._asdict(), "p": d.p} for d in differences},
     }
@@ -98,6 +101,7 @@ def markdown(told: Mapping[str, Any]) -> Iterator[str]:
     for system in systems.values():
         yield f"| {system['title']} | {' | '.join(_costs(system))} |"
     yield ""
+    yield from _of_the_stages(systems)
     yield from _notes(told)
 
 
@@ -132,6 +136,27 @@ def _costs(system: Json) -> Iterator[str]:
     yield numbers.count(mean.get("users_per_second"))
 
 
+def _of_the_stages(systems: Mapping[str, Json]) -> Iterator[str]:
+    """What only systems with semantic IDs have; nothing where there are none."""
+    ours = {n: s for n, s in systems.items() if "quantizer_parameters" in s["mean"]}
+    if not ours:
+        return
+    yield (
+        "| | parameters of the quantizer | quantize, s | train, s | evaluate, s | epochs | "
+        "collisions before, text / image |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for system in ours.values():
+        mean = system["mean"]
+        seconds = [numbers.decimal(mean.get(f"seconds_{s}")) for s in STAGES]
+        shares = [mean.get(f"{m}_collisions_before") for m in ("text", "image")]
+        collisions = " / ".join(numbers.DASH if s is None else f"{s:.1%}" for s in shares)
+        count = numbers.count(mean["quantizer_parameters"])
+        epochs = numbers.count(mean["epochs"])
+        yield f"| {system['title']} | {count} | {' | '.join(seconds)} | {epochs} | {collisions} |"
+    yield ""
+
+
 def _notes(told: Mapping[str, Any]) -> Iterator[str]:
     systems, judged = told["systems"], told["judged_by"]
     yield f"Best by {_heading(judged)}: {systems[told['best']]['title']}."
@@ -143,18 +168,24 @@ def _notes(told: Mapping[str, Any]) -> Iterator[str]:
     if even:
         yield f"Not told apart from it by these users (p {ALPHA} or more): {', '.join(even)}."
     for name, system in systems.items():
-        if name.startswith("run_") and system["to_the_best"]:
+        if (name == "macrec" or name.startswith("run_")) and system["to_the_best"]:
             found = system["to_the_best"][judged]
             word = "loses to" if found["p"] < ALPHA else "does not win against"
             yield (
                 f"{system['title']} {word} {systems[told['best']]['title']}: "
                 f"{numbers.metric(found['mean'])} ({_span(found)})."
             )
+    for name, reason in told.get("left_out", {}).items():
+        yield f"Left out: {name} {reason}."
+    for one in told.get("failed", ()):
+        seed = "" if one["seed"] is None else f", seed {one['seed']}"
+        yield f"Failed: {one['system']}{seed}: {one['reason']}"
     yield ""
     yield (
         "±: standard deviation over seeds. Interval: bootstrap over users, seeds averaged; p: "
         "two-sided, random signs of the users' differences, not corrected for the number of "
-        "systems. Training: until validation no longer improves, validations included. users/s: "
-        "scoring and ranking; of a run, its stage recommend, start included. A count of kept "
-        "numbers stands for the parameters of what is not trained."
+        "systems. Training: until validation no longer improves, validations included; of our own "
+        "systems quantize and train. users/s: scoring and ranking, the model loaded; of a run, its "
+        "stage recommend, start included. Parameters are those that rank, of our own systems the "
+        "generator's; a count of kept numbers stands for those of what is not trained."
     )

@@ -11,6 +11,7 @@ from macrec.errors import UserError
 from macrec.parameters import Parameter
 from macrec.stage_cli import guarded
 from pipelines import containers, images, parameters, recommend
+from pipelines.config_file import read_config
 
 COLUMN_SUFFIXES = ("_column", "_columns")
 
@@ -175,11 +176,11 @@ def _add_backend_commands(commands: Any) -> None:
 def _add_bench_commands(commands: Any) -> None:
     from pipelines import bench
 
-    bench_ = commands.add_parser("bench", help="compare baselines, and a run, on one data set")
+    bench_ = commands.add_parser("bench", help="compare systems, ours and others, on one data set")
     bench.add_flags(bench_)
     bench_.set_defaults(call=bench.run_bench)
 
-    tune = commands.add_parser("tune", help="search the baselines' settings, on validation alone")
+    tune = commands.add_parser("tune", help="search the systems' settings, on validation alone")
     bench.add_flags(tune, search_alone=True)
     tune.set_defaults(call=bench.run_tune)
 
@@ -234,7 +235,7 @@ def _given(
     values: dict[str, object] = dict(earlier or {})
     origins: dict[str, str] = {}
     for path in options.config:
-        content = _config_file(path)
+        content = read_config(path)
         values |= content
         origins |= dict.fromkeys(content, str(path))
     known = dict(declared or parameters.run_parameters())
@@ -248,20 +249,6 @@ def _given(
         typed[name] = value
     from_files = {name: path for name, path in origins.items() if name not in typed}
     return parameters.resolve(values | typed, from_files, known)
-
-
-def _config_file(path: Path) -> dict[str, object]:
-    import yaml
-
-    if not path.is_file():
-        raise UserError(f"--config {path}: no such file.")
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: no YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path}: expected lines NAME: VALUE.")
-    return {str(name): value for name, value in content.items()}
 
 
 def _run(options: argparse.Namespace) -> None:

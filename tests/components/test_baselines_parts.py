@@ -10,7 +10,7 @@ import torch
 from components.baselines import bert4rec, item_knn, learning, popular, ranking, sasrec
 from components.baselines.histories import Rows, padded, shuffled, windows
 from components.baselines.interface import Course, Data, Fitted
-from components.baselines.search import best, draws, search
+from components.baselines.search import Trial, best, draws, of_baseline, search
 from macrec.errors import UserError
 from macrec.metrics import Ranks, ranks_by_value, ranks_in_scores
 from macrec.predictions import first_places
@@ -238,38 +238,58 @@ def test_a_loss_that_is_not_finite_ends_the_training():
         learning.learn(object(), network, losses, config, course())
 
 
-def trying(seconds):
-    """A model whose trials take so long, and a clock."""
+def trying(seconds, width_of_failure=None):
+    """A model whose trials take so long, judged by its width, and a clock."""
     time = SimpleNamespace(now=0.0)
 
     def fit(config, data, course):
         time.now += seconds
+        if config.width == width_of_failure:
+            raise UserError("the loss is not finite")
         return Fitted(SimpleNamespace(width=config.width), [], course.out_of_time())
 
     module = SimpleNamespace(Config=sasrec.Config, SPACE=sasrec.SPACE, fit=fit)
     return module, lambda: time.now
 
 
+def searched(module, clock, fixed=None, **limits):
+    candidate = of_baseline(module, object(), course(lambda m: m.width / 1000), fixed or {})
+    return search(candidate, clock=clock, **limits)
+
+
 def test_the_search_draws_other_settings_each_time_and_ends_in_time():
-    module, clock = trying(40)
-    judge = course(lambda model: model.width / 1000)
-    found = search(module, None, judge, trials=9, minutes=60, clock=clock, fixed={"layers": 3})
+    found = searched(*trying(40), trials=9, minutes=60, fixed={"layers": 3})
     assert len({tuple(t.settings.items()) for t in found}) == 9
     assert found[0].settings == vars(sasrec.Config(layers=3))
     assert {t.settings["layers"] for t in found} == {3} and not any(t.cut for t in found)
     assert best(found).validation_ndcg_10 == max(t.settings["width"] for t in found) / 1000
-    module, clock = trying(40)
-    found = search(module, None, judge, trials=9, minutes=1.5, clock=clock)
+    found = searched(*trying(40), trials=9, minutes=1.5)
     assert [t.cut for t in found] == [False, False, True]
-    module, clock = trying(40)
-    assert len(search(module, None, judge, trials=9, minutes=0.01, clock=clock)) == 1
+    assert len(searched(*trying(40), trials=9, minutes=0.01)) == 1
+
+
+def test_a_trial_that_fails_is_told_and_is_not_the_best():
+    found = searched(*trying(40, width_of_failure=128), trials=20, minutes=60)
+    assert len(found) == 20
+    for trial in found:
+        wide = trial.settings["width"] == 128
+        assert (trial.failed == "the loss is not finite") == wide
+        assert (trial.validation_ndcg_10 is None) == wide
+    assert {64, 128} <= {t.settings["width"] for t in found}
+    assert best(found).settings["width"] == 64
+    alone = Trial({}, None, 1.0, 0, False, "the loss is not finite")
+    assert best([alone, alone]) is None
+
+
+def drawn(module, trials, seed=0):
+    candidate = of_baseline(module, None, course(), {})
+    return list(draws(candidate, trials, np.random.default_rng(seed)))
 
 
 def test_a_small_space_is_drawn_whole_and_an_empty_one_once():
     module = SimpleNamespace(Config=sasrec.Config, SPACE={"layers": (1, 2, 3), "heads": (2, 3)})
-    drawn = list(draws(module, {}, 50, np.random.default_rng(0)))
-    assert {(c.layers, c.heads) for c in drawn} == {(1, 2), (2, 2), (3, 2)}  # 3 heads: not 64
-    assert len(drawn) == 3
-    assert list(draws(popular, {}, 50, np.random.default_rng(0))) == [popular.Config()]
-    again = list(draws(module, {}, 50, np.random.default_rng(0)))
-    assert again == drawn
+    found = drawn(module, 50)
+    assert {(c.layers, c.heads) for c in found} == {(1, 2), (2, 2), (3, 2)}  # 3 heads: not 64
+    assert len(found) == 3
+    assert drawn(popular, 50) == [popular.Config()]
+    assert drawn(module, 50) == found

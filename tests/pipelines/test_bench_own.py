@@ -1,0 +1,281 @@
+"""Our own systems in `macrec bench`, on a tiny catalogue with planted histories."""
+
+import functools
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from components.baselines import search
+from macrec import fingerprint, schema
+from macrec.arrays import vector_column
+from macrec.artifact import Artifact
+from macrec.errors import UserError
+from pipelines import bench_own, bench_stages
+from pipelines.bench_dataset import open_dataset
+from pipelines.bench_options import add_flags, given
+from tests import planted_sequences as planted
+from tests.artifacts import dataset
+from tests.planted_sequences import ITEMS, follow, prepared
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CODE_VERSION = functools.cache(fingerprint.code_version)
+TINY = """
+catalog_timestamp_column: ""  # read before: changes nothing here
+label_clusters: 4
+quantizer_codebook_size: 8
+quantizer_levels: 3
+quantizer_latent_dim: 4
+quantizer_hidden: [12]
+quantizer_epochs: 3
+quantizer_refit_every: 2
+generator_d_model: 16
+generator_d_ff: 16
+generator_d_kv: 8
+generator_layers: 1
+generator_heads: 2
+generator_item_pairs: 4
+generator_epochs: 1
+generator_decay: 0.0
+generator_warmup_steps: 2
+generator_validation_users: 20
+generator_validation_beams: 5
+evaluation_beams: 10
+evaluation_validation_users: 20
+evaluation_fusion_weights: [0.0, 0.5, 1.0]
+evaluation_examples: 0
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_reading():
+    """The sources are read once for all fingerprints of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("macrec.stage", "macrec.fingerprint", "pipelines.bench_stages"):
+            patch.setattr(f"{name}.code_version", CODE_VERSION)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Prepared data with vectors: item i belongs to group i % 5 in text, i % 3 in pictures."""
+    folder = prepared(tmp_path_factory.mktemp("data"), follow(planted.last_plus_5, users=60))
+    generator = np.random.default_rng(0)
+    index = np.arange(ITEMS, dtype=np.int32)
+    for name, groups in (("text_embeddings", 5), ("image_embeddings", 3)):
+        vectors = np.eye(6)[index % groups] + 0.1 * generator.normal(size=(ITEMS, 6))
+        column = vector_column(vectors.astype(np.float32), np.ones(ITEMS, bool))
+        dataset(folder / name, schema.embeddings(6), [index, column, ["ok"] * ITEMS])
+    (folder / "tiny.yaml").write_text(TINY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def benched(data, tmp_path_factory):
+    """Three systems under two seeds; the output folder, and what another call needs."""
+    out = tmp_path_factory.mktemp("bench")
+    asked = ["--dataset", data, "--models", "tiger,macrec,no_implicit", "--seeds", 2]
+    asked += ["--config", data / "tiny.yaml", "--out", out, "--device", "cpu", "--threads", 1]
+    with pytest.raises(SystemExit) as ended:
+        from pipelines.cli import main
+
+        main(["bench", *map(str, asked)])
+    assert ended.value.code == 0
+    return out, asked
+
+
+@pytest.fixture(scope="module")
+def told(benched):
+    return json.loads((benched[0] / "bench.json").read_text())
+
+
+def manifests(out, stage, name):
+    return [
+        Artifact.open(p.parent).manifest for p in out.glob(f"stages/{stage}/*/{name}/manifest.json")
+    ]
+
+
+def test_every_system_is_in_the_table_with_its_seeds_and_its_test(told, benched):
+    systems = told["systems"]
+    assert list(systems) == ["tiger", "macrec", "no_implicit"] and told["failed"] == []
+    for name, system in systems.items():
+        one, two = system["by_seed"]
+        assert system["seeds"] == [0, 1] and one["ndcg_10"] != two["ndcg_10"], name
+        assert one["validation_ndcg_10"] != two["validation_ndcg_10"]
+        assert system["mean"]["ndcg_10"] == pytest.approx((one["ndcg_10"] + two["ndcg_10"]) / 2)
+        if name != told["best"]:
+            found = system["to_the_best"]["ndcg_10"]
+            best = systems[told["best"]]["mean"]["ndcg_10"]
+            assert found["mean"] == pytest.approx(system["mean"]["ndcg_10"] - best)
+            assert 0 < found["p"] <= 1
+        for figure in ("parameters", "quantizer_parameters", "users_per_second", "epochs"):
+            assert system["mean"][figure] > 0, figure
+        seconds = [system["mean"][f"seconds_{stage}"] for stage in ("quantize", "train")]
+        assert min(seconds) > 0 and system["mean"]["train_seconds"] == pytest.approx(sum(seconds))
+        assert 0 <= system["mean"]["text_collisions_before"] <= 1
+        assert ("image_collisions_before" in system["mean"]) == (name != "tiger")
+    assert systems["macrec"]["mean"]["parameters"] == systems["no_implicit"]["mean"]["parameters"]
+    table = (benched[0] / "table.md").read_text()
+    assert "| MACRec without implicit alignment | 2 |" in table and "| TIGER | 2 |" in table
+
+
+def test_what_no_seed_and_no_ablation_changes_is_made_once(told, benched):
+    out = benched[0]
+    count = {stage: len(list(out.glob(f"stages/{stage}/*"))) for stage in bench_stages.STAGES}
+    assert count == {
+        "embed_histories": 2,  # with and without
+        "pseudo_label": 1,
+        "quantize": 4,  # of tiger and macrec, two seeds; no_implicit has macrec's
+        "resolve_collisions": 4,
+        "train": 6,
+        "evaluate": 6,
+    }
+    quantizers = [s["by_seed"][0]["seconds_quantize"] for s in told["systems"].values()]
+    assert quantizers[1] == quantizers[2] != quantizers[0]  # told where it is taken again, too
+
+
+def test_the_settings_reach_the_stages(told, benched):
+    quantizers = [m["config"] for m in manifests(benched[0], "quantize", "latents")]
+    assert {(c["modalities"], c["codebook_update"]) for c in quantizers} == {
+        ("text", "gradient"), ("both", "refit"),
+    }  # fmt: skip
+    assert {c["codebook_size"] for c in quantizers} == {8} and {c["seed"] for c in quantizers} == {
+        0,
+        1,
+    }
+    generators = [m["config"] for m in manifests(benched[0], "train", "recommender")]
+    assert sorted((c["implicit_weight"], len(c["tasks"]), c["seed"]) for c in generators) == [
+        (0.0, 1, 0), (0.0, 1, 1), (0.0, 6, 0), (0.0, 6, 1), (0.01, 6, 0), (0.01, 6, 1),
+    ]  # fmt: skip
+    evaluated = [m["config"] for m in manifests(benched[0], "evaluate", "predictions")]
+    # one modality: as many beams as the fused list has in both; no list that is not read
+    assert sorted((c["beams"], c["single_modality_beams"]) for c in evaluated) == [
+        (10, 0), (10, 0), (10, 0), (10, 0), (40, 0), (40, 0),
+    ]  # fmt: skip
+
+
+def test_another_call_finds_all_of_it(told, benched, here):
+    out, asked = benched
+    before = {path: path.stat().st_mtime_ns for path in out.glob("stages/*/*/*.json")}
+    assert len(before) == 23 + 6  # seconds of each stage, speed of each system
+    assert here("bench", *asked).code == 0
+    assert {path: path.stat().st_mtime_ns for path in out.glob("stages/*/*/*.json")} == before
+    assert json.loads((out / "bench.json").read_text()) == told
+
+
+def test_processes_do_the_jobs_and_answer_in_their_order(tmp_path):
+    place = bench_stages.Place({"items": tmp_path / "items"}, tmp_path, "cpu", 0)
+    jobs = [bench_stages.Job(name, seed, {}) for name in ("tiger", "macrec") for seed in (0, 1)]
+    done = list(bench_stages.work(place, jobs, 2))
+    assert [job for job, _ in done] == jobs
+    assert all("items: no manifest.json" in answer for _, answer in done)
+
+
+def options(data, tmp_path, *flags):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    asked = ["--dataset", data, "--out", tmp_path, "--config", data / "tiny.yaml", *flags]
+    return given(parser.parse_args([str(argument) for argument in asked]))
+
+
+def searched(data, tmp_path, monkeypatch, validation, *flags):
+    """The trials of macrec, where the training is replaced by `validation` of its settings."""
+
+    def make(place, settings, until):
+        assert until == "train" and settings["quantizer_seed"] == settings["generator_seed"] == 0
+        ndcg = validation(settings)
+        return SimpleNamespace(metrics={"train": {"validation_ndcg_at_10": ndcg, "epochs": 3.0}})
+
+    monkeypatch.setattr(bench_stages, "make", make)
+    asked = options(data, tmp_path, "--trials", "6", *flags)
+    return bench_own.Ours(asked, open_dataset(data))
+
+
+def by_epochs(settings):
+    if settings["generator_learning_rate"] == 5e-3:
+        raise UserError("quantize: the loss is not finite")
+    return settings["generator_epochs"] / 100
+
+
+def test_a_trial_that_fails_is_told_and_an_ablation_takes_what_macrec_found(
+    data, tmp_path, monkeypatch
+):
+    flags = ["--models", "no_histories,tiger", "--set", "macrec.generator_dropout=0.2"]
+    ours = searched(data, tmp_path, monkeypatch, by_epochs, *flags)
+    found = ours._search_of("no_histories")
+    assert found["asked"]["model"] == "macrec" and len(found["trials"]) == 6
+    first = found["trials"][0]["settings"]  # the defaults, and what the data set says
+    assert first["generator_learning_rate"] == 1e-3 and first["generator_epochs"] == 1
+    assert "generator_dropout" not in found["space"]  # --set stands
+    assert "quantizer_history_weight" in found["space"]
+    failed = [t for t in found["trials"] if t["settings"]["generator_learning_rate"] == 5e-3]
+    assert failed and all(t["failed"] == "quantize: the loss is not finite" for t in failed)
+    assert not any(t["failed"] for t in found["trials"] if t not in failed)
+    epochs = [t["settings"]["generator_epochs"] for t in found["trials"] if t not in failed]
+    assert found["best"]["settings"]["generator_epochs"] == max(epochs) > 1
+    settings = ours.settings("no_histories", found["best"]["settings"])
+    assert settings["generator_epochs"] == max(epochs) and settings["history_dim"] == 0
+    assert settings["generator_dropout"] == 0.2
+    assert "quantizer_history_weight" not in ours._search_of("tiger")["space"]
+    assert ours.settings("tiger", {}).get("generator_dropout") is None
+    monkeypatch.setattr(search, "search", None)
+    assert ours._search_of("no_histories") == found  # from its file
+
+
+def test_a_search_without_any_figure_leaves_the_system_out_with_the_reason(
+    data, tmp_path, monkeypatch
+):
+    def never(settings):
+        raise UserError("collapsed")
+
+    flags = ["--models", "macrec,no_con", "--set", "macrec.quantizer_history_weight=1"]
+    found = searched(data, tmp_path, monkeypatch, never, *flags).systems(["macrec", "no_con"])
+    assert found.systems == {} and [f["system"] for f in found.failed] == ["macrec", "no_con"]
+    assert all(
+        "all 6 trials failed, the first with: collapsed" in f["reason"] for f in found.failed
+    )
+    assert len(json.loads((tmp_path / "trials" / "macrec.json").read_text())["trials"]) == 6
+
+
+def test_a_training_that_fails_is_told_and_the_others_are_compared(data, tmp_path, here):
+    asked = ["--dataset", data, "--config", data / "tiny.yaml", "--models", "popular,macrec"]
+    asked += ["--set", "macrec.quantizer_min_perplexity_share=1.0", "--threads", 1]
+    called = here("bench", *asked, "--out", tmp_path, "--device", "cpu")
+    assert called.code == 0, called.err
+    assert "Failed: macrec, seed 0: quantize: " in called.out and "most popular" in called.out
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert list(found["systems"]) == ["popular"]
+    assert [(f["system"], f["seed"]) for f in found["failed"]] == [("macrec", 0)]
+
+
+def test_one_modality_has_the_beams_of_both_together():
+    def beams(settings, text, image):
+        items = {"text_items": text, "image_items": image}
+        found = bench_stages._lists(settings, {"resolve_collisions": items})
+        assert found["evaluation_single_modality_beams"] == 0
+        return found["evaluation_beams"]
+
+    assert beams({}, 9.0, 9.0) == 20 and beams({}, 9.0, 0.0) == 40 == beams({}, 0.0, 9.0)
+    assert beams({"evaluation_beams": 50}, 9.0, 0.0) == 50
+
+
+def test_without_vectors_a_group_is_left_out_and_a_name_is_refused(data, tmp_path, here):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("sequences", "items", "text_embeddings"):
+        (bare / name).symlink_to(data / name)
+    asked = ["bench", "--dataset", bare, "--out", tmp_path / "out"]
+    called = here(*asked, "--models", "popular,macrec")
+    assert called.code == 2 and "macrec reads image_embeddings" in called.err
+    called = here(*asked, "--models", "popular,own,ablations")
+    assert called.code == 0, called.err
+    assert "left out: tiger reads image_embeddings, which --dataset bare does not" in called.err
+    found = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert list(found["systems"]) == ["popular"]
+    assert {"tiger", "macrec", "no_con"} <= set(found["left_out"])
+    assert "Left out: no_con reads image_embeddings" in called.out
+    called = here(*asked, "--models", "own")
+    assert called.code == 2 and "none is left: tiger reads" in called.err
