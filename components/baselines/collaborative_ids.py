@@ -86,13 +86,10 @@ def collaborative_ids(
     return np.stack(columns, axis=1)
 
 
-def _cut(
-    edges_NN: sparse.csr_matrix, part: Int64Array, clusters: int, level: int
-) -> list[Int64Array]:
+def _cut(edges_NN: Any, part: Int64Array, clusters: int, level: int) -> list[Int64Array]:
     """The items of a part by cluster, two clusters at least."""
     if level < SPECTRAL_LEVELS:
-        within: Any = edges_NN[part][:, part]
-        label_R = spectral_labels(within, clusters)
+        label_R = spectral_labels(edges_NN[part][:, part], clusters)
         found = [part[label_R == label] for label in np.unique(label_R)]
         if len(found) > 1:
             return found
@@ -125,10 +122,12 @@ def spectral_labels(edges_RR: sparse.csr_matrix, clusters: int) -> Int64Array:
             scaled_R = scale_R * x_R.ravel()
             return scale_R * (edges_RR @ scaled_R + everywhere * scaled_R.mean())
 
-        graph: Any = LinearOperator((count, count), matvec=product, dtype=np.float64)
+        operator: Any = LinearOperator  # its constructor gives one of several classes
+        graph = operator((count, count), matvec=product, dtype=np.float64)
         start_R = np.random.default_rng(0).random(count)
         _, vectors_RK = eigsh(graph, clusters, which="LA", v0=start_R)
-    _, _, pivot_R = linalg.qr(vectors_RK.T, mode="economic", pivoting=True)
+    factors: Any = linalg.qr(vectors_RK.T, mode="economic", pivoting=True)
+    pivot_R = factors[-1]
     left_KK, _, right_KK = linalg.svd(vectors_RK[pivot_R[:clusters]].T)
     return np.abs(vectors_RK @ (left_KK @ right_KK)).argmax(axis=1)
 
