@@ -104,8 +104,8 @@ def spectral_labels(edges_RR: sparse.csr_matrix, clusters: int) -> Int64Array:
     Minden and Ying 2019, Information and Inference 8, "Simple, direct and efficient multi-way
     spectral clustering").
     """
-    count = edges_RR.shape[0]
     degree_R = np.asarray(edges_RR.sum(axis=1)).ravel()
+    count = len(degree_R)
     if not degree_R.any():
         return np.zeros(count, np.int64)
     everywhere = degree_R.mean()
