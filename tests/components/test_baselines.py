@@ -38,8 +38,8 @@ EPOCHS = {
     "item_knn": 1,
     "sasrec": 30,
     "bert4rec": 60,
-    "p5_cid": 10,
-    "vip5": 10,
+    "p5_cid": 20,
+    "vip5": 15,
 }
 HISTORY = {"max_history": 6}  # shorter than most histories
 
