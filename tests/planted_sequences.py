@@ -43,7 +43,16 @@ def prepared(path: Path, histories: list[list[int]], items: int = ITEMS) -> Path
     nothing = [""] * items
     columns = [range(items), names, nothing, nothing, [None] * items, [False] * items]
     dataset(path / "items", schema.ITEMS, [list(column) for column in columns])
+    pictures(path / "image_embeddings", items)
     return path
+
+
+def pictures(path: Path, items: int) -> Artifact:
+    """Random image vectors; every tenth item has none."""
+    drawn = np.random.default_rng(0).normal(size=(items, 8)).tolist()
+    vectors = [None if item % 10 == 0 else vector for item, vector in enumerate(drawn)]
+    status = ["ok" if vector else "missing" for vector in vectors]
+    return dataset(path, schema.embeddings(8), [list(range(items)), vectors, status])
 
 
 class Done(NamedTuple):
@@ -53,9 +62,8 @@ class Done(NamedTuple):
 
 
 def inputs(data: Path) -> stage.Inputs:
-    return stage.Inputs(
-        sequences=Artifact.open(data / "sequences"), items=Artifact.open(data / "items")
-    )
+    given = ("sequences", "items", "image_embeddings")
+    return stage.Inputs(**{name: Artifact.open(data / name) for name in given})
 
 
 def run(data: Path, out: Path, model: str, *settings: str, **config: Any) -> Done:

@@ -7,7 +7,7 @@ from components.baselines.interface import Baseline
 from macrec.errors import UserError, check
 from macrec.parameters import fields, parse
 
-ModelName = Literal["popular", "item_knn", "sasrec", "bert4rec"]
+ModelName = Literal["popular", "item_knn", "sasrec", "bert4rec", "p5_cid", "vip5"]
 MODELS: Final[tuple[ModelName, ...]] = get_args(ModelName)
 
 
@@ -27,14 +27,23 @@ ENTRIES: Final[dict[ModelName, Entry]] = {
     "item_knn": Entry("item-kNN", seeded=False),
     "sasrec": Entry("SASRec", seeded=True),
     "bert4rec": Entry("BERT4Rec", seeded=True),
+    "p5_cid": Entry("P5-CID", seeded=True),
+    "vip5": Entry("VIP5", seeded=True, reads=("image_embeddings",)),
 }
 
 
 def baseline(name: ModelName) -> Baseline:
     """The module of a model; torch is loaded with it."""
-    from components.baselines import bert4rec, item_knn, popular, sasrec
+    from components.baselines import bert4rec, item_knn, p5_cid, popular, sasrec, vip5
 
-    modules = {"popular": popular, "item_knn": item_knn, "sasrec": sasrec, "bert4rec": bert4rec}
+    modules = {
+        "popular": popular,
+        "item_knn": item_knn,
+        "sasrec": sasrec,
+        "bert4rec": bert4rec,
+        "p5_cid": p5_cid,
+        "vip5": vip5,
+    }
     return cast(Baseline, modules[name])
 
 

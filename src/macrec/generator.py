@@ -223,10 +223,15 @@ def build_model(vocabulary: Vocabulary, size: ModelSize) -> "T5ForConditionalGen
 
     It is built at its final size: `resize_token_embeddings` makes all new rows alike.
     """
+    return build_t5(vocabulary.size, size)
+
+
+def build_t5(tokens: int, size: ModelSize) -> "T5ForConditionalGeneration":
+    """As `build_model`, for so many tokens, the specials and the reserved ids among them."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(
-        vocab_size=vocabulary.size,
+        vocab_size=tokens,
         d_model=size.d_model,
         d_ff=size.d_ff,
         d_kv=size.d_kv,

@@ -271,10 +271,17 @@ def encode(
     weights: Weights, source_BS: Tensor, mask_BS: Tensor, drop: Dropout = NO_DROPOUT
 ) -> tuple[Tensor, Tensor]:
     """The encoder's states [B, S, D] of source ids, and the padding as a bias [B, 1, 1, S]."""
-    x = drop(F.embedding(source_BS, weights.embedding_VD))
+    return encode_embedded(weights, F.embedding(source_BS, weights.embedding_VD), mask_BS, drop)
+
+
+def encode_embedded(
+    weights: Weights, x_BSD: Tensor, mask_BS: Tensor, drop: Dropout = NO_DROPOUT
+) -> tuple[Tensor, Tensor]:
+    """As `encode`, of what stands for the source ids: their embeddings, or others."""
+    x = drop(x_BSD)
     padding = torch.zeros_like(mask_BS, dtype=weights.dtype).masked_fill_(~mask_BS, -torch.inf)
     padding = padding[:, None, None, :]
-    bias = distance_bias(weights.encoder_bias, weights, 0, source_BS.shape[1], causal=False)
+    bias = distance_bias(weights.encoder_bias, weights, 0, mask_BS.shape[1], causal=False)
     bias = bias.to(weights.dtype) + padding
     if weights.causal_encoder:
         ahead_SS = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).triu_(1)

@@ -19,6 +19,10 @@ from tests.planted_sequences import ITEMS, follow, prepared, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+GENERATOR = (
+    *("width=32", "inner=64", "layers=1", "heads=2", "dropout=0"),
+    *("learning_rate=0.01", "batch_size=64"),
+)
 QUICK = {
     "popular": (),
     "item_knn": ("shrinkage=0", "decay=0.5"),
@@ -27,8 +31,17 @@ QUICK = {
         *("width=32", "inner=32", "dropout=0.1", "learning_rate=0.005", "batch_size=32"),
         "last_only=0.5",
     ),
+    "p5_cid": (*GENERATOR, "clusters=3", "tokens=20"),
+    "vip5": (*GENERATOR, "tokens=21"),
 }
-EPOCHS = {"popular": 1, "item_knn": 1, "sasrec": 30, "bert4rec": 60}
+EPOCHS = {
+    "popular": 1,
+    "item_knn": 1,
+    "sasrec": 30,
+    "bert4rec": 60,
+    "p5_cid": 20,
+    "vip5": 15,
+}
 HISTORY = {"max_history": 6}  # shorter than most histories
 
 

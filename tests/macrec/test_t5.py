@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from macrec.generator import ModelSize, Vocabulary, build_model
-from macrec.t5 import Dropout, distance_bias, weights_of
+from macrec.t5 import Dropout, distance_bias, encode, encode_embedded, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,3 +70,17 @@ def test_distances_fall_into_the_buckets_of_transformers(causal):
     assert (ours[:, ~seen] == -torch.inf).all()
     late = distance_bias(attention.relative_attention_bias.weight, weights, 299, 1, causal=causal)
     assert torch.equal(late[:, 0], ours[:, 299])
+
+
+def test_embeddings_in_place_of_ids_are_encoded_as_in_transformers():
+    torch.manual_seed(0)
+    size = ModelSize(d_model=8, d_ff=8, d_kv=4, layers=2, heads=2)
+    model = build_model(Vocabulary(2, 3), size).eval()
+    ids, mask = torch.randint(0, 20, (3, 7)), torch.arange(7) < torch.tensor([7, 2, 5])[:, None]
+    x_BSD = model.shared(ids) + torch.randn(3, 7, 8)
+    with torch.no_grad():
+        ours, _ = encode_embedded(weights_of(model), x_BSD, mask)
+        stock = model.encoder(inputs_embeds=x_BSD, attention_mask=mask.long()).last_hidden_state
+        torch.testing.assert_close(ours[mask], stock[mask], atol=1e-5, rtol=1e-4)
+        same, _ = encode_embedded(weights_of(model), model.shared(ids), mask)
+        assert torch.equal(same, encode(weights_of(model), ids, mask)[0])

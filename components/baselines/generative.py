@@ -1,0 +1,298 @@
+"""What the generators of the P5 family share: IDs as tokens, our T5, training rows, beam scoring.
+
+A history is the tokens of its items, one ID after the other, then EOS; the target is the ID of the
+next item. Every token's embedding has that of its whole word added, the place of its item in the
+history (P5, Geng et al. 2022, RecSys), counted from the end where P5 counts from the beginning:
+the last item is then the same word whatever the length, as in the other models here (measured: on
+a planted rule of the last item HR@1 .94 after 10 epochs, .39 after 15 the other way). Targets are
+brought to one length by STAY
+between the last cluster and the last token, so that a trie of paths of unequal length is one of
+equal length with the same branches: a cluster that is not cut is its own only child.
+
+The T5, the trie and the decoding are those of the recommender itself (`macrec`). No pre-trained T5
+is used, and there are no prompts: one task, next item, starts the decoder by its task token.
+
+Shapes: N items, B rows, S items of a history, T tokens of an item in a history, J tokens of a
+history, L tokens of a target, D width, F leaves of the trie, W beams.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from components.baselines import learning
+from components.baselines.collaborative_ids import NONE
+from components.baselines.histories import Rows, Windows, padded, shuffled
+from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
+from macrec import t5
+from macrec.decode import beam_search
+from macrec.decoder import Encoded
+from macrec.exhaustive import score_catalogue
+from macrec.generator import (
+    EOS,
+    FIRST_CODE,
+    PAD,
+    SEQUENCE_TO_TEXT,
+    Int64Array,
+    ModelSize,
+    build_t5,
+)
+from macrec.metrics import popularity
+from macrec.sequences import Sequences
+from macrec.trie import Trie
+
+STAY: Final = 7
+VISUAL: Final = 8
+"""First of the tokens that a picture stands in for; up to FIRST_CODE."""
+USERS_AT_ONCE: Final = 256
+"""Histories decoded together; bounds the memory of the beams."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Settings that the generators share; the sizes are those of our own on small catalogues."""
+
+    width: int = 64
+    """Width of the T5 model, D."""
+    layers: int = 2
+    """Layers of the encoder, and of the decoder."""
+    heads: int = 4
+    """Attention heads of a layer; each has width / heads components."""
+    inner: int = 256
+    """Width of the feed-forward layers."""
+    dropout: float = 0.1
+    """Dropout rate."""
+    learning_rate: float = 3e-3
+    """Learning rate of AdamW."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW, of matrices alone."""
+    batch_size: int = 128
+    """Targets of a step."""
+    beams: int = 40
+    """Beams of the search, in validation and in test."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with them."""
+        sizes = ("width", "layers", "heads", "inner", "batch_size", "beams")
+        found = [f"{name} is below 1" for name in sizes if getattr(self, name) < 1]
+        if not found and self.width % self.heads:
+            found.append("width is no multiple of heads")
+        found += [] if 0 <= self.dropout < 1 else ["dropout is not in 0..1, 1 excluded"]
+        found += [] if self.learning_rate > 0 else ["learning_rate is not above 0"]
+        found += [] if self.weight_decay >= 0 else ["weight_decay is negative"]
+        return found
+
+
+SPACE: Final[dict[str, tuple[Any, ...]]] = {
+    "width": (32, 64, 128),
+    "layers": (1, 2, 3),
+    "inner": (128, 256, 512),
+    "dropout": (0.1, 0.2, 0.35, 0.5),
+    "learning_rate": (1e-3, 2e-3, 3e-3),
+    "weight_decay": (0.0, 0.01, 0.1),
+    "batch_size": (64, 128, 256),
+}
+"""Of the shared settings."""
+
+
+class ItemIds(NamedTuple):
+    """The IDs of all items as tokens."""
+
+    source_MT: Int64Array
+    """In a history; PAD behind the end. M = N + 1: the last row, all PAD, is no item."""
+    target_NL: Int64Array
+    tokens: int
+    """Size of the vocabulary."""
+
+    @classmethod
+    def of(cls, path_NL: Int64Array, numbers: int, visual: int = 0) -> "ItemIds":
+        """Of paths [N, L] of numbers in 0..numbers-1, NONE behind the end.
+
+        Args:
+            path_NL: all different, and none the beginning of another.
+            numbers: how many numbers there may be.
+            visual: tokens behind each ID in a history that a picture stands in for.
+        """
+        items, levels = path_NL.shape
+        there_NL = path_NL != NONE
+        last_N = there_NL.sum(axis=1) - 1
+        token_NL = np.where(there_NL, FIRST_CODE + path_NL, PAD)
+        source_MT = np.full((items + 1, levels + visual), PAD, np.int64)
+        source_MT[:items, :levels] = token_NL
+        source_MT[:items, levels:] = VISUAL + np.arange(visual)
+        target_NL = np.where(np.arange(levels) < last_N[:, None], token_NL, STAY)
+        target_NL[:, -1] = token_NL[np.arange(items), last_N]
+        return cls(source_MT, target_NL, FIRST_CODE + numbers)
+
+
+class Source(NamedTuple):
+    """Histories as tokens, padded at the end."""
+
+    token_BJ: torch.Tensor
+    item_BJ: torch.Tensor
+    """The item that a token belongs to; N for EOS."""
+    word_BJ: torch.Tensor
+    """The place of that item, 1 for the last one of the history; 0 for EOS."""
+
+
+class Network(nn.Module):
+    """Histories to the encoder's states, and to the loss of the items that follow."""
+
+    source_MT: torch.Tensor
+    target_NL: torch.Tensor
+    count_N: torch.Tensor
+
+    def __init__(
+        self, ids: ItemIds, count_N: Float32Array, places: int, config: GeneratorConfig
+    ) -> None:
+        super().__init__()
+        size = ModelSize(
+            d_model=config.width,
+            d_ff=config.inner,
+            d_kv=config.width // config.heads,
+            layers=config.layers,
+            heads=config.heads,
+            dropout=config.dropout,
+        )
+        self.t5 = build_t5(ids.tokens, size)
+        self.word = nn.Embedding(places + 1, config.width)
+        self.drop = t5.Dropout(config.dropout)
+        self.register_buffer("source_MT", torch.from_numpy(ids.source_MT))
+        self.register_buffer("target_NL", torch.from_numpy(ids.target_NL))
+        self.register_buffer("count_N", torch.from_numpy(count_N))
+
+    def source(self, item_BS: torch.Tensor) -> Source:
+        """The tokens of histories, whose padding is the item N; without gaps between them."""
+        rows, places = item_BS.shape
+        token_BST = self.source_MT[item_BS]
+        length_B1 = (item_BS < len(self.source_MT) - 1).sum(dim=1, keepdim=True)
+        word_BS = (length_B1 - torch.arange(places, device=item_BS.device)).clamp(min=0)
+        word_BST = word_BS[..., None].expand_as(token_BST)
+        none_B1 = item_BS.new_zeros(rows, 1)
+        token_BJ = torch.cat([token_BST.flatten(1), none_B1 + EOS], dim=1)
+        item_BJ = item_BS[..., None].expand_as(token_BST).flatten(1)
+        item_BJ = torch.cat([item_BJ, none_B1 + len(self.source_MT) - 1], dim=1)
+        word_BJ = torch.cat([word_BST.flatten(1), none_B1], dim=1)
+        order_BJ = torch.argsort(token_BJ == PAD, dim=1, stable=True)
+        longest = int((token_BJ != PAD).sum(dim=1).max())
+        order_BJ = order_BJ[:, :longest]
+        parts = (part_BJ.gather(1, order_BJ) for part_BJ in (token_BJ, item_BJ, word_BJ))
+        return Source(*parts)
+
+    def embedded(self, source: Source) -> torch.Tensor:
+        """What the encoder reads, [B, J, D]."""
+        token_BJD = functional.embedding(source.token_BJ, self.t5.shared.weight)
+        return token_BJD + self.word(source.word_BJ)
+
+    def encoded(self, item_BS: torch.Tensor) -> Encoded:
+        """Histories as the decoder reads them."""
+        source, weights = self.source(item_BS), t5.weights_of(self.t5)
+        drop = self.drop if self.training else t5.NO_DROPOUT
+        mask_BJ = source.token_BJ != PAD
+        state_BJD, bias = t5.encode_embedded(weights, self.embedded(source), mask_BJ, drop)
+        return Encoded(weights, t5.memory(weights, state_BJD), bias)
+
+    def loss(self, item_BS: torch.Tensor, target_B: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of the tokens of the items that follow the histories."""
+        encoded = self.encoded(item_BS)
+        target_BL = self.target_NL[target_B]
+        decoder_BL = functional.pad(target_BL[:, :-1], (1, 0), value=SEQUENCE_TO_TEXT)
+        drop = self.drop if self.training else t5.NO_DROPOUT
+        logits_B1LV = t5.decode_blocks(
+            encoded.weights, encoded.layers, encoded.bias_B11S, decoder_BL[:, None], drop
+        )
+        return functional.cross_entropy(logits_B1LV.flatten(0, 2), target_BL.flatten())
+
+
+class Generator:
+    """A network as a model: its trie, and the scores of all items."""
+
+    def __init__(self, network: Network, config: GeneratorConfig, device: torch.device) -> None:
+        self.network, self.beams, self.device = network.to(device), config.beams, device
+        self.parameters = learning.count(network)
+        self.trie = Trie.build(network.target_NL.cpu().numpy(), device)
+        self.leaf_N = torch.from_numpy(self.trie.leaf_of_item_N).to(device).long()
+        assert self.trie.leaves == len(self.leaf_N), "items share an ID"
+        # one decoder position per inner node is then no more than the search would need
+        self.exhaustive = self.trie.depth_start[-2] <= 1 + self.beams * (self.trie.levels - 1)
+
+    @torch.inference_mode()
+    def score_all(self, histories: Sequence[Int32Array]) -> Float32Array:
+        """Log-probability of each ID that the search finds; the others in order of popularity,
+        all below those."""
+        parts = [
+            self._scored(histories[start : start + USERS_AT_ONCE])
+            for start in range(0, len(histories), USERS_AT_ONCE)
+        ]
+        return torch.cat(parts).cpu().numpy()
+
+    def _scored(self, histories: Sequence[Int32Array]) -> torch.Tensor:
+        rows = padded(histories, len(self.leaf_N))
+        encoded = self.network.encoded(torch.from_numpy(rows.item_BS).to(self.device))
+        if self.exhaustive:
+            return score_catalogue(encoded, SEQUENCE_TO_TEXT, self.trie)[:, self.leaf_N]
+        leaf_BW, score_BW = beam_search(encoded, SEQUENCE_TO_TEXT, self.trie, self.beams)
+        count_N = self.network.count_N
+        below_N = count_N / (count_N.max() + 1) - 2  # -2 to -1
+        lowest_B1 = score_BW.amin(dim=1, keepdim=True)
+        score_BN = lowest_B1 + below_N
+        item_F = torch.argsort(self.leaf_N)
+        return score_BN.scatter_(1, item_F[leaf_BW], score_BW)
+
+    def state(self) -> State:
+        """The weights, and the IDs."""
+        return learning.as_state(self.network)
+
+
+def every_target(training: Sequences, max_history: int) -> Windows:
+    """A row for every item but the first of each history: the last `max_history` before it, it."""
+    start_K = np.repeat(training.offsets[:-1], np.diff(training.offsets))
+    target_W = np.flatnonzero(np.arange(len(training.items)) > start_K)
+    first_W = np.maximum(start_K[target_W], target_W - max_history)
+    length_W = target_W - first_W + 1
+    return Windows(training.items, first_W, length_W, length_W - 1)
+
+
+def history_and_target(rows: Rows, items: int) -> tuple[Int64Array, Int64Array]:
+    """Histories [B, S], padded by the item N, and the item behind each [B]."""
+    everything, last_B = np.arange(len(rows.length_B)), rows.length_B - 1
+    target_B = rows.item_BS[everything, last_B]
+    history_BS = rows.item_BS.copy()
+    history_BS[everything, last_B] = items
+    return history_BS[:, :-1], target_B
+
+
+def train(
+    network: Network, config: GeneratorConfig, data: Data, course: Course, device: torch.device
+) -> Fitted:
+    """Trains on every item of the training part but the first of each history."""
+    model = Generator(network, config, device)
+    found = every_target(data.training, data.max_history)
+
+    def losses(generator: np.random.Generator) -> Iterator[torch.Tensor]:
+        for rows in shuffled(found, config.batch_size, data.items, generator):
+            parts = history_and_target(rows, data.items)
+            yield network.loss(*(torch.from_numpy(part).to(device) for part in parts))
+
+    return learning.learn(model, network, losses, config, course)
+
+
+def counts(data: Data) -> Float32Array:
+    """Training interactions of each item, [N]."""
+    return popularity(data.training.items, data.items).astype(np.float32)
+
+
+def saved_ids(state: State) -> ItemIds:
+    """The IDs of a saved model."""
+    return ItemIds(state["source_MT"], state["target_NL"], len(state["t5.shared.weight"]))
+
+
+def restored(network: Network, config: GeneratorConfig, state: State) -> Generator:
+    """The model that was saved, on a CPU."""
+    learning.from_state(network, state)
+    return Generator(network, config, torch.device("cpu"))

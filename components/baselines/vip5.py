@@ -1,0 +1,163 @@
+"""VIP5: Geng et al. 2023, "VIP5: towards multimodal foundation models for recommendation" (EMNLP
+Findings).
+
+Every item of a history is the tokens of its ID, then `visual` visual tokens: a mapping of its image
+vector by two layers with tanh between them and T5's normalisation (section 3.1). Every token has
+the embedding of its whole word and that of its category added, textual or visual. A T5 reads that
+and writes the ID of the next item (`generative.py`). An item without a picture has learned visual
+tokens that all such items share; its row of vectors is never read.
+
+Where it departs: the paper's other point, adapters in a frozen T5, needs a pre-trained one. There
+is none here, and adapters in random weights would have nothing to adapt: all weights are trained,
+as in the paper's comparison with full fine-tuning. There are no prompts in English, and one task of
+the three, the next item. The IDs of P5 are numbers in the order of the first appearance
+(`sequential`; of the training part alone, Hua et al. 2023); the paths of P5-CID can be set. Text
+vectors are not read: VIP5 knows of an item its ID and its picture.
+
+Shapes: N items, E components of an image vector, D width, B rows, J tokens of a history, V tokens
+of the vocabulary, U different items of a batch, P visual tokens of an item.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from components.baselines import generative, learning
+from components.baselines.collaborative_ids import collaborative_ids, sequential_ids
+from components.baselines.generative import VISUAL, ItemIds, Source
+from components.baselines.interface import Course, Data, Fitted, Float32Array, State
+from macrec.errors import check
+from macrec.generator import FIRST_CODE
+from macrec.vectors import read_vectors
+
+CLUSTERS: Final = 20
+"""Parts of a cut of `ids=collaborative`, as P5-CID's default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(generative.GeneratorConfig):
+    """What the generator is, how it steps, and how items are written."""
+
+    visual: int = 2
+    """Visual tokens of an item."""
+    ids: Literal["sequential", "collaborative"] = "sequential"
+    """sequential: numbers in the order of first appearance. collaborative: the paths of P5-CID."""
+    tokens: int = 100
+    """Tokens of the IDs: the base of the numbers, or the tokens of P5-CID."""
+
+    def __post_init__(self) -> None:
+        problems = self.problems()
+        most = FIRST_CODE - VISUAL
+        problems += [] if 1 <= self.visual <= most else [f"visual is outside 1..{most}"]
+        problems += [] if self.tokens > CLUSTERS else [f"tokens is not above {CLUSTERS}"]
+        check(not problems, f"vip5: {'; '.join(problems)}.")
+
+
+SPACE: Final[dict[str, tuple[Any, ...]]] = generative.SPACE | {
+    "visual": (1, 2, 4),
+    "ids": ("sequential", "collaborative"),
+    "tokens": (50, 100, 200),
+}
+
+
+class Pictures(nn.Module):
+    """Image vectors to visual tokens."""
+
+    vector_NE: torch.Tensor
+    present_N: torch.Tensor
+
+    def __init__(self, vector_NE: Float32Array, present_N: np.ndarray, config: Config) -> None:
+        super().__init__()
+        self.visual, self.width = config.visual, config.width
+        out = config.visual * config.width
+        inner = max(out // 2, 1)
+        self.map = nn.Sequential(
+            nn.Linear(vector_NE.shape[1], inner), nn.Tanh(), nn.Linear(inner, out), nn.RMSNorm(out)
+        )
+        self.none = nn.Parameter(torch.randn(out))
+        self.register_buffer("vector_NE", torch.from_numpy(vector_NE))
+        self.register_buffer("present_N", torch.from_numpy(present_N))
+
+    def forward(self, item_U: torch.Tensor) -> torch.Tensor:
+        """Visual tokens of items, [U, P, D]."""
+        present_U = self.present_N[item_U]
+        token_U = torch.where(present_U[:, None], self.map(self.vector_NE[item_U]), self.none)
+        return token_U.view(len(item_U), self.visual, self.width)
+
+
+class Network(generative.Network):
+    """The generator with visual tokens in its histories."""
+
+    def __init__(
+        self,
+        ids: ItemIds,
+        count_N: Float32Array,
+        pictures: tuple[Float32Array, np.ndarray],
+        places: int,
+        config: Config,
+    ) -> None:
+        super().__init__(ids, count_N, places, config)
+        self.pictures = Pictures(*pictures, config)
+        self.category = nn.Embedding(2, config.width)
+
+    def embedded(self, source: Source) -> torch.Tensor:
+        """What the encoder reads, [B, J, D]."""
+        token_VD = self.t5.shared.weight
+        place_BJ = source.token_BJ - VISUAL
+        visual_BJ = (place_BJ >= 0) & (place_BJ < self.pictures.visual)
+        item_U, row_X = torch.unique(source.item_BJ[visual_BJ], return_inverse=True)
+        picture_UPD = self.pictures(item_U)
+        token_BJ = source.token_BJ.clone()
+        token_BJ[visual_BJ] = len(token_VD) + row_X * self.pictures.visual + place_BJ[visual_BJ]
+        x_BJD = functional.embedding(token_BJ, torch.cat([token_VD, picture_UPD.flatten(0, 1)]))
+        return x_BJD + self.word(source.word_BJ) + self.category(visual_BJ.long())
+
+
+def fit(config: Config, data: Data, course: Course) -> Fitted:
+    """Trains on every item of the training part but the first of each history.
+
+    Raises:
+        UserError: the vectors are not those of the catalogue, or no item has one.
+    """
+    device = learning.prepare(course)
+    if config.ids == "sequential":
+        paths_NL = sequential_ids(data.training, data.items, config.tokens)
+    else:
+        generator = np.random.default_rng(course.seed)
+        paths_NL = collaborative_ids(data.training, data.items, CLUSTERS, config.tokens, generator)
+    ids = ItemIds.of(paths_NL, config.tokens, config.visual)
+    counts_N, pictures = generative.counts(data), read_pictures(data)
+    network = Network(ids, counts_N, pictures, data.max_history, config)
+    return generative.train(network, config, data, course, device)
+
+
+def read_pictures(data: Data) -> tuple[Float32Array, np.ndarray]:
+    """The image vectors [N, E], centred and of mean square 1, and which items have one, [N].
+
+    Raises:
+        UserError: the vectors are not those of the catalogue, or no item has one.
+    """
+    artifact = data.given["image_embeddings"]
+    check(
+        artifact.rows == data.items,
+        f"{artifact.path}: {artifact.rows:,} rows, the catalogue has {data.items:,} items. "
+        "Give the artifacts of one prepare_data.",
+    )
+    matrix_NE, present_N = read_vectors(artifact)
+    check(bool(present_N.any()), f"{artifact.path}: no item has a picture. Take p5_cid instead.")
+    vector_NE = np.array(matrix_NE[:], np.float32)
+    vector_NE[present_N] -= vector_NE[present_N].mean(axis=0)
+    vector_NE /= np.sqrt((vector_NE[present_N] ** 2).mean()) or 1
+    return vector_NE, present_N
+
+
+def load(config: Config, data: Data, state: State) -> generative.Generator:
+    """The model that was saved, on a CPU."""
+    pictures = state["pictures.vector_NE"], state["pictures.present_N"]
+    ids = generative.saved_ids(state)
+    network = Network(ids, state["count_N"], pictures, data.max_history, config)
+    return generative.restored(network, config, state)
