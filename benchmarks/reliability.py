@@ -3,8 +3,8 @@
     pytest -m case --size nightly --cases-to benchmarks/results/DATE-reliability-nightly.json
     PYTHONPATH=src:. python -m benchmarks.reliability
 
-`make faults` is the first line; interrupted, it goes on where it was, as long as the tree is that of the
-same commit. The figures are those of the newest file of each size.
+`make faults` is the first line; interrupted, it goes on where it was, as long as the tree is that
+of the same commit. The figures are those of the newest file of each size.
 """
 
 import json

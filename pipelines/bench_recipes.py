@@ -33,7 +33,12 @@ STAGES: Final = (
 )
 """The stages from the vectors to the lists, in their order."""
 SEEDS: Final = ("quantizer_seed", "generator_seed")
-SHARED: Final = {"generator_max_history": "max_history", "evaluation_top_k": "top_k"}
+SHARED: Final = {
+    "generator_max_history": "max_history",
+    "generator_seen_items": "seen_items",
+    "evaluation_seen_items": "seen_items",
+    "evaluation_top_k": "top_k",
+}
 """Run parameter -> setting of the stage baselines that it must agree with."""
 SIZES: Final = frozenset(
     {

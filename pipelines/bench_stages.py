@@ -210,6 +210,7 @@ def _speed(place: Place, settings: Settings, made: Made) -> float:
 def _measured(place: Place, settings: Settings, made: Made) -> float:
     from macrec.fusion import fuse, listed
     from macrec.inference import open_ranker, open_recommender
+    from macrec.sequences import drops_seen
     from macrec.split import read_split
 
     asked = settings | _lists(settings, made.metrics)
@@ -224,6 +225,7 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
         batch_size=0,
         threads=place.threads,
         renormalise=config.renormalise,
+        drop_seen=drops_seen(config.seen_items, split.sequences),
     )
     users_U = split.users_T
     some_U = users_U[np.linspace(0, len(users_U) - 1, min(len(users_U), TIMED_USERS)).astype(int)]
