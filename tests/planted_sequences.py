@@ -52,10 +52,34 @@ class Done(NamedTuple):
     fitted: Artifact
 
 
+def with_vectors(path: Path, **vectors: list[Any]) -> Path:
+    """The folder with vectors of its items beside them; None is an item without one."""
+    for name, rows in vectors.items():
+        width = next(len(row) for row in rows if row is not None)
+        states = ["missing" if row is None else "ok" for row in rows]
+        columns = [list(range(len(rows))), rows, states]
+        dataset(path / f"{name}_embeddings", schema.embeddings(width), columns)
+    return path
+
+
+def random_vectors(items: int = ITEMS, seed: int = 0) -> dict[str, list[Any]]:
+    """Text and image vectors that say nothing of the rules; some items lack one, one lacks both."""
+    generator = np.random.default_rng(seed)
+    rows = {
+        name: generator.normal(size=(items, width)).astype(np.float32).tolist()
+        for name, width in (("text", 8), ("image", 6))
+    }
+    rows["text"][3] = rows["text"][7] = rows["image"][5] = rows["image"][7] = None
+    return rows
+
+
+VECTORS = ("text_embeddings", "image_embeddings")
+
+
 def inputs(data: Path) -> stage.Inputs:
-    return stage.Inputs(
-        sequences=Artifact.open(data / "sequences"), items=Artifact.open(data / "items")
-    )
+    """What lies in the folder."""
+    names = ("sequences", "items", *(name for name in VECTORS if (data / name).is_dir()))
+    return stage.Inputs(**{name: Artifact.open(data / name) for name in names})
 
 
 def run(data: Path, out: Path, model: str, *settings: str, **config: Any) -> Done:

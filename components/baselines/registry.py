@@ -7,8 +7,9 @@ from components.baselines.interface import Baseline
 from macrec.errors import UserError, check
 from macrec.parameters import fields, parse
 
-ModelName = Literal["popular", "item_knn", "sasrec", "bert4rec"]
+ModelName = Literal["popular", "item_knn", "sasrec", "bert4rec", "fdsa", "s3rec", "missrec"]
 MODELS: Final[tuple[ModelName, ...]] = get_args(ModelName)
+VECTORS: Final = ("text_embeddings", "image_embeddings")
 
 
 class Entry(NamedTuple):
@@ -27,14 +28,25 @@ ENTRIES: Final[dict[ModelName, Entry]] = {
     "item_knn": Entry("item-kNN", seeded=False),
     "sasrec": Entry("SASRec", seeded=True),
     "bert4rec": Entry("BERT4Rec", seeded=True),
+    "fdsa": Entry("FDSA", seeded=True, reads=VECTORS),
+    "s3rec": Entry("S3-Rec", seeded=True, reads=VECTORS),
+    "missrec": Entry("MISSRec", seeded=True, reads=VECTORS),
 }
 
 
 def baseline(name: ModelName) -> Baseline:
     """The module of a model; torch is loaded with it."""
-    from components.baselines import bert4rec, item_knn, popular, sasrec
+    from components.baselines import bert4rec, fdsa, item_knn, missrec, popular, s3rec, sasrec
 
-    modules = {"popular": popular, "item_knn": item_knn, "sasrec": sasrec, "bert4rec": bert4rec}
+    modules: dict[ModelName, Any] = {
+        "popular": popular,
+        "item_knn": item_knn,
+        "sasrec": sasrec,
+        "bert4rec": bert4rec,
+        "fdsa": fdsa,
+        "s3rec": s3rec,
+        "missrec": missrec,
+    }
     return cast(Baseline, modules[name])
 
 
