@@ -84,6 +84,28 @@ class Interests(NamedTuple):
         return self.valid_BT[:, None] & (self.time_T <= time_S[:, None])
 
 
+def block(config: Config) -> Block:
+    """Normalised after each residual, as the paper's."""
+    return Block(config.width, config.heads, config.inner, config.dropout, nn.GELU(), pre=False)
+
+
+class InterestAware(nn.Module):
+    """A block of the decoder, with attention to the interests between its halves."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.block = block(config)
+        self.memory = Memory(config.width, config.heads, config.dropout)
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(
+        self, x_BSD: torch.Tensor, memory_BTD: torch.Tensor, seen_BST: torch.Tensor
+    ) -> torch.Tensor:
+        """States [B, S, D]; a place sees itself and those before it."""
+        x_BSD = self.block.attended(x_BSD, None)
+        return self.block.fed(self.norm(x_BSD + self.memory(x_BSD, memory_BTD, seen_BST)))
+
+
 class Network(nn.Module):
     """Items, their vectors and their clusters to states. Token N is the padding."""
 
@@ -98,17 +120,8 @@ class Network(nn.Module):
         self.position = nn.Embedding(data.max_history, config.width)
         self.none = nn.Parameter(torch.zeros(config.width))
         self.norm, self.drop = nn.LayerNorm(config.width), nn.Dropout(config.dropout)
-        shape = (config.width, config.heads, config.inner, config.dropout)
-        towers = [
-            nn.ModuleList([Block(*shape, nn.GELU(), pre=False) for _ in range(config.layers)])
-            for _ in range(2)
-        ]
-        self.encoder, self.decoder = towers
-        memories = [
-            Memory(config.width, config.heads, config.dropout) for _ in range(config.layers)
-        ]
-        self.memories = nn.ModuleList(memories)
-        self.memory_norms = nn.ModuleList([nn.LayerNorm(config.width) for _ in memories])
+        self.encoder = nn.ModuleList([block(config) for _ in range(config.layers)])
+        self.decoder = nn.ModuleList([InterestAware(config) for _ in range(config.layers)])
         self.factor = nn.Parameter(torch.zeros(()))
         self.complete = all(m.present_N.all() for m in modalities.values())
         self._keep(clusters)
@@ -143,8 +156,8 @@ class Network(nn.Module):
         table_KD = torch.cat([self.none[None], *parts])
         x_BTD = functional.embedding(interests.token_BT, table_KD)
         seen_BTT = interests.seen(interests.time_T)
-        for block in self.encoder:
-            x_BTD = block(x_BTD, seen_BTT)
+        for layer in self.encoder:
+            x_BTD = layer(x_BTD, seen_BTT)
         return x_BTD
 
     def forward(self, item_BS: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
@@ -156,10 +169,8 @@ class Network(nn.Module):
         vector_PD = self.project(distinct_P).vector_PMD.sum(1)
         position_BSD = self.position(from_end(length_B, item_BS.shape[1], self.last))
         x_BSD = self.drop(self.norm(vector_PD[place_BS] + self.item(item_BS) + position_BSD))
-        layers = zip(self.decoder, self.memories, self.memory_norms, strict=True)
-        for block, memory, norm in layers:
-            x_BSD = block.attended(x_BSD, None)
-            x_BSD = block.fed(norm(x_BSD + memory(x_BSD, memory_BTD, seen_BST)))
+        for layer in self.decoder:
+            x_BSD = layer(x_BSD, memory_BTD, seen_BST)
         return functional.normalize(x_BSD, dim=-1)
 
     def scores(self, state_PD: torch.Tensor) -> torch.Tensor:

@@ -94,7 +94,8 @@ def clustered(modality: Modality, clusters: int, seed: int) -> Clusters:
 
     kept_KE = modality.matrix_NE[modality.present_N]
     kind = KMeans if len(kept_KE) <= ALL_AT_ONCE else MiniBatchKMeans
-    model: Any = kind(min(clusters, len(kept_KE)), n_init=1, random_state=seed)
+    settings: dict[str, Any] = {"n_init": 1, "random_state": seed}
+    model: Any = kind(min(clusters, len(kept_KE)), **settings)
     with threadpool_limits(1), warnings.catch_warnings():
         # equal vectors: a cluster stays empty, and no item bears its label
         warnings.filterwarnings("ignore", message="Number of distinct clusters")

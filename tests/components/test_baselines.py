@@ -31,7 +31,7 @@ QUICK["fdsa"] = QUICK["sasrec"]
 QUICK["s3rec"] = (*QUICK["sasrec"], "pretrain_epochs=2")
 QUICK["missrec"] = (*QUICK["sasrec"], "temperature=0.1")
 EPOCHS = {"popular": 1, "item_knn": 1, "sasrec": 30, "bert4rec": 60}
-EPOCHS |= {"fdsa": 20, "s3rec": 30, "missrec": 20}
+EPOCHS |= {"fdsa": 20, "s3rec": 30, "missrec": 10}
 HISTORY = {"max_history": 6}  # shorter than most histories
 
 
