@@ -43,16 +43,7 @@ def prepared(path: Path, histories: list[list[int]], items: int = ITEMS) -> Path
     nothing = [""] * items
     columns = [range(items), names, nothing, nothing, [None] * items, [False] * items]
     dataset(path / "items", schema.ITEMS, [list(column) for column in columns])
-    pictures(path / "image_embeddings", items)
     return path
-
-
-def pictures(path: Path, items: int) -> Artifact:
-    """Random image vectors; every tenth item has none."""
-    drawn = np.random.default_rng(0).normal(size=(items, 8)).tolist()
-    vectors = [None if item % 10 == 0 else vector for item, vector in enumerate(drawn)]
-    status = ["ok" if vector else "missing" for vector in vectors]
-    return dataset(path, schema.embeddings(8), [list(range(items)), vectors, status])
 
 
 class Done(NamedTuple):
@@ -61,9 +52,34 @@ class Done(NamedTuple):
     fitted: Artifact
 
 
+def with_vectors(path: Path, **vectors: list[Any]) -> Path:
+    """The folder with vectors of its items beside them; None is an item without one."""
+    for name, rows in vectors.items():
+        width = next(len(row) for row in rows if row is not None)
+        states = ["missing" if row is None else "ok" for row in rows]
+        columns = [list(range(len(rows))), rows, states]
+        dataset(path / f"{name}_embeddings", schema.embeddings(width), columns)
+    return path
+
+
+def random_vectors(items: int = ITEMS, seed: int = 0) -> dict[str, list[Any]]:
+    """Text and image vectors that say nothing of the rules; some items lack one, one lacks both."""
+    generator = np.random.default_rng(seed)
+    rows = {
+        name: generator.normal(size=(items, width)).astype(np.float32).tolist()
+        for name, width in (("text", 8), ("image", 6))
+    }
+    rows["text"][3] = rows["text"][7] = rows["image"][5] = rows["image"][7] = None
+    return rows
+
+
+VECTORS = ("text_embeddings", "image_embeddings")
+
+
 def inputs(data: Path) -> stage.Inputs:
-    given = ("sequences", "items", "image_embeddings")
-    return stage.Inputs(**{name: Artifact.open(data / name) for name in given})
+    """What lies in the folder."""
+    names = ("sequences", "items", *(name for name in VECTORS if (data / name).is_dir()))
+    return stage.Inputs(**{name: Artifact.open(data / name) for name in names})
 
 
 def run(data: Path, out: Path, model: str, *settings: str, **config: Any) -> Done:

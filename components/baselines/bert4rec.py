@@ -24,22 +24,16 @@ from torch import nn
 from torch.nn import functional
 
 from components.baselines import learning
-from components.baselines.attention import Block, from_end, start_small
-from components.baselines.histories import Rows, padded, shuffled, windows
+from components.baselines.attention import Block, both_ways, from_end, last_of, start_small
+from components.baselines.histories import Rows, drawn, padded, shuffled, windows
 from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
-from macrec.errors import check
+from components.baselines.settings import AttentionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(AttentionConfig):
     """What the network is, what is hidden, and how it steps."""
 
-    width: int = 64
-    """Components of an item's embedding, D."""
-    layers: int = 2
-    """Blocks."""
-    heads: int = 2
-    """Attention heads of a block."""
     inner: int = 256
     """Width of the feed-forward layers."""
     dropout: float = 0.2
@@ -48,24 +42,13 @@ class Config:
     """Share of the items of a row that are hidden."""
     last_only: float = 0.2
     """Share of the rows that hide their last item and no other."""
-    learning_rate: float = 1e-3
-    """Learning rate of AdamW."""
-    weight_decay: float = 0.01
-    """Weight decay of AdamW, of matrices alone."""
-    batch_size: int = 128
-    """Histories of a step."""
 
-    def __post_init__(self) -> None:
-        sizes = ("width", "layers", "heads", "inner", "batch_size")
-        problems = [f"{name} is below 1" for name in sizes if getattr(self, name) < 1]
-        if not problems and self.width % self.heads:
-            problems.append("width is no multiple of heads")
-        problems += [] if 0 <= self.dropout < 1 else ["dropout is not in 0..1, 1 excluded"]
+    def problems(self) -> list[str]:
+        """What is wrong with the values, one line each."""
+        problems = super().problems()
         problems += [] if 0 < self.hidden < 1 else ["hidden is not between 0 and 1"]
         problems += [] if 0 <= self.last_only <= 1 else ["last_only is outside 0..1"]
-        problems += [] if self.learning_rate > 0 else ["learning_rate is not above 0"]
-        problems += [] if self.weight_decay >= 0 else ["weight_decay is negative"]
-        check(not problems, f"bert4rec: {'; '.join(problems)}.")
+        return problems
 
 
 SPACE: Final[dict[str, tuple[Any, ...]]] = {
@@ -105,8 +88,7 @@ class Network(nn.Module):
         """States [B, S, D]."""
         places = item_BS.shape[1]
         position_BS = from_end(length_B, places, self.places - 1)
-        real_BS = torch.arange(places, device=length_B.device) < length_B[:, None]
-        seen_BSS = real_BS[:, None].expand(-1, places, -1)
+        seen_BSS = both_ways(length_B, places)
         x_BSD = self.drop(self.norm(self.item(item_BS) + self.position(position_BS)))
         for block in self.blocks:
             x_BSD = block(x_BSD, seen_BSS)
@@ -132,8 +114,7 @@ class Bert4Rec:
         masked = [np.concatenate([history, mask]) for history in histories]
         rows = padded(masked, self.network.padding)
         item_BS, length_B = (torch.from_numpy(a).to(self.device) for a in rows[:2])
-        state_BSD = self.network(item_BS, length_B)
-        last_BD = state_BSD[torch.arange(len(length_B), device=self.device), length_B - 1]
+        last_BD = last_of(self.network(item_BS, length_B), length_B)
         return self.network.scores(last_BD).cpu().numpy()
 
     def state(self) -> State:
@@ -143,9 +124,7 @@ class Bert4Rec:
 
 def hide(rows: Rows, config: Config, generator: np.random.Generator) -> np.ndarray:
     """Which items of the rows are hidden, bool [B, S]: one of each row at least."""
-    real_BS = rows.real_BS
-    drawn_BS = np.where(real_BS, generator.random(rows.item_BS.shape), 2.0)
-    hidden_BS = (drawn_BS < config.hidden) | (drawn_BS == drawn_BS.min(axis=1, keepdims=True))
+    hidden_BS = drawn(rows, config.hidden, generator)
     last_BS = np.arange(rows.item_BS.shape[1]) == rows.length_B[:, None] - 1
     last_only_B = generator.random(len(rows.length_B)) < config.last_only
     return np.where(last_only_B[:, None], last_BS, hidden_BS)

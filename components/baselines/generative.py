@@ -5,9 +5,9 @@ next item. Every token's embedding has that of its whole word added, the place o
 history (P5, Geng et al. 2022, RecSys), counted from the end where P5 counts from the beginning:
 the last item is then the same word whatever the length, as in the other models here (measured: on
 a planted rule of the last item HR@1 .94 after 10 epochs, .39 after 15 the other way). Targets are
-brought to one length by STAY
-between the last cluster and the last token, so that a trie of paths of unequal length is one of
-equal length with the same branches: a cluster that is not cut is its own only child.
+brought to one length by STAY between the last cluster and the last token, so that a trie of paths
+of unequal length is one of equal length with the same branches: a cluster that is not cut is its
+own only child.
 
 The T5, the trie and the decoding are those of the recommender itself (`macrec`). No pre-trained T5
 is used, and there are no prompts: one task, next item, starts the decoder by its task token.
@@ -29,6 +29,7 @@ from components.baselines import learning
 from components.baselines.collaborative_ids import NONE
 from components.baselines.histories import Rows, Windows, padded, shuffled
 from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
+from components.baselines.settings import AttentionConfig
 from macrec import t5
 from macrec.decode import beam_search
 from macrec.decoder import Encoded
@@ -54,13 +55,10 @@ USERS_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
-    """Settings that the generators share; the sizes are those of our own on small catalogues."""
+class GeneratorConfig(AttentionConfig):
+    """Settings that the generators share; the sizes are those of our own on small catalogues, and
+    a step is of so many targets."""
 
-    width: int = 64
-    """Width of the T5 model, D."""
-    layers: int = 2
-    """Layers of the encoder, and of the decoder."""
     heads: int = 4
     """Attention heads of a layer; each has width / heads components."""
     inner: int = 256
@@ -69,23 +67,12 @@ class GeneratorConfig:
     """Dropout rate."""
     learning_rate: float = 3e-3
     """Learning rate of AdamW."""
-    weight_decay: float = 0.01
-    """Weight decay of AdamW, of matrices alone."""
-    batch_size: int = 128
-    """Targets of a step."""
     beams: int = 40
     """Beams of the search, in validation and in test."""
 
     def problems(self) -> list[str]:
-        """What is wrong with them."""
-        sizes = ("width", "layers", "heads", "inner", "batch_size", "beams")
-        found = [f"{name} is below 1" for name in sizes if getattr(self, name) < 1]
-        if not found and self.width % self.heads:
-            found.append("width is no multiple of heads")
-        found += [] if 0 <= self.dropout < 1 else ["dropout is not in 0..1, 1 excluded"]
-        found += [] if self.learning_rate > 0 else ["learning_rate is not above 0"]
-        found += [] if self.weight_decay >= 0 else ["weight_decay is negative"]
-        return found
+        """What is wrong with the values, one line each."""
+        return super().problems() + (["beams is below 1"] if self.beams < 1 else [])
 
 
 SPACE: Final[dict[str, tuple[Any, ...]]] = {

@@ -84,3 +84,9 @@ def padded(histories: Sequence[Int32Array], padding: int) -> Rows:
     )
     rows.item_BS[rows.real_BS] = np.concatenate(histories)
     return rows
+
+
+def drawn(rows: Rows, share: float, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """A share of the items at random, one of each row at least, bool [B, S]."""
+    drawn_BS = np.where(rows.real_BS, generator.random(rows.item_BS.shape), 2.0)
+    return (drawn_BS < share) | (drawn_BS == drawn_BS.min(axis=1, keepdims=True))

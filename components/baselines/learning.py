@@ -31,10 +31,7 @@ def learn(model: Model, network: nn.Module, losses: Losses, config: Any, course:
     Raises:
         UserError: the loss is not finite.
     """
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others}]
-    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
+    optimiser = _optimiser(network, config)
     best, kept, stale, cut = -1.0, copy.deepcopy(network.state_dict()), 0, False
     curve: Curve = []
     with Progress(type(model).__name__, course.epochs, "epochs") as progress:
@@ -57,6 +54,36 @@ def learn(model: Model, network: nn.Module, losses: Losses, config: Any, course:
     network.load_state_dict(kept)
     network.eval()
     return Fitted(model, curve, cut)
+
+
+def pretrain(
+    name: str, network: nn.Module, losses: Losses, epochs: int, config: Any, course: Course
+) -> Curve:
+    """Trains without validation, before `learn`; a search whose time is up ends it.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    optimiser = _optimiser(network, config)
+    curve: Curve = []
+    network.train()
+    with Progress(f"{name}, pre-training", epochs, "epochs") as progress:
+        for epoch in range(1, epochs + 1):
+            generator = np.random.default_rng([course.seed, epoch, 1])  # not those of `learn`
+            loss = _epoch(network, optimiser, losses, generator)
+            curve.append({"pretraining_epoch": epoch, "loss": loss})
+            progress.advance(1, f"loss {loss:.3f}")
+            if course.out_of_time():
+                break
+    return curve
+
+
+def _optimiser(network: nn.Module, config: Any) -> torch.optim.Optimizer:
+    """AdamW, decaying matrices alone."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
 
 
 def _epoch(

@@ -19,7 +19,6 @@ import numpy as np
 from components.baselines import generative, learning
 from components.baselines.collaborative_ids import collaborative_ids
 from components.baselines.interface import Course, Data, Fitted, State
-from macrec.errors import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +30,10 @@ class Config(generative.GeneratorConfig):
     tokens: int = 100
     """Tokens that there are for clusters and items; a cluster of more items is cut again."""
 
-    def __post_init__(self) -> None:
-        problems = self.problems()
+    def problems(self) -> list[str]:
+        problems = super().problems()
         problems += [] if self.clusters >= 2 else ["clusters is below 2"]
-        problems += [] if self.clusters < self.tokens else ["clusters is not below tokens"]
-        check(not problems, f"p5_cid: {'; '.join(problems)}.")
+        return problems + ([] if self.clusters < self.tokens else ["clusters is not below tokens"])
 
 
 SPACE: Final[dict[str, tuple[Any, ...]]] = generative.SPACE | {

@@ -7,8 +7,11 @@ from components.baselines.interface import Baseline
 from macrec.errors import UserError, check
 from macrec.parameters import fields, parse
 
-ModelName = Literal["popular", "item_knn", "sasrec", "bert4rec", "p5_cid", "vip5"]
+ModelName = Literal[
+    "popular", "item_knn", "sasrec", "bert4rec", "fdsa", "s3rec", "missrec", "p5_cid", "vip5"
+]
 MODELS: Final[tuple[ModelName, ...]] = get_args(ModelName)
+VECTORS: Final = ("text_embeddings", "image_embeddings")
 
 
 class Entry(NamedTuple):
@@ -27,6 +30,9 @@ ENTRIES: Final[dict[ModelName, Entry]] = {
     "item_knn": Entry("item-kNN", seeded=False),
     "sasrec": Entry("SASRec", seeded=True),
     "bert4rec": Entry("BERT4Rec", seeded=True),
+    "fdsa": Entry("FDSA", seeded=True, reads=VECTORS),
+    "s3rec": Entry("S3-Rec", seeded=True, reads=VECTORS),
+    "missrec": Entry("MISSRec", seeded=True, reads=VECTORS),
     "p5_cid": Entry("P5-CID", seeded=True),
     "vip5": Entry("VIP5", seeded=True, reads=("image_embeddings",)),
 }
@@ -34,13 +40,26 @@ ENTRIES: Final[dict[ModelName, Entry]] = {
 
 def baseline(name: ModelName) -> Baseline:
     """The module of a model; torch is loaded with it."""
-    from components.baselines import bert4rec, item_knn, p5_cid, popular, sasrec, vip5
+    from components.baselines import (
+        bert4rec,
+        fdsa,
+        item_knn,
+        missrec,
+        p5_cid,
+        popular,
+        s3rec,
+        sasrec,
+        vip5,
+    )
 
-    modules = {
+    modules: dict[ModelName, Any] = {
         "popular": popular,
         "item_knn": item_knn,
         "sasrec": sasrec,
         "bert4rec": bert4rec,
+        "fdsa": fdsa,
+        "s3rec": s3rec,
+        "missrec": missrec,
         "p5_cid": p5_cid,
         "vip5": vip5,
     }

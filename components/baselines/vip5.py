@@ -30,9 +30,8 @@ from components.baselines import generative, learning
 from components.baselines.collaborative_ids import collaborative_ids, sequential_ids
 from components.baselines.generative import VISUAL, ItemIds, Source
 from components.baselines.interface import Course, Data, Fitted, Float32Array, State
-from macrec.errors import check
+from components.baselines.vectors import Modality, read_modalities
 from macrec.generator import FIRST_CODE
-from macrec.vectors import read_vectors
 
 CLUSTERS: Final = 20
 """Parts of a cut of `ids=collaborative`, as P5-CID's default."""
@@ -49,12 +48,10 @@ class Config(generative.GeneratorConfig):
     tokens: int = 100
     """Tokens of the IDs: the base of the numbers, or the tokens of P5-CID."""
 
-    def __post_init__(self) -> None:
-        problems = self.problems()
-        most = FIRST_CODE - VISUAL
+    def problems(self) -> list[str]:
+        problems, most = super().problems(), FIRST_CODE - VISUAL
         problems += [] if 1 <= self.visual <= most else [f"visual is outside 1..{most}"]
-        problems += [] if self.tokens > CLUSTERS else [f"tokens is not above {CLUSTERS}"]
-        check(not problems, f"vip5: {'; '.join(problems)}.")
+        return problems + ([] if self.tokens > CLUSTERS else [f"tokens is not above {CLUSTERS}"])
 
 
 SPACE: Final[dict[str, tuple[Any, ...]]] = generative.SPACE | {
@@ -70,8 +67,9 @@ class Pictures(nn.Module):
     vector_NE: torch.Tensor
     present_N: torch.Tensor
 
-    def __init__(self, vector_NE: Float32Array, present_N: np.ndarray, config: Config) -> None:
+    def __init__(self, pictures: Modality, config: Config) -> None:
         super().__init__()
+        vector_NE, present_N = pictures
         self.visual, self.width = config.visual, config.width
         out = config.visual * config.width
         inner = max(out // 2, 1)
@@ -96,12 +94,12 @@ class Network(generative.Network):
         self,
         ids: ItemIds,
         count_N: Float32Array,
-        pictures: tuple[Float32Array, np.ndarray],
+        pictures: Modality,
         places: int,
         config: Config,
     ) -> None:
         super().__init__(ids, count_N, places, config)
-        self.pictures = Pictures(*pictures, config)
+        self.pictures = Pictures(pictures, config)
         self.category = nn.Embedding(2, config.width)
 
     def embedded(self, source: Source) -> torch.Tensor:
@@ -130,34 +128,14 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
         generator = np.random.default_rng(course.seed)
         paths_NL = collaborative_ids(data.training, data.items, CLUSTERS, config.tokens, generator)
     ids = ItemIds.of(paths_NL, config.tokens, config.visual)
-    counts_N, pictures = generative.counts(data), read_pictures(data)
-    network = Network(ids, counts_N, pictures, data.max_history, config)
+    pictures = read_modalities(data)["image_embeddings"]
+    network = Network(ids, generative.counts(data), pictures, data.max_history, config)
     return generative.train(network, config, data, course, device)
-
-
-def read_pictures(data: Data) -> tuple[Float32Array, np.ndarray]:
-    """The image vectors [N, E], centred and of mean square 1, and which items have one, [N].
-
-    Raises:
-        UserError: the vectors are not those of the catalogue, or no item has one.
-    """
-    artifact = data.given["image_embeddings"]
-    check(
-        artifact.rows == data.items,
-        f"{artifact.path}: {artifact.rows:,} rows, the catalogue has {data.items:,} items. "
-        "Give the artifacts of one prepare_data.",
-    )
-    matrix_NE, present_N = read_vectors(artifact)
-    check(bool(present_N.any()), f"{artifact.path}: no item has a picture. Take p5_cid instead.")
-    vector_NE = np.array(matrix_NE[:], np.float32)
-    vector_NE[present_N] -= vector_NE[present_N].mean(axis=0)
-    vector_NE /= np.sqrt((vector_NE[present_N] ** 2).mean()) or 1
-    return vector_NE, present_N
 
 
 def load(config: Config, data: Data, state: State) -> generative.Generator:
     """The model that was saved, on a CPU."""
-    pictures = state["pictures.vector_NE"], state["pictures.present_N"]
+    pictures = Modality(state["pictures.vector_NE"], state["pictures.present_N"])
     ids = generative.saved_ids(state)
     network = Network(ids, state["count_N"], pictures, data.max_history, config)
     return generative.restored(network, config, state)

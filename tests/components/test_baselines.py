@@ -23,31 +23,30 @@ GENERATOR = (
     *("width=32", "inner=64", "layers=1", "heads=2", "dropout=0"),
     *("learning_rate=0.01", "batch_size=64"),
 )
+ATTENTION = ("width=32", "inner=32", "dropout=0.1", "batch_size=32")
+SASREC = (*ATTENTION, "learning_rate=0.01")
 QUICK = {
     "popular": (),
     "item_knn": ("shrinkage=0", "decay=0.5"),
-    "sasrec": ("width=32", "inner=32", "dropout=0.1", "learning_rate=0.01", "batch_size=32"),
-    "bert4rec": (
-        *("width=32", "inner=32", "dropout=0.1", "learning_rate=0.005", "batch_size=32"),
-        "last_only=0.5",
-    ),
+    "sasrec": SASREC,
+    "bert4rec": (*ATTENTION, "learning_rate=0.005", "last_only=0.5"),
+    "fdsa": SASREC,
+    "s3rec": (*SASREC, "pretrain_epochs=2"),
+    "missrec": (*SASREC, "temperature=0.1"),
     "p5_cid": (*GENERATOR, "clusters=3", "tokens=20"),
     "vip5": (*GENERATOR, "tokens=21"),
 }
 EPOCHS = {
-    "popular": 1,
-    "item_knn": 1,
-    "sasrec": 30,
-    "bert4rec": 60,
-    "p5_cid": 20,
-    "vip5": 15,
+    **{"popular": 1, "item_knn": 1, "sasrec": 30, "bert4rec": 60},
+    **{"fdsa": 20, "s3rec": 30, "missrec": 10, "p5_cid": 20, "vip5": 15},
 }
 HISTORY = {"max_history": 6}  # shorter than most histories
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return prepared(tmp_path_factory.mktemp("last"), follow(planted.last_plus_5, users=300))
+    path = prepared(tmp_path_factory.mktemp("last"), follow(planted.last_plus_5, users=300))
+    return planted.with_vectors(path, **planted.random_vectors())
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +125,7 @@ def test_a_saved_model_scores_as_before(trained, data, name):
         assert scores_UN[user, row["items"]] == pytest.approx(row["scores"], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["item_knn", "sasrec", "bert4rec"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "popular"])
 def test_the_same_seed_gives_the_same_bytes(data, tmp_path, name):
     def digests(place, seed):
         done = run(data, tmp_path / place, name, *QUICK[name], epochs=2, seed=seed, **HISTORY)
@@ -192,7 +191,12 @@ def test_a_model_sees_the_training_part_alone_and_histories_as_in_evaluate(tmp_p
         ("sasrec", ("width=wide",), "width='wide': expected int"),
         ("sasrec", ("width",), "write NAME=VALUE"),
         ("item_knn", ("decay=0",), "decay is not in 0..1"),
-        ("bert4rec", ("hidden=1",), "hidden is not between 0 and 1"),
+        ("bert4rec", ("hidden=1",), "bert4rec: hidden is not between 0 and 1"),
+        ("fdsa", ("dropout=1",), "fdsa: dropout is not in 0..1"),
+        ("s3rec", ("pretrain_epochs=-1",), "s3rec: pretrain_epochs is negative"),
+        ("s3rec", ("hidden=0",), "s3rec: hidden is not between 0 and 1"),
+        ("missrec", ("interest_share=0",), "missrec: interest_share is not in 0..1"),
+        ("missrec", ("temperature=0",), "missrec: temperature is not above 0"),
     ],
 )
 def test_settings_that_a_model_does_not_have_are_refused(data, tmp_path, model, settings, message):
@@ -206,8 +210,9 @@ def test_nobody_to_validate_on_is_an_error(tmp_path):
 
 
 def test_what_a_model_does_not_read_may_be_left_out_and_is_no_part_of_its_identity(
-    data, monkeypatch
+    two_back, monkeypatch
 ):
+    data = two_back  # without vectors
     given = {"text_embeddings": "anything", "semantic_ids": "codes"}
     entry = ENTRIES["popular"]._replace(reads=("text_embeddings",))
     monkeypatch.setitem(main.ENTRIES, "popular", entry)

@@ -10,6 +10,7 @@ import torch
 from components.baselines import bert4rec, item_knn, learning, popular, ranking, sasrec
 from components.baselines.histories import Rows, padded, shuffled, windows
 from components.baselines.interface import Course, Data, Fitted
+from components.baselines.next_item import loss_of
 from components.baselines.search import Trial, best, draws, of_baseline, search
 from macrec.errors import UserError
 from macrec.metrics import Ranks, ranks_by_value, ranks_in_scores
@@ -95,7 +96,7 @@ def test_sasrec_is_causal_and_its_loss_is_that_of_the_next_item():
     torch.testing.assert_close(before[:3], after[:3])
     assert (before[3] - after[3]).abs().max() > 1e-3
     last = Rows(rows.item_BS, rows.length_B, rows.length_B - 1)  # the last items are the targets
-    loss = sasrec.loss_of(model.network, last, torch.device("cpu"))
+    loss = loss_of(model.network, last, torch.device("cpu"))
     scores_BN = torch.from_numpy(model.score_all([history[:3], history[:2]]))
     expected = torch.nn.functional.cross_entropy(scores_BN, torch.tensor([8, 3]))
     torch.testing.assert_close(loss.detach(), expected)

@@ -1,0 +1,123 @@
+"""FDSA: Zhang et al. 2019, "Feature-level deeper self-attention network for sequential
+recommendation" (IJCAI).
+
+Two streams of causal self-attention over a history, one of the items (eq. 5 to 9) and one of their
+features (section 3.3). An item's features are weighed by a vanilla attention,
+
+    alpha = softmax(W a + b), f = sum_m alpha_m a_m          (eq. 1 and 2)
+
+and the last states of both streams, side by side, give the score by a linear layer and the item
+embeddings (eq. 10 and 11). Where category and brand stood in the paper, here an item's features
+are its text vector and its image vector, each projected: those are what every system of the
+comparison that is not of item ids alone may read. A vector that an item lacks has weight 0; an item
+without any has a learned one.
+
+Where it departs: the loss is cross-entropy over the full catalogue at all positions at once, not
+the binary one with a sampled negative; blocks, positions and optimiser are those of our SASRec, so
+that the two differ by the features alone.
+
+Shape suffixes: B rows, S places, D width, N items, P places in a row, M modalities.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from components.baselines import learning, vectors
+from components.baselines.attention import Encoder, start_small
+from components.baselines.interface import Course, Data, Fitted, State
+from components.baselines.next_item import NextItem, fit_next_item
+from components.baselines.settings import ATTENTION_SPACE, AttentionConfig
+from components.baselines.vectors import Modalities, Projection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(AttentionConfig):
+    """What both streams are and how they step."""
+
+
+SPACE: Final[dict[str, tuple[Any, ...]]] = ATTENTION_SPACE
+
+
+class Features(nn.Module):
+    """One vector of an item's features."""
+
+    def __init__(self, modalities: Modalities, width: int) -> None:
+        super().__init__()
+        self.project = Projection(modalities, width)
+        self.weigh = nn.Linear(width, 1)
+        self.none = nn.Parameter(torch.zeros(width))
+
+    def forward(self, item_P: torch.Tensor) -> torch.Tensor:
+        """[P, D]."""
+        vector_PMD, present_PM = self.project(item_P)
+        some_P1 = present_PM.any(1, keepdim=True)
+        logit_PM = self.weigh(vector_PMD).squeeze(-1).masked_fill(~present_PM, -torch.inf)
+        # a row of nothing but -inf would be nan, and its gradient with it
+        alpha_PM = logit_PM.masked_fill(~some_P1, 0.0).softmax(1)
+        return torch.where(some_P1, (alpha_PM[..., None] * vector_PMD).sum(1), self.none)
+
+
+class Network(nn.Module):
+    """Items and their features to states. Token N is the padding."""
+
+    def __init__(self, modalities: Modalities, data: Data, config: Config) -> None:
+        super().__init__()
+        self.items, self.scale = data.items, math.sqrt(config.width)
+        self.item = nn.Embedding(data.items + 1, config.width, padding_idx=data.items)
+        self.features = Features(modalities, config.width)
+        self.item_stream = Encoder(data.max_history, config)
+        self.feature_stream = Encoder(data.max_history, config)
+        self.merge = nn.Linear(2 * config.width, config.width)
+        self.apply(start_small)
+        nn.init.xavier_uniform_(self.merge.weight)  # at 0.02 no state would be told from another
+
+    def forward(self, item_BS: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
+        """States [B, S, D]."""
+        distinct_P, place_BS = torch.unique(item_BS, return_inverse=True)
+        feature_BSD = self.features(distinct_P)[place_BS]
+        streams = (
+            self.item_stream(self.item(item_BS) * self.scale, length_B),
+            self.feature_stream(feature_BSD, length_B),
+        )
+        return self.merge(torch.cat(streams, -1))
+
+    def scores(self, state_PD: torch.Tensor) -> torch.Tensor:
+        """[P, N]."""
+        return state_PD @ self.item.weight[: self.items].T
+
+
+class Fdsa(NextItem):
+    """The network as a model."""
+
+    def __init__(
+        self, modalities: Modalities, config: Config, data: Data, device: torch.device
+    ) -> None:
+        super().__init__(Network(modalities, data, config), device)
+        self._modalities = modalities
+
+    def state(self) -> State:
+        """The weights and the vectors."""
+        return super().state() | vectors.as_state(self._modalities)
+
+
+def fit(config: Config, data: Data, course: Course) -> Fitted:
+    """Trains on every item of the training part but the first of each history.
+
+    Raises:
+        UserError: the vectors are not those of the catalogue, or cannot be used.
+    """
+    device = learning.prepare(course)
+    model = Fdsa(vectors.read_modalities(data), config, data, device)
+    return fit_next_item(model, config, data, course)
+
+
+def load(config: Config, data: Data, state: State) -> Fdsa:
+    """The model that was saved, on a CPU."""
+    modalities, weights = vectors.from_state(state)
+    model = Fdsa(modalities, config, data, torch.device("cpu"))
+    learning.from_state(model.network, weights)
+    return model

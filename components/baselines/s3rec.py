@@ -1,0 +1,209 @@
+"""S3-Rec: Zhou et al. 2020, "S3-Rec: self-supervised learning for sequential recommendation with
+mutual information maximization" (CIKM).
+
+A SASRec that is pre-trained by four tasks, with attention in both directions, and then fine-tuned
+from left to right. F is a state, e an item's embedding, a an attribute's, W a matrix per task:
+
+- associated attributes (AAP, eq. 5 and 6): e W a, of an item's attributes against all others
+- masked items (MIP, eq. 7 and 8): F W e, of the item that is hidden at a place
+- masked attributes (MAP, eq. 9 and 10): F W a, of the attributes of that item
+- segments (SP, eq. 11 and 12): F W F', of the last state of a row whose segment is hidden and the
+  last state of that segment alone, against the segments of the batch's other rows
+
+with the weights 0.2, 1, 1 and 0.5 of the authors' code. Fine-tuning drops masks and attributes.
+
+The data has no table of attributes. In its place stand clusters of the items' text and image
+vectors, coarse and fine (k-means, about `CLUSTER_ITEMS` items each), so that an item with both
+vectors has four attributes; one without a vector has none of that modality and is asked for none.
+
+Where it departs: each task is a softmax of bare inner products against all that is wrong (every
+other item; every attribute that the item does not have), where the paper puts a sigmoid inside and
+samples negatives; equal segments are no negatives of each other; W of the first three starts as the
+identity. Fine-tuning is that of our SASRec,
+with cross-entropy over the full catalogue. The optimiser starts anew.
+
+Shape suffixes: B rows, S places, D width, N items, P places in a row, A attributes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from components.baselines import learning, vectors
+from components.baselines.attention import both_ways, last_of, start_small
+from components.baselines.histories import Rows, drawn, shuffled, windows
+from components.baselines.interface import Course, Data, Fitted, State
+from components.baselines.next_item import NextItem, fit_next_item
+from components.baselines.sasrec import Network
+from components.baselines.settings import ATTENTION_SPACE, AttentionConfig
+from components.baselines.vectors import Modalities
+
+CLUSTER_ITEMS: Final = (50, 10)
+"""Items of an attribute on average, coarse and fine."""
+AAP, MIP, MAP, SP = 0.2, 1.0, 1.0, 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(AttentionConfig):
+    """What the network is, how it is pre-trained, and how it steps."""
+
+    pretrain_epochs: int = 20
+    """Epochs of pre-training; 0: none."""
+    hidden: float = 0.2
+    """Share of the items of a row that are hidden in pre-training."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, one line each."""
+        problems = super().problems()
+        problems += [] if self.pretrain_epochs >= 0 else ["pretrain_epochs is negative"]
+        problems += [] if 0 < self.hidden < 1 else ["hidden is not between 0 and 1"]
+        return problems
+
+
+SPACE: Final[dict[str, tuple[Any, ...]]] = {
+    **ATTENTION_SPACE,
+    "pretrain_epochs": (10, 20, 50),
+    "hidden": (0.2, 0.4),
+}
+
+
+class S3Rec(NextItem):
+    """The network as a model; its last token is the mask."""
+
+    def __init__(self, config: Config, data: Data, device: torch.device) -> None:
+        super().__init__(Network(data.items, data.max_history, config, others=1), device)
+
+
+def attributes(modalities: Modalities, seed: int) -> npt.NDArray[np.bool_]:
+    """Which attributes the items have, [N + 1, A]; item N, the padding, has none."""
+    columns: list[npt.NDArray[np.bool_]] = []
+    for modality in modalities.values():
+        for size in CLUSTER_ITEMS:
+            clusters = max(2, int(modality.present_N.sum()) // size)
+            label_N, centre_KE = vectors.clustered(modality, clusters, seed)
+            columns.append(np.append(label_N, -1)[:, None] == np.arange(len(centre_KE)))
+    return np.concatenate(columns, axis=1)
+
+
+class Pretraining(nn.Module):
+    """The network with attributes and the four matrices, which fine-tuning drops."""
+
+    def __init__(self, network: Network, has_NA: npt.NDArray[np.bool_], width: int) -> None:
+        super().__init__()
+        self.mask = network.items + 1
+        self.attribute = nn.Embedding(has_NA.shape[1], width)
+        self.aap, self.mip, self.map, self.sp = (
+            nn.Linear(width, width, bias=False) for _ in range(4)
+        )
+        self.apply(start_small)
+        for layer in (self.aap, self.mip, self.map):
+            nn.init.eye_(layer.weight)  # so that what they learn is of use when they are dropped
+        self.network = network
+        self.register_buffer("has_NA", torch.from_numpy(has_NA), persistent=False)
+
+    def loss(
+        self, rows: Rows, hidden_BS: npt.NDArray[np.bool_], segments: "Segments"
+    ) -> torch.Tensor:
+        """The weighted sum of the tasks for some rows."""
+        device = self.attribute.weight.device
+        item_BS, length_B, hidden, shown = (
+            torch.from_numpy(a).to(device)
+            for a in (rows.item_BS, rows.length_B, hidden_BS, rows.real_BS & ~hidden_BS)
+        )
+        has_NA, network = self.get_buffer("has_NA"), self.network
+        state_BSD = self._states(item_BS.masked_fill(hidden, self.mask), length_B)
+        hidden_P, state_PD = item_BS[hidden], state_BSD[hidden]
+        shown_P = item_BS[shown]
+        attribute_DA = self.attribute.weight.T
+        aap = attribute_loss(self.aap(network.item(shown_P)) @ attribute_DA, has_NA[shown_P])
+        mip = functional.cross_entropy(network.scores(self.mip(state_PD)), hidden_P)
+        map_ = attribute_loss(self.map(state_PD) @ attribute_DA, has_NA[hidden_P])
+        return AAP * aap + MIP * mip + MAP * map_ + SP * self._segment_loss(rows, segments)
+
+    def _states(self, item_BS: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
+        return self.network(item_BS, length_B, both_ways(length_B, item_BS.shape[1]))
+
+    def _segment_loss(self, rows: Rows, segments: "Segments") -> torch.Tensor:
+        device = self.attribute.weight.device
+        item_BS, length_B, within_BS, segment_BS, segment_length_B = (
+            torch.from_numpy(a).to(device) for a in (*rows[:2], *segments)
+        )
+        context_BSD = self._states(item_BS.masked_fill(within_BS, self.mask), length_B)
+        context_BD = self.sp(last_of(context_BSD, length_B))
+        segment_BD = last_of(self._states(segment_BS, segment_length_B), segment_length_B)
+        equal_BB = (segment_BS[:, None] == segment_BS[None]).all(2)
+        equal_BB.fill_diagonal_(False)
+        logit_BB = (context_BD @ segment_BD.T).masked_fill(equal_BB, -torch.inf)
+        target_B = torch.arange(len(length_B), device=device)
+        return functional.cross_entropy(logit_BB, target_B)
+
+
+def attribute_loss(logit_PA: torch.Tensor, has_PA: torch.Tensor) -> torch.Tensor:
+    """Each attribute that an item has against all that it has not: the mean of
+
+        -log(exp f(a) / (exp f(a) + sum of exp f(b) over its wrong attributes b))
+
+    over pairs of a place and an attribute; 0 if there is no pair.
+    """
+    wrong_P1 = logit_PA.masked_fill(has_PA, -torch.inf).logsumexp(1, keepdim=True)
+    loss_PA = functional.softplus(wrong_P1 - logit_PA)
+    return loss_PA[has_PA].sum() / has_PA.sum().clamp(min=1)
+
+
+class Segments(NamedTuple):
+    """A stretch of each row: where it is in the row, and the row of it alone, T places."""
+
+    within_BS: npt.NDArray[np.bool_]
+    item_BT: npt.NDArray[np.int64]
+    length_B: npt.NDArray[np.int64]
+
+
+def cut(rows: Rows, padding: int, generator: np.random.Generator) -> Segments:
+    """A segment of each row of two items or more: half of it at most, anywhere."""
+    length_B = generator.integers(1, rows.length_B // 2 + 1)
+    start_B = generator.integers(0, rows.length_B - length_B + 1)
+    place_S = np.arange(rows.item_BS.shape[1])
+    within_BS = (place_S >= start_B[:, None]) & (place_S < (start_B + length_B)[:, None])
+    place_BT = start_B[:, None] + np.arange(length_B.max())
+    taken_BT = np.take_along_axis(rows.item_BS, np.minimum(place_BT, place_S[-1]), 1)
+    taken_BT[np.arange(length_B.max()) >= length_B[:, None]] = padding
+    return Segments(within_BS, taken_BT, length_B)
+
+
+def pretrain(model: S3Rec, config: Config, data: Data, course: Course) -> list[dict[str, float]]:
+    """The four tasks on the training part; the learning curve."""
+    has_NA = attributes(vectors.read_modalities(data), course.seed)
+    tasks = Pretraining(model.network, has_NA, config.width).to(model.device)
+    found = windows(data.training, data.max_history)
+
+    def losses(generator: np.random.Generator) -> Iterator[torch.Tensor]:
+        for rows in shuffled(found, config.batch_size, data.items, generator):
+            hidden_BS = drawn(rows, config.hidden, generator)
+            yield tasks.loss(rows, hidden_BS, cut(rows, data.items, generator))
+
+    return learning.pretrain("S3Rec", tasks, losses, config.pretrain_epochs, config, course)
+
+
+def fit(config: Config, data: Data, course: Course) -> Fitted:
+    """Pre-trains, then trains on every item of the training part but the first of each history.
+
+    Raises:
+        UserError: the vectors are not those of the catalogue, or cannot be used.
+    """
+    model = S3Rec(config, data, learning.prepare(course))
+    before = pretrain(model, config, data, course) if config.pretrain_epochs else []
+    fitted = fit_next_item(model, config, data, course)
+    return fitted._replace(curve=before + fitted.curve)
+
+
+def load(config: Config, data: Data, state: State) -> S3Rec:
+    """The model that was saved, on a CPU."""
+    model = S3Rec(config, data, torch.device("cpu"))
+    learning.from_state(model.network, state)
+    return model
