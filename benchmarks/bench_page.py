@@ -1,18 +1,24 @@
 """Writes the comparisons of docs/results.md and their pictures from what `macrec bench` has left.
 
     macrec bench --dataset OUT --models all --seeds 5 --out BENCH
-    cp BENCH/bench.json benchmarks/results/DATE-bench-NAME.json
+    PYTHONPATH=src:. python -m benchmarks.bench_page --add BENCH/bench.json --name scientific \
+        --device "x86_64 CPU, one thread each, two at once"
     PYTHONPATH=src:. python -m benchmarks.bench_page
 
-Each data set's newest file counts. What stands between the two marks of the page is made anew.
+The first call keeps a result as benchmarks/results/DATE-bench-NAME.json, with date and commit, and
+then does what the second does: each data set's newest file counts, and what stands between the two
+marks of the page is made anew.
 """
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import machine
 from benchmarks.bench_chart import Point, chart
+from pipelines.bench_recipes import RECIPES
 from pipelines.bench_table import markdown
 
 ROOT = Path(__file__).parent.parent
@@ -82,9 +88,9 @@ def _charts(dataset: str, path: Path) -> Iterator[tuple[str, str]]:
                 system["mean"]["ndcg_10"],
                 system["interval"]["ndcg_10"]["low"],
                 system["interval"]["ndcg_10"]["high"],
-                system["own"],
+                name in RECIPES or name.startswith("run_"),
             )
-            for system in systems.values()
+            for name, system in systems.items()
             if (seconds := time_of(system["mean"])) is not None
         ]
         title = f"{dataset}: quality against time, {what}"
@@ -92,7 +98,35 @@ def _charts(dataset: str, path: Path) -> Iterator[tuple[str, str]]:
         yield f"bench-{dataset}-{what}.svg", svg
 
 
+def add(bench: Path, name: str, device: str) -> Path:
+    """Keeps what a bench has left, with where and of what it was measured."""
+    told = json.loads(bench.read_bytes())
+    about = machine.about("cpu")
+    kept = {
+        "benchmark": "bench",
+        "date": about["date"],
+        "commit": about["commit"],
+        "clean": about["clean"],
+        "device": device,
+        **told,
+    }
+    path = RESULTS / f"{about['date']}-bench-{name}.json"
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+    return path
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--add", type=Path, help="bench.json of a bench to be kept")
+    parser.add_argument("--name", help="of its data set")
+    parser.add_argument("--device", help="where it ran, and beside what")
+    options = parser.parse_args()
+    if options.add:
+        if not (options.name and options.device):
+            parser.error("--add needs --name and --device")
+        add(options.add, options.name, options.device)
     for name, svg in pictures().items():
         (IMAGES / name).write_text(svg + "\n")
     PAGE.write_text(page())

@@ -68,7 +68,7 @@ class Config(AttentionConfig):
 
 SPACE: Final[dict[str, tuple[Any, ...]]] = {
     **ATTENTION_SPACE,
-    "pretrain_epochs": (10, 20, 50),
+    "pretrain_epochs": (20, 50, 100),
     "hidden": (0.2, 0.4),
 }
 

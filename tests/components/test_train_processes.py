@@ -26,6 +26,7 @@ from macrec.generator import Recommender, build_model
 from macrec.processes import Processes, leave, processes
 from tests.small_generator import (
     CPU,
+    ITEMS,
     SIZE,
     SMALL,
     VOCABULARY,
@@ -256,6 +257,18 @@ def test_validation_shares_the_users_out():
         scores.append(sum(sums) / len(validation.targets_U))
     assert scores[0] > 0
     assert scores[1:] == pytest.approx(scores[:1] * 2)
+
+
+def test_what_a_user_has_is_no_hit_of_validation_where_it_is_dropped():
+    sequences = flat(*([i, i + 1, i, 0] for i in range(ITEMS - 1)))  # the third is asked for
+    recommender = Recommender(small_model(), VOCABULARY, *catalogue_codes(), 5)
+    scores = {}
+    for choice in ("keep", "drop"):
+        validation = validation_split(sequences, 0, 0, choice)
+        config = replace(BASE, validation_beams=ITEMS)
+        score = fused_ndcg(recommender, validation, config, Execution(), CPU)
+        scores[choice] = score(recommender.model)
+    assert scores["keep"] > 0 == scores["drop"]
 
 
 def test_too_few_item_pairs_for_the_processes_are_refused():
