@@ -16,7 +16,7 @@ from pipelines.bench_recipes import ABLATIONS, CONFIGS, RECIPES, STAGES, module,
 from pipelines.config_file import read_config
 from pipelines.parameters import PREFIXES
 
-SHARED = {"max_history": 20, "top_k": 20}
+SHARED = {"max_history": 20, "seen_items": "auto", "top_k": 20}
 SCIENTIFIC = read_config(CONFIGS / "scientific.yaml")
 
 
@@ -69,7 +69,7 @@ def test_a_preset_counts_below_the_data_set_and_that_below_set(name):
         if line in found:
             assert found[line] == value
     own = {name: ["quantizer_levels=2", "generator_layers=1"]}
-    changed = configs(settings(name, own=own, shared={"max_history": 7, "top_k": 10}))
+    changed = configs(settings(name, own=own, shared={**SHARED, "max_history": 7, "top_k": 10}))
     assert changed["quantizer_levels"] == 2 and changed["generator_layers"] == 1
     assert changed["generator_max_history"] == 7 and changed["evaluation_top_k"] == 10
 
