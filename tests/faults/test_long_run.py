@@ -86,8 +86,8 @@ def test_a_whole_run_that_is_killed_is_run_again_until_it_ends(
             shutil.copytree(store, out / "store")
             for stage in ("evaluate", "recommend"):
                 shutil.rmtree(out / "store" / "records" / stage)
-        seconds = sized(8.0, 1.2 * sum(call.seconds for call in undisturbed.values()))
-        for after in (moments.uniform(0.5, 1.0) * seconds, None):
+        seconds = sized(8.0, 0.8 * sum(call.seconds for call in undisturbed.values()))
+        for after in (moments.uniform(sized(0.5, 0.1), 1.0) * seconds, None):
             killed += killed_run(run_flags(sample.flags, out), after)
             if (out / "store").is_dir():  # else it was killed before it had begun
                 sweep(out)
