@@ -90,8 +90,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     history = json.loads(recommender.file("history.json").read_text(encoding="utf-8"))
     started = time.monotonic()
     evaluation = build(evaluate.Config, dict(pair.split("=", 1) for pair in options.set_evaluate))
-    tested = _evaluate(options, made, recommender, evaluation)
+    tested = _evaluate(options, made, recommender, evaluation, options.work)
+    seconds = round(time.monotonic() - started, 1)
     published_protocol = replace(evaluation, seen_items="keep")
+    apart = options.work / "seen-kept"
+    kept = _evaluate(options, made, recommender, published_protocol, apart)
     return {
         "benchmark": "instruments",
         "label": options.label,
@@ -101,12 +104,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "execution": asdict(execution),
         "plan": plan,
         "train_seconds": timeline.seconds,
-        "evaluate_seconds": round(time.monotonic() - started, 1),
+        "evaluate_seconds": seconds,
         "rss_mb": machine.rss_mb(),
         "finished": not options.best_so_far,
         "train": figures,
         "test": tested,
-        "test_seen_kept": _evaluate(options, made, recommender, published_protocol),
+        "test_seen_kept": kept,
         "curve": [row | {"seconds": timeline.at.get(row["epoch"])} for row in history],
         **machine.about(_device(options.device)),
     }
@@ -117,6 +120,7 @@ def _evaluate(
     made: published.Published,
     recommender: Artifact,
     config: evaluate.Config,
+    out: Path,
 ) -> dict[str, float]:
     inputs = evaluate.Inputs(
         items=made.items,
@@ -127,9 +131,9 @@ def _evaluate(
         recommender=recommender,
     )
     outputs = evaluate.Outputs(
-        predictions=DatasetOutput(options.work / "predictions"),
-        report=HtmlOutput(options.work / "report.html"),
-        summary=MarkdownOutput(options.work / "summary.md"),
+        predictions=DatasetOutput(out / "predictions"),
+        report=HtmlOutput(out / "report.html"),
+        summary=MarkdownOutput(out / "summary.md"),
     )
     execution = build(evaluate.Execution, _execution(options))
     return execute(evaluate, config, inputs, outputs, execution).metrics

@@ -231,7 +231,7 @@ class Tally:
         self.config = config
         self.to: Path | None = config.getoption("cases_to")
         self.ended: dict[str, Ended] = {}
-        self.begun_earlier = Journal(self.to, config) if self.to else None
+        self.journal = Journal(self.to, config) if self.to else None
 
     @pytest.hookimpl(trylast=True)  # behind the choice by -m and -k
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -241,9 +241,9 @@ class Tally:
             if unknown:
                 raise pytest.UsageError(f"{item.nodeid}: there is no case {unknown}")
             item.user_properties += [("case", n) for n in sorted(set(numbers))]
-        if self.begun_earlier and self.config.getoption("resume_cases"):
+        if self.journal and self.config.getoption("resume_cases"):
             chosen = {item.nodeid for item in items}
-            self.ended |= {t: e for t, e in self.begun_earlier.read().items() if t in chosen}
+            self.ended |= {t: e for t, e in self.journal.read().items() if t in chosen}
             done = [item for item in items if item.nodeid in self.ended]
             items[:] = [item for item in items if item.nodeid not in self.ended]
             self.config.hook.pytest_deselected(items=done)
@@ -258,8 +258,8 @@ class Tally:
         if not cases or (earlier and earlier.outcome == "failed"):
             return
         self.ended[report.nodeid] = Ended(report.nodeid, cases, report.outcome, trials)
-        if self.begun_earlier and not hasattr(self.config, "workerinput"):
-            self.begun_earlier.add(self.ended[report.nodeid])
+        if self.journal and not hasattr(self.config, "workerinput"):
+            self.journal.add(self.ended[report.nodeid])
 
     def outcomes(self) -> dict[int, dict[str, int]]:
         """Tests of each case by their outcome."""
