@@ -38,6 +38,11 @@ def test_nothing_is_taken_from_another_tree_or_one_with_changes(journal, other):
     assert journal().read() == {ONE.test: ONE}
 
 
+def test_a_tree_with_changes_takes_nothing_from_itself(journal):
+    journal(clean=False).add(ONE)
+    assert journal(clean=False).read() == {}
+
+
 def test_a_run_that_does_not_resume_begins_anew(journal):
     journal().add(ONE)
     journal(resume=False)

@@ -94,7 +94,7 @@ def test_trains_evaluates_and_says_what_was_run(monkeypatch, caplog, data, tmp_p
     assert result["train_config"]["tasks"] == ("seq_text_text", "seq_image_image")
     assert result["train_config"]["d_model"] == 8
     assert result["train_config"]["epochs"] == 2
-    assert result["test"]["users"] == USERS
+    assert result["test"]["users"] == result["test_seen_kept"]["users"] == USERS
     for system in ("popular", "text", "image", "text_wide", "image_wide", "fused"):
         assert 0 <= result["test"][f"{system}_ndcg_10"] <= result["test"][f"{system}_hr_10"] <= 1
     assert [row["epoch"] for row in result["curve"]] == [1, 2, 3]
