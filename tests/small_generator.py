@@ -137,5 +137,6 @@ def train_small(config: stage.Config = SMALL, score: Any = weight_score, **setti
     """Trains from seeded weights on random histories."""
     prepare(config.seed, "cpu", 1)
     model = build_model(VOCABULARY, config.model_size)
-    data = data_of(random_sequences(8), catalogue_codes(3), config.tasks)
+    source = config.source
+    data = data_of(random_sequences(8), catalogue_codes(3), config.tasks, source=source)
     return Run(model, train(model, data, config, score, CPU, **settings))

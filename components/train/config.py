@@ -5,7 +5,7 @@ from typing import Literal
 
 from components.train.rows import TASKS
 from macrec.errors import check
-from macrec.generator import ModelSize
+from macrec.generator import ModelSize, Source
 from macrec.sequences import SeenItems
 
 
@@ -29,6 +29,10 @@ class Config:
     """full: every token of a history sees all others, as in T5. causal: it sees those before it, so
     a history is read once for all its targets, which takes about half of the time; transformers'
     own forward pass does not know it."""
+    source: Source = "tokens"
+    """What a position of the encoder is. tokens: a token of a code, as in the paper. items: an
+    item, the sum of its tokens' embeddings, so that a source has as many times fewer positions as
+    a code has levels; transformers' own forward pass does not know it."""
     max_history: int = 20
     """Items of a history that are read, the last ones."""
     tasks: tuple[str, ...] = TASKS
@@ -46,6 +50,9 @@ class Config:
     """Temperature of the implicit alignment."""
     learning_rate: float = 1e-3
     """Learning rate of AdamW between warm-up and decay."""
+    embedding_rate: float = 8.0
+    """Learning rate of the token embeddings, as a multiple of `learning_rate`: T5 begins with
+    embeddings of size 1 and matrices of size d_model**-0.5, and AdamW moves both by the same."""
     weight_decay: float = 0.01
     """Weight decay of AdamW; normalisation scales have none."""
     clip_norm: float = 1.0
@@ -92,7 +99,7 @@ class Config:
         sizes = ("d_model", "d_ff", "d_kv", "layers", "heads", "max_history")
         counts = ("epochs", "batch_size", "patience", "validate_every", "validation_beams")
         problems += [f"{name} is below 1" for name in sizes + counts if getattr(self, name) < 1]
-        positive = ("learning_rate", "clip_norm", "implicit_temperature")
+        positive = ("learning_rate", "embedding_rate", "clip_norm", "implicit_temperature")
         problems += [f"{name} is not above 0" for name in positive if not getattr(self, name) > 0]
         zero = ("item_weight", "implicit_weight", "weight_decay", "decay", "warmup_steps", "seed")
         problems += [f"{name} is negative" for name in zero if getattr(self, name) < 0]

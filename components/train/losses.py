@@ -12,7 +12,6 @@ from torch import Tensor
 
 from components.train.batches import IGNORED, NO_TASK, Batch
 from components.train.rows import TASKS
-from macrec.generator import source_mask
 from macrec.t5 import NO_DROPOUT, Dropout, Weights, decode_blocks, encode, memory
 
 
@@ -38,15 +37,15 @@ def batch_loss(
     source_BS, decoder_BGL, labels_BGL, task_BG = (
         torch.from_numpy(array).to(device, non_blocking=True) for array in batch[:4]
     )
-    mask_BS = source_mask(source_BS, weights.causal_encoder)
-    encoded_BSD, padding = encode(weights, source_BS, mask_BS, dropout)
+    encoded_BSD, mask_BS, padding = encode(weights, source_BS, dropout)
     sums_T, tokens_T = torch.zeros(2, len(TASKS) + 1, device=device)
     if (batch.task_BG == NO_TASK).all():
         nothing = sums_T.sum()
         return BatchLoss(nothing, nothing, sums_T[1:], tokens_T[1:], encoded_BSD, mask_BS)
     sources = memory(weights, encoded_BSD)
     if batch.visible_BG is not None:
-        visible_BG = torch.from_numpy(batch.visible_BG).to(device, non_blocking=True)
+        visible_BG = torch.from_numpy(batch.visible_BG // weights.tokens_per_position)
+        visible_BG = visible_BG.to(device, non_blocking=True)
         padding = beyond(visible_BG.repeat_interleave(labels_BGL.shape[2], 1), padding)
     logits_XV = decode_blocks(weights, sources, padding, decoder_BGL, dropout).flatten(0, 2)
     labels_X = labels_BGL.flatten()
@@ -65,7 +64,7 @@ def batch_loss(
 
 
 def beyond(visible_BT: Tensor, padding: Tensor) -> Tensor:
-    """A bias [B, 1, T, S] that hides the source from each target token but for its first tokens."""
+    """A bias [B, 1, T, S] that hides the source from each target token but for its beginning."""
     place_S = torch.arange(padding.shape[-1], device=padding.device)
     hidden_BTS = place_S >= visible_BT[:, :, None]
     bias_BTS = torch.zeros_like(hidden_BTS, dtype=padding.dtype)

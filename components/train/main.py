@@ -76,6 +76,7 @@ def run(
         augment=config.augment,
         use_pairs=config.use_pairs,
         windows=config.encoder == "causal",
+        source=config.source,
     )
     validation = validation_split(
         sequences, config.validation_users, config.seed, config.seen_items

@@ -23,6 +23,7 @@ from macrec.generator import (
     Int32Array,
     Int64Array,
     Modality,
+    Source,
     TokenStream,
     Vocabulary,
     has_code,
@@ -239,10 +240,12 @@ def training_data(
     augment: bool,
     use_pairs: bool,
     windows: bool = False,
+    source: Source = "tokens",
 ) -> TrainingData:
     """Token stream and rows of the tasks; `codes_MNL` are the text codes and the image codes.
 
     With `windows` a source has all its targets, which needs an encoder that does not look ahead.
+    `source` is what the encoder reads.
 
     Raises UserError when a task has not one row.
     """
@@ -253,9 +256,9 @@ def training_data(
     for index, modality in enumerate(MODALITIES):
         codes_NL, coded_N = codes_MNL[index], coded_MN[index]
         target_tokens_MNL[index, coded_N] = vocabulary.tokens(modality, codes_NL[coded_N])
-        streams.append(token_stream(vocabulary, modality, codes_NL, sequences.items))
+        streams.append(token_stream(vocabulary, modality, codes_NL, sequences.items, source))
     for modality, codes_NL in zip(MODALITIES, codes_MNL, strict=True):
-        streams.append(token_stream(vocabulary, modality, codes_NL, np.arange(items)))
+        streams.append(token_stream(vocabulary, modality, codes_NL, np.arange(items), source))
     paired_P = np.flatnonzero(coded_MN.all(axis=0))
     data = TrainingData(
         _joined(streams),

@@ -122,7 +122,7 @@ class Trainer:
         state, config, processes = self.state, self.config, self.processes
         rate = state.schedule.rate(state.step)
         for group in state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self._seed_dropout()
         loss, figures_F = self._loss(index_B, weights_of(state.model, self.dtype))
         state.optimizer.zero_grad(set_to_none=True)
@@ -217,9 +217,13 @@ class Trainer:
 
 
 def _optimizer(model: "T5ForConditionalGeneration", config: "Config") -> torch.optim.Optimizer:
-    parameters = list(model.parameters())
+    embeddings = model.shared.weight
+    matrices = [p for p in model.parameters() if p.ndim > 1 and p is not embeddings]
+    scales = [p for p in model.parameters() if p.ndim == 1]  # of the norms
+    decay, factor = config.weight_decay, config.embedding_rate
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},  # norm scales
+        {"params": [embeddings], "weight_decay": decay, "factor": factor},
+        {"params": matrices, "weight_decay": decay, "factor": 1.0},
+        {"params": scales, "weight_decay": 0.0, "factor": 1.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)

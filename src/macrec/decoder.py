@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional
 
 from macrec import t5
-from macrec.generator import source_mask
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -52,8 +51,7 @@ def encode(model: "T5ForConditionalGeneration", source_BS: torch.Tensor) -> Enco
     """Run the encoder over source ids [B, S] (PAD after the end). The model is in eval mode."""
     assert not model.training, "decoding a model in training mode: its weights may yet change"
     weights = t5.weights_of(model)
-    mask_BS = source_mask(source_BS, weights.causal_encoder)
-    state_BSD, bias_B11S = t5.encode(weights, source_BS, mask_BS)
+    state_BSD, _, bias_B11S = t5.encode(weights, source_BS)
     return Encoded(weights, t5.memory(weights, state_BSD), bias_B11S)
 
 

@@ -2,8 +2,9 @@
 
 Shapes: N items, L levels, K interactions, T tokens, B rows of a batch, S source length.
 An item is L tokens, one per level of its semantic ID. Source of a history: the tokens of its items
-in one modality, an item without a picture being the one token MISSING, then EOS. The task token is
-the first token of the DECODER, so a source is encoded once whatever the number of its targets. A
+in one modality, an item without a picture being the one token MISSING, then EOS. Where a position
+of the encoder is an item, all have L tokens, whose embeddings are summed. The task token is the
+first token of the DECODER, so a source is encoded once whatever the number of its targets. A
 target is the L tokens of an item; its length is fixed, so it carries no EOS.
 """
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
 
 Modality = Literal["text", "image"]
+Source = Literal["tokens", "items"]
+"""What a position of the encoder is."""
 MODALITIES: Final[tuple[Modality, ...]] = get_args(Modality)
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
@@ -138,15 +141,17 @@ def token_stream(
     modality: Modality,
     codes_NL: npt.NDArray[np.integer],
     items_K: npt.NDArray[np.integer],
+    source: Source = "tokens",
 ) -> TokenStream:
-    """Tokens of the interactions `items_K` [K] (item indices), MISSING for an item without code."""
+    """Tokens of the interactions `items_K` [K] (item indices), MISSING for an item without code:
+    once, or L times where items are read."""
     present_N = has_code(codes_NL)
-    piece_NL = np.zeros(codes_NL.shape, np.int32)
+    piece_NL = np.full(codes_NL.shape, PAD if source == "tokens" else MISSING, np.int32)
     piece_NL[:, 0] = MISSING
     piece_NL[present_N] = vocabulary.tokens(modality, codes_NL[present_N])
     piece_KL = piece_NL[items_K]
     offsets = np.zeros(len(items_K) + 1, np.int64)
-    np.cumsum(np.where(present_N[items_K], vocabulary.levels, 1), out=offsets[1:])
+    np.cumsum((piece_KL != PAD).sum(axis=1), out=offsets[1:])
     return TokenStream(piece_KL[piece_KL != PAD], offsets)
 
 
@@ -167,8 +172,9 @@ def gather_sources(stream: TokenStream, first_B: Int64Array, last_B: Int64Array)
 
 
 def source_mask(source_BS: "torch.Tensor", causal_encoder: bool) -> "torch.Tensor":
-    """Which source ids [B, S] are read: not PAD, and no EOS where the encoder does not look ahead,
-    since in training there is none behind the beginning of a history."""
+    """Which positions [B, S] of a source are read, by their (first) token: not PAD, and no EOS
+    where the encoder does not look ahead, since in training there is none behind the beginning of
+    a history."""
     return source_BS > EOS if causal_encoder else source_BS != PAD
 
 
@@ -187,8 +193,18 @@ class Recommender:
         """Those in which an item has a code: one or both."""
         return present_modalities(self.text_codes_NL, self.image_codes_NL)
 
+    @property
+    def source(self) -> Source:
+        """What a position of the model's encoder is."""
+        return "items" if getattr(self.model.config, "tokens_per_position", 1) > 1 else "tokens"
+
     def codes_NL(self, modality: Modality) -> Int32Array:
         return self.text_codes_NL if modality == "text" else self.image_codes_NL
+
+    def stream(self, modality: Modality, items_K: npt.NDArray[np.integer]) -> TokenStream:
+        """Tokens of the items `items_K` [K], one after the other."""
+        codes_KL, order_K = self.codes_NL(modality)[items_K], np.arange(len(items_K))
+        return token_stream(self.vocabulary, modality, codes_KL, order_K, self.source)
 
     def source_ids(
         self, modality: Modality, histories: list[npt.NDArray[np.integer]]
@@ -201,8 +217,7 @@ class Recommender:
         bounds = np.zeros(len(cut) + 1, np.int64)
         np.cumsum([len(history) for history in cut], out=bounds[1:])
         items_K = np.concatenate(cut) if cut else np.zeros(0, np.int64)
-        stream = token_stream(self.vocabulary, modality, self.codes_NL(modality), items_K)
-        return gather_sources(stream, bounds[:-1], bounds[1:])
+        return gather_sources(self.stream(modality, items_K), bounds[:-1], bounds[1:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +231,7 @@ class ModelSize:
     heads: int = 6
     dropout: float = 0.1
     encoder: Literal["full", "causal"] = "full"
+    source: Source = "tokens"
 
 
 def build_model(vocabulary: Vocabulary, size: ModelSize) -> "T5ForConditionalGeneration":
@@ -223,7 +239,10 @@ def build_model(vocabulary: Vocabulary, size: ModelSize) -> "T5ForConditionalGen
 
     It is built at its final size: `resize_token_embeddings` makes all new rows alike.
     """
-    return build_t5(vocabulary.size, size)
+    model = build_t5(vocabulary.size, size)
+    if size.source == "items":  # read by macrec.t5; transformers' own forward knows it not
+        model.config.tokens_per_position = vocabulary.levels
+    return model
 
 
 def build_t5(tokens: int, size: ModelSize) -> "T5ForConditionalGeneration":

@@ -29,7 +29,6 @@ from macrec.generator import (
     TokenStream,
     gather_sources,
     source_lengths,
-    token_stream,
 )
 from macrec.progress import Progress
 from macrec.scorer import GeneratorScorer, code_trie
@@ -179,13 +178,7 @@ class Ranker:
         np.cumsum([len(history) for history in cut], out=bounds[1:])
         items_K = np.concatenate([np.zeros(0, np.int64), *cut])
         streams: dict[Modality, TokenStream] = {
-            modality: token_stream(
-                self.recommender.vocabulary,
-                modality,
-                self.recommender.codes_NL(modality)[items_K],
-                np.arange(len(items_K)),
-            )
-            for modality in modalities
+            modality: self.recommender.stream(modality, items_K) for modality in modalities
         }
         lengths_U = sum(source_lengths(s, bounds[:-1], bounds[1:]) for s in streams.values())
         order = np.argsort(lengths_U, kind="stable")

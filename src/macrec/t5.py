@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from macrec.generator import PAD, source_mask
+
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
 
@@ -80,6 +82,8 @@ class Weights(NamedTuple):
     farthest: int
     causal_encoder: bool
     """No token of the source sees those behind it."""
+    tokens_per_position: int
+    """Source tokens that the encoder reads as one: 1, or the L of an item."""
     dtype: torch.dtype
 
 
@@ -133,6 +137,7 @@ def weights_of(model: "T5ForConditionalGeneration", dtype: torch.dtype | None = 
         buckets=config.relative_attention_num_buckets,
         farthest=config.relative_attention_max_distance,
         causal_encoder=getattr(config, "causal_encoder", False),
+        tokens_per_position=getattr(config, "tokens_per_position", 1),
         dtype=dtype,
     )
 
@@ -267,17 +272,37 @@ def feed_forward(
     return x + drop(F.linear(wide, layer.out_DF * scale))
 
 
+def embed(weights: Weights, source_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """Source ids as the encoder reads them [B, S, D], and which positions it reads [B, S].
+
+    Where several tokens are a position, S falls by as much: it is the sum of their embeddings,
+    over the root of their number, so that it is as large as that of one token.
+    """
+    count = weights.tokens_per_position
+    if count == 1:
+        mask_BS = source_mask(source_BS, weights.causal_encoder)
+        return F.embedding(source_BS, weights.embedding_VD), mask_BS
+    token_BSL = F.pad(source_BS, (0, -source_BS.shape[1] % count), value=PAD)
+    token_BSL = token_BSL.unflatten(1, (-1, count))
+    x_BSLD = F.embedding(token_BSL, weights.embedding_VD) * (token_BSL != PAD).unsqueeze(-1)
+    return x_BSLD.sum(2) * count**-0.5, source_mask(token_BSL[:, :, 0], weights.causal_encoder)
+
+
 def encode(
-    weights: Weights, source_BS: Tensor, mask_BS: Tensor, drop: Dropout = NO_DROPOUT
-) -> tuple[Tensor, Tensor]:
-    """The encoder's states [B, S, D] of source ids, and the padding as a bias [B, 1, 1, S]."""
-    return encode_embedded(weights, F.embedding(source_BS, weights.embedding_VD), mask_BS, drop)
+    weights: Weights, source_BS: Tensor, drop: Dropout = NO_DROPOUT
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of source ids the encoder's states [B, S, D], which of them are read [B, S], and the padding
+    as a bias [B, 1, 1, S]; S as `embed` has it."""
+    x_BSD, mask_BS = embed(weights, source_BS)
+    encoded_BSD, padding = encode_embedded(weights, x_BSD, mask_BS, drop)
+    return encoded_BSD, mask_BS, padding
 
 
 def encode_embedded(
     weights: Weights, x_BSD: Tensor, mask_BS: Tensor, drop: Dropout = NO_DROPOUT
 ) -> tuple[Tensor, Tensor]:
-    """As `encode`, of what stands for the source ids: their embeddings, or others."""
+    """The encoder's states [B, S, D] of what stands for the source ids, and the padding as a bias
+    [B, 1, 1, S]."""
     x = drop(x_BSD)
     padding = torch.zeros_like(mask_BS, dtype=weights.dtype).masked_fill_(~mask_BS, -torch.inf)
     padding = padding[:, None, None, :]

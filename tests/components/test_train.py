@@ -15,15 +15,19 @@ from components.train import trainer, training
 from components.train.rows import TASKS
 from components.train.schedule import Schedule, decay_epochs
 from macrec.errors import UserError
-from macrec.generator import PAD, load_recommender
+from macrec.generator import PAD, build_model, load_recommender
 from macrec.t5 import weights_of
 from tests.small_generator import (
+    CPU,
     ITEMS,
     LEVELS,
     SMALL,
+    VOCABULARY,
     catalogue_codes,
     codes,
+    data_of,
     planted_histories,
+    random_sequences,
     run_stage,
     stage_inputs,
     train_small,
@@ -220,6 +224,8 @@ def weights_after_an_epoch(config):
         ("implicit_weight", 0.5),
         ("implicit_temperature", 1.0),
         ("learning_rate", 1e-2),
+        ("embedding_rate", 1.0),
+        ("source", "items"),
         ("weight_decay", 0.5),
         ("clip_norm", 1e-6),
         ("warmup_steps", 0),
@@ -235,6 +241,23 @@ def weights_after_an_epoch(config):
 def test_every_setting_reaches_the_computation(field, value):
     changed = dataclasses.replace(SMALL, **{field: value})
     assert not torch.equal(weights_after_an_epoch(SMALL), weights_after_an_epoch(changed))
+
+
+def test_embeddings_move_by_their_own_rate():
+    """AdamW's first step moves a weight by the rate, whatever its gradient."""
+    config = dataclasses.replace(
+        SMALL, embedding_rate=5.0, weight_decay=0.0, warmup_steps=0, clip_norm=1e9
+    )
+    training.prepare(0, "cpu", 1)
+    model = build_model(VOCABULARY, config.model_size)
+    data = data_of(random_sequences(8), catalogue_codes(3))
+    steps = trainer.Trainer(model, data, config, CPU)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    steps.step(np.arange(8))
+    for name, weight in model.named_parameters():
+        moved = (weight.detach() - before[name]).abs().max().item()
+        factor = 5.0 if name == "shared.weight" else 1.0
+        assert moved == pytest.approx(factor * config.learning_rate, rel=1e-2), name
 
 
 @pytest.mark.parametrize(
@@ -256,12 +279,16 @@ def test_impossible_settings_are_refused(settings, message):
 # ---------------------------------------------------------------- the stage
 
 
-@pytest.mark.parametrize("encoder", ["full", "causal"])
-def test_a_planted_rule_is_learned_and_saved(tmp_path, encoder):
+@pytest.mark.parametrize(
+    ("encoder", "source"),
+    [("full", "tokens"), ("causal", "tokens"), ("full", "items"), ("causal", "items")],
+)
+def test_a_planted_rule_is_learned_and_saved(tmp_path, encoder, source):
     inputs = stage_inputs(tmp_path, planted_histories(60), catalogue_codes(3))
     config = dataclasses.replace(
         SMALL,
         encoder=encoder,
+        source=source,
         d_model=32,
         d_ff=64,
         d_kv=16,
@@ -278,7 +305,9 @@ def test_a_planted_rule_is_learned_and_saved(tmp_path, encoder):
     assert all(math.isfinite(value) for value in metrics.values())
     recommender = load_recommender(tmp_path / "recommender")
     np.testing.assert_array_equal(recommender.image_codes_NL, catalogue_codes(3)[1])
-    assert weights_of(recommender.model).causal_encoder == (encoder == "causal")
+    weights = weights_of(recommender.model)
+    assert weights.causal_encoder == (encoder == "causal")
+    assert weights.tokens_per_position == (LEVELS if source == "items" else 1)
     curve = json.loads(files["history.json"])
     assert curve[-1]["step"] == metrics["steps"]
     assert set(curve[0]["losses"]) == {*TASKS, "implicit"}

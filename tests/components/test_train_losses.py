@@ -1,5 +1,7 @@
 """The losses equal stock transformers and the formulas of the paper."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,12 @@ import torch
 from components.train.batches import NO_TASK, make_batch, pair_batch
 from components.train.losses import batch_loss, implicit_loss, mean_pooled
 from components.train.rows import TASKS
-from macrec.generator import PAD
+from macrec.generator import EOS, MISSING, PAD
 from macrec.t5 import Dropout, decode_blocks, encode, memory, weights_of
 from tests.small_generator import (
     CPU,
     LEVELS,
+    SIZE,
     VOCABULARY,
     catalogue_codes,
     data_of,
@@ -57,6 +60,40 @@ def test_loss_and_gradients_are_those_of_stock_transformers_row_by_row(rate):
     for (name, own), other in zip(ours.named_parameters(), stock.parameters(), strict=True):
         assert other.grad.norm() > 1e-6, name
         torch.testing.assert_close(own.grad, other.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_a_source_of_items_is_what_transformers_encodes_from_sums_of_embeddings():
+    data = data_of(random_sequences(), catalogue_codes(3, 5), max_history=20, source="items")
+    rows = data.sequence_rows
+    batch = make_batch(data, rows, np.arange(0, len(rows), 7))
+    size = dataclasses.replace(SIZE, source="items")
+    ours, stock = small_model(size=size).double().eval(), small_model().double().eval()
+    found = batch_loss(weights_of(ours), batch, 0.0, CPU)
+    histories = rows.last_R - rows.first_R
+    longest = int(histories[::7].max())
+    assert found.mask_BS.shape[1] == longest + 1 < batch.source_BS.shape[1] / 2
+    total, missing = 0.0, 0
+    for row, source_S in enumerate(batch.source_BS):
+        code_HL = torch.from_numpy(source_S[source_S > EOS]).view(-1, LEVELS)
+        assert len(code_HL) == histories[7 * row]
+        missing += int((code_HL == MISSING).all(dim=1).sum())
+        end_1D = stock.shared.weight[EOS, None]
+        x_HD = torch.cat([stock.shared(code_HL).sum(1), end_1D]) / LEVELS**0.5
+        for block, task in enumerate(batch.task_BG[row]):
+            if task == NO_TASK:
+                continue
+            mean = stock(
+                inputs_embeds=x_HD[None],
+                decoder_input_ids=torch.from_numpy(batch.decoder_BGL[row, block])[None],
+                labels=torch.from_numpy(batch.labels_BGL[row, block])[None],
+            ).loss
+            (LEVELS * mean).backward(retain_graph=True)
+            total += LEVELS * mean.item()
+    assert missing > 5
+    assert found.loss_sum.item() == pytest.approx(total, rel=1e-7)
+    found.loss_sum.backward()
+    for (name, own), other in zip(ours.named_parameters(), stock.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, rtol=1e-5, atol=1e-5, msg=name)
 
 
 class Halved(Dropout):
@@ -125,7 +162,7 @@ def test_blocks_of_one_source_do_not_see_each_other():
     changed_BGL = decoder_BGL.clone()
     changed_BGL[:, 0] = 17
     with torch.no_grad():
-        encoded_BSD, padding = encode(weights, source_BS, torch.ones_like(source_BS).bool())
+        encoded_BSD, _, padding = encode(weights, source_BS)
         sources = memory(weights, encoded_BSD)
         both, alone, other = (
             decode_blocks(weights, sources, padding, given_BGL)
@@ -143,7 +180,7 @@ def test_label_smoothing_is_that_of_torch():
     found = batch_loss(weights, batch, 0.2, CPU)
     with torch.no_grad():
         decoder_BGL, labels_BGL = map(torch.from_numpy, (batch.decoder_BGL, batch.labels_BGL))
-        _, padding = encode(weights, torch.from_numpy(batch.source_BS), found.mask_BS)
+        *_, padding = encode(weights, torch.from_numpy(batch.source_BS))
         sources = memory(weights, found.encoded_BSD)
         logits = decode_blocks(weights, sources, padding, decoder_BGL)
         expected = torch.nn.functional.cross_entropy(

@@ -66,16 +66,16 @@ def test_a_short_history_is_one_source():
     ]
 
 
+@pytest.mark.parametrize("source", ["tokens", "items"])
 @pytest.mark.parametrize("tasks", [TASKS, ("seq_text_text",), ("seq_image_text",)])
-def test_loss_and_gradients_are_those_of_the_histories_one_by_one(tasks):
+def test_loss_and_gradients_are_those_of_the_histories_one_by_one(tasks, source):
     """In float64; with items without a picture, and users of all lengths."""
     found = {}
     for windows in (False, True):
-        data = data_of(
-            random_sequences(), catalogue_codes(3), tasks, max_history=20, windows=windows
-        )
+        settings = {"max_history": 20, "windows": windows, "source": source}
+        data = data_of(random_sequences(), catalogue_codes(3), tasks, **settings)
         rows = data.sequence_rows
-        model = small_model(size=CAUSAL).double()
+        model = small_model(size=dataclasses.replace(CAUSAL, source=source)).double()
         batch = make_batch(data, rows, np.arange(len(rows)))
         loss = batch_loss(weights_of(model), batch, 0.1, CPU)
         loss.loss_sum.backward()
@@ -96,26 +96,29 @@ def test_the_encoder_sees_what_is_behind_a_token_only_if_it_is_full(encoder):
     source_BS = torch.randint(16, VOCABULARY.size, (2, 8), generator=torch.Generator())
     changed_BS = source_BS.clone()
     changed_BS[:, 5:] = 17
-    mask_BS = torch.ones_like(source_BS).bool()
     with torch.no_grad():
-        states = [encode_sources(weights, ids, mask_BS)[0] for ids in (source_BS, changed_BS)]
+        states = [encode_sources(weights, ids)[0] for ids in (source_BS, changed_BS)]
     assert torch.equal(states[0][:, :5], states[1][:, :5]) == (encoder == "causal")
     assert not torch.equal(states[0][:, 5:], states[1][:, 5:])
 
 
-def test_decoding_scores_items_as_training_does():
+@pytest.mark.parametrize("source", ["tokens", "items"])
+@pytest.mark.parametrize("encoder", ["full", "causal"])
+def test_decoding_scores_items_as_training_does(encoder, source):
     """The score of the item that came next is minus its part of the loss, in sources with EOS."""
     sequences, item_codes = flat([1, 4, 2, 7, 9, 0], [3, 8, 8, 5]), catalogue_codes(3)
-    data = data_of(sequences, item_codes, SEQUENCE_TASKS, max_history=20, windows=True)
-    model = small_model(size=CAUSAL).eval()
+    settings = {"windows": encoder == "causal", "source": source}
+    data = data_of(sequences, item_codes, SEQUENCE_TASKS, max_history=20, **settings)
+    size = dataclasses.replace(SIZE, encoder=encoder, source=source)
+    model = small_model(size=size).eval()
     batch = make_batch(data, data.sequence_rows, np.arange(len(data.sequence_rows)))
     by_task_T = batch_loss(weights_of(model), batch, 0.0, CPU).task_sum_T
     first_R, target_R = training_rows(sequences, 20, augment=True)
     histories = [sequences.items[a:b] for a, b in zip(first_R, target_R, strict=True)]
     recommender = Recommender(model, VOCABULARY, *item_codes)
     for task, total in zip(SEQUENCE_TASKS, by_task_T.tolist(), strict=False):
-        source, target = task.split("_")[1:]
-        source_BS = torch.from_numpy(recommender.source_ids(source, histories))
+        modality, target = task.split("_")[1:]
+        source_BS = torch.from_numpy(recommender.source_ids(modality, histories))
         code_BL = recommender.codes_NL(target)[sequences.items[target_R]]
         coded_B = code_BL[:, 0] >= 0
         tokens_B1L = torch.from_numpy(VOCABULARY.tokens(target, code_BL[coded_B]))[:, None]

@@ -85,6 +85,15 @@ def test_sources_have_one_missing_token_then_eos_then_padding() -> None:
     assert source_lengths(stream, first_B, last_B).tolist() == [6, 2, 1]
 
 
+def test_where_items_are_read_a_missing_one_is_as_long_as_the_others() -> None:
+    stream = token_stream(Vocabulary(2, 4), "image", IMAGE, np.array([0, 1, 2]), "items")
+    first_B, last_B = np.array([0, 1]), np.array([3, 2])
+    assert gather_sources(stream, first_B, last_B).tolist() == [
+        [27, 31, MISSING, MISSING, 24, 30, EOS],
+        [MISSING, MISSING, EOS, PAD, PAD, PAD, PAD],
+    ]
+
+
 def test_a_recommender_reads_the_last_items_of_a_history(recommender: Recommender) -> None:
     histories = [np.array([2, 2, 0, 1, 2]), np.array([1])]
     assert recommender.source_ids("text", histories).tolist() == [

@@ -154,9 +154,10 @@ def test_published_rule_puts_what_both_found_first():
 VOCABULARY = Vocabulary(levels=2, codebook_size=5)
 
 
-def recommender(missing=(), shared=()) -> Recommender:
+def recommender(missing=(), shared=(), source="tokens") -> Recommender:
     torch.manual_seed(3)
-    model = build_model(VOCABULARY, ModelSize(d_model=16, d_ff=32, d_kv=8, layers=1, heads=2))
+    size = ModelSize(d_model=16, d_ff=32, d_kv=8, layers=1, heads=2, source=source)
+    model = build_model(VOCABULARY, size)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.7)
@@ -171,26 +172,31 @@ def recommender(missing=(), shared=()) -> Recommender:
 HISTORIES = [np.array(h) for h in ([3, 4], [0], [5, 6, 7, 8, 9, 1], [1], [2, 3, 3])]
 
 
-def stock_probability(model, source, start, tokens_L):
+def stock_probability(model, source_1S, start, tokens_L):
+    """Of an item; the tokens of a position are summed as the encoder does."""
+    together = getattr(model.config, "tokens_per_position", 1)
     given = torch.tensor([[start, *tokens_L[:-1]]])
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor(source), decoder_input_ids=given).logits[0]
+        items_HD = model.shared(torch.tensor(source_1S[0, :-1])).unflatten(0, (-1, together)).sum(1)
+        x_SD = torch.cat([items_HD, model.shared(torch.tensor(source_1S[0, -1:]))]) / together**0.5
+        logits = model(inputs_embeds=x_SD[None], decoder_input_ids=given).logits[0]
     return logits.log_softmax(-1)[range(len(tokens_L)), tokens_L].sum().item()
 
 
-def test_rank_users_gives_the_exhaustive_fused_ranking_in_the_order_given():
-    model = recommender(missing=[1, 2])
+@pytest.mark.parametrize("source", ["tokens", "items"])
+def test_rank_users_gives_the_exhaustive_fused_ranking_in_the_order_given(source):
+    model = recommender(missing=[1, 2], source=source)
     ranked = rank_users(
         model, HISTORIES, beams=20, top_k=20, fusion_weight=0.7, batch_size=2, device="cpu"
     )
     for user, history in enumerate(HISTORIES):
         log_p = {}
         for modality, start in (("text", SEQUENCE_TO_TEXT), ("image", SEQUENCE_TO_IMAGE)):
-            source = model.source_ids(modality, [history])
+            source_1S = model.source_ids(modality, [history])
             codes_NL = model.codes_NL(modality)
             log_p[modality] = np.array(
                 [
-                    stock_probability(model.model, source, start, tokens_L)
+                    stock_probability(model.model, source_1S, start, tokens_L)
                     if codes_NL[item, 0] >= 0
                     else np.nan
                     for item, tokens_L in enumerate(

@@ -76,11 +76,13 @@ def test_embeddings_in_place_of_ids_are_encoded_as_in_transformers():
     torch.manual_seed(0)
     size = ModelSize(d_model=8, d_ff=8, d_kv=4, layers=2, heads=2)
     model = build_model(Vocabulary(2, 3), size).eval()
-    ids, mask = torch.randint(0, 20, (3, 7)), torch.arange(7) < torch.tensor([7, 2, 5])[:, None]
+    ids, mask = torch.randint(1, 20, (3, 7)), torch.arange(7) < torch.tensor([7, 2, 5])[:, None]
     x_BSD = model.shared(ids) + torch.randn(3, 7, 8)
     with torch.no_grad():
         ours, _ = encode_embedded(weights_of(model), x_BSD, mask)
         stock = model.encoder(inputs_embeds=x_BSD, attention_mask=mask.long()).last_hidden_state
         torch.testing.assert_close(ours[mask], stock[mask], atol=1e-5, rtol=1e-4)
         same, _ = encode_embedded(weights_of(model), model.shared(ids), mask)
-        assert torch.equal(same, encode(weights_of(model), ids, mask)[0])
+        encoded, read, _ = encode(weights_of(model), ids * mask)
+    assert torch.equal(read, mask)
+    assert torch.equal(same[mask], encoded[mask])
