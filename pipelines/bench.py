@@ -144,7 +144,7 @@ def _searched(options: Options, dataset: Dataset, name: ModelName) -> Path:
     asked: Json = {
         "stage": options.stage,
         "inputs": {n: dataset.artifacts[n].digest for n in ("sequences", *ENTRIES[name].reads)},
-        "code_version": code_version(stage),
+        "code_version": code_version(stage, stage.Config(model=name)),
     }
     return bench_search.searched(options, name, asked, candidate)
 

@@ -49,6 +49,13 @@ class Config:
         check(not problems, f"baselines: {'; '.join(problems)}.")
 
 
+def not_run(config: Config) -> set[tuple[str, str]]:
+    """Imports of the registry that this configuration has no use for: a change of one model leaves
+    the results of the others valid (`macrec.fingerprint`)."""
+    others = (name for name in ENTRIES if name != config.model)
+    return {("components.baselines.registry", f"components.baselines.{name}") for name in others}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """Where it runs."""

@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import hashlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,16 +48,28 @@ def stage_name(stage: Stage) -> str:
     return name.split(".")[-2]
 
 
-def code_version(stage: Stage) -> str:
+def code_version(stage: Stage, config: Any = None) -> str:
     """Digest of the sources a stage runs: its folder's modules and what they import of macrec.
 
-    Imports are followed through the syntax tree, so that nothing heavy is loaded.
+    Imports are followed through the syntax tree, so that nothing heavy is loaded. A stage whose
+    configuration chooses what is run says by `not_run(config)` which imports stand for the rest.
     """
-    return module_version(f"components.{stage_name(stage)}.main")
+    not_run = getattr(stage, "not_run", None)
+    left_out = not_run(config) if not_run and config is not None else ()
+    return module_version(f"components.{stage_name(stage)}.main", left_out)
 
 
-def module_version(module: str) -> str:
-    """Digest of the sources of one module of a stage and of all that it imports."""
+def module_version(module: str, left_out: Collection[tuple[str, str]] = ()) -> str:
+    """Digest of the `sources` of one module of a stage."""
+    digest = hashlib.sha256()
+    for name, source in sorted(sources(module, left_out).items()):
+        digest.update(f"{name}\0{hashlib.sha256(source).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def sources(module: str, left_out: Collection[tuple[str, str]] = ()) -> dict[str, bytes]:
+    """The sources of one module of a stage and of all that it imports, but for the (importing,
+    imported) modules in `left_out`."""
     package = module.rpartition(".")[0]
     pending, seen = [module], dict[str, bytes]()
     while pending:
@@ -66,11 +78,9 @@ def module_version(module: str) -> str:
         if name in seen or name in PLUMBING or spec is None or not spec.origin:
             continue
         seen[name] = Path(spec.origin).read_bytes()
-        pending += [m for m in _imported(seen[name], name) if m.startswith(("macrec", package))]
-    digest = hashlib.sha256()
-    for name in sorted(seen):
-        digest.update(f"{name}\0{hashlib.sha256(seen[name]).hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]
+        found = [m for m in _imported(seen[name], name) if (name, m) not in left_out]
+        pending += [m for m in found if m.startswith(("macrec", package))]
+    return seen
 
 
 def _imported(source: bytes, module: str) -> Iterator[str]:
@@ -101,7 +111,7 @@ def fingerprint(stage: Stage, config: Any, inputs: Any, salt: str = "") -> str:
         {
             "format": FORMAT,
             "stage": stage_name(stage),
-            "code_version": code_version(stage),
+            "code_version": code_version(stage, config),
             "config": dataclasses.asdict(config),
             "inputs": {name: value.digest if value else None for name, value in values.items()},
             "salt": salt,

@@ -204,7 +204,7 @@ def _facts(stage: Stage, config: Any, inputs: Any, identity: str) -> Json:
     values = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
     return {
         "stage": stage_name(stage),
-        "code_version": code_version(stage),
+        "code_version": code_version(stage, config),
         "config": dataclasses.asdict(config),
         "inputs": {key: value.digest for key, value in values.items() if value},
         "fingerprint": identity,

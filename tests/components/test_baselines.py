@@ -10,6 +10,7 @@ from components.baselines.interface import Fitted
 from components.baselines.registry import ENTRIES, MODELS
 from macrec.artifact import Artifact
 from macrec.errors import UserError
+from macrec.fingerprint import code_version, sources
 from macrec.metrics import metric_names, per_user, ranks_by_value
 from macrec.sequences import seen_pairs
 from macrec.significance import read_scores
@@ -225,3 +226,15 @@ def test_what_a_model_does_not_read_may_be_left_out_and_is_no_part_of_its_identi
         parse_request(main, flags[:2] + flags[4:])
     with pytest.raises(UserError, match="popular reads text_embeddings"):
         main.opened(main.Config(model="popular"), planted.inputs(data), SimpleNamespace(threads=0))
+
+
+def test_a_result_is_of_the_code_of_its_model_and_not_of_the_others():
+    """So that a change of one model leaves what the others have learned valid."""
+    configs = {name: main.Config(model=name) for name in MODELS}
+    read = {n: set(sources("components.baselines.main", main.not_run(configs[n]))) for n in MODELS}
+    for name in MODELS:
+        assert f"components.baselines.{name}" in read[name]
+    assert "components.baselines.missrec" not in read["s3rec"]
+    assert "components.baselines.sasrec" in read["s3rec"]  # whose network it trains
+    assert "components.baselines.learning" not in read["item_knn"]
+    assert len({code_version(main, config) for config in configs.values()}) == len(MODELS)
