@@ -53,7 +53,7 @@ def pictures() -> dict[str, str]:
 def _sections() -> Iterator[str]:
     for dataset, path in newest().items():
         told = json.loads(path.read_bytes())
-        yield f"### {dataset}, all systems"
+        yield f"### {dataset}"
         yield ""
         yield f"`benchmarks/results/{path.name}`: " + "".join(_made(told))
         yield ""
