@@ -27,19 +27,10 @@ import torch
 
 from benchmarks import generator_data, machine, stock
 from macrec.fusion import Lists, fuse
-from macrec.generator import (
-    MODALITIES,
-    PAD,
-    SEQUENCE_TASK,
-    Int32Array,
-    Modality,
-    ModelSize,
-    Recommender,
-    build_model,
-    load_recommender,
-)
+from macrec.generator import ModelSize, Recommender, build_model, load_recommender
 from macrec.ranking import Ranker
 from macrec.runtime import choose_device
+from macrec.tokens import MODALITIES, PAD, SEQUENCE_TASK, Int32Array, Modality
 
 Histories = Sequence[Int32Array]
 Work = Callable[[Histories], object]

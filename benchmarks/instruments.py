@@ -35,11 +35,11 @@ from components.train import main as train
 from components.train.rows import TASKS
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput, HtmlOutput, MarkdownOutput
 from macrec.errors import EXIT_PREEMPTED, UserError
-from macrec.generator import MODALITIES
 from macrec.parameters import build
 from macrec.progress import log
 from macrec.stage import execute
 from macrec.store import ArtifactStore
+from macrec.tokens import MODALITIES
 
 EPOCH_LINE = re.compile(r"train: epoch (\d+)\b")
 

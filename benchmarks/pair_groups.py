@@ -12,8 +12,9 @@ to the first group that fits:
     with another     the target and another item of the history are
     never            none of these
 
-Prints a Markdown table: users, HR@1, HR@10 and NDCG@10 of every group and system; then how often
-each place of the first ten holds an item that the user has.
+Prints a Markdown table: users, HR@1, HR@10 and NDCG@10 of every group and system; then the shares
+of the groups at validation and at test; then how often each place of the first ten holds an item
+that the user has.
 """
 
 import argparse
@@ -26,8 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from macrec.artifact import Artifact
+from macrec.sequences import Sequences
 from macrec.significance import UserScores, read_scores
-from macrec.split import Split, read_split
+from macrec.split import Cases, read_split
 
 GROUPS = ("followed twice", "followed once", "with the last", "with another", "never")
 METRICS = {"HR@1": "hr_1", "HR@10": "hr_10", "NDCG@10": "ndcg_10"}
@@ -40,8 +42,11 @@ def main() -> None:
     split = read_split(Artifact.open(options.dataset / "sequences"), items)
     users = np.array(split.user_ids.take(split.users_T).to_pylist(), object)
     order_T = np.argsort(users)  # as `read_scores` sorts them
-    group_T = np.array(list(groups(split)))[order_T]
-    histories = dict(zip(users, split.test(split.users_T).histories, strict=True))
+    training, test = split.training(), split.test(split.users_T)
+    group_T = np.array(list(groups(training, test)))[order_T]
+    validation = split.validation(0, np.random.default_rng(0))
+    group_V = np.array(list(groups(training, validation)))
+    histories = dict(zip(users, test.histories, strict=True))
     runs: dict[str, list[UserScores]] = {}
     seen: dict[str, npt.NDArray[np.float64]] = {}
     for name, given in (system.split("=", 1) for system in options.system):
@@ -52,20 +57,25 @@ def main() -> None:
         seen[name] = np.mean(shares, axis=0)
     print("\n".join(_table(group_T, runs)))
     print()
+    print(f"| share of the users | {' | '.join(GROUPS)} |")
+    print("|---" * (len(GROUPS) + 1) + "|")
+    for name, group_U in {"validation": group_V, "test": group_T}.items():
+        print(f"| {name} | {' | '.join(f'{(group_U == group).mean():.3f}' for group in GROUPS)} |")
+    print()
     print(f"| items that the user has, by place | {' | '.join(map(str, range(1, PLACES + 1)))} |")
     print("|---" * (PLACES + 1) + "|")
     for name, share_K in seen.items():
         print(f"| {name} | {' | '.join(f'{share:.3f}' for share in share_K)} |")
 
 
-def groups(split: Split) -> Iterator[str]:
-    """The group of every test user."""
-    training, follows, together = split.training(), Counter(), Counter()
+def groups(training: Sequences, cases: Cases) -> Iterator[str]:
+    """The group of every case."""
+    follows, together = Counter(), Counter()
     for history in np.split(training.items, training.offsets[1:-1]):
         taken = history.tolist()
         follows.update(pairwise(taken))
         together.update((a, b) for a in set(taken) for b in set(taken) if a != b)
-    for history, target in zip(*split.test(split.users_T), strict=True):
+    for history, target in zip(*cases, strict=True):
         last, item = int(history[-1]), int(target)
         if times := follows[last, item]:
             yield "followed twice" if times > 1 else "followed once"

@@ -17,7 +17,7 @@ from macrec import schema
 from macrec.arrays import codes_column
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.errors import check
-from macrec.generator import MODALITIES, Modality
+from macrec.tokens import MODALITIES, Modality
 
 CODEBOOK_SIZE = 256  # of the published indices
 Codes = npt.NDArray[np.int32]

@@ -13,8 +13,9 @@ from components.train.training import Trained, prepare, train
 from macrec import schema
 from macrec.arrays import codes_column
 from macrec.artifact import FolderOutput
-from macrec.generator import Int32Array, ModelSize, Vocabulary, build_model
+from macrec.generator import ModelSize, build_model
 from macrec.sequences import Sequences
+from macrec.tokens import Int32Array, Vocabulary
 from tests.artifacts import dataset
 
 CPU = torch.device("cpu")

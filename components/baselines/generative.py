@@ -34,17 +34,10 @@ from macrec import t5
 from macrec.decode import beam_search
 from macrec.decoder import Encoded
 from macrec.exhaustive import score_catalogue
-from macrec.generator import (
-    EOS,
-    FIRST_CODE,
-    PAD,
-    SEQUENCE_TO_TEXT,
-    Int64Array,
-    ModelSize,
-    build_t5,
-)
+from macrec.generator import ModelSize, build_t5
 from macrec.metrics import popularity
 from macrec.sequences import Sequences
+from macrec.tokens import EOS, FIRST_CODE, PAD, SEQUENCE_TO_TEXT, Int64Array
 from macrec.trie import Trie
 
 STAY: Final = 7

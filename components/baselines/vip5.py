@@ -31,7 +31,7 @@ from components.baselines.collaborative_ids import collaborative_ids, sequential
 from components.baselines.generative import VISUAL, ItemIds, Source
 from components.baselines.interface import Course, Data, Fitted, Float32Array, State
 from components.baselines.vectors import Modality, read_modalities
-from macrec.generator import FIRST_CODE
+from macrec.tokens import FIRST_CODE
 
 CLUSTERS: Final = 20
 """Parts of a cut of `ids=collaborative`, as P5-CID's default."""

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from components.evaluate.systems import BOOTSTRAP_STREAM, Evaluated, WeightChoice
-from macrec.generator import MODALITIES, Modality
 from macrec.metrics import bootstrap
+from macrec.tokens import MODALITIES, Modality
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config

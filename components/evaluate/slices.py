@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from components.evaluate.systems import BOOTSTRAP_STREAM, Evaluated
-from macrec.generator import Modality, Recommender, has_code
+from macrec.generator import Recommender
 from macrec.metrics import POPULARITY, Interval, bootstrap, popularity_groups
 from macrec.split import Split
+from macrec.tokens import Modality, has_code
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config

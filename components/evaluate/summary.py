@@ -18,7 +18,6 @@ from components.evaluate.tokenizer import Measured
 from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact
 from macrec.churn import Churn
-from macrec.generator import MODALITIES, Modality, has_code
 from macrec.histories import items_met
 from macrec.metrics import Interval, bootstrap, exposure
 from macrec.ranking import Ranker
@@ -37,6 +36,7 @@ from macrec.report import (
     render_markdown,
 )
 from macrec.split import Split
+from macrec.tokens import MODALITIES, Modality, has_code
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config, Inputs, Outputs

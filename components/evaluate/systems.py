@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from macrec.fusion import Lists, fuse, fuse_published, fuse_reciprocal, listed
-from macrec.generator import MODALITIES
 from macrec.metrics import (
     CUTOFFS,
     per_user,
@@ -29,6 +28,7 @@ from macrec.progress import Progress, log
 from macrec.ranking import Ranker
 from macrec.sequences import seen_pairs
 from macrec.split import Cases, Split
+from macrec.tokens import MODALITIES
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config

@@ -19,11 +19,11 @@ from macrec.code_measures import (
     measure_tokenizer,
     shared_code_share,
 )
-from macrec.generator import MODALITIES, Modality
 from macrec.prefix_lift import PrefixLift, consecutive_pairs, prefix_lift
 from macrec.report import Agreement, Collisions, Prefix, Score, Tokenizer
 from macrec.semantic_ids import decoded
 from macrec.split import Split
+from macrec.tokens import MODALITIES, Modality
 
 if TYPE_CHECKING:
     from components.evaluate.main import Inputs

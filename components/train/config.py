@@ -5,8 +5,9 @@ from typing import Literal
 
 from components.train.rows import TASKS
 from macrec.errors import check
-from macrec.generator import ModelSize, Source
+from macrec.generator import ModelSize
 from macrec.sequences import SeenItems
+from macrec.tokens import Position
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Config:
     """full: every token of a history sees all others, as in T5. causal: it sees those before it, so
     a history is read once for all its targets, which takes about half of the time; transformers'
     own forward pass does not know it."""
-    source: Source = "tokens"
+    source: Position = "tokens"
     """What a position of the encoder is. tokens: a token of a code, as in the paper. items: an
     item, the sum of its tokens' embeddings, so that a source has as many times fewer positions as
     a code has levels; transformers' own forward pass does not know it."""

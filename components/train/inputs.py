@@ -8,8 +8,8 @@ import numpy as np
 from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact
 from macrec.errors import check
-from macrec.generator import MODALITIES, Int32Array, Modality, Vocabulary
 from macrec.progress import log
+from macrec.tokens import MODALITIES, Int32Array, Modality, Vocabulary
 
 if TYPE_CHECKING:
     from components.train.config import Config

@@ -11,8 +11,9 @@ from components.train.rows import training_data
 from components.train.validation import fused_ndcg, validation_split
 from macrec import stage
 from macrec.artifact import Artifact, FolderOutput, Json
-from macrec.generator import Recommender, build_model, present_modalities, save_recommender
+from macrec.generator import Recommender, build_model, save_recommender
 from macrec.sequences import read_sequences
+from macrec.tokens import present_modalities
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from macrec.errors import UserError
-from macrec.generator import (
+from macrec.sequences import Sequences
+from macrec.tokens import (
     ITEM_TASK,
     MODALITIES,
     PAD,
@@ -23,14 +24,13 @@ from macrec.generator import (
     Int32Array,
     Int64Array,
     Modality,
-    Source,
+    Position,
     TokenStream,
     Vocabulary,
     has_code,
     source_lengths,
     token_stream,
 )
-from macrec.sequences import Sequences
 
 TASKS: Final = (
     "seq_text_text",
@@ -240,7 +240,7 @@ def training_data(
     augment: bool,
     use_pairs: bool,
     windows: bool = False,
-    source: Source = "tokens",
+    source: Position = "tokens",
 ) -> TrainingData:
     """Token stream and rows of the tasks; `codes_MNL` are the text codes and the image codes.
 

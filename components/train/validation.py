@@ -7,9 +7,10 @@ import numpy as np
 
 from components.train.streams import Stream, generator
 from macrec.errors import check
-from macrec.generator import Int32Array, Recommender
+from macrec.generator import Recommender
 from macrec.processes import ALONE, Processes
 from macrec.sequences import SeenItems, Sequences, drops_seen
+from macrec.tokens import Int32Array
 
 if TYPE_CHECKING:
     import torch

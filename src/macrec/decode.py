@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 import torch
 
 from macrec.decoder import Encoded, decoder_states, logits
-from macrec.generator import PAD
 from macrec.hidden import Hidden
+from macrec.tokens import PAD
 from macrec.trie import Trie
 
 LOGITS_AT_ONCE: Final = 2**23

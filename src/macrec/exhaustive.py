@@ -14,9 +14,9 @@ from macrec.decode import Beams, child_steps
 from macrec.decoder import Decoded, Encoded, decoder_states
 
 if TYPE_CHECKING:
-    from macrec.generator import Modality
     from macrec.hidden import Hidden
     from macrec.ranking import Histories, Ranker
+    from macrec.tokens import Modality
     from macrec.trie import Trie
 
 POSITIONS_AT_ONCE: Final = 2**12

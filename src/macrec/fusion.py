@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from macrec.generator import MODALITIES, Modality
+from macrec.tokens import MODALITIES, Modality
 
 if TYPE_CHECKING:
     from macrec.trie import Trie

@@ -8,8 +8,9 @@ import numpy.typing as npt
 from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact
 from macrec.errors import check
-from macrec.generator import MODALITIES, Recommender, load_recommender
+from macrec.generator import Recommender, load_recommender
 from macrec.runtime import choose_device
+from macrec.tokens import MODALITIES
 
 if TYPE_CHECKING:
     from macrec.ranking import Ranker

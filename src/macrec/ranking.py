@@ -20,19 +20,19 @@ from macrec.fusion import (
     listed,
     top_lists,
 )
-from macrec.generator import (
+from macrec.generator import Recommender
+from macrec.progress import Progress
+from macrec.scorer import GeneratorScorer, code_trie
+from macrec.sequences import Histories, seen_pairs
+from macrec.tokens import (
     MODALITIES,
     PAD,
     SEQUENCE_TASK,
     Modality,
-    Recommender,
     TokenStream,
     gather_sources,
     source_lengths,
 )
-from macrec.progress import Progress
-from macrec.scorer import GeneratorScorer, code_trie
-from macrec.sequences import Histories, seen_pairs
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from macrec.generator import Modality, Recommender, has_code
+from macrec.generator import Recommender
+from macrec.tokens import Modality, has_code
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from macrec.generator import PAD, source_mask
+from macrec.tokens import PAD, source_mask
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration

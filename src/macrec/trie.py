@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 
 from macrec.errors import check
-from macrec.generator import PAD
 from macrec.hidden import Hidden, by_user, wholly
 from macrec.sorted_codes import sorted_rows
+from macrec.tokens import PAD
 
 Int32Array = npt.NDArray[np.int32]
 IntegerArray = npt.NDArray[np.integer]

@@ -22,8 +22,9 @@ from macrec.artifact import (
     MarkdownOutput,
     Source,
 )
-from macrec.generator import ModelSize, Recommender, Vocabulary, build_model, save_recommender
+from macrec.generator import ModelSize, Recommender, build_model, save_recommender
 from macrec.stage import execute
+from macrec.tokens import Vocabulary
 from tests.artifacts import dataset
 
 ITEMS = 30

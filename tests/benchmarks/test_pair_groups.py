@@ -29,7 +29,7 @@ def data(tmp_path):
 
 def test_groups_of_the_pair_are_those_of_the_training_part(data):
     split = read_split(Artifact.open(data / "sequences"), 10)
-    assert list(pair_groups.groups(split))[3:] == SAID
+    assert list(pair_groups.groups(split.training(), split.test(split.users_T)))[3:] == SAID
 
 
 def test_the_table_has_every_user_once_and_seen_items_by_place(data, tmp_path, monkeypatch, capsys):
@@ -45,4 +45,6 @@ def test_the_table_has_every_user_once_and_seen_items_by_place(data, tmp_path, m
     by_name = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in told if "|" in line}
     assert by_name["all"][0].strip() == "8" and float(by_name["all"][2]) == 1.0
     assert sum(int(by_name[group][0]) for group in SAID) == 8
+    assert [float(cell) for cell in by_name["test"]] == [1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 2]
+    assert [float(cell) for cell in by_name["validation"]] == [0, 0, 0, 0, 1]
     assert [float(cell) for cell in by_name["toy"]][:3] == [1.0, 0.0, 0.0]

@@ -20,8 +20,8 @@ from components.baselines.interface import Course, Data
 from components.baselines.vectors import Modality
 from macrec.artifact import Artifact
 from macrec.errors import UserError
-from macrec.generator import EOS, FIRST_CODE, PAD
 from macrec.sequences import Sequences
+from macrec.tokens import EOS, FIRST_CODE, PAD
 from tests.planted_sequences import random_vectors, with_vectors
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -26,10 +26,11 @@ from macrec.artifact import (
     Source,
 )
 from macrec.errors import UserError
-from macrec.generator import ModelSize, Recommender, Vocabulary, build_model, save_recommender
+from macrec.generator import ModelSize, Recommender, build_model, save_recommender
 from macrec.ranking import rank_users
 from macrec.split import read_split
 from macrec.stage import execute
+from macrec.tokens import Vocabulary
 from tests.artifacts import dataset
 
 ITEMS, USERS, LEVELS = 30, 25, 2

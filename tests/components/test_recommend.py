@@ -12,11 +12,12 @@ from macrec import schema
 from macrec.arrays import codes_column
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput, Source
 from macrec.errors import TryAgain, UserError
-from macrec.generator import ModelSize, Recommender, Vocabulary, build_model, save_recommender
+from macrec.generator import ModelSize, Recommender, build_model, save_recommender
 from macrec.ranking import rank_users
 from macrec.stage import execute
 from macrec.storage import open_storage
 from macrec.store import ArtifactStore
+from macrec.tokens import Vocabulary
 from tests.artifacts import dataset
 
 ITEMS, USERS, WEIGHT = 30, 23, 0.3

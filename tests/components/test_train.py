@@ -15,8 +15,9 @@ from components.train import trainer, training
 from components.train.rows import TASKS
 from components.train.schedule import Schedule, decay_epochs
 from macrec.errors import UserError
-from macrec.generator import PAD, build_model, load_recommender
+from macrec.generator import build_model, load_recommender
 from macrec.t5 import weights_of
+from macrec.tokens import PAD
 from tests.small_generator import (
     CPU,
     ITEMS,

@@ -8,7 +8,7 @@ from components.train.history_dropout import draw_dropped, thinned_lengths, thin
 from components.train.rows import TASKS, training_rows
 from components.train.validation import validation_split
 from macrec.errors import UserError
-from macrec.generator import (
+from macrec.tokens import (
     EOS,
     ITEM_TO_IMAGE,
     ITEM_TO_TEXT,

@@ -16,9 +16,10 @@ from components.train.trainer import Trainer
 from macrec.decode import score_items
 from macrec.decoder import encode
 from macrec.errors import UserError
-from macrec.generator import SEQUENCE_TASK, Recommender, source_mask
+from macrec.generator import Recommender
 from macrec.t5 import encode as encode_sources
 from macrec.t5 import weights_of
+from macrec.tokens import SEQUENCE_TASK, source_mask
 from tests.small_generator import (
     CPU,
     SIZE,

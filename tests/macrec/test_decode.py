@@ -8,17 +8,9 @@ from macrec import decode, exhaustive
 from macrec.decode import beam_search, score_items
 from macrec.decoder import encode
 from macrec.exhaustive import best_codes, score_catalogue
-from macrec.generator import (
-    EOS,
-    MISSING,
-    PAD,
-    SEQUENCE_TO_IMAGE,
-    SEQUENCE_TO_TEXT,
-    ModelSize,
-    Vocabulary,
-    build_model,
-)
+from macrec.generator import ModelSize, build_model
 from macrec.hidden import Hidden
+from macrec.tokens import EOS, MISSING, PAD, SEQUENCE_TO_IMAGE, SEQUENCE_TO_TEXT, Vocabulary
 from macrec.trie import Trie
 
 VOCABULARY = Vocabulary(levels=3, codebook_size=6)

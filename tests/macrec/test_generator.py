@@ -6,20 +6,22 @@ import torch
 
 from macrec.errors import UserError
 from macrec.generator import (
+    VOCABULARY_FILE,
+    ModelSize,
+    Recommender,
+    build_model,
+    load_recommender,
+    save_recommender,
+)
+from macrec.tokens import (
     EOS,
     FIRST_CODE,
     ITEM_TO_IMAGE,
     MISSING,
     PAD,
     SEQUENCE_TO_TEXT,
-    VOCABULARY_FILE,
-    ModelSize,
-    Recommender,
     Vocabulary,
-    build_model,
     gather_sources,
-    load_recommender,
-    save_recommender,
     source_lengths,
     token_stream,
 )

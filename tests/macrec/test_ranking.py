@@ -10,17 +10,11 @@ import torch
 from macrec import decoder, exhaustive, ranking
 from macrec.exhaustive import beam_recall
 from macrec.fusion import Candidates, candidates_of_batch, fuse, fuse_published, listed
-from macrec.generator import (
-    SEQUENCE_TO_IMAGE,
-    SEQUENCE_TO_TEXT,
-    ModelSize,
-    Recommender,
-    Vocabulary,
-    build_model,
-)
+from macrec.generator import ModelSize, Recommender, build_model
 from macrec.metrics import per_user, ranks_in_lists
 from macrec.progress import Progress
 from macrec.ranking import Ranker, rank_users
+from macrec.tokens import SEQUENCE_TO_IMAGE, SEQUENCE_TO_TEXT, Vocabulary
 from macrec.trie import Trie
 
 ITEMS = 12

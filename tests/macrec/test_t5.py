@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from macrec.generator import ModelSize, Vocabulary, build_model
+from macrec.generator import ModelSize, build_model
 from macrec.t5 import Dropout, distance_bias, encode, encode_embedded, weights_of
+from macrec.tokens import Vocabulary
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

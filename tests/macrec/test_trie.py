@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from macrec.errors import UserError
-from macrec.generator import PAD
+from macrec.tokens import PAD
 from macrec.trie import Trie
 
 BY_HAND = np.array([[5, 7], [4, 8], [-1, -1], [5, 6], [4, 8]])

@@ -10,7 +10,8 @@ import torch
 from macrec import schema
 from macrec.arrays import codes_column
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput
-from macrec.generator import ModelSize, Recommender, Vocabulary, build_model, save_recommender
+from macrec.generator import ModelSize, Recommender, build_model, save_recommender
+from macrec.tokens import Vocabulary
 from pipelines import cli, recommend, version
 from tests.artifacts import dataset
 
