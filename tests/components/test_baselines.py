@@ -10,7 +10,7 @@ from components.baselines.interface import Fitted
 from components.baselines.registry import ENTRIES, MODELS
 from macrec.artifact import Artifact
 from macrec.errors import UserError
-from macrec.fingerprint import code_version, sources
+from macrec.fingerprint import code_version, fingerprint, sources
 from macrec.metrics import metric_names, per_user, ranks_by_value
 from macrec.sequences import seen_pairs
 from macrec.significance import read_scores
@@ -228,7 +228,7 @@ def test_what_a_model_does_not_read_may_be_left_out_and_is_no_part_of_its_identi
         main.opened(main.Config(model="popular"), planted.inputs(data), SimpleNamespace(threads=0))
 
 
-def test_a_result_is_of_the_code_of_its_model_and_not_of_the_others():
+def test_a_result_is_of_the_code_of_its_model_and_not_of_the_others(two_back, monkeypatch):
     """So that a change of one model leaves what the others have learned valid."""
     configs = {name: main.Config(model=name) for name in MODELS}
     read = {n: set(sources("components.baselines.main", main.not_run(configs[n]))) for n in MODELS}
@@ -238,3 +238,7 @@ def test_a_result_is_of_the_code_of_its_model_and_not_of_the_others():
     assert "components.baselines.sasrec" in read["s3rec"]  # whose network it trains
     assert "components.baselines.learning" not in read["item_knn"]
     assert len({code_version(main, config) for config in configs.values()}) == len(MODELS)
+    inputs = planted.inputs(two_back)
+    alone = fingerprint(main, configs["popular"], inputs)
+    monkeypatch.setattr(main, "not_run", lambda _: set())
+    assert fingerprint(main, configs["popular"], inputs) != alone

@@ -284,7 +284,10 @@ def test_impossible_settings_are_refused(settings, message):
     ("encoder", "source"),
     [("full", "tokens"), ("causal", "tokens"), ("full", "items"), ("causal", "items")],
 )
-def test_a_planted_rule_is_learned_and_saved(tmp_path, encoder, source):
+def test_a_planted_rule_is_learned_and_saved(tmp_path, monkeypatch, encoder, source):
+    made, make = [], stage.training_data
+    keep = lambda *given, **named: made.append(make(*given, **named)) or made[-1]  # noqa: E731
+    monkeypatch.setattr(stage, "training_data", keep)
     inputs = stage_inputs(tmp_path, planted_histories(60), catalogue_codes(3))
     config = dataclasses.replace(
         SMALL,
@@ -306,6 +309,8 @@ def test_a_planted_rule_is_learned_and_saved(tmp_path, encoder, source):
     assert all(math.isfinite(value) for value in metrics.values())
     recommender = load_recommender(tmp_path / "recommender")
     np.testing.assert_array_equal(recommender.image_codes_NL, catalogue_codes(3)[1])
+    tokens_K = np.diff(made[0].stream.offsets)  # item 3 has no picture
+    assert (tokens_K == LEVELS).all() == (source == "items")
     weights = weights_of(recommender.model)
     assert weights.causal_encoder == (encoder == "causal")
     assert weights.tokens_per_position == (LEVELS if source == "items" else 1)
