@@ -26,8 +26,9 @@ import numpy as np
 import torch
 
 from benchmarks import generator_data, machine, stock
-from macrec.fusion import Lists, fuse
+from macrec.fusion import fuse
 from macrec.generator import ModelSize, Recommender, build_model, load_recommender
+from macrec.lists import Lists
 from macrec.ranking import Ranker
 from macrec.runtime import choose_device
 from macrec.tokens import MODALITIES, PAD, SEQUENCE_TASK, Int32Array, Modality

@@ -12,6 +12,7 @@ SYSTEMS = {
     "image": "image only, 20 beams",
     "image_wide": "image only, 40 beams",
     "fused": "fused",
+    "hybrid": "hybrid",
 }
 COLUMNS = ("hr_1", "hr_5", "hr_10", "ndcg_5", "ndcg_10", "mrr_10", "coverage_10")
 

@@ -15,7 +15,7 @@ from pipelines.version import VERSION, left_by
 
 NEEDED = ("sequences", "items")
 OPTIONAL = ("text_embeddings", "image_embeddings", "semantic_ids")
-SYSTEMS = ("fused", "text", "image")
+SYSTEMS = ("hybrid", "fused", "text", "image")
 """Of a run, the one that a shop would use: the first that it has."""
 
 
@@ -112,7 +112,7 @@ def figures_of(
         figure: evaluated[f"{name}_{figure}"] for figure in shown if f"{name}_{figure}" in evaluated
     }
     return found | {
-        "validation_ndcg_10": trained["validation_ndcg_at_10"],
+        "validation_ndcg_10": evaluated.get("validation_ndcg_10", trained["validation_ndcg_at_10"]),
         "epochs": trained["epochs"],
         "parameters": float(parameters_of(recommender.file("model.safetensors"))),
     }

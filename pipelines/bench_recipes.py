@@ -83,6 +83,9 @@ ABLATIONS: Final = {
     "one_direction": Recipe(
         "MACRec, L_con on text alone", "macrec", {"quantizer_contrastive_side": "text"}
     ),
+    "no_neighbours": Recipe(
+        "MACRec, the generator alone", "macrec", {"evaluation_neighbour_weights": ()}
+    ),
     "no_histories": Recipe("MACRec without histories in the codes", "macrec", {"history_dim": 0}),
 }
 RECIPES: Final[dict[str, Recipe]] = OWN | ABLATIONS

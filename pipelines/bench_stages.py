@@ -208,8 +208,9 @@ def _speed(place: Place, settings: Settings, made: Made) -> float:
 
 
 def _measured(place: Place, settings: Settings, made: Made) -> float:
-    from macrec.fusion import fuse, listed
+    from macrec.fusion import Weights, best_lists
     from macrec.inference import open_ranker, open_recommender
+    from macrec.neighbours import Neighbours
     from macrec.sequences import drops_seen
     from macrec.split import read_split
 
@@ -218,7 +219,13 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
     own = {n.removeprefix(prefix): v for n, v in asked.items() if n.startswith(prefix)}
     config = build(module("evaluate").Config, own)
     recommender = open_recommender(made.artifacts["recommender"], made.artifacts["semantic_ids"])
-    split = read_split(made.artifacts["sequences"], made.artifacts["items"].rows)
+    items = made.artifacts["items"].rows
+    split = read_split(made.artifacts["sequences"], items)
+    stated = made.artifacts["predictions"].metadata
+    weights = Weights(stated["fusion_weight"], stated["neighbour_weight"])
+    neighbours = None
+    if config.neighbour_weights:
+        neighbours = Neighbours.counted(split.training(), items)
     ranker = open_ranker(
         recommender,
         device=place.device,
@@ -226,6 +233,7 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
         threads=place.threads,
         renormalise=config.renormalise,
         drop_seen=drops_seen(config.seen_items, split.sequences),
+        neighbours=neighbours,
     )
     users_U = split.users_T
     some_U = users_U[np.linspace(0, len(users_U) - 1, min(len(users_U), TIMED_USERS)).astype(int)]
@@ -233,10 +241,7 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
     ranker.candidates(histories[:8], config.beams)  # what is made at the first use
     started = time.monotonic()
     candidates = ranker.candidates(histories, config.beams)
-    if len(ranker.modalities) == 1:
-        listed(candidates, ranker.modalities[0], config.top_k)
-    else:
-        fuse(candidates, made.metrics["evaluate"]["fusion_weight"], config.top_k)
+    best_lists(candidates, weights, config.top_k)
     return len(histories) / max(time.monotonic() - started, 1e-9)
 
 

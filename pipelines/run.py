@@ -22,6 +22,7 @@ SYSTEMS = {
     "text": "text only",
     "image": "image only",
     "fused": "fused",
+    "hybrid": "hybrid",
 }
 MODALITIES = ("text", "image")
 RESULTS = {"report": "report.html", "summary": "summary.md"}

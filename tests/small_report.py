@@ -101,7 +101,7 @@ def full(text: str = "", picture: str | None = PIXEL) -> r.Report:
                 group_sizes={2: 11, 3: 2},
             ),
         ),
-        fusion_panel=panel(line(0.3, 0.5, 0.4, role="fused")),
+        fusion_panels=(panel(line(0.3, 0.5, 0.4, role="fused")),),
         examples=(example,),
         parameters={f"train.epochs{text}": f"40 {text}", "seed": "7"},
         artifacts=(r.ArtifactDigest(name=f"items {text}", digest=f"sha256:ab {text}", rows=704),),

@@ -1,16 +1,11 @@
 """Item-kNN: items that stand in the histories of the same users are neighbours.
 
 Sarwar et al. 2001, "Item-based collaborative filtering recommendation algorithms" (WWW), with the
-shrunk cosine of Dacrema et al. 2019 (RecSys, "Are we really making much progress?"):
+similarity and the score of `macrec.neighbours`: c(i, j) users have both items in their training
+part, c(i) have i. Items without similarity follow in the order of popularity, all below
+one-millionth, so that they do not make one large tie.
 
-    s(i, j) = c(i, j) / (sqrt(c(i) c(j)) + shrinkage)
-
-c(i, j) users have both items in their training part, c(i) have i. Every item keeps its `neighbours`
-most similar ones. A user's score of j is the sum of s(i, j) over the history, an item that lies t
-places back with the weight decay^t. Items without similarity follow in the order of popularity, all
-below one-millionth, so that they do not make one large tie.
-
-Shape suffixes: U users, B users of a batch, N items, K interactions, P pairs of items.
+Shape suffixes: U users, B users of a batch, N items, K interactions.
 """
 
 from collections.abc import Sequence
@@ -23,6 +18,7 @@ from scipy import sparse
 from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
 from macrec.errors import check
 from macrec.metrics import popularity
+from macrec.neighbours import Neighbours, most_similar
 
 BELOW: Final = 1e-6
 """Largest score that popularity alone gives."""
@@ -56,31 +52,22 @@ SPACE: Final[dict[str, tuple[Any, ...]]] = {
 class ItemKnn:
     """Similarities of neighbours, and counts."""
 
-    def __init__(
-        self, similar_NN: sparse.csr_matrix, count_N: Float32Array, config: Config
-    ) -> None:
-        self.similar_NN, self.count_N, self.config = similar_NN, count_N, config
-        self.parameters = int(similar_NN.nnz)
+    def __init__(self, neighbours: Neighbours, count_N: Float32Array) -> None:
+        self.neighbours, self.count_N = neighbours, count_N
+        self.parameters = int(neighbours.similar_NN.nnz)
 
     def score_all(self, histories: Sequence[Int32Array]) -> Float32Array:
         """Similarity to what the user has, what came last before all."""
-        length_B = np.array([len(history) for history in histories])
-        offsets = np.concatenate([[0], np.cumsum(length_B)])
-        item_K = np.concatenate(histories)
-        back_K = np.repeat(offsets[1:], length_B) - 1 - np.arange(len(item_K))
-        weight_K = np.float32(self.config.decay) ** back_K
-        shape = (len(histories), len(self.count_N))
-        history_BN = sparse.csr_matrix((weight_K, item_K, offsets), shape, dtype=np.float32)
         popular_N = np.float32(BELOW) * self.count_N / (self.count_N.max() + 1)
-        found_BN: Any = history_BN @ self.similar_NN
-        return found_BN.toarray() + popular_N
+        return self.neighbours.scores(histories).toarray() + popular_N
 
     def state(self) -> State:
         """Neighbours item after item."""
+        similar_NN = self.neighbours.similar_NN
         return {
-            "similarity": self.similar_NN.data,
-            "neighbour": self.similar_NN.indices,
-            "offsets": self.similar_NN.indptr,
+            "similarity": similar_NN.data,
+            "neighbour": similar_NN.indices,
+            "offsets": similar_NN.indptr,
             "count": self.count_N,
         }
 
@@ -96,20 +83,12 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
     taken_UN.data[:] = 1  # who takes an item twice is one user all the same
     users_N = np.bincount(taken_UN.indices, minlength=data.items)
     both: Any = (taken_UN.T @ taken_UN).tocoo()
-    other_P = both.row != both.col
-    row_P, column_P, both_P = both.row[other_P], both.col[other_P], both.data[other_P]
-    similar_P = both_P / (np.sqrt(users_N[row_P] * users_N[column_P]) + config.shrinkage)
-    order_P = np.lexsort((column_P, -similar_P, row_P))
-    row_P, column_P, similar_P = row_P[order_P], column_P[order_P], similar_P[order_P]
-    first_N = np.concatenate([[0], np.cumsum(np.bincount(row_P, minlength=data.items))])
-    kept_P = np.arange(len(row_P)) - first_N[row_P] < config.neighbours
-    kept = (similar_P[kept_P].astype(np.float32), (row_P[kept_P], column_P[kept_P]))
-    similar_NN = sparse.csr_matrix(kept, (data.items, data.items))
-    return Fitted(ItemKnn(similar_NN, count_N, config), [])
+    similar_NN = most_similar(both, users_N, config.shrinkage, config.neighbours)
+    return Fitted(ItemKnn(Neighbours(similar_NN, config.decay), count_N), [])
 
 
 def load(config: Config, data: Data, state: State) -> ItemKnn:
     """The model that was saved."""
     parts = (state["similarity"], state["neighbour"], state["offsets"])
     similar_NN = sparse.csr_matrix(parts, (data.items, data.items))
-    return ItemKnn(similar_NN, state["count"], config)
+    return ItemKnn(Neighbours(similar_NN, config.decay), state["count"])

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from components.baselines.interface import Model
 from macrec.errors import check
-from macrec.fusion import Lists
+from macrec.lists import Lists
 from macrec.metrics import (
     CUTOFFS,
     Ranks,
@@ -155,7 +155,7 @@ def _joined(lists: list[Lists], back_U: np.ndarray) -> Lists:
 def figures(tested: Tested, split: Split, items: int) -> dict[str, float]:
     """Means over the test users, and what was shown to them together."""
     found = {name: float(value_T.mean()) for name, value_T in tested.scores.values.items()}
-    shown = exposure(tested.scores.shown_N, popularity(split.training_items(), items))
+    shown = exposure(tested.scores.shown_N, popularity(split.training().items, items))
     found |= {f"{figure}_10": value for figure, value in shown._asdict().items()}
     users = len(split.users_T)
     return found | {

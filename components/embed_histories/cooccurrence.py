@@ -18,28 +18,16 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from macrec.artifact import Artifact
+from macrec.cooccurrence import Matrix, count_neighbours
 from macrec.sequences import read_sequences
 from macrec.stage import log
 
 if TYPE_CHECKING:
     from components.embed_histories.main import Config
 
-PAIRS_AT_ONCE = 6_000_000
-"""Neighbours counted at a time, 0.2 GB: 2 million interactions at a window of 3."""
-
 LEAST_SHARE = 0.001
 """Below this share of the length of an item's row of the matrix, its vector is but the error of the
 randomised decomposition: an item apart from all others has 0.0002 there, others above 0.03."""
-
-Matrix = Any
-"""A scipy CSR matrix [N, N]."""
-
-
-class Training(NamedTuple):
-    """The training parts of all users end to end, each in time order."""
-
-    item_K: NDArray[np.int32]
-    user_K: NDArray[np.int32]
 
 
 class HistoryVectors(NamedTuple):
@@ -70,8 +58,8 @@ def embed(sequences: Artifact, items: int, config: "Config") -> HistoryVectors:
     Raises:
         UserError: an interaction names an item outside the catalogue.
     """
-    training = training_part(sequences, items)
-    interactions = len(training.item_K)
+    training = read_sequences(sequences, items).training()
+    interactions = len(training.items)
     counts_NN = count_neighbours(training, items, config.window)
     del training
     met_N = np.asarray(counts_NN.sum(0), np.int64) + np.asarray(counts_NN.sum(1), np.int64)
@@ -93,45 +81,6 @@ def embed(sequences: Artifact, items: int, config: "Config") -> HistoryVectors:
     del counts_NN  # the decomposition has a use for its memory
     matrix_ND, valid_N, energy = _factorised(information_NN, dim, config.seed)
     return HistoryVectors(matrix_ND, valid_N, met_N, interactions, pairs, energy)
-
-
-def training_part(sequences: Artifact, items: int) -> Training:
-    """All but the last two interactions of each user: those are the test and validation targets.
-
-    Raises:
-        UserError: an interaction names an item outside the catalogue.
-    """
-    histories = read_sequences(sequences, items)
-    user_K = np.repeat(np.arange(len(histories), dtype=np.int32), np.diff(histories.offsets))
-    training_K = histories.in_training()
-    return Training(histories.items[training_K], user_K[training_K])
-
-
-def count_neighbours(training: Training, items: int, window: int) -> Matrix:
-    """How often item a and item b > a stood at most `window` places apart, int32 [N, N].
-
-    Each two places count once, at every distance alike. An item next to itself is not counted: it
-    says that people repeat it, and nothing of what it is like.
-    """
-    item_K, user_K = training
-    longest = int(np.bincount(user_K).max(initial=0))
-    gaps = range(1, min(window, longest - 1) + 1)
-    counts_NN: Matrix = sparse.csr_array((items, items), dtype=np.int32)
-    at_once = max(1, PAIRS_AT_ONCE // max(1, len(gaps)))
-    for start in range(0, len(item_K), at_once):
-        lower, upper = [], []
-        for gap in gaps:
-            second_P = item_K[start + gap : start + gap + at_once]
-            first = slice(start, start + len(second_P))
-            same_P = user_K[first] == user_K[start + gap : start + gap + at_once]
-            near_P = same_P & (item_K[first] != second_P)
-            lower.append(np.minimum(item_K[first], second_P)[near_P])
-            upper.append(np.maximum(item_K[first], second_P)[near_P])
-        if lower:
-            a_P, b_P = np.concatenate(lower), np.concatenate(upper)
-            ones_P = np.ones(len(a_P), np.int32)
-            counts_NN += sparse.coo_array((ones_P, (a_P, b_P)), (items, items)).tocsr()
-    return counts_NN
 
 
 def positive_information(counts_NN: Matrix, met_N: NDArray[np.int64]) -> Matrix:

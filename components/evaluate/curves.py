@@ -66,19 +66,22 @@ def generator_panels(recommender: Artifact, main: str) -> tuple[Panel, ...]:
     return tuple(panels)
 
 
-def fusion_panel(choice: WeightChoice) -> Panel | None:
-    """Validation NDCG@10 over the weight of the text score."""
-    if not choice.tried:
-        return None
-    series = Series(
-        name="fused", x=tuple(choice.tried), y=tuple(choice.tried.values()), role="fused"
+def fusion_panels(choice: WeightChoice) -> tuple[Panel, ...]:
+    """Validation NDCG@10 over the weight of the text score, and over that of the neighbours."""
+    curves = (
+        ("fused", "weight of the text score", choice.tried_text, choice.weights.text),
+        ("hybrid", "weight of the neighbours", choice.tried_neighbours, choice.weights.neighbours),
     )
-    return Panel(
-        title=f"Validation NDCG@10 of {choice.users:,} users",
-        x_label="weight of the text score",
-        y_label="NDCG@10",
-        series=(series,),
-        mark=Mark(x=choice.weight, label="chosen"),
+    return tuple(
+        Panel(
+            title=f"Validation NDCG@10 of {choice.users:,} users, {name}",
+            x_label=label,
+            y_label="NDCG@10",
+            series=(Series(name=name, x=tuple(tried), y=tuple(tried.values()), role="fused"),),
+            mark=Mark(x=chosen, label="chosen"),
+        )
+        for name, label, tried, chosen in curves
+        if tried
     )
 
 
@@ -89,7 +92,7 @@ def _panel(title: str, y_label: str, series: list[Series], mark: Mark | None = N
 def _series(rows: Sequence[Row], name: str, value: Callable[[Row], float | None]) -> Series:
     """A line, coloured by the modality that is predicted: the last that its name mentions."""
     sides = [word for word in name.split("_") if word in ROLES]
-    role: Role = "fused" if name == "fused" else ROLES[sides[-1]] if sides else "other"
+    role: Role = "fused" if name in ("fused", "hybrid") else ROLES[sides[-1]] if sides else "other"
     shown = " to ".join(sides) or name
     return Series(
         name=shown.replace("_", " "),

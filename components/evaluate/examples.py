@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from macrec.artifact import Artifact, Source
-from macrec.fusion import fuse
+from macrec.fusion import Weights, best_lists
 from macrec.ranking import Ranker
 from macrec.report import Example, Item, ProposedBy, Recommendation
 from macrec.split import Split
@@ -19,6 +19,7 @@ from macrec.storage import is_remote, open_storage
 
 SIDE: Final = 96
 """Pixels of a thumbnail's longer side."""
+PROPOSED: Final[tuple[ProposedBy, ...]] = ("neighbours", "text", "image", "both")
 SHOWN_HISTORY: Final = 9
 SHOWN_LIST: Final = 10
 MAX_FILE_BYTES: Final = 64 << 20
@@ -39,7 +40,7 @@ def example_users(
     ranker: Ranker,
     split: Split,
     places: npt.NDArray[np.int64],
-    weight: float,
+    weights: Weights,
     beams: int,
     cards: "Cards",
 ) -> tuple[Example, ...]:
@@ -47,19 +48,18 @@ def example_users(
     users_U = split.users_T[places]
     cases = split.test(users_U)
     candidates = ranker.candidates(cases.histories, beams)
-    lists = fuse(candidates, weight, SHOWN_LIST)
+    lists = best_lists(candidates, weights, SHOWN_LIST)
     ids = split.user_ids.take(users_U).to_pylist()
     shown: list[Example] = []
     for user, (history, target) in enumerate(zip(*cases, strict=True)):
         mine = candidates.user_P == user
         found: dict[int, ProposedBy] = {}
-        for item, by_text, by_image in zip(
+        for item, by in zip(
             candidates.item_P[mine].tolist(),
-            candidates.found_P["text"][mine].tolist(),
-            candidates.found_P["image"][mine].tolist(),
+            (candidates.found_P["text"] + 2 * candidates.found_P["image"])[mine].tolist(),
             strict=True,
         ):
-            found[item] = "both" if by_text and by_image else "text" if by_text else "image"
+            found[item] = PROPOSED[by]
         listed = [i for i in lists.items_UK[user, :SHOWN_LIST].tolist() if i >= 0]
         shown.append(
             Example(

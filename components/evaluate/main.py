@@ -12,7 +12,7 @@ from macrec.sequences import SeenItems, drops_seen
 from macrec.split import Split, read_split
 
 if TYPE_CHECKING:
-    from components.evaluate.systems import Evaluated
+    from components.evaluate.systems import Evaluated, WeightChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,12 @@ class Config:
     fusion_weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     """Weights of the text score to choose from, by NDCG@10 on validation users. There is no fused
     list in a run on text or on pictures alone."""
+    neighbour_weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    """Weights to choose from, as those above, of an item's neighbours: what stood near it in the
+    training parts of histories. They propose items too, and the hybrid list draws on them and on
+    the fused one. Ours, not the paper's; none at all leaves them out."""
     validation_users: int = 2000
-    """Users that the weight is chosen on, a seeded sample; 0 takes all."""
+    """Users that the weights are chosen on, a seeded sample; 0 takes all."""
     single_modality_beams: int = 40
     """Beams of two more rows, text alone and image alone: as many as the fused list has had in
     both searches together; 0 leaves the rows out."""
@@ -57,6 +61,8 @@ class Config:
             problems.append("top_k is below 10, and the metrics are those at 10")
         if not self.fusion_weights or not all(0 <= w <= 1 for w in self.fusion_weights):
             problems.append("fusion_weights needs one or more numbers from 0 to 1")
+        if not all(0 <= w < 1 for w in self.neighbour_weights):
+            problems.append("neighbour_weights takes numbers from 0 to below 1")
         check(not problems, f"evaluate: {'; '.join(problems)}.")
 
 
@@ -112,7 +118,7 @@ class Outputs:
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) -> dict[str, float]:
-    """Chooses the fusion weight on validation users, ranks for every test user, reports.
+    """Chooses the fusion weights on validation users, ranks for every test user, reports.
 
     Without text codes or without image codes there is nothing to fuse.
 
@@ -127,9 +133,13 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     from components.evaluate import churn, slices, systems
     from components.evaluate.summary import write_report
     from components.evaluate.tokenizer import measure
+    from macrec.neighbours import Neighbours
 
     changes = churn.measure_churn(inputs)
     drop_seen = drops_seen(config.seen_items, split.sequences)
+    neighbours = None
+    if config.neighbour_weights:
+        neighbours = Neighbours.counted(split.training(), items)
     ranker = open_ranker(
         recommender,
         device=execution.device,
@@ -137,16 +147,18 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         threads=execution.threads,
         renormalise=config.renormalise,
         drop_seen=drop_seen,
+        neighbours=neighbours,
     )
-    choice = systems.choose_weight(ranker, split, config)
+    choice = systems.choose_weights(ranker, split, config)
     stated = {
-        "fusion_weight": choice.weight,
+        "fusion_weight": choice.weights.text,
+        "neighbour_weight": choice.weights.neighbours,
         "renormalise": config.renormalise,
         "seen_items": "drop" if drop_seen else "keep",
     }
     outputs.predictions.metadata |= stated
     with outputs.predictions.dataset(schema.PREDICTIONS) as out:
-        evaluated = systems.evaluate(ranker, split, choice.weight, config, out.write)
+        evaluated = systems.evaluate(ranker, split, choice.weights, config, out.write)
     groups = slices.measure_slices(config, split, evaluated, recommender)
     slices.write_slices(outputs.predictions.path, groups)
     assert evaluated.users == len(split.users_T), "a test user was left out"
@@ -163,7 +175,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         groups,
         changes,
     )
-    found = _metrics(split, choice.weight, evaluated, items) | measured.figures
+    found = _metrics(split, choice, evaluated, items) | measured.figures
     return found | churn.figures(changes)
 
 
@@ -176,7 +188,9 @@ def _check_one_catalogue(inputs: Inputs) -> None:
     )
 
 
-def _metrics(split: Split, weight: float, evaluated: "Evaluated", items: int) -> dict[str, float]:
+def _metrics(
+    split: Split, choice: "WeightChoice", evaluated: "Evaluated", items: int
+) -> dict[str, float]:
     from macrec.metrics import exposure, random_hit_rate
 
     found = {
@@ -185,7 +199,11 @@ def _metrics(split: Split, weight: float, evaluated: "Evaluated", items: int) ->
         "random_hr_10": random_hit_rate(items, 10),
     }
     if "fused" in evaluated.systems:
-        found["fusion_weight"] = weight
+        found["fusion_weight"] = choice.weights.text
+    if "hybrid" in evaluated.systems:
+        found["neighbour_weight"] = choice.weights.neighbours
+    if tried := choice.tried_neighbours or choice.tried_text:
+        found["validation_ndcg_10"] = max(tried.values())
     for name, system in evaluated.systems.items():
         found |= {f"{name}_{metric}": float(v.mean()) for metric, v in system.values.items()}
         shown = exposure(system.shown_N, evaluated.popularity_N)

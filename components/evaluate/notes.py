@@ -29,7 +29,7 @@ def notes(
     """What a reader of the table must know: the paired difference, the weight, the rules."""
     probability = "the legal codes" if config.renormalise else "the whole vocabulary"
     if len(modalities) > 1:
-        scoring = (_gain(config, evaluated), *_fusion(choice, probability))
+        scoring = (_fusion_gain(config, evaluated), *_fusion(choice, probability))
         if config.reciprocal_fusion:
             k = config.reciprocal_constant
             scoring += (
@@ -42,6 +42,10 @@ def notes(
             f"No item has {absent} codes, so the ranking is by {sides(modalities)}: the "
             f"log-probability of an item's codes, each softmax over {probability}.",
         )
+    if "hybrid" in evaluated.systems:
+        scoring += (_neighbours(choice, evaluated.generated),)
+    if "neighbours" in evaluated.systems:
+        scoring += (_hybrid_gain(config, evaluated),)
     seen = "leave out what is in the user's history" if drop_seen else "may hold seen items"
     return (
         *scoring,
@@ -52,24 +56,55 @@ def notes(
     )
 
 
-def _gain(config: "Config", evaluated: Evaluated) -> str:
-    """The fused list against the best single modality, user by user."""
+def _fusion_gain(config: "Config", evaluated: Evaluated) -> str:
+    """The fused list against the best single modality."""
     singles = [name for name in evaluated.systems if name.startswith(("text", "image"))]
-    ndcg = {name: scores.values["ndcg_10"] for name, scores in evaluated.systems.items()}
-    best = max(singles, key=lambda name: float(ndcg[name].mean()))
+    best = _best(singles, evaluated)
+    told = f"Fused minus the best single modality ({best.replace('_', ', ')})"
+    return _gain(told, "fused", best, config, evaluated)
+
+
+def _hybrid_gain(config: "Config", evaluated: Evaluated) -> str:
+    """The hybrid list against the better of its two parts."""
+    best = _best(["neighbours", evaluated.generated], evaluated)
+    return _gain(f"Hybrid minus the better of the two ({best})", "hybrid", best, config, evaluated)
+
+
+def _best(names: list[str], evaluated: Evaluated) -> str:
+    return max(names, key=lambda name: float(evaluated.systems[name].values["ndcg_10"].mean()))
+
+
+def _gain(told: str, name: str, other: str, config: "Config", evaluated: Evaluated) -> str:
+    """A difference user by user."""
+    ndcg = [evaluated.systems[system].values["ndcg_10"] for system in (name, other)]
     generator = np.random.default_rng([config.seed, BOOTSTRAP_STREAM])
-    gain = bootstrap({"gain": ndcg["fused"] - ndcg[best]}, generator)["gain"]
+    gain = bootstrap({"gain": ndcg[0] - ndcg[1]}, generator)["gain"]
     return (
-        f"Fused minus the best single modality ({best.replace('_', ', ')}), NDCG@10 per user: "
+        f"{told}, NDCG@10 per user: "
         f"{gain.mean:+.4f}, 95 % interval {gain.low:+.4f} to {gain.high:+.4f}."
     )
 
 
+def _neighbours(choice: WeightChoice, generated: str) -> str:
+    """How the neighbours come in."""
+    weight, how = choice.weights.neighbours, _chosen(choice.tried_neighbours, choice.users)
+    return (
+        f"Hybrid: {1 - weight:g} x probability by the {generated} score among a user's candidates "
+        f"+ {weight:g} x share of the neighbours, {how}. "
+        "Neighbours are counted in the training parts of histories; those of a user are candidates "
+        "too."
+    )
+
+
+def _chosen(tried: dict[float, float], users: int) -> str:
+    return f"chosen on {users:,} validation users" if tried else "not chosen on data"
+
+
 def _fusion(choice: WeightChoice, probability: str) -> tuple[str, ...]:
     """How the two scores become one."""
-    how = f"chosen on {choice.users:,} validation users" if choice.tried else "not chosen on data"
+    weight, how = choice.weights.text, _chosen(choice.tried_text, choice.users)
     return (
-        f"Fused score: {choice.weight:g} x log-probability by text + {1 - choice.weight:g} x that "
+        f"Fused score: {weight:g} x log-probability by text + {1 - weight:g} x that "
         f"by image, {how}. Each softmax is over {probability}.",
         "Every candidate of either search is scored under both modalities; one without picture "
         "keeps its share of the text probability.",

@@ -61,10 +61,10 @@ def write_report(
     hits_T = evaluated.systems[evaluated.main].values["hr_10"]
     places = choose_users(hits_T, config.examples, generator)
     cards = Cards(inputs.items, inputs.images)
-    examples = example_users(ranker, split, places, choice.weight, config.beams, cards)
+    examples = example_users(ranker, split, places, choice.weights, config.beams, cards)
     cards.close()
     artifacts = _artifacts(inputs)
-    names = _names(config)
+    names = _names(config, evaluated.generated)
     report = Report(
         title="MACRec run report",
         subtitle=f"Generative recommendation from {notes.sides(ranker.modalities)}",
@@ -73,13 +73,13 @@ def write_report(
         groups=tuple(_group(found, names) for found in slices),
         users=evaluated.users,
         quantizer_panels=curves.quantizer_panels(inputs.quantizer),
-        generator_panels=curves.generator_panels(inputs.recommender, evaluated.main),
+        generator_panels=curves.generator_panels(inputs.recommender, evaluated.generated),
         codebooks=_codebooks(inputs.semantic_ids, ranker.recommender.vocabulary.codebook_size),
         collisions=measured.collisions,
         churn=tuple(IdChurn(modality=m, **churn[m]._asdict()) for m in MODALITIES if m in churn),
         tokenizers=measured.tokenizers,
         agreement=measured.agreement,
-        fusion_panel=curves.fusion_panel(choice),
+        fusion_panels=curves.fusion_panels(choice),
         examples=examples,
         parameters=_parameters(config, artifacts),
         artifacts=tuple(
@@ -92,7 +92,7 @@ def write_report(
     outputs.summary.write_text(render_markdown(report))
 
 
-def _names(config: "Config") -> dict[str, tuple[str, Role]]:
+def _names(config: "Config", generated: str) -> dict[str, tuple[str, Role]]:
     """Each system as the report names it, in the order of the table."""
     wide = f"{config.single_modality_beams} beams"
     return {
@@ -104,6 +104,8 @@ def _names(config: "Config") -> dict[str, tuple[str, Role]]:
         "fused_published": ("Fused, published rule", "other"),
         "fused_rrf": ("Fused, reciprocal rank", "other"),
         "fused": ("Fused", "fused"),
+        "neighbours": ("Neighbours in histories", "other"),
+        "hybrid": (f"Hybrid, {generated} and neighbours", "fused"),
     }
 
 
@@ -152,8 +154,8 @@ def _facts(
         Fact(label="Interactions", value=interactions, note=f"{interactions / users:.1f} per user"),
         Fact(label="Test users", value=len(split.users_T)),
     ]
-    if len(modalities) > 1:
-        facts.append(Fact(label="Validation users", value=choice.users, note="fusion weight"))
+    if choice.users:
+        facts.append(Fact(label="Validation users", value=choice.users, note="fusion weights"))
     for modality in modalities:
         coded = _coded(inputs.semantic_ids, modality)
         note = f"{100 * coded / items:.1f} % of items"

@@ -1,6 +1,7 @@
 """The systems that are compared: text, image, fused, single modalities with more beams, popular.
 
-Where items have codes in one modality alone, its list and the popular one are all there is.
+And, unless they are left out, the neighbours and the hybrid list, which draws on all. Where items
+have codes in one modality alone there is nothing to fuse, and its list is what neighbours join.
 
 Shapes: U users of a chunk, T all test users, K places, N items.
 """
@@ -13,7 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from macrec.fusion import Lists, fuse, fuse_published, fuse_reciprocal, listed
+from macrec.candidates import Candidates
+from macrec.fusion import (
+    Weights,
+    best_lists,
+    fuse,
+    fuse_published,
+    fuse_reciprocal,
+    listed,
+    listed_neighbours,
+)
+from macrec.lists import Lists
 from macrec.metrics import (
     CUTOFFS,
     per_user,
@@ -40,12 +51,16 @@ VALIDATION_STREAM, BOOTSTRAP_STREAM, EXAMPLES_STREAM = 0, 1, 2  # of the seed
 
 
 class WeightChoice(NamedTuple):
-    """The weight of the text score in the fusion, and what it was chosen from."""
+    """The weights of the fusion, and what they were chosen from."""
 
-    weight: float
-    tried: dict[float, float]
-    """Validation NDCG@10 by weight; empty if nobody could be validated on."""
+    weights: Weights
+    tried_text: dict[float, float]
+    """Validation NDCG@10 of the fused list by the weight of the text score; empty if there was
+    nothing to choose or nobody to validate on."""
+    tried_neighbours: dict[float, float]
+    """That of the hybrid list by the weight of the neighbours, the text weight being chosen."""
     users: int
+    """Validation users."""
 
 
 @dataclass
@@ -58,53 +73,73 @@ class Evaluated:
     users: int = 0
 
     @property
-    def main(self) -> str:
-        """The system that a shop would use: the fused list, or that of the only modality."""
+    def generated(self) -> str:
+        """The list of the generator alone: the fused one, or that of the only modality."""
         return next(name for name in ("fused", *MODALITIES) if name in self.systems)
 
+    @property
+    def main(self) -> str:
+        """The system that a shop would use: the list that draws on most of what there is."""
+        return "hybrid" if "hybrid" in self.systems else self.generated
 
-def choose_weight(ranker: Ranker, split: Split, config: "Config") -> WeightChoice:
-    """The weight with the best NDCG@10 on validation users; the one nearest 0.5 on a tie.
 
-    The whole weight where there is one modality.
+def choose_weights(ranker: Ranker, split: Split, config: "Config") -> WeightChoice:
+    """The weights with the best NDCG@10 on validation users, text first, then the neighbours.
+
+    On a tie the text weight nearest 0.5 and the smaller one of the neighbours. The only modality
+    that there is has the whole weight.
     """
-    if len(ranker.modalities) == 1:
-        return WeightChoice(float(ranker.modalities == ("text",)), {}, 0)
+    fused, hybrid = len(ranker.modalities) > 1, ranker.neighbours is not None
+    text = min(config.fusion_weights, key=lambda w: abs(w - 0.5))
+    if not fused:
+        text = float(ranker.modalities == ("text",))
+    untried = Weights(text, min(config.neighbour_weights) if hybrid else 0.0)
+    if not fused and not hybrid:
+        return WeightChoice(untried, {}, {}, 0)
     generator = np.random.default_rng([config.seed, VALIDATION_STREAM])
     cases = split.validation(config.validation_users, generator)
     if not cases.histories:
-        weight = min(config.fusion_weights, key=lambda w: abs(w - 0.5))
-        log.warning("evaluate: no user has three interactions; fusion weight %g untried", weight)
-        return WeightChoice(weight, {}, 0)
-    with Progress("evaluate, fusion weight", len(cases.histories), "users") as progress:
+        log.warning("evaluate: no user has three interactions; fusion weights untried: %s", untried)
+        return WeightChoice(untried, {}, {}, 0)
+    with Progress("evaluate, fusion weights", len(cases.histories), "users") as progress:
         candidates = ranker.candidates(cases.histories, config.beams, progress)
+
+    def score(weights: Weights) -> float:
+        ranks = ranks_in_lists(*best_lists(candidates, weights, config.top_k), cases.targets_T)
+        return float(per_user(ranks, (10,))[CHOSEN_BY].mean())
+
+    tried_text: dict[float, float] = {}
+    if fused:
+        tried_text = {w: score(Weights(w)) for w in sorted(set(config.fusion_weights))}
+        text = max(tried_text, key=lambda w: (tried_text[w], -abs(w - 0.5)))
+        log.info("evaluate: text weight %g, validation NDCG@10 %.4f", text, tried_text[text])
     tried: dict[float, float] = {}
-    for weight in sorted(set(config.fusion_weights)):
-        ranks = ranks_in_lists(*fuse(candidates, weight, config.top_k), cases.targets_T)
-        tried[weight] = float(per_user(ranks, (10,))[CHOSEN_BY].mean())
-    weight = max(tried, key=lambda w: (tried[w], -abs(w - 0.5)))
-    log.info("evaluate: fusion weight %g, validation NDCG@10 %.4f", weight, tried[weight])
-    return WeightChoice(weight, tried, len(cases.histories))
+    if hybrid:
+        tried = {w: score(Weights(text, w)) for w in sorted(set(config.neighbour_weights))}
+        best = max(tried, key=lambda w: (tried[w], -w))
+        log.info("evaluate: neighbour weight %g, validation NDCG@10 %.4f", best, tried[best])
+        return WeightChoice(Weights(text, best), tried_text, tried, len(cases.histories))
+    return WeightChoice(Weights(text), tried_text, tried, len(cases.histories))
 
 
 def evaluate(
     ranker: Ranker,
     split: Split,
-    weight: float,
+    weights: Weights,
     config: "Config",
     write: Callable[[pa.Table], None],
 ) -> Evaluated:
     """Ranks for every test user and hands each system's lists to `write` as predictions."""
     items = len(ranker.recommender.text_codes_NL)
     cutoffs = tuple(cutoff for cutoff in CUTOFFS if cutoff <= config.top_k)
-    counts_N = popularity(split.training_items(), items)
+    counts_N = popularity(split.training().items, items)
     popular = SystemScores(np.zeros(items, np.int64))
     result = Evaluated({"popular": popular}, counts_N)
     with Progress("evaluate", len(split.users_T), "users") as progress:
         for start in range(0, len(split.users_T), USERS_AT_ONCE):
             users_U = split.users_T[start : start + USERS_AT_ONCE]
             cases = split.test(users_U)
-            for system, lists in _lists(ranker, cases, weight, config, progress):
+            for system, lists in _lists(ranker, cases, weights, config, progress):
                 empty = SystemScores(np.zeros(items, np.int64))
                 scores = result.systems.setdefault(system, empty)
                 scores.add(ranks_in_lists(*lists, cases.targets_T), cutoffs)
@@ -114,6 +149,9 @@ def evaluate(
             popular.add(ranks_by_value(counts_N, cases.targets_T, seen), cutoffs)
             popular.shown_N += shown_by_value(counts_N, len(users_U), SHOWN_CUTOFF, seen)
             result.users += len(users_U)
+    if "neighbours" in result.systems and not result.systems["neighbours"].shown_N.any():
+        log.warning("evaluate: no test user has neighbours to list, so they have no row")
+        del result.systems["neighbours"]
     for system, scores in result.systems.items():
         users = {name: len(value_T) for name, value_T in scores.values.items()}
         assert set(users.values()) == {len(split.users_T)}, f"{system}: {users} users"
@@ -121,25 +159,32 @@ def evaluate(
 
 
 def _lists(
-    ranker: Ranker, cases: Cases, weight: float, config: "Config", progress: Progress
+    ranker: Ranker, cases: Cases, weights: Weights, config: "Config", progress: Progress
 ) -> Iterator[tuple[str, Lists]]:
     candidates = ranker.candidates(cases.histories, config.beams, progress)
     for modality in ranker.modalities:
         yield modality, listed(candidates, modality, config.top_k)
-    if len(ranker.modalities) == 1:
-        return
-    if config.single_modality_beams:
-        for modality in ranker.modalities:
-            yield (
-                f"{modality}_wide",
-                ranker.search(
-                    cases.histories, modality, config.single_modality_beams, config.top_k
-                ),
-            )
+    if len(ranker.modalities) > 1:
+        yield from _wide(ranker, cases, config)
+        yield from _fused(ranker, candidates, weights, config)
+    if ranker.neighbours is not None:
+        yield "neighbours", listed_neighbours(candidates, config.top_k)
+        yield "hybrid", best_lists(candidates, weights, config.top_k)
+
+
+def _wide(ranker: Ranker, cases: Cases, config: "Config") -> Iterator[tuple[str, Lists]]:
+    beams = config.single_modality_beams
+    for modality in ranker.modalities if beams else ():
+        yield f"{modality}_wide", ranker.search(cases.histories, modality, beams, config.top_k)
+
+
+def _fused(
+    ranker: Ranker, candidates: Candidates, weights: Weights, config: "Config"
+) -> Iterator[tuple[str, Lists]]:
     if config.published_fusion:
         levels = ranker.recommender.vocabulary.levels
         yield "fused_published", fuse_published(candidates, levels, config.top_k)
     if config.reciprocal_fusion:
         constant = config.reciprocal_constant
         yield "fused_rrf", fuse_reciprocal(candidates, constant, config.top_k)
-    yield "fused", fuse(candidates, weight, config.top_k)
+    yield "fused", fuse(candidates, weights.text, config.top_k)

@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from components.recommend.items import allowed_items, count_reachable
 from components.recommend.shards import KeptShards
@@ -10,8 +10,13 @@ from components.recommend.users import Users
 from macrec import schema, stage
 from macrec.artifact import Artifact, DatasetOutput, Source
 from macrec.errors import check
+from macrec.fusion import Weights
 from macrec.inference import open_ranker, open_recommender
 from macrec.progress import Progress, log
+from macrec.sequences import read_sequences
+
+if TYPE_CHECKING:
+    from macrec.neighbours import Neighbours
 
 EVALUATED = -1.0  # in place of a fusion weight
 
@@ -28,6 +33,9 @@ class Config:
     then ranked by both modalities."""
     fusion_weight: float = EVALUATED
     """Weight of the text score in the fused list, 0..1; -1 takes the one that evaluate chose."""
+    neighbour_weight: float = EVALUATED
+    """Weight of the items' neighbours in histories, counted in all that is given here, from 0 (the
+    fused list) to below 1; -1 takes the one that evaluate chose."""
     renormalise: Literal["evaluated", "on", "off"] = "evaluated"
     """Whether scores are probabilities among the legal codes and not among all tokens; "evaluated"
     does as evaluate did when it chose the weight."""
@@ -40,6 +48,8 @@ class Config:
         problems += ["beams is below 1"] if self.beams < 1 else []
         if self.fusion_weight != EVALUATED and not 0 <= self.fusion_weight <= 1:
             problems.append("fusion_weight is neither within 0..1 nor -1 (the one evaluate chose)")
+        if self.neighbour_weight != EVALUATED and not 0 <= self.neighbour_weight < 1:
+            problems.append("neighbour_weight is neither 0 to below 1 nor -1 (that of evaluate)")
         check(not problems, f"recommend: {'; '.join(problems)}.")
 
 
@@ -94,8 +104,7 @@ class Outputs:
 class Rule(NamedTuple):
     """How lists are made."""
 
-    text_weight: float
-    """Of the text score in the fused one."""
+    weights: Weights
     renormalise: bool
     drop_seen: bool
 
@@ -134,9 +143,15 @@ def run(
         renormalise=rule.renormalise,
         drop_seen=rule.drop_seen,
         allowed_N=items.allowed_N,
+        neighbours=_neighbours(rule, inputs.sequences, len(item_ids)),
     )
     kept, rows, whole = KeptShards(checkpoint_uri), 0, 0
-    outputs.recommendations.metadata |= rule._asdict()
+    outputs.recommendations.metadata |= {
+        "text_weight": rule.weights.text,
+        "neighbour_weight": rule.weights.neighbours,
+        "renormalise": rule.renormalise,
+        "drop_seen": rule.drop_seen,
+    }
     with (
         outputs.recommendations.dataset(schema.RECOMMENDATIONS) as out,
         Progress("recommend", users.count, "users") as progress,
@@ -162,6 +177,14 @@ def run(
     }
 
 
+def _neighbours(rule: Rule, sequences: Artifact, items: int) -> "Neighbours | None":
+    if not rule.weights.neighbours:
+        return None
+    from macrec.neighbours import Neighbours
+
+    return Neighbours.counted(read_sequences(sequences, items), items)
+
+
 def choose_rule(config: Config, predictions: Artifact) -> Rule:
     """What the configuration says, and for the rest what evaluate has chosen.
 
@@ -169,7 +192,7 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
         UserError: the predictions do not say what was chosen.
     """
     stated = predictions.metadata
-    settings = ("fusion_weight", "renormalise", "seen_items")
+    settings = ("fusion_weight", "neighbour_weight", "renormalise", "seen_items")
     asked = [name for name in settings if getattr(config, name) in (EVALUATED, "evaluated")]
     absent = [name for name in asked if name not in stated]
     check(
@@ -179,7 +202,7 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
     )
     chosen = vars(config) | {name: stated[name] for name in asked}
     return Rule(
-        text_weight=float(chosen["fusion_weight"]),
+        weights=Weights(float(chosen["fusion_weight"]), float(chosen["neighbour_weight"])),
         renormalise=chosen["renormalise"] in (True, "on"),
         drop_seen=chosen["seen_items"] == "drop",
     )

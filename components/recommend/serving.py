@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from components.recommend.users import Shard
-from macrec.fusion import fuse
+from macrec.fusion import best_lists
 from macrec.progress import Progress
 from macrec.ranking import Ranker
 
@@ -28,7 +28,7 @@ def recommend(
     """Rows of the recommendations of a shard: its users in their order, each from rank 1."""
     beams = max(config.beams, config.top_k)  # with fewer, lists could not be filled
     found = ranker.candidates(shard.histories, beams, progress)
-    lists = fuse(found, rule.text_weight, config.top_k)
+    lists = best_lists(found, rule.weights, config.top_k)
     # Items that tie with the last place are in the list too: here a list has its length.
     items_UK, scores_UK = lists.items_UK[:, : config.top_k], lists.scores_UK[:, : config.top_k]
     user, place = np.nonzero(items_UK >= 0)

@@ -13,6 +13,7 @@ from macrec.runtime import choose_device
 from macrec.tokens import MODALITIES
 
 if TYPE_CHECKING:
+    from macrec.neighbours import Neighbours
     from macrec.ranking import Ranker
 
 
@@ -44,6 +45,7 @@ def open_ranker(
     renormalise: bool,
     drop_seen: bool,
     allowed_N: npt.NDArray[np.bool_] | None = None,
+    neighbours: "Neighbours | None" = None,
 ) -> "Ranker":
     """The recommender on its device.
 
@@ -55,6 +57,7 @@ def open_ranker(
         renormalise: see `Ranker`.
         drop_seen: see `Ranker`.
         allowed_N: bool [N], the items that may be listed; None for all.
+        neighbours: see `Ranker`.
     """
     import torch
 
@@ -70,4 +73,5 @@ def open_ranker(
         renormalise=renormalise,
         drop_seen=drop_seen,
         allowed_N=allowed_N,
+        neighbours=neighbours,
     )

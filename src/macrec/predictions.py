@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from macrec.fusion import Lists
+from macrec.lists import Lists
 from macrec.metrics import Ranks, per_user
 
 SHOWN_CUTOFF: Final = 10

@@ -9,18 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from macrec.fusion import (
-    Candidates,
-    CodeScorer,
-    Lists,
-    candidates_of_batch,
-    fuse,
-    items_of,
-    joined,
-    listed,
-    top_lists,
-)
+from macrec.candidates import Candidates, CodeScorer, candidates_of_batch, items_of, joined
+from macrec.fusion import fuse, listed
 from macrec.generator import Recommender
+from macrec.lists import Lists, top_lists
+from macrec.neighbours import Neighbours, Shares
 from macrec.progress import Progress
 from macrec.scorer import GeneratorScorer, code_trie
 from macrec.sequences import Histories, seen_pairs
@@ -76,6 +69,7 @@ class Ranker:
         renormalise: bool = False,
         drop_seen: bool = False,
         allowed_N: npt.NDArray[np.bool_] | None = None,
+        neighbours: Neighbours | None = None,
         exhaustive: bool = False,
     ) -> None:
         """See `rank_users`.
@@ -88,6 +82,7 @@ class Ranker:
             drop_seen: list no item of a user's own history, the part that the model is not shown
                 included; the beams are filled with others.
             allowed_N: bool [N], the items that may be listed; None for all.
+            neighbours: what proposes and weighs candidates besides the model; None: nothing does.
             exhaustive: score the whole catalogue instead of searching; for small ones.
         """
         import torch
@@ -105,6 +100,8 @@ class Ranker:
         if allowed_N is not None:
             assert allowed_N.shape == (len(recommender.text_codes_NL),)
             self.tries = {m: trie.restricted(allowed_N) for m, trie in self.tries.items()}
+        self.neighbours = neighbours
+        self._listable_N = np.any([t.leaf_of_item_N >= 0 for t in self.tries.values()], axis=0)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -120,17 +117,9 @@ class Ranker:
         """Search every modality, and score every item found under each."""
         parts: list[Candidates] = []
         for batch in self._batches(histories, self.modalities, beams):
-            part = candidates_of_batch(batch.scorers, beams)
-            kept_P = batch.unseen(part.user_P, part.item_P)
-            parts.append(
-                Candidates(
-                    part.users,
-                    batch.users_B[part.user_P[kept_P]],
-                    part.item_P[kept_P],
-                    {m: score_P[kept_P] for m, score_P in part.scores_P.items()},
-                    {m: found_P[kept_P] for m, found_P in part.found_P.items()},
-                )
-            )
+            part = candidates_of_batch(batch.scorers, beams, self._shares(batch))
+            part = part.where(batch.unseen(part.user_P, part.item_P))
+            parts.append(part._replace(user_P=batch.users_B[part.user_P]))
             if progress:
                 progress.advance(len(batch.users_B))
         return joined(parts, len(histories))
@@ -157,6 +146,11 @@ class Ranker:
                 progress.advance(len(batch.users_B))
         columns = [np.concatenate(parts) for parts in (users, items, scores)]
         return top_lists(*columns, users=len(histories), top_k=top_k)
+
+    def _shares(self, batch: "_Batch") -> Shares | None:
+        if self.neighbours is None:
+            return None
+        return self.neighbours.shares(batch.histories, self._listable_N, batch.seen)
 
     def _users_at_once(self, beams: int) -> int:
         """As many as asked for, if their beams fit."""
@@ -202,11 +196,13 @@ class Ranker:
                     exhaustive=self.exhaustive,
                     hidden=trie.hidden(*seen, len(source_BS)) if seen else None,
                 )
-            yield _Batch(users_B, scorers, seen)
+            yield _Batch(users_B, [cut[user] for user in users_B], scorers, seen)
 
 
 class _Batch(NamedTuple):
     users_B: IntArray
+    histories: list[IntArray]
+    """What the model is shown of them."""
     scorers: dict[Modality, CodeScorer]
     seen: tuple[IntArray, IntArray] | None
     """(user of the batch, item) pairs that are not to be listed."""

@@ -37,6 +37,12 @@ class Sequences:
         end_K = np.repeat(self.offsets[1:] - 2, np.diff(self.offsets))
         return np.arange(len(self.items)) < end_K
 
+    def training(self) -> "Sequences":
+        """All users without the last two interactions of each."""
+        length_U = np.maximum(np.diff(self.offsets) - 2, 0)
+        offsets = np.concatenate([[0], np.cumsum(length_U)])
+        return Sequences(self.items[self.in_training()], offsets)
+
     def repeat_share(self) -> float:
         """Of the training interactions behind a user's first: the share whose item he had before;
         0 where there are none."""

@@ -50,13 +50,7 @@ class Split(NamedTuple):
 
     def training(self) -> Sequences:
         """The sequences of all users without the last two interactions of each."""
-        length_U = np.maximum(np.diff(self.sequences.offsets) - 2, 0)
-        offsets = np.concatenate([[0], np.cumsum(length_U)])
-        return Sequences(self.training_items(), offsets)
-
-    def training_items(self) -> Int32Array:
-        """Every interaction but the last two of each user."""
-        return self.sequences.items[self.sequences.in_training()]
+        return self.sequences.training()
 
     def _held_out(self, users: Int64Array, back: int) -> Cases:
         items, offsets = self.sequences.items, self.sequences.offsets

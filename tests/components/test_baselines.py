@@ -123,7 +123,7 @@ def test_a_saved_model_scores_as_before(trained, data, name):
     assert scores_UN.shape == (20, ITEMS)
     for user in range(20):
         row = table.slice(user, 1).to_pylist()[0]
-        assert scores_UN[user, row["items"]] == pytest.approx(row["scores"], abs=1e-5)
+        assert scores_UN[user, row["items"]] == pytest.approx(row["scores"], rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "popular"])

@@ -8,7 +8,9 @@ from components.embed_histories import cooccurrence
 from components.embed_histories import main as stage
 from macrec import schema
 from macrec.artifact import Artifact, DatasetOutput
+from macrec.cooccurrence import count_neighbours
 from macrec.errors import UserError
+from macrec.sequences import Sequences
 from tests.artifacts import dataset
 
 HELD_OUT = [0, 1]  # what a history ends with in tests of its training part
@@ -75,10 +77,10 @@ def information(counts_NN):
 
 def inner(histories, items, window):
     """The counts of the stage, in full."""
-    flat = [k for h in histories for k in h[: max(len(h) - 2, 0)]]
-    user = [u for u, h in enumerate(histories) for _ in h[: max(len(h) - 2, 0)]]
-    training = cooccurrence.Training(np.array(flat, np.int32), np.array(user, np.int32))
-    upper_NN = cooccurrence.count_neighbours(training, items, window).toarray()
+    flat = np.array([k for h in histories for k in h], np.int32)
+    offsets = np.cumsum([0, *(len(h) for h in histories)])
+    training = Sequences(flat, offsets).training()
+    upper_NN = count_neighbours(training, items, window).toarray()
     assert not np.tril(upper_NN).any()
     return upper_NN + upper_NN.T
 
@@ -236,7 +238,7 @@ def test_small_logs_have_fewer_components(tmp_path, items, caplog):
 def test_blocks_count_the_same(tmp_path, monkeypatch, pairs_at_once):
     histories = random_log(12, 40)
     whole = run(tmp_path / "whole", 12, histories, dim=4)
-    monkeypatch.setattr(cooccurrence, "PAIRS_AT_ONCE", pairs_at_once)
+    monkeypatch.setattr("macrec.cooccurrence.PAIRS_AT_ONCE", pairs_at_once)
     parts = run(tmp_path / "parts", 12, histories, dim=4)
     assert parts[0].digest == whole[0].digest and parts[1] == whole[1]
 

@@ -171,9 +171,10 @@ def test_every_user_with_a_history_is_ranked_by_every_system(evaluated, lists):
     able = {f"user {u}" for u, items in enumerate(lists) if len(items) >= 2}
     assert metrics["users"] == len(able) == USERS - 1
     assert metrics["users_without_history"] == 1
-    for system in ("text", "image", "fused", "text_wide", "image_wide"):
+    systems = ("text", "image", "fused", "text_wide", "image_wide", "neighbours", "hybrid")
+    for system in systems:
         assert {p["user_id"] for p in predictions if p["system"] == system} == able
-    assert len(predictions) == 5 * len(able)
+    assert len(predictions) == len(systems) * len(able)
 
 
 def test_predictions_are_those_of_the_ranking(evaluated, lists, recommender):
@@ -196,7 +197,7 @@ def test_predictions_are_those_of_the_ranking(evaluated, lists, recommender):
 
 def test_metrics_follow_from_the_predictions(evaluated):
     metrics, predictions, _ = evaluated
-    for system in ("text", "image", "fused", "text_wide", "image_wide"):
+    for system in ("text", "image", "fused", "text_wide", "image_wide", "hybrid"):
         places = [
             p["items"].index(p["target"]) + 1 if p["target"] in p["items"] else None
             for p in predictions
@@ -234,7 +235,7 @@ def test_what_is_shown_is_measured_over_the_whole_catalogue(evaluated, lists):
 
 def test_slices_follow_from_the_predictions(evaluated, slices, lists):
     metrics, predictions, page = evaluated
-    fused = [p for p in predictions if p["system"] == "fused"]
+    hybrid = [p for p in predictions if p["system"] == "hybrid"]
     tested = [items for items in lists if len(items) >= 2]
     taken = np.bincount([item for items in lists for item in items[:-2]], minlength=ITEMS)
 
@@ -256,9 +257,9 @@ def test_slices_follow_from_the_predictions(evaluated, slices, lists):
             name for name in ORDER if name in named
         ]
         for part in (s for s in slices if s["by"] == by):
-            inside = [p for p, name in zip(fused, named, strict=True) if name == part["slice"]]
+            inside = [p for p, name in zip(hybrid, named, strict=True) if name == part["slice"]]
             hits = [p["target"] in p["items"][:10] for p in inside]
-            told = part["systems"]["fused"]["hr_10"]
+            told = part["systems"]["hybrid"]["hr_10"]
             assert part["users"] == len(inside)
             assert f"{part['slice']}</th><td>{len(inside)}</td><td>{told['mean']:.4f}" in page
             assert told["mean"] == pytest.approx(np.mean(hits))
@@ -266,7 +267,7 @@ def test_slices_follow_from_the_predictions(evaluated, slices, lists):
             assert (told["low"] < told["high"]) == (0 < sum(hits) < len(hits))
     for by in groups:
         of = [s for s in slices if s["by"] == by]
-        for system in ("fused", "popular"):
+        for system in ("hybrid", "popular"):
             for metric in ("hr_10", "ndcg_10"):
                 total = sum(s["users"] * s["systems"][system][metric]["mean"] for s in of)
                 assert total / len(tested) == pytest.approx(metrics[f"{system}_{metric}"])
@@ -365,7 +366,7 @@ def test_one_modality_alone_has_its_systems_and_no_other(
     codes[absent] = np.full_like(codes[absent], -1)
     alone = Recommender(recommender.model, VOCABULARY, codes["text"], codes["image"], 4)
     inputs = make_inputs(tmp_path, lists, alone)
-    metrics, predictions, page = run(tmp_path, inputs, published_fusion=True)
+    metrics, predictions, page = run(tmp_path, inputs, published_fusion=True, neighbour_weights=())
     systems = {n.removesuffix("_hr_10") for n in metrics if n.endswith("_hr_10")}
     assert systems == {"popular", present, "random"}
     assert "fusion_weight" not in metrics
@@ -465,7 +466,7 @@ def test_split_by_hand(tmp_path):
     histories, targets = split.validation(0, np.random.default_rng(0))
     assert [h.tolist() for h in histories] == [[1, 2]]
     assert targets.tolist() == [3]
-    assert split.training_items().tolist() == [1, 2]
+    assert split.training().items.tolist() == [1, 2]
     assert split.without_history == 1
 
 

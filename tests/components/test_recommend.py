@@ -12,8 +12,11 @@ from macrec import schema
 from macrec.arrays import codes_column
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput, Source
 from macrec.errors import TryAgain, UserError
+from macrec.fusion import Weights, fuse_with_neighbours
 from macrec.generator import ModelSize, Recommender, build_model, save_recommender
-from macrec.ranking import rank_users
+from macrec.neighbours import Neighbours
+from macrec.ranking import Ranker, rank_users
+from macrec.sequences import Sequences
 from macrec.stage import execute
 from macrec.storage import open_storage
 from macrec.store import ArtifactStore
@@ -68,6 +71,7 @@ def inputs(tmp_path_factory, lists, recommender):
             schema.PREDICTIONS,
             none,
             fusion_weight=WEIGHT,
+            neighbour_weight=0.0,
             renormalise=True,
             seen_items="drop",
         ),
@@ -122,7 +126,8 @@ def test_lists_are_the_fused_ones_from_the_whole_history(tmp_path, inputs, lists
     assert list(found.values()) == ranked.fused_items_UK[:, :6].tolist()
     scores = np.array(artifact.table()["score"]).reshape(-1, 6)
     np.testing.assert_allclose(scores, ranked.fused_scores_UK[:, :6], rtol=1e-4)
-    assert artifact.metadata == {"text_weight": WEIGHT, "renormalise": True, "drop_seen": False}
+    told = {"text_weight": WEIGHT, "neighbour_weight": 0.0, "renormalise": True}
+    assert artifact.metadata == {**told, "drop_seen": False}
     expected = {"users": USERS - 1, "users_without_history": 1, "rows": 6 * (USERS - 1)}
     assert expected.items() <= metrics.items() and metrics["shorter_lists"] == 0
 
@@ -133,6 +138,42 @@ def test_what_is_given_stands_before_what_evaluate_chose(tmp_path, inputs, lists
     histories = [np.array(items) for items in able(lists).values()]
     ranked = rank_users(recommender, histories, beams=ITEMS, top_k=3, fusion_weight=0.9)
     assert list(by_user(artifact).values()) == ranked.fused_items_UK[:, :3].tolist()
+
+
+def test_neighbours_are_counted_in_whole_histories_and_weigh_as_evaluate_chose(
+    tmp_path, inputs, lists, recommender
+):
+    none = [[] for _ in schema.PREDICTIONS]
+    stated = {"fusion_weight": WEIGHT, "neighbour_weight": 0.6}
+    chosen = dataset(
+        tmp_path / "p", schema.PREDICTIONS, none, renormalise=False, seen_items="drop", **stated
+    )
+    _, artifact = run(tmp_path / "chosen", {**inputs, "predictions": chosen}, top_k=5)
+    histories = list(able(lists).values())
+    offsets = np.cumsum([0, *(len(items) for items in histories)])
+    flat = Sequences(np.array([i for items in histories for i in items], np.int32), offsets)
+    ranker = Ranker(
+        recommender,
+        device="cpu",
+        batch_size=64,
+        drop_seen=True,
+        neighbours=Neighbours.counted(flat, ITEMS),
+    )
+    found = ranker.candidates([np.array(items) for items in histories], 20)
+    ranked = fuse_with_neighbours(found, Weights(WEIGHT, 0.6), 5)
+    assert list(by_user(artifact).values()) == ranked.items_UK[:, :5].tolist()
+    assert artifact.metadata["neighbour_weight"] == 0.6
+    given = {"fusion_weight": WEIGHT, "neighbour_weight": 0.6, "renormalise": "off"}
+    _, same = run(tmp_path / "given", inputs, top_k=5, **given)
+    assert by_user(same) == by_user(artifact)
+    _, without = run(
+        tmp_path / "without",
+        {**inputs, "predictions": chosen},
+        top_k=5,
+        beams=20,
+        neighbour_weight=0.0,
+    )
+    assert by_user(without) != by_user(artifact)
 
 
 def test_nothing_seen_is_recommended_and_lists_are_filled_with_others(tmp_path, inputs, lists):
@@ -300,9 +341,10 @@ def test_artifacts_of_other_runs_are_refused(tmp_path, inputs):
         run(tmp_path, {**inputs, "semantic_ids": mixed})
     none = [[] for _ in schema.PREDICTIONS]
     old = dataset(tmp_path / "old", schema.PREDICTIONS, none)
-    with pytest.raises(UserError, match="not state fusion_weight and renormalise and seen_items"):
+    with pytest.raises(UserError, match="state fusion_weight and neighbour_weight and"):
         run(tmp_path, {**inputs, "predictions": old})
-    given = {"fusion_weight": 0.5, "renormalise": "on", "seen_items": "keep"}
+    given = {"fusion_weight": 0.5, "neighbour_weight": 0.0, "renormalise": "on"}
+    given |= {"seen_items": "keep"}
     run(tmp_path, {**inputs, "predictions": old}, top_k=1, **given)
     beyond = [["a"], [[1, ITEMS]], [None]]
     beyond = dataset(tmp_path / "beyond", schema.SEQUENCES, beyond)
@@ -327,7 +369,7 @@ def test_lists_of_which_nothing_is_left_are_refused(tmp_path, inputs, name, ids,
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"top_k": -1}, {"beams": 0}, {"fusion_weight": 1.5}, {"fusion_weight": -0.5}]
+    "wrong", [{"top_k": -1}, {"beams": 0}, {"fusion_weight": 1.5}, {"neighbour_weight": 1.0}]
 )
 def test_bad_config_is_refused(wrong):
     with pytest.raises(UserError, match="recommend"):

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from macrec.fusion import Candidates, fuse, fuse_reciprocal, top_lists
+from macrec.candidates import Candidates
+from macrec.fusion import (
+    Weights,
+    best_lists,
+    fuse,
+    fuse_published,
+    fuse_reciprocal,
+    fuse_with_neighbours,
+    listed_neighbours,
+)
+from macrec.lists import top_lists
 from macrec.metrics import per_user, ranks_in_lists
 
 
@@ -18,6 +28,7 @@ def candidates(text_UN, image_UN) -> Candidates:
         item_P,
         {"text": text_UN.ravel(), "image": image_UN.ravel()},
         {"text": found, "image": found},
+        np.zeros(len(user_P), np.float32),
     )
 
 
@@ -103,3 +114,56 @@ def test_what_is_equal_as_listed_is_one_tie_at_the_cut():
 def test_nobody_and_nothing():
     empty = fuse_reciprocal(candidates(np.zeros((0, 3)), np.zeros((0, 3))), 60, 5)
     assert empty.items_UK.shape == (0, 5)
+
+
+def near(text, image, share) -> Candidates:
+    """All items as candidates of one user; those without a score by a search have a share."""
+    found = candidates([text], [image])
+    searched = np.array(share) == 0
+    return found._replace(
+        share_P=np.array(share, np.float32), found_P={"text": searched, "image": searched}
+    )
+
+
+def test_the_hybrid_score_is_the_mixture_by_hand():
+    text, image = np.log([0.4, 0.1, 0.05, 0.05]), np.log([0.1, 0.4, 0.05, 0.05])
+    found = near(text, image, [0, 0, 0.9, 0.1])
+    lists = fuse_with_neighbours(found, Weights(0.5, 0.25), 4)
+    probability = np.array([0.2, 0.2, 0.05, 0.05]) / 0.5
+    mixed = np.log(0.75 * probability + 0.25 * np.array([0, 0, 0.9, 0.1]))
+    assert listed(lists, 0) == pytest.approx(dict(enumerate(mixed)), rel=1e-6)
+    assert lists.items_UK[0].tolist() == [0, 1, 2, 3]  # .3 and .3, .3 and .1 of the two neighbours
+    heavier = fuse_with_neighbours(found, Weights(0.5, 0.5), 4)
+    assert heavier.items_UK[0].tolist() == [2, 0, 1, 3]
+
+
+def test_without_weight_the_best_lists_are_the_fused_ones_of_the_searches():
+    text, image = np.log([[0.4, 0.1, 0.3]]), np.log([[0.4, 0.2, 0.3]])
+    found = near(text[0], image[0], [0, 0, 0.9])
+    fused = best_lists(found, Weights(0.5), 3)
+    assert fused.items_UK[0].tolist() == [0, 1, -1]  # what neighbours alone propose is not there
+    assert listed(fused, 0) == listed(fuse(found, 0.5, 3), 0)
+    assert fuse_reciprocal(found, 60, 3).items_UK[0].tolist() == [0, 1, -1]
+    assert fuse_published(found, 1, 3).items_UK[0].tolist() == [0, 1, -1]
+    assert best_lists(found, Weights(0.5, 0.5), 3).items_UK[0].tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("absent", ["text", "image"])
+def test_one_modality_joins_the_neighbours_as_two_do(absent):
+    known, none = np.log([0.6, 0.3, 0.1]), [np.nan] * 3
+    both = (none, known) if absent == "text" else (known, none)
+    found = near(*both, [0, 0, 1.0])
+    lists = fuse_with_neighbours(found, Weights(float(absent == "image"), 0.5), 3)
+    assert listed(lists, 0) == pytest.approx(dict(enumerate(np.log([0.3, 0.15, 0.55]))), rel=1e-6)
+
+
+def test_a_probability_too_small_for_a_number_is_still_listed():
+    found = near([-1.0, -2000.0, -3.0], [-1.0, -2000.0, -3.0], [0, 0, 0])
+    lists = fuse_with_neighbours(found, Weights(0.5, 0.5), 3)
+    assert lists.items_UK[0].tolist() == [0, 2, 1] and np.isfinite(lists.scores_UK).all()
+
+
+def test_the_list_of_neighbours_alone():
+    found = near([-1.0, -2.0, -3.0, -4.0], [-1.0, -2.0, -3.0, -4.0], [0, 0.5, 0, 0.5])
+    lists = listed_neighbours(found, 1)
+    assert lists.items_UK.tolist() == [[1, 3]]  # a tie is kept whole

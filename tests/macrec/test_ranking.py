@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from macrec import decoder, exhaustive, ranking
+from macrec.candidates import Candidates, candidates_of_batch
 from macrec.exhaustive import beam_recall
-from macrec.fusion import Candidates, candidates_of_batch, fuse, fuse_published, listed
+from macrec.fusion import fuse, fuse_published, listed
 from macrec.generator import ModelSize, Recommender, build_model
 from macrec.metrics import per_user, ranks_in_lists
 from macrec.progress import Progress

@@ -37,7 +37,7 @@ def check_run(called, out, present, absent):
     assert len(coded) == len(set(coded)) >= 50
     assert load_recommender(run / "train" / "recommender").modalities == (present,)
     predictions = columns_of(run, "evaluate", "predictions", ["system"])
-    assert set(predictions["system"]) == {present}
+    assert set(predictions["system"]) == {present, "neighbours", "hybrid"}
     metrics = json.loads((out / "metrics.json").read_text())
     assert f"{present}_ndcg_10" in metrics["evaluate"]
     assert not [name for name in metrics["evaluate"] if name.startswith((absent, "fus"))]

@@ -61,12 +61,12 @@ def test_a_bench_compares_the_run_with_others(first, here, out, tmp_path):
     assert called.code == 0, called.err
     systems = json.loads((tmp_path / "bench.json").read_text())["systems"]
     metrics = json.loads((out / "metrics.json").read_text())
-    for system, name in (("run_fused", "fused"), ("popular", "popular")):
+    for system, name in (("run_hybrid", "hybrid"), ("popular", "popular")):
         for metric in ("hr_10", "ndcg_10", "coverage_10", "gini_10", "novelty_10"):
             expected = metrics["evaluate"][f"{name}_{metric}"]
             assert systems[system]["mean"][metric] == pytest.approx(expected), (system, metric)
-    own = systems["run_fused"]["mean"]
-    assert own["validation_ndcg_10"] == metrics["train"]["validation_ndcg_at_10"]
+    own = systems["run_hybrid"]["mean"]
+    assert own["validation_ndcg_10"] == metrics["evaluate"]["validation_ndcg_10"]
     assert own["parameters"] > 1000
     assert 0.5 < own["train_seconds"] < 600 and 0 < own["users_per_second"] < 1000
 

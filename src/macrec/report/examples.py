@@ -58,7 +58,7 @@ def users(examples: Sequence[Example], pictures_left_out: int) -> Raw | None:
         note = f"{numbers.count(pictures_left_out)} pictures left out to keep the page small."
     lead = (
         f"The last {MAX_HISTORY} items of a history at most, then the recommendations, best "
-        "first, each with the modality whose beam held it."
+        "first, each with the modality whose beam held it, or neighbours where no beam did."
     )
     shown = [_example(example, pictured) for example in examples]
     return part("Examples", lead, el("p", note, class_="quiet") if note else None, shown)

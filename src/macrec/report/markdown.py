@@ -161,9 +161,7 @@ def _prefixes(report: Report) -> list[str]:
 
 
 def _training(report: Report) -> list[str]:
-    panels = [*report.quantizer_panels, *report.generator_panels]
-    if report.fusion_panel:
-        panels.append(report.fusion_panel)
+    panels = [*report.quantizer_panels, *report.generator_panels, *report.fusion_panels]
     rows = [row for panel in panels for row in _panel(panel)]
     heads = ["Curve", "Points", "First", "Lowest", "Highest", "Last", "Kept at"]
     return ["## Training", table(heads, rows)] if rows else []

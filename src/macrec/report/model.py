@@ -12,7 +12,7 @@ from typing import Literal
 Role = Literal["baseline", "text", "image", "fused", "other"]
 """Decides the colour: one colour per modality throughout the report."""
 
-ProposedBy = Literal["text", "image", "both"]
+ProposedBy = Literal["text", "image", "both", "neighbours"]
 
 METRICS = ("HR", "NDCG", "MRR")
 CUTOFFS = (1, 5, 10, 20)
@@ -239,7 +239,7 @@ class Recommendation:
 
     item: Item
     proposed_by: ProposedBy
-    """Whose beam held the item."""
+    """Whose beam held the item; neighbours if none did."""
     hit: bool = False
     """Whether it is the item that the user chose next."""
 
@@ -300,8 +300,8 @@ class Report:
     tokenizers: tuple[Tokenizer, ...] = ()
     agreement: tuple[Agreement, ...] = ()
     """Level by level; empty in a run on one modality."""
-    fusion_panel: Panel | None = None
-    """Validation score over the fusion weight."""
+    fusion_panels: tuple[Panel, ...] = ()
+    """Validation score over each weight of the fusion."""
     examples: tuple[Example, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=_no_texts)
     """{"train.epochs": "40"}; text before the first dot groups them."""

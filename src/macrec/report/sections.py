@@ -112,7 +112,7 @@ def training(report: Report) -> Raw | None:
     groups = (
         ("Quantizer", report.quantizer_panels),
         ("Generator", report.generator_panels),
-        ("Fusion", (report.fusion_panel,) if report.fusion_panel else ()),
+        ("Fusion", report.fusion_panels),
     )
     parts = [
         [el("h3", name), el("div", [_panel(p) for p in panels[:MAX_PANELS]], class_="charts")]

@@ -1,0 +1,131 @@
+"""Neighbours: items that stand in the same histories, and what they say of a user's next item.
+
+The shrunk cosine of Dacrema et al. 2019 (RecSys, "Are we really making much progress?"), on counts
+of any kind:
+
+    s(i, j) = c(i, j) / (sqrt(c(i) c(j)) + shrinkage)
+
+Every item keeps its most similar ones. A user's score of j is the sum of s(i, j) over his history,
+an item that lies t places back with the weight decay^t.
+
+Shape suffixes: B users of a batch, N items, K interactions, P pairs.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from macrec.cooccurrence import Matrix, count_neighbours
+from macrec.sequences import Histories, Sequences
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+WINDOW: Final = 5
+"""Items at most so many places apart are counted together: bounds the pairs of long histories. On
+scientific 1 to 20 places gave the same lists (docs/results.md)."""
+SHRINKAGE: Final = 10.0
+KEPT: Final = 100
+DECAY: Final = 0.7
+
+
+class Shares(NamedTuple):
+    """Neighbours of some users, sorted by user and item."""
+
+    user_P: Int64Array
+    item_P: Int64Array
+    share_P: Float32Array
+    """Of all similarity to the user's history; those of one user add up to 1."""
+
+    def best(self, most: int) -> "Shares":
+        """The `most` largest shares of every user; equal ones by item."""
+        order = np.lexsort((self.item_P, -self.share_P, self.user_P))
+        user_P = self.user_P[order]
+        kept = np.sort(order[np.arange(len(order)) - np.searchsorted(user_P, user_P) < most])
+        return Shares(self.user_P[kept], self.item_P[kept], self.share_P[kept])
+
+    def of(self, user_P: Int64Array, item_P: Int64Array) -> Float32Array:
+        """The shares of given pairs, 0 for those that are no neighbours."""
+        items = 1 + max(self.item_P.max(initial=0), item_P.max(initial=0))
+        known_P, asked_P = self.user_P * items + self.item_P, user_P * items + item_P
+        place_P = np.searchsorted(known_P, asked_P)
+        known_P, share_P = np.append(known_P, -1), np.append(self.share_P, np.float32(0))
+        return np.where(known_P[place_P] == asked_P, share_P[place_P], np.float32(0))
+
+
+class Neighbours:
+    """The most similar items of every item."""
+
+    def __init__(self, similar_NN: Matrix, decay: float) -> None:
+        """Takes s(i, j), CSR float32, without its small values (`most_similar`)."""
+        self.similar_NN, self.decay = similar_NN, decay
+
+    @classmethod
+    def counted(cls, histories: Sequences, items: int) -> "Neighbours":
+        """Those of histories, c(i, j) being the times that i and j stood near each other."""
+        counts: Any = count_neighbours(histories, items, WINDOW).tocoo()
+        both = np.concatenate([counts.row, counts.col]), np.concatenate([counts.col, counts.row])
+        times_N = np.bincount(histories.items, minlength=items)
+        pairs = sparse.coo_matrix((np.tile(counts.data, 2), both), (items, items))
+        return cls(most_similar(pairs, times_N, SHRINKAGE, KEPT), DECAY)
+
+    def scores(self, histories: Histories) -> Matrix:
+        """Similarity of items to what the users have, CSR float32 [B, N]; most are absent."""
+        length_B = np.array([len(history) for history in histories], np.int64)
+        offsets = np.concatenate([[0], np.cumsum(length_B)])
+        item_K = np.concatenate([np.zeros(0, np.int64), *histories])
+        back_K = np.repeat(offsets[1:], length_B) - 1 - np.arange(len(item_K))
+        weight_K = np.float32(self.decay) ** back_K
+        shape = (len(histories), self.similar_NN.shape[0])
+        history_BN = sparse.csr_matrix((weight_K, item_K, offsets), shape, dtype=np.float32)
+        return history_BN @ self.similar_NN
+
+    def shares(
+        self,
+        histories: Histories,
+        listable_N: npt.NDArray[np.bool_],
+        left_out: tuple[Int64Array, Int64Array] | None,
+    ) -> Shares:
+        """What part of all similarity each neighbour has.
+
+        Args:
+            histories: of the users of a batch.
+            listable_N: the items that there are, for these users.
+            left_out: pairs of a user and an item that are not to be listed either.
+        """
+        found: Any = self.scores(histories).tocoo()
+        user_P, item_P = found.row.astype(np.int64), found.col.astype(np.int64)
+        kept_P = listable_N[item_P] & (found.data > 0)
+        if left_out is not None:
+            items = len(listable_N)
+            kept_P &= ~np.isin(user_P * items + item_P, left_out[0] * items + left_out[1])
+        user_P, item_P, score_P = user_P[kept_P], item_P[kept_P], found.data[kept_P]
+        order = np.lexsort((item_P, user_P))
+        user_P, item_P, score_P = user_P[order], item_P[order], score_P[order]
+        total_B = np.bincount(user_P, score_P, minlength=len(histories))
+        return Shares(user_P, item_P, (score_P / total_B[user_P]).astype(np.float32))
+
+
+def most_similar(
+    pairs: Matrix, times_N: npt.NDArray[np.integer], shrinkage: float, kept: int
+) -> Matrix:
+    """s(i, j) of the `kept` most similar items j of every item i, CSR float32 [N, N].
+
+    Args:
+        pairs: c(i, j), COO and symmetric; what it says of i = j is not read.
+        times_N: c(i).
+        shrinkage: the larger, the less a similarity counts that few speak for.
+        kept: similar items of each; of equal ones the first by number.
+    """
+    other_P = pairs.row != pairs.col
+    row_P, column_P, both_P = pairs.row[other_P], pairs.col[other_P], pairs.data[other_P]
+    size_N = times_N.astype(np.float64)
+    similar_P = both_P / (np.sqrt(size_N[row_P] * size_N[column_P]) + shrinkage)
+    order_P = np.lexsort((column_P, -similar_P, row_P))
+    row_P, column_P, similar_P = row_P[order_P], column_P[order_P], similar_P[order_P]
+    first_N = np.concatenate([[0], np.cumsum(np.bincount(row_P, minlength=len(times_N)))])
+    kept_P = np.arange(len(row_P)) - first_N[row_P] < kept
+    content = (similar_P[kept_P].astype(np.float32), (row_P[kept_P], column_P[kept_P]))
+    return sparse.csr_matrix(content, pairs.shape)

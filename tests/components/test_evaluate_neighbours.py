@@ -1,0 +1,129 @@
+"""The neighbours and the hybrid list of the stage evaluate."""
+
+import numpy as np
+import pytest
+
+from macrec.artifact import Artifact
+from macrec.fusion import Weights, fuse_with_neighbours, listed_neighbours
+from macrec.generator import Recommender
+from macrec.metrics import per_user, ranks_in_lists
+from macrec.neighbours import Neighbours
+from macrec.ranking import Ranker
+from macrec.sequences import Sequences
+from tests.components.test_evaluate import ITEMS, VOCABULARY, make_inputs, run
+
+# the model, untrained, knows nothing
+from tests.components.test_evaluate import recommender as recommender
+
+USERS, TOGETHER = 40, 5
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def walk(user):
+    """Six items of a group of TOGETHER, each followed by the next of the group."""
+    group, place = user % (ITEMS // TOGETHER), user // (ITEMS // TOGETHER)
+    return [group * TOGETHER + (place + step) % TOGETHER for step in range(4)]
+
+
+@pytest.fixture(scope="module")
+def lists():
+    """Groups of items that are bought together; half of the users see one off in between."""
+    generator = np.random.default_rng(5)
+    drawn = [walk(user) for user in range(USERS)]
+    for user in range(0, USERS, 2):
+        drawn[user][0] = int(generator.integers(ITEMS))
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("neighbours")
+
+
+@pytest.fixture(scope="module")
+def evaluated(path, lists, recommender):
+    """The stage run once."""
+    return run(path, make_inputs(path, lists, recommender), beams=4, seen_items="drop")
+
+
+def candidates(recommender, lists, back):
+    """Those that the stage must rank, for the item `back` places before the end."""
+    training = [items[:-2] for items in lists]
+    offsets = np.cumsum([0, *(len(items) for items in training)])
+    flat = Sequences(np.array([i for t in training for i in t], np.int32), offsets)
+    near = Neighbours.counted(flat, ITEMS)
+    ranker = Ranker(recommender, device="cpu", batch_size=64, drop_seen=True, neighbours=near)
+    return ranker.candidates([np.array(items[:-back]) for items in lists], 4)
+
+
+def test_lists_are_those_of_neighbours_counted_in_the_training_part(evaluated, recommender, lists):
+    metrics, predictions, _ = evaluated
+    found = candidates(recommender, lists, 1)
+    weights = Weights(metrics["fusion_weight"], metrics["neighbour_weight"])
+    assert weights.neighbours
+    for system, ranked in (
+        ("neighbours", listed_neighbours(found, 20)),
+        ("hybrid", fuse_with_neighbours(found, weights, 20)),
+    ):
+        expected = [[i for i in row if i >= 0] for row in ranked.items_UK.tolist()]
+        assert [p["items"] for p in predictions if p["system"] == system] == expected
+
+
+def test_the_weight_is_the_best_of_the_validation_users(evaluated, recommender, lists):
+    metrics, *_ = evaluated
+    found, targets = candidates(recommender, lists, 2), np.array([items[-2] for items in lists])
+    scores = {}
+    for weight in np.arange(10) / 10:
+        ranked = fuse_with_neighbours(found, Weights(metrics["fusion_weight"], weight), 20)
+        ranks = ranks_in_lists(ranked.items_UK, ranked.scores_UK, targets)
+        scores[float(weight)] = per_user(ranks, (10,))["ndcg_10"].mean()
+    best = max(scores, key=lambda weight: (round(scores[weight], 9), -weight))
+    assert metrics["neighbour_weight"] == pytest.approx(best)
+    assert metrics["validation_ndcg_10"] == pytest.approx(scores[best], abs=1e-6)
+
+
+def test_neighbours_that_know_what_the_model_does_not_lead_the_list(evaluated):
+    metrics, _, page = evaluated
+    assert metrics["hybrid_hr_10"] > metrics["fused_hr_10"] + 0.2
+    assert metrics["hybrid_ndcg_10"] >= metrics["neighbours_ndcg_10"] - 0.05
+    weight = metrics["neighbour_weight"]
+    assert f"+ {weight:g} x share of the neighbours, chosen on {USERS} validation users" in page
+    assert "HR@10, hybrid, fused and neighbours" in page
+    assert "weight of the neighbours" in page and "Hybrid minus the better of the two" in page
+
+
+def test_the_weight_stands_in_the_predictions_for_recommend(evaluated, path):
+    stated = Artifact.open(path / "predictions").metadata
+    assert stated["neighbour_weight"] == evaluated[0]["neighbour_weight"]
+
+
+def test_left_out_there_is_no_trace_of_them(tmp_path, lists, recommender, evaluated):
+    inputs = make_inputs(tmp_path, lists, recommender)
+    metrics, predictions, page = run(
+        tmp_path, inputs, beams=4, seen_items="drop", neighbour_weights=(), single_modality_beams=0
+    )
+    assert {p["system"] for p in predictions} == {"text", "image", "fused"}
+    assert metrics["fused_ndcg_10"] == evaluated[0]["fused_ndcg_10"]
+    assert not [name for name in metrics if name.startswith(("hybrid", "neighbour"))]
+    assert "eighbours in histories" not in page and "weight of the neighbours" not in page
+    assert Artifact.open(tmp_path / "predictions").metadata["neighbour_weight"] == 0
+
+
+def test_one_modality_and_its_neighbours(tmp_path, lists, recommender):
+    none_NL = np.full_like(recommender.image_codes_NL, -1)
+    text_NL = recommender.text_codes_NL
+    alone = Recommender(recommender.model, VOCABULARY, text_NL, none_NL, 4)
+    inputs = make_inputs(tmp_path, lists, alone)
+    metrics, predictions, page = run(tmp_path, inputs, beams=4, seen_items="drop")
+    assert {p["system"] for p in predictions} == {"text", "neighbours", "hybrid"}
+    assert "fusion_weight" not in metrics and metrics["neighbour_weight"] > 0
+    assert metrics["hybrid_hr_10"] > metrics["text_hr_10"] + 0.2
+    assert "Hybrid, text and neighbours" in page and "weight of the text score" not in page
+
+
+def test_nobody_to_validate_on_leaves_the_neighbours_out(tmp_path, recommender):
+    inputs = make_inputs(tmp_path, [[1, 2]] * 4, recommender)
+    metrics, *_ = run(tmp_path, inputs, beams=4)
+    assert metrics["neighbour_weight"] == 0 and "validation_ndcg_10" not in metrics
+    assert metrics["hybrid_ndcg_10"] == metrics["fused_ndcg_10"]
+    assert "neighbours_ndcg_10" not in metrics  # nobody has any

@@ -1,0 +1,112 @@
+"""Neighbours against plain loops over the histories."""
+
+import numpy as np
+import pytest
+
+from macrec import cooccurrence
+from macrec.neighbours import DECAY, KEPT, SHRINKAGE, WINDOW, Neighbours, Shares
+from macrec.sequences import Sequences
+
+ITEMS = 12
+ALL = np.ones(ITEMS, bool)
+
+
+def sequences(histories):
+    offsets = np.cumsum([0, *(len(h) for h in histories)])
+    return Sequences(np.array([i for h in histories for i in h], np.int32), offsets)
+
+
+def drawn(users, most, seed=0):
+    generator = np.random.default_rng(seed)
+    return [generator.integers(0, ITEMS, n).tolist() for n in generator.integers(1, most, users)]
+
+
+def by_loops(histories):
+    """s(i, j) of all pairs."""
+    near_NN, times_N = np.zeros((ITEMS, ITEMS)), np.zeros(ITEMS)
+    for history in histories:
+        for place, a in enumerate(history):
+            times_N[a] += 1
+            for b in history[place + 1 : place + 1 + WINDOW]:
+                if a != b:
+                    near_NN[a, b] += 1
+                    near_NN[b, a] += 1
+    return near_NN / (np.sqrt(np.outer(times_N, times_N)) + SHRINKAGE)
+
+
+def test_similarity_and_scores_are_those_of_the_equation():
+    histories = drawn(40, 14)
+    neighbours = Neighbours.counted(sequences(histories), ITEMS)
+    similar_NN = by_loops(histories)
+    np.testing.assert_allclose(neighbours.similar_NN.toarray(), similar_NN, rtol=1e-6)
+    asked = [np.array([3]), np.array([1, 7, 1]), np.array([0, 2, 4, 6, 8])]
+    found_BN = neighbours.scores(asked).toarray()
+    for user, history in enumerate(asked):
+        expected = sum(DECAY**back * similar_NN[i] for back, i in enumerate(history[::-1]))
+        np.testing.assert_allclose(found_BN[user], expected, rtol=1e-5)
+
+
+def test_two_by_hand():
+    # item 0 is there twice, item 1 three times; they stand near each other twice
+    neighbours = Neighbours.counted(sequences([[0, 1], [1, 2, 0], [1]]), ITEMS)
+    assert neighbours.similar_NN[0, 1] == pytest.approx(2 / (6**0.5 + SHRINKAGE))
+
+
+def test_an_item_keeps_its_most_similar_ones_only():
+    histories = [[0, other] for other in range(1, KEPT + 6) for _ in range(other % 7 + 1)]
+    flat = sequences(histories)
+    similar_NN = Neighbours.counted(flat, KEPT + 6).similar_NN
+    row = similar_NN[0].toarray()[0]
+    assert (row > 0).sum() == KEPT
+    all_of_them = np.array([other % 7 + 1 for other in range(1, KEPT + 6)])
+    dropped = all_of_them[row[1:] == 0]
+    assert len(dropped) == 5 and (dropped == 1).all()
+
+
+def test_shares_add_up_to_one_over_what_may_be_listed():
+    neighbours = Neighbours.counted(sequences(drawn(40, 14)), ITEMS)
+    histories = [np.array([3]), np.array([1, 7])]
+    listable_N = ALL.copy()
+    listable_N[[0, 5]] = False
+    left_out = np.array([0, 1, 1, 1]), np.array([3, 1, 7, 9])
+    shares = neighbours.shares(histories, listable_N, left_out)
+    scores_BN = neighbours.scores(histories).toarray()
+    scores_BN[:, ~listable_N] = 0
+    scores_BN[left_out] = 0
+    dense_BN = np.zeros_like(scores_BN)
+    dense_BN[shares.user_P, shares.item_P] = shares.share_P
+    np.testing.assert_allclose(dense_BN, scores_BN / scores_BN.sum(1, keepdims=True), rtol=1e-5)
+    pairs = shares.user_P * ITEMS + shares.item_P
+    assert (np.diff(pairs) > 0).all() and (shares.share_P > 0).all()
+
+
+def test_a_user_without_neighbours_has_no_shares():
+    neighbours = Neighbours.counted(sequences([[0, 1], [2]]), ITEMS)
+    shares = neighbours.shares([np.array([2]), np.array([0]), np.array([11])], ALL, None)
+    assert (shares.user_P.tolist(), shares.item_P.tolist()) == ([1], [1])
+    assert shares.share_P.tolist() == [1.0]
+    none = neighbours.shares([np.array([2])], ALL, None)
+    assert not len(none.user_P)
+    assert none.of(np.array([0]), np.array([1])).tolist() == [0]
+    assert not len(none.best(5).user_P)
+
+
+def test_the_best_of_every_user_and_what_is_no_neighbour():
+    shares = Shares(
+        np.array([0, 0, 0, 2, 2]),
+        np.array([1, 4, 6, 0, 3]),
+        np.array([0.2, 0.4, 0.4, 0.5, 0.5], np.float32),
+    )
+    best = shares.best(1)
+    assert (best.user_P.tolist(), best.item_P.tolist()) == ([0, 2], [4, 0])  # a tie: by number
+    assert shares.best(2).item_P.tolist() == [4, 6, 0, 3]
+    found_P = shares.of(np.array([0, 0, 1, 2, 2, 3]), np.array([6, 5, 4, 3, 99, 0]))
+    assert found_P.tolist() == pytest.approx([0.4, 0, 0, 0.5, 0, 0])
+
+
+@pytest.mark.parametrize("pairs_at_once", [1, 7, 50])
+def test_blocks_count_the_same(monkeypatch, pairs_at_once):
+    flat = sequences(drawn(40, 14))
+    whole = cooccurrence.count_neighbours(flat, ITEMS, 3).toarray()
+    monkeypatch.setattr(cooccurrence, "PAIRS_AT_ONCE", pairs_at_once)
+    assert (cooccurrence.count_neighbours(flat, ITEMS, 3).toarray() == whole).all()

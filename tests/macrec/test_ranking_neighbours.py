@@ -1,0 +1,67 @@
+"""Neighbours among the candidates of a search."""
+
+import numpy as np
+import pytest
+
+from macrec.neighbours import Neighbours
+from macrec.ranking import Ranker
+from macrec.sequences import Sequences
+from tests.macrec.test_ranking import HISTORIES, LONG, recommender
+
+ITEMS = 20
+
+
+def neighbours(drawn_without=()) -> Neighbours:
+    generator = np.random.default_rng(3)
+    items = np.setdiff1d(np.arange(ITEMS), drawn_without)
+    histories = generator.choice(items, (60, 5)).astype(np.int32)
+    return Neighbours.counted(Sequences(histories.ravel(), np.arange(0, 301, 5)), ITEMS)
+
+
+@pytest.mark.parametrize("drop_seen", [False, True])
+@pytest.mark.parametrize("allowed", [range(ITEMS), range(0, ITEMS, 2)])
+def test_the_best_neighbours_of_what_the_model_is_shown_are_candidates(drop_seen, allowed):
+    near = neighbours()
+    allowed_N = np.isin(np.arange(ITEMS), list(allowed))
+    how = {"device": "cpu", "batch_size": 2, "drop_seen": drop_seen, "allowed_N": allowed_N}
+    model = recommender(missing=[1, 2], shared=[(4, 9)])
+    found = Ranker(model, neighbours=near, **how).candidates(LONG, 3)
+    without = Ranker(model, **how).candidates(LONG, 3)
+    searched = found.searched()
+    assert searched.user_P.tolist() == without.user_P.tolist()
+    assert searched.item_P.tolist() == without.item_P.tolist()
+    for modality in ("text", "image"):
+        np.testing.assert_allclose(
+            searched.scores_P[modality], without.scores_P[modality], rtol=1e-4
+        )
+    assert len(found.user_P) > len(searched.user_P)
+    assert np.isfinite(found.scores_P["text"]).all()  # what neighbours propose is scored too
+    for user, history in enumerate(LONG):
+        scores_N = near.scores([history[-model.max_history :]]).toarray()[0] * allowed_N
+        if drop_seen:
+            scores_N[history] = 0
+        mine = found.user_P == user
+        np.testing.assert_allclose(
+            found.share_P[mine], (scores_N / scores_N.sum())[found.item_P[mine]], rtol=1e-5
+        )
+        best = [i for i in np.argsort(-scores_N, kind="stable")[:3] if scores_N[i] > 0]
+        assert set(best) <= set(found.item_P[mine].tolist())
+
+
+def test_an_item_without_any_code_is_not_proposed():
+    model = recommender()
+    model.text_codes_NL[7], model.image_codes_NL[7] = -1, -1
+    ranker = Ranker(model, device="cpu", batch_size=5, neighbours=neighbours())
+    found = ranker.candidates(HISTORIES, ITEMS)
+    assert 7 not in found.item_P and neighbours().similar_NN[:, [7]].nnz
+    total_U = np.bincount(found.user_P, found.share_P)
+    np.testing.assert_allclose(total_U, 1, rtol=1e-5)
+
+
+def test_fixed_shapes_change_nothing():
+    ranker = Ranker(recommender(), device="cpu", batch_size=6, neighbours=neighbours())
+    free = ranker.candidates(HISTORIES, 4)
+    ranker.fixed_shapes = True
+    fixed = ranker.candidates(HISTORIES, 4)
+    assert fixed.item_P.tolist() == free.item_P.tolist()
+    assert fixed.share_P.tolist() == free.share_P.tolist()
