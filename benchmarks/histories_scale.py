@@ -1,10 +1,11 @@
-"""Time and memory of history vectors against the size of the log.
+"""Time and memory of what is counted in histories against the size of the log.
 
-    OMP_NUM_THREADS=1 python benchmarks/histories_scale.py --items 100000,1000000 --work DIR
+    OMP_NUM_THREADS=1 python benchmarks/histories_scale.py --items 100000,1000000 --work DIR \
+        [--neighbours]
 
 Makes up a log in which users keep to groups of 200 items, with three strays in ten, some 30
-interactions an item (51 below a million), runs embed_histories in a process of its own, and prints
-one JSON line per size.
+interactions an item (51 below a million), runs embed_histories, or counts the neighbours that
+evaluate and recommend know, in a process of its own, and prints one JSON line per size.
 """
 
 import argparse
@@ -27,17 +28,34 @@ from macrec.artifact import DatasetOutput
 GROUP, LENGTH, STRAYS = 200, 17, 0.3
 USERS_PER_ITEM = {1_000_000: 1.77}  # the largest log has 30 million interactions
 DEFAULT_USERS_PER_ITEM = 3.0
+COUNT = """
+import pathlib, sys
+from macrec.artifact import Artifact
+from macrec.neighbours import Neighbours
+from macrec.sequences import read_sequences
+
+folder, items = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+Neighbours.counted(read_sequences(Artifact.open(folder / "sequences"), items), items)
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", default="100000,1000000", help="sizes, with commas")
     parser.add_argument("--work", type=Path, required=True, help="1 GB is needed for 1M items")
+    parser.add_argument("--neighbours", action="store_true", help="count neighbours, no vectors")
     options = parser.parse_args()
     for items in map(int, options.items.split(",")):
         folder = options.work / str(items)
         interactions = write_log(folder, items)
-        print(json.dumps(measure(folder, items, interactions)), flush=True)
+        command = [sys.executable, "-c", COUNT, str(folder), str(items)]
+        if not options.neighbours:
+            command = [sys.executable, "-m", "components.embed_histories.main"]
+            for name in ("items", "sequences", "out"):
+                command += [f"--{name}", str(folder / name)]
+        what = "neighbours" if options.neighbours else "histories"
+        told = {"benchmark": f"{what}_scale", "items": items, "interactions": interactions}
+        print(json.dumps(told | measure(command)), flush=True)
         shutil.rmtree(folder)
 
 
@@ -78,18 +96,12 @@ def write_log(folder: Path, items: int) -> int:
     return len(item_K)
 
 
-def measure(folder: Path, items: int, interactions: int) -> dict[str, object]:
-    """Runs the stage with its defaults; what it took."""
-    command = [sys.executable, "-m", "components.embed_histories.main"]
-    for name in ("items", "sequences", "out"):
-        command += [f"--{name}", str(folder / name)]
+def measure(command: list[str]) -> dict[str, object]:
+    """Runs it; what it took."""
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
-        "benchmark": "histories_scale",
-        "items": items,
-        "interactions": interactions,
         "seconds": round(time.monotonic() - started, 1),
         "cpu_seconds": round(
             after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1

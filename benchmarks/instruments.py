@@ -55,7 +55,8 @@ def main() -> None:
         sys.exit(2)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     options.results.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    shown = {name: result["test"].get(name) for name in ("fused_hr_10", "fused_ndcg_10")}
+    names = [f"{system}_{m}_10" for system in ("text", "fused", "hybrid") for m in ("hr", "ndcg")]
+    shown = {name: result["test"].get(name) for name in names}
     print(json.dumps({"benchmark": "instruments", "wrote": str(options.results), **shown}))
 
 

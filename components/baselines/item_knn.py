@@ -82,8 +82,8 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
     count_N = popularity(data.training.items, data.items).astype(np.float32)
     taken_UN.data[:] = 1  # who takes an item twice is one user all the same
     users_N = np.bincount(taken_UN.indices, minlength=data.items)
-    both: Any = (taken_UN.T @ taken_UN).tocoo()
-    similar_NN = most_similar(both, users_N, config.shrinkage, config.neighbours)
+    both_NN: Any = (taken_UN.T @ taken_UN).tocsr()
+    similar_NN = most_similar([both_NN], users_N, config.shrinkage, config.neighbours)
     return Fitted(ItemKnn(Neighbours(similar_NN, config.decay), count_N), [])
 
 

@@ -11,13 +11,14 @@ an item that lies t places back with the weight decay^t.
 Shape suffixes: B users of a batch, N items, K interactions, P pairs.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from macrec.cooccurrence import Matrix, count_neighbours
+from macrec.cooccurrence import PAIRS_AT_ONCE, Matrix, count_neighbours
 from macrec.sequences import Histories, Sequences
 
 Float32Array = npt.NDArray[np.float32]
@@ -65,11 +66,10 @@ class Neighbours:
     @classmethod
     def counted(cls, histories: Sequences, items: int) -> "Neighbours":
         """Those of histories, c(i, j) being the times that i and j stood near each other."""
-        counts: Any = count_neighbours(histories, items, WINDOW).tocoo()
-        both = np.concatenate([counts.row, counts.col]), np.concatenate([counts.col, counts.row])
+        upper_NN = count_neighbours(histories, items, WINDOW)
         times_N = np.bincount(histories.items, minlength=items)
-        pairs = sparse.coo_matrix((np.tile(counts.data, 2), both), (items, items))
-        return cls(most_similar(pairs, times_N, SHRINKAGE, KEPT), DECAY)
+        parts = upper_NN, upper_NN.T.tocsr()  # their sum would be half of the memory
+        return cls(most_similar(parts, times_N, SHRINKAGE, KEPT), DECAY)
 
     def scores(self, histories: Histories) -> Matrix:
         """Similarity of items to what the users have, CSR float32 [B, N]; most are absent."""
@@ -109,23 +109,33 @@ class Neighbours:
 
 
 def most_similar(
-    pairs: Matrix, times_N: npt.NDArray[np.integer], shrinkage: float, kept: int
+    parts: Sequence[Matrix], times_N: npt.NDArray[np.integer], shrinkage: float, kept: int
 ) -> Matrix:
     """s(i, j) of the `kept` most similar items j of every item i, CSR float32 [N, N].
 
     Args:
-        pairs: c(i, j), COO and symmetric; what it says of i = j is not read.
+        parts: their sum is c(i, j), each CSR [N, N]; what they say of i = j is not read.
         times_N: c(i).
         shrinkage: the larger, the less a similarity counts that few speak for.
         kept: similar items of each; of equal ones the first by number.
     """
-    other_P = pairs.row != pairs.col
-    row_P, column_P, both_P = pairs.row[other_P], pairs.col[other_P], pairs.data[other_P]
-    size_N = times_N.astype(np.float64)
-    similar_P = both_P / (np.sqrt(size_N[row_P] * size_N[column_P]) + shrinkage)
-    order_P = np.lexsort((column_P, -similar_P, row_P))
-    row_P, column_P, similar_P = row_P[order_P], column_P[order_P], similar_P[order_P]
-    first_N = np.concatenate([[0], np.cumsum(np.bincount(row_P, minlength=len(times_N)))])
-    kept_P = np.arange(len(row_P)) - first_N[row_P] < kept
-    content = (similar_P[kept_P].astype(np.float32), (row_P[kept_P], column_P[kept_P]))
-    return sparse.csr_matrix(content, pairs.shape)
+    items, size_N = len(times_N), times_N.astype(np.float64)
+    bounds: Any = np.sum([part.indptr for part in parts], axis=0, dtype=np.int64)
+    blocks: list[Matrix] = []
+    begin = 0
+    while begin < items:  # a few rows at a time: the sort takes many times what they do
+        most = bounds[begin] + PAIRS_AT_ONCE
+        end = max(begin + 1, int(np.searchsorted(bounds, most, side="right")) - 1)
+        block: Any = sum(part[begin:end] for part in parts)
+        block = block.tocoo()
+        row_P, column_P = block.row + begin, block.col
+        similar_P = block.data / (np.sqrt(size_N[row_P] * size_N[column_P]) + shrinkage)
+        similar_P[row_P == column_P] = 0
+        order_P = np.lexsort((column_P, -similar_P, row_P))
+        row_P, column_P, similar_P = block.row[order_P], column_P[order_P], similar_P[order_P]
+        kept_P = np.arange(len(row_P)) - np.searchsorted(row_P, row_P) < kept
+        kept_P &= similar_P > 0
+        content = (similar_P[kept_P].astype(np.float32), (row_P[kept_P], column_P[kept_P]))
+        blocks.append(sparse.csr_matrix(content, (end - begin, items)))
+        begin = end
+    return sparse.vstack(blocks, format="csr")

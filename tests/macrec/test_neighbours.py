@@ -105,6 +105,14 @@ def test_the_best_of_every_user_and_what_is_no_neighbour():
 
 
 @pytest.mark.parametrize("pairs_at_once", [1, 7, 50])
+def test_blocks_of_items_have_the_same_neighbours(monkeypatch, pairs_at_once):
+    flat = sequences(drawn(40, 14))
+    whole = Neighbours.counted(flat, ITEMS).similar_NN.toarray()
+    monkeypatch.setattr("macrec.neighbours.PAIRS_AT_ONCE", pairs_at_once)
+    assert (Neighbours.counted(flat, ITEMS).similar_NN.toarray() == whole).all()
+
+
+@pytest.mark.parametrize("pairs_at_once", [1, 7, 50])
 def test_blocks_count_the_same(monkeypatch, pairs_at_once):
     flat = sequences(drawn(40, 14))
     whole = cooccurrence.count_neighbours(flat, ITEMS, 3).toarray()
