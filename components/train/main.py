@@ -49,6 +49,11 @@ class Outputs:
     """T5 model, vocabulary and semantic IDs; history.json is the learning curve."""
 
 
+def not_run(config: Config) -> set[tuple[str, str]]:
+    """Validation ranks without neighbours: how they are counted leaves a training valid."""
+    return {(f"macrec.{name}", "macrec.neighbours") for name in ("ranking", "candidates")}
+
+
 DISTRIBUTED = True  # torchrun may start several processes
 
 

@@ -35,7 +35,7 @@ class Candidates(NamedTuple):
     found_P: dict[Modality, npt.NDArray[np.bool_]]
     """Whether this modality's beam search found the item."""
     share_P: FloatArray
-    """The item's share of all similarity to the user's history, 0 where it is no neighbour."""
+    """The item's share among the user's neighbours, 0 where it is none of them."""
 
     def where(self, kept_P: npt.NDArray[np.bool_] | IntArray) -> "Candidates":
         """Some of the pairs, of the same users."""

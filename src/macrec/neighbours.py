@@ -6,7 +6,9 @@ of any kind:
     s(i, j) = c(i, j) / (sqrt(c(i) c(j)) + shrinkage)
 
 Every item keeps its most similar ones. A user's score of j is the sum of s(i, j) over his history,
-an item that lies t places back with the weight decay^t.
+an item that lies t places back with the weight decay^t. Beside other scores it counts as a share of
+the user's squared scores, so that those lead that stand out from the many that are a little similar
+(as in case amplification, Breese, Heckerman and Kadie 1998); docs/results.md says what it is worth.
 
 Shape suffixes: B users of a batch, N items, K interactions, P pairs.
 """
@@ -30,6 +32,8 @@ scientific 1 to 20 places gave the same lists (docs/results.md)."""
 SHRINKAGE: Final = 10.0
 KEPT: Final = 100
 DECAY: Final = 0.7
+AMPLIFIED: Final = 2
+"""Power of the scores of which shares are taken."""
 
 
 class Shares(NamedTuple):
@@ -38,7 +42,7 @@ class Shares(NamedTuple):
     user_P: Int64Array
     item_P: Int64Array
     share_P: Float32Array
-    """Of all similarity to the user's history; those of one user add up to 1."""
+    """Of all squared scores of the user; his shares add up to 1."""
 
     def best(self, most: int) -> "Shares":
         """The `most` largest shares of every user; equal ones by item."""
@@ -88,7 +92,7 @@ class Neighbours:
         listable_N: npt.NDArray[np.bool_],
         left_out: tuple[Int64Array, Int64Array] | None,
     ) -> Shares:
-        """What part of all similarity each neighbour has.
+        """What share each neighbour has, its score squared, in all that are neighbours.
 
         Args:
             histories: of the users of a batch.
@@ -101,7 +105,8 @@ class Neighbours:
         if left_out is not None:
             items = len(listable_N)
             kept_P &= ~np.isin(user_P * items + item_P, left_out[0] * items + left_out[1])
-        user_P, item_P, score_P = user_P[kept_P], item_P[kept_P], found.data[kept_P]
+        user_P, item_P = user_P[kept_P], item_P[kept_P]
+        score_P = found.data[kept_P].astype(np.float64) ** AMPLIFIED
         order = np.lexsort((item_P, user_P))
         user_P, item_P, score_P = user_P[order], item_P[order], score_P[order]
         total_B = np.bincount(user_P, score_P, minlength=len(histories))

@@ -15,6 +15,7 @@ from components.train import trainer, training
 from components.train.rows import TASKS
 from components.train.schedule import Schedule, decay_epochs
 from macrec.errors import UserError
+from macrec.fingerprint import sources
 from macrec.generator import build_model, load_recommender
 from macrec.t5 import weights_of
 from macrec.tokens import PAD
@@ -368,3 +369,10 @@ def test_items_that_have_no_semantic_id_are_counted(tmp_path):
     inputs = stage_inputs(tmp_path, histories, catalogue_codes())
     with pytest.raises(UserError, match=r"2 of 8 interactions name items outside 0\.\.11"):
         run_stage(tmp_path / "recommender", SMALL, inputs)
+
+
+def test_how_neighbours_are_counted_is_no_part_of_a_training():
+    trained = sources("components.train.main", stage.not_run(stage.Config()))
+    evaluated = sources("components.evaluate.main")
+    assert "macrec.ranking" in trained and "macrec.neighbours" not in trained
+    assert "macrec.neighbours" in evaluated
