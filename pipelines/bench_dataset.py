@@ -44,7 +44,7 @@ def open_dataset(folder: Path, system: str = "") -> Dataset:
     Args:
         folder: with the folders sequences and items, and those of vectors if there are any; or the
             output folder of a run.
-        system: of the run, whose list is compared; the fused one by default.
+        system: of the run, whose list is compared; the hybrid one by default, else the fused one.
 
     Raises:
         UserError: it is neither.

@@ -84,7 +84,7 @@ def add_flags(parser: argparse.ArgumentParser, *, search_alone: bool = False) ->
     add("--threads", type=int, default=0, help="CPU threads; 0: as torch chooses")
     if not search_alone:
         add("--seeds", type=int, default=1, help="trainings of each model, seeds 0 to N - 1")
-        add("--system", default="", help="list of the run (default: the fused one)")
+        add("--system", default="", help="list of the run (default: the hybrid one)")
         add(
             "--jobs",
             type=int,

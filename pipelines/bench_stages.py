@@ -118,7 +118,7 @@ def make(place: Place, settings: Settings, until: str) -> Made:
 
 
 def _lists(settings: Settings, metrics: Mapping[str, Mapping[str, float]]) -> Settings:
-    """Only the list that counts: the fused one, or that of the only modality with wide beams."""
+    """Only the list that counts: hybrid or fused, or that of the only modality with wide beams."""
     declared = run_parameters()
     beams, wide = (
         settings.get(name, declared[name].default)
