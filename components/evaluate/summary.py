@@ -64,7 +64,7 @@ def write_report(
     examples = example_users(ranker, split, places, choice.weights, config.beams, cards)
     cards.close()
     artifacts = _artifacts(inputs)
-    names = _names(config, evaluated.generated)
+    names = _names(config)
     report = Report(
         title="MACRec run report",
         subtitle=f"Generative recommendation from {notes.sides(ranker.modalities)}",
@@ -92,7 +92,7 @@ def write_report(
     outputs.summary.write_text(render_markdown(report))
 
 
-def _names(config: "Config", generated: str) -> dict[str, tuple[str, Role]]:
+def _names(config: "Config") -> dict[str, tuple[str, Role]]:
     """Each system as the report names it, in the order of the table."""
     wide = f"{config.single_modality_beams} beams"
     return {
@@ -104,8 +104,8 @@ def _names(config: "Config", generated: str) -> dict[str, tuple[str, Role]]:
         "fused_published": ("Fused, published rule", "other"),
         "fused_rrf": ("Fused, reciprocal rank", "other"),
         "fused": ("Fused", "fused"),
-        "neighbours": ("Neighbours in histories", "other"),
-        "hybrid": (f"Hybrid, {generated} and neighbours", "fused"),
+        "neighbours": ("Neighbours", "other"),
+        "hybrid": ("Hybrid", "fused"),
     }
 
 
