@@ -112,10 +112,9 @@ def spectral_labels(edges_RR: sparse.csr_matrix, clusters: int) -> Int64Array:
     scale_R = 1 / np.sqrt(degree_R + everywhere)
     if count <= DENSE:
         graph_RR = edges_RR.toarray() + everywhere / count
-        first = [count - clusters, count - 1]
-        _, vectors_RK = linalg.eigh(
-            scale_R[:, None] * graph_RR * scale_R, subset_by_index=first, driver="evr"
-        )
+        # All of them: a driver for some ("evr") finds none of equal ones on some CPUs.
+        _, vectors_RR = linalg.eigh(scale_R[:, None] * graph_RR * scale_R, driver="evd")
+        vectors_RK = vectors_RR[:, count - clusters :]
     else:
 
         def product(x_R: Float64Array) -> Float64Array:

@@ -36,7 +36,8 @@ def ended_run(out: Path, **config) -> Path:
     save_recommender(output.path, Recommender(model.eval(), vocabulary, codes_NL, codes_NL, 4))
     output.commit({"stage": "train"})
     none = [[] for _ in schema.PREDICTIONS]
-    chosen = {"fusion_weight": 0.4, "renormalise": False, "seen_items": "drop"}
+    chosen = {"fusion_weight": 0.4, "neighbour_weight": 0.0}
+    chosen |= {"renormalise": False, "seen_items": "drop"}
     made = DatasetOutput(out / "recommendations")
     made.prepare()
     with made.dataset(schema.RECOMMENDATIONS):
