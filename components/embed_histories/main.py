@@ -63,7 +63,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     Raises:
         UserError: an interaction names an item outside the catalogue.
     """
-    from components.embed_histories.cooccurrence import embed, no_vectors
+    from components.embed_histories.vectors import embed, no_vectors
 
     ids = inputs.items.table(["item_id"]).column(0)
     if config.dim:

@@ -28,7 +28,7 @@ Int64Array = npt.NDArray[np.int64]
 
 WINDOW: Final = 5
 """Items at most so many places apart are counted together: bounds the pairs of long histories. On
-scientific 1 to 20 places gave the same lists (docs/results.md)."""
+scientific lists of 1 to 20 places were equally good (docs/results.md)."""
 SHRINKAGE: Final = 10.0
 KEPT: Final = 100
 DECAY: Final = 0.7

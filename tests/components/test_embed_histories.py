@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from components.embed_histories import cooccurrence
 from components.embed_histories import main as stage
+from components.embed_histories import vectors as embedding
 from macrec import schema
 from macrec.artifact import Artifact, DatasetOutput
 from macrec.cooccurrence import count_neighbours
@@ -91,8 +91,8 @@ def test_information_of_a_tiny_log_by_hand(tmp_path):
     counts_NN = inner(histories, 4, 1)
     assert counts_NN.tolist() == [[0, 2, 0, 0], [2, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0]]
     met_N = counts_NN.sum(0)
-    found_NN = cooccurrence.positive_information(
-        cooccurrence.sparse.csr_array(np.triu(counts_NN)), met_N
+    found_NN = embedding.positive_information(
+        embedding.sparse.csr_array(np.triu(counts_NN)), met_N
     ).toarray()
     expected = np.zeros((4, 4))
     expected[0, 1] = np.log(2 * 8 / (2 * 3))
@@ -106,8 +106,8 @@ def test_information_of_a_tiny_log_by_hand(tmp_path):
 
 def test_pairs_that_chance_explains_say_nothing():
     counts_NN = np.array([[0, 9, 9, 1], [9, 0, 1, 9], [9, 1, 0, 9], [1, 9, 9, 0]])
-    upper_NN = cooccurrence.sparse.csr_array(np.triu(counts_NN))
-    found_NN = cooccurrence.positive_information(upper_NN, counts_NN.sum(0))
+    upper_NN = embedding.sparse.csr_array(np.triu(counts_NN))
+    found_NN = embedding.positive_information(upper_NN, counts_NN.sum(0))
     assert found_NN.toarray()[0, 3] == 0  # log(1 * 76 / 19^2) is negative
     np.testing.assert_allclose(found_NN.toarray(), information(counts_NN), rtol=1e-6)
 
@@ -287,10 +287,10 @@ def test_config_is_checked(config):
 
 
 def test_met_stops_at_the_largest_int32(tmp_path, monkeypatch):
-    real = cooccurrence.embed
+    real = embedding.embed
     huge = 2**40
     monkeypatch.setattr(
-        cooccurrence, "embed", lambda *given: real(*given)._replace(met_N=np.full(3, huge))
+        embedding, "embed", lambda *given: real(*given)._replace(met_N=np.full(3, huge))
     )
     artifact, _ = run(tmp_path, 3, [[0, 1, 2, *HELD_OUT]])
     assert met(artifact) == [2**31 - 1] * 3

@@ -369,7 +369,14 @@ def test_lists_of_which_nothing_is_left_are_refused(tmp_path, inputs, name, ids,
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"top_k": -1}, {"beams": 0}, {"fusion_weight": 1.5}, {"neighbour_weight": 1.0}]
+    "wrong",
+    [
+        {"top_k": -1},
+        {"beams": 0},
+        {"fusion_weight": 1.5},
+        {"fusion_weight": -0.5},
+        {"neighbour_weight": 1.0},
+    ],
 )
 def test_bad_config_is_refused(wrong):
     with pytest.raises(UserError, match="recommend"):
