@@ -13,6 +13,7 @@ legal for him.
 from typing import Final, NamedTuple
 
 import torch
+from torch.nn import functional
 
 from macrec.decoder import Encoded, decoder_states, logits
 from macrec.hidden import Hidden
@@ -154,6 +155,7 @@ def score_items(
 ) -> torch.Tensor:
     """Scores [B, W] of the given codes [B, W, L] by teacher forcing; -inf for rows of -1.
 
+    A prefix that neighbouring codes share is decoded once: codes in ascending order take least.
     With `legal`, each softmax is over the legal children in that trie; -inf for codes not in it,
     and for those `hidden` from the user.
     """
@@ -176,31 +178,57 @@ def _score_part(
     score_BW.masked_fill_(target_BWL[:, :, 0] < 0, -torch.inf)
     target_BWL = target_BWL.clamp(min=PAD)
     node_BW = torch.zeros_like(target_BWL[:, :, 0])
-    own_1W = torch.arange(candidates, device=node_BW.device)[None]
-    token_B1 = target_BWL.new_full((users, 1), start_token)  # the same for every candidate
-    state_BWD, past = decoder_states(encoded, token_B1)
-    state_BWD = state_BWD.expand(-1, candidates, -1)
+    token_BP = target_BWL.new_full((users, 1), start_token)
+    place_BW, parent_BP, past = torch.zeros_like(node_BW), None, None
     for depth in range(levels):
+        if depth:  # candidates of one prefix write the same
+            before_BW, place_BW = place_BW, _prefix_places(target_BWL[:, :, :depth])
+            prefixes = candidates if _shapes_are_fixed(node_BW) else int(place_BW.max()) + 1
+            none_BP = target_BWL.new_zeros(users, prefixes)
+            token_BP = none_BP.scatter(1, place_BW, target_BWL[:, :, depth - 1])
+            parent_BP = none_BP.scatter(1, place_BW, before_BW)
+        state_BPD, past = decoder_states(encoded, token_BP, past, parent_BP)
         target_BW = target_BWL[:, :, depth]
-        if depth:
-            parent_1W = own_1W if depth > 1 else own_1W * 0
-            token_BW = target_BWL[:, :, depth - 1]
-            state_BWD, past = decoder_states(encoded, token_BW, past, parent_1W)
         if legal is None:
-            score_BW += _scores_at(encoded, state_BWD, own_1W.expand(users, -1), target_BW)
-            continue
-        most = legal.most_children(depth, 1)  # candidates may share a node
-        width = candidates * most if _shapes_are_fixed(node_BW) else None
-        alive_BW = score_BW > -torch.inf
-        child_BC, parent_BC, step_BC = child_steps(
-            encoded, state_BWD, legal, node_BW, alive_BW, depth, width, True, hidden
-        )
-        chosen_BC = legal.token[child_BC] == target_BW.gather(1, parent_BC)
-        step_BC.masked_fill_(~chosen_BC, -torch.inf)
-        none_BW = torch.full_like(score_BW, -torch.inf)
-        score_BW += none_BW.scatter_reduce(1, parent_BC, step_BC, "amax")
-        # what is not in the trie goes on from some node of the right depth
-        some = legal.depth_start[depth + 1]
-        reached_BC = child_BC.masked_fill(~chosen_BC, some)
-        node_BW = torch.full_like(node_BW, some).scatter_reduce(1, parent_BC, reached_BC, "amax")
+            score_BW += _scores_at(encoded, state_BPD, place_BW, target_BW)
+        else:
+            state_BWD = state_BPD.gather(1, place_BW[..., None].expand(-1, -1, state_BPD.shape[2]))
+            step_BW, node_BW = _legal_steps(
+                encoded, state_BWD, legal, node_BW, score_BW, target_BW, depth, hidden
+            )
+            score_BW += step_BW
     return score_BW
+
+
+def _prefix_places(prefix_BWL: torch.Tensor) -> torch.Tensor:
+    """A number [B, W] for the prefix of each candidate, from 0 up; neighbours that are alike share
+    it. Leaves in ascending order have all that are alike side by side."""
+    changed_BW = (prefix_BWL[:, 1:] != prefix_BWL[:, :-1]).any(dim=2)
+    return functional.pad(changed_BW.cumsum(dim=1), (1, 0))
+
+
+def _legal_steps(
+    encoded: Encoded,
+    state_BWD: torch.Tensor,
+    legal: Trie,
+    node_BW: torch.Tensor,
+    score_BW: torch.Tensor,
+    target_BW: torch.Tensor,
+    depth: int,
+    hidden: Hidden | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [B, W] of the targets among the children of the nodes [B, W], and the
+    children; -inf for a target that is none of them, which goes on from some node below."""
+    most = legal.most_children(depth, 1)  # candidates may share a node
+    width = node_BW.shape[1] * most if _shapes_are_fixed(node_BW) else None
+    alive_BW = score_BW > -torch.inf
+    child_BC, parent_BC, step_BC = child_steps(
+        encoded, state_BWD, legal, node_BW, alive_BW, depth, width, True, hidden
+    )
+    chosen_BC = legal.token[child_BC] == target_BW.gather(1, parent_BC)
+    step_BC.masked_fill_(~chosen_BC, -torch.inf)
+    none_BW = torch.full_like(score_BW, -torch.inf)
+    some = legal.depth_start[depth + 1]
+    reached_BC = child_BC.masked_fill(~chosen_BC, some)
+    reached_BW = torch.full_like(node_BW, some).scatter_reduce(1, parent_BC, reached_BC, "amax")
+    return none_BW.scatter_reduce(1, parent_BC, step_BC, "amax"), reached_BW

@@ -13,6 +13,7 @@ from macrec.hidden import Hidden
 from macrec.tokens import EOS, MISSING, PAD, SEQUENCE_TO_IMAGE, SEQUENCE_TO_TEXT, Vocabulary
 from macrec.trie import Trie
 
+DECODER_STATES = decode.decoder_states
 VOCABULARY = Vocabulary(levels=3, codebook_size=6)
 SOURCES = torch.tensor(
     [[20, 30, 35, 17, 24, 31, EOS], [18, 23, 29, EOS, PAD, PAD, PAD], [MISSING, EOS] + [PAD] * 5]
@@ -56,6 +57,28 @@ def test_teacher_forcing_equals_stock_transformers(model):
     for start in (SEQUENCE_TO_TEXT, SEQUENCE_TO_IMAGE):
         ours = score_items(encoded, start, tokens_CL.expand(3, -1, -1))
         torch.testing.assert_close(ours, stock_scores(model, SOURCES, start, tokens_CL))
+
+
+def test_prefixes_that_codes_share_are_decoded_once_whoever_asks(model, monkeypatch):
+    """Every user asks for codes of his own; in any order they have the same scores."""
+    trie, asked = Trie.build(catalogue(40)), np.random.default_rng(1)
+    leaf_BW = torch.from_numpy(np.stack([asked.permutation(trie.leaves)[:20] for _ in SOURCES]))
+    widths = []
+
+    def decoder_states(encoded, token_BP, *past):
+        widths.append(token_BP.shape[1])
+        return DECODER_STATES(encoded, token_BP, *past)
+
+    monkeypatch.setattr(decode, "decoder_states", decoder_states)
+    encoded = encode(model, SOURCES)
+    shuffled_BW = score_items(encoded, SEQUENCE_TO_TEXT, trie.leaf_tokens[leaf_BW])
+    widths.clear()
+    ordered_BW, from_BW = leaf_BW.sort(dim=1)
+    scores_BW = score_items(encoded, SEQUENCE_TO_TEXT, trie.leaf_tokens[ordered_BW])
+    torch.testing.assert_close(scores_BW, shuffled_BW.gather(1, from_BW))
+    prefixes = [trie.leaf_tokens[ordered_BW][:, :, :depth] for depth in (1, 2)]
+    most = [max(len(set(map(tuple, u))) for u in p.tolist()) for p in prefixes]
+    assert widths == [1, *most] and most[0] <= 6 < most[1] < 20
 
 
 def test_teacher_forcing_gives_absent_codes_no_score(model):
