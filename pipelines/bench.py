@@ -1,23 +1,16 @@
 """`macrec bench` and `macrec tune`: systems on one data set, in one harness, compared."""
 
 import argparse
-import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
-from components.baselines import main as stage
-from components.baselines.registry import ENTRIES, MODELS, ModelName
-from macrec.artifact import Artifact, Json, write_atomically
+from components.baselines.registry import ENTRIES, ModelName
+from macrec.artifact import Json, write_atomically
 from macrec.errors import UserError, check
-from macrec.fingerprint import code_version
-from macrec.parameters import fields
 from macrec.progress import log
-from macrec.significance import read_scores
-from macrec.stage import execute
-from macrec.store import ArtifactStore
-from pipelines import bench_recipes, bench_search, bench_stages
+from pipelines import bench_models, bench_recipes, bench_stages
 from pipelines.bench_dataset import Dataset, open_dataset
 from pipelines.bench_options import Options, add_flags, given
 from pipelines.bench_own import Ours
@@ -38,9 +31,7 @@ def bench(options: Options, dataset: Dataset) -> Path:
     names, left_out = _that_can_run(options, dataset)
     recipes = [name for name in names if name in RECIPES]
     ours = Ours(options, dataset) if recipes else None  # what is wrong with them is said first
-    systems: dict[str, System] = {
-        name: _system(options, dataset, name) for name in MODELS if name in names
-    }
+    systems: dict[str, System] = {**bench_models.systems(options, dataset, _baselines(names))}
     failed: list[Json] = []
     if ours:
         found = ours.systems(recipes)
@@ -76,7 +67,7 @@ def tune(options: Options, dataset: Dataset) -> Iterator[Path]:
     names, _ = _that_can_run(options, dataset)
     recipes = [name for name in names if name in RECIPES]
     ours = Ours(options, dataset) if recipes else None  # what is wrong with them is said first
-    yield from (_searched(options, dataset, name) for name in MODELS if name in names)
+    yield from (bench_models.searched(options, dataset, name) for name in _baselines(names))
     if ours:
         yield from map(ours.searched, dict.fromkeys(map(bench_recipes.searched_as, recipes)))
 
@@ -103,50 +94,9 @@ def _that_can_run(options: Options, dataset: Dataset) -> tuple[list[str], dict[s
     return names, left_out
 
 
-def _inputs(dataset: Dataset, name: ModelName) -> Any:
-    takes = {f.name for f in dataclasses.fields(stage.Inputs)}
-    inputs = stage.Inputs(**{n: a for n, a in dataset.artifacts.items() if n in takes})
-    return stage.used_inputs(stage.Config(model=name), inputs)
-
-
-def _system(options: Options, dataset: Dataset, name: ModelName) -> System:
-    """A model of the stage baselines."""
-    entry = ENTRIES[name]
-    settings, searched = tuple(options.own[name]), None
-    if options.trials:
-        searched = json.loads(_searched(options, dataset, name).read_bytes())
-        settings = tuple(f"{n}={value}" for n, value in searched["best"]["settings"].items())
-    seeds = list(range(options.seeds if entry.seeded else 1))
-    system = System(name, entry.title, [*seeds], [], [], settings, searched)
-    store = ArtifactStore(str(options.out / "store"))
-    for seed in seeds:
-        config = stage.Config(model=name, settings=settings, seed=seed, **options.stage)
-        folder = options.out / name / f"seed-{seed}"
-        outputs = stage.Outputs(**{p.name: p.kind(folder / p.name) for p in fields(stage.Outputs)})
-        inputs = _inputs(dataset, name)
-        done = execute(stage, config, inputs, outputs, options.execution, store=store)
-        system.figures.append(done.metrics)
-        system.scores.append(read_scores(Artifact.open(outputs.predictions.path), name))
-        log.info("%s, seed %d: NDCG@10 %.4f", name, seed, done.metrics["ndcg_10"])
-    return system
-
-
-def _searched(options: Options, dataset: Dataset, name: ModelName) -> Path:
-    """The file of a model's trials, made anew unless it is that of the same search."""
-    from components.baselines.registry import baseline, read_settings
-    from components.baselines.search import of_baseline
-
-    def candidate() -> Any:
-        config = stage.Config(model=name, **options.stage)
-        _, data, course = stage.opened(config, _inputs(dataset, name), options.execution)
-        return of_baseline(baseline(name), data, course, read_settings(name, options.own[name]))
-
-    asked: Json = {
-        "stage": options.stage,
-        "inputs": {n: dataset.artifacts[n].digest for n in ("sequences", *ENTRIES[name].reads)},
-        "code_version": code_version(stage, stage.Config(model=name)),
-    }
-    return bench_search.searched(options, name, asked, candidate)
+def _baselines(names: Sequence[str]) -> list[ModelName]:
+    """Those that are models of the stage baselines."""
+    return [model for model in get_args(ModelName) if model in names]
 
 
 def run_bench(options: argparse.Namespace) -> None:

@@ -42,6 +42,7 @@ class Options(NamedTuple):
     configs: tuple[Path, ...] = ()
     """The data set's run parameters, for our own systems."""
     jobs: int = 1
+    """Trainings at once."""
 
 
 def add_flags(parser: argparse.ArgumentParser, *, search_alone: bool = False) -> None:
@@ -89,8 +90,8 @@ def add_flags(parser: argparse.ArgumentParser, *, search_alone: bool = False) ->
             "--jobs",
             type=int,
             default=1,
-            help="trainings of our own systems at once, in processes of --threads (default: one) "
-            "each; a search tries one after the other",
+            help="trainings at once, in processes of --threads (default: one) each; a search tries "
+            "one after the other",
         )
 
 
@@ -110,7 +111,8 @@ def given(options: argparse.Namespace) -> Options:
     check(jobs >= 1, "--jobs: 1 or more.")
     check(options.trials >= 0 and options.minutes > 0, "--trials: 0 or more; --minutes: above 0.")
     shared, own = _assigned(options.set, names)
-    execution = stage.Execution(device=options.device, threads=options.threads)
+    threads = options.threads or int(jobs > 1)
+    execution = stage.Execution(device=options.device, threads=threads)
     config = dataclasses.asdict(build(stage.Config, shared))
     return Options(
         models=tuple(names),

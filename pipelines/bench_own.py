@@ -14,6 +14,7 @@ from pipelines.bench_dataset import Dataset
 from pipelines.bench_options import Options
 from pipelines.bench_recipes import RECIPES, Settings
 from pipelines.bench_table import System
+from pipelines.bench_work import work
 
 
 class Found(NamedTuple):
@@ -34,7 +35,7 @@ class Ours:
             {name: dataset.artifacts[name].path.resolve() for name in bench_stages.GIVEN},
             options.out.resolve(),
             options.execution.device,
-            options.execution.threads or int(options.jobs > 1),
+            options.execution.threads,
         )
         for name in options.models:
             if name in RECIPES:
@@ -80,7 +81,8 @@ class Ours:
             settings = self.settings(name, found)
             jobs += [bench_stages.Job(name, seed, settings) for seed in range(self.options.seeds)]
         systems: dict[str, System] = {}
-        for job, done in bench_stages.work(self._place, jobs, self.options.jobs):
+        do = partial(bench_stages.done, self._place)  # the seeds of a system after each other
+        for job, done in work(do, jobs, self.options.jobs):
             if isinstance(done, str):
                 failed.append({"system": job.system, "seed": job.seed, "reason": done})
                 continue

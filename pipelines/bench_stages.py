@@ -7,11 +7,8 @@ histories, and the quantizer for all that differ in the generator alone.
 
 import fcntl
 import json
-import logging
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -245,30 +242,8 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
     return len(histories) / max(time.monotonic() - started, 1e-9)
 
 
-def work(place: Place, jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Trained | str]]:
-    """Does jobs, in their order, and tells what came of each: a system, or why there is none.
-
-    The seeds of a system come one after the other, so that processes seldom want the same result.
-    """
-    if processes == 1 or len(jobs) == 1:
-        yield from ((job, _done(place, job)) for job in jobs)
-        return
-    context = multiprocessing.get_context("spawn")  # torch does not survive a fork
-    with ProcessPoolExecutor(processes, context, _logging) as pool:
-        running = [pool.submit(_done, place, job) for job in jobs]
-        try:
-            for job, future in zip(jobs, running, strict=True):
-                yield job, future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # those that have not begun
-            raise
-
-
-def _logging() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-
-
-def _done(place: Place, job: Job) -> Trained | str:
+def done(place: Place, job: Job) -> Trained | str:
+    """What came of a job: a system, or why there is none."""
     log.info("%s, seed %d: begins", job.system, job.seed)
     try:
         return trained(place, seeded(job.settings, job.seed))

@@ -7,7 +7,7 @@ import pytest
 
 from components.baselines import sasrec
 from macrec.artifact import Artifact
-from pipelines import bench
+from pipelines import bench_models
 from pipelines.bench_dataset import open_dataset
 from pipelines.version import VERSION
 from tests import planted_sequences as planted
@@ -201,6 +201,23 @@ def test_what_cannot_be_asked_is_refused(data, tmp_path, here, flags, message):
     assert called.code == 2 and message in called.err
 
 
+def test_trainings_at_once_come_to_the_same(data, tmp_path, here):
+    told = []
+    for jobs in ("1", "2"):
+        out = tmp_path / jobs
+        asked = ["--dataset", data, "--models", "item_knn,sasrec", "--seeds", "2", *QUICK]
+        assert here("bench", *asked, "--threads", "1", "--jobs", jobs, "--out", out).code == 0
+        told.append(json.loads((out / "bench.json").read_text())["systems"])
+    for name, seeds in (("item_knn", [0]), ("sasrec", [0, 1])):
+        one, both = (systems[name] for systems in told)
+        assert one["seeds"] == both["seeds"] == seeds
+        measured = {"train_seconds", "users_per_second"}
+        for a, b in zip(one["by_seed"], both["by_seed"], strict=True):
+            assert {k: v for k, v in a.items() if k not in measured} == {
+                k: v for k, v in b.items() if k not in measured
+            }
+
+
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path, here):
     called = here("bench", "--dataset", tmp_path, "--out", tmp_path / "out")
     assert called.code == 2 and f"no {VERSION} and no sequences and no items" in called.err
@@ -212,4 +229,4 @@ def test_vectors_beside_the_data_are_found(data, tmp_path):
     (tmp_path / "text_embeddings").symlink_to(data / "items")
     found = open_dataset(tmp_path)
     assert set(found.artifacts) == {"sequences", "items", "text_embeddings"} and found.own is None
-    assert bench._inputs(found, "popular").text_embeddings is None  # it does not read them
+    assert bench_models.inputs_of(found, "popular").text_embeddings is None  # it does not read them

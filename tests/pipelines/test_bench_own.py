@@ -15,6 +15,7 @@ from macrec.errors import UserError
 from pipelines import bench_own, bench_stages
 from pipelines.bench_dataset import open_dataset
 from pipelines.bench_options import add_flags, given
+from pipelines.bench_work import work
 from tests import planted_sequences as planted
 from tests.artifacts import dataset
 from tests.planted_sequences import ITEMS, follow, prepared
@@ -167,7 +168,7 @@ def test_another_call_finds_all_of_it(told, benched, here):
 def test_processes_do_the_jobs_and_answer_in_their_order(tmp_path):
     place = bench_stages.Place({"items": tmp_path / "items"}, tmp_path, "cpu", 0)
     jobs = [bench_stages.Job(name, seed, {}) for name in ("tiger", "macrec") for seed in (0, 1)]
-    done = list(bench_stages.work(place, jobs, 2))
+    done = list(work(functools.partial(bench_stages.done, place), jobs, 2))
     assert [job for job, _ in done] == jobs
     assert all("items: no manifest.json" in answer for _, answer in done)
 
