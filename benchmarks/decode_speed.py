@@ -1,13 +1,14 @@
 """Speed of constrained beam search against stock `generate`, in one run, and what it finds.
 
     PYTHONPATH=src:. python benchmarks/decode_speed.py --data DATA/instruments [--threads 2] \\
-        [--recommender FOLDER]
+        [--precision bfloat16] [--recommender FOLDER]
 
 Blocks alternate: stock (benchmarks/stock.py: its vocabulary, random weights) in one modality and in
 both, ours in one, in both, and the whole fused path, which scores every candidate under the other
 modality too. Test users in random order, another draw per round; the first round warms up, and
 chooses the batch size that stock is fastest with. Weights are random unless --recommender names a
 trained folder: they do not change the speed. One trained on one modality is measured in that one.
+Stock stays float32 whatever --precision ours has.
 
 It also compares lists. On a few users `generate` runs on OUR weights and sources: the same items
 must come with the same scores. And the lists of ours are held against the exhaustive scores of the
@@ -21,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from macrec.fusion import fuse
 from macrec.generator import ModelSize, Recommender, build_model, load_recommender
 from macrec.lists import Lists
 from macrec.ranking import Ranker
-from macrec.runtime import choose_device
+from macrec.runtime import Precision, choose_device
 from macrec.tokens import MODALITIES, PAD, SEQUENCE_TASK, Int32Array, Modality
 
 Histories = Sequence[Int32Array]
@@ -46,13 +48,16 @@ def main() -> None:
     data = generator_data.load(options.data)
     recommender = _recommender(options.recommender, data)
     histories = [history[:-1] for history in data.histories() if len(history) > 1]
-    ranker = Ranker(recommender, device=device, batch_size=options.batch)
+    ranker = Ranker(
+        recommender, device=device, batch_size=options.batch, precision=options.precision
+    )
     line: dict[str, object] = {
         "benchmark": "decode_speed",
         "data": data.name,
         "weights": "trained" if options.recommender else "random",
         "beams": options.beams,
         "batch": options.batch,
+        "precision": options.precision,
     }
     line |= _speeds(options, histories, recommender, ranker, device)
     rng = np.random.default_rng(1)
@@ -244,6 +249,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="blocks of each")
     parser.add_argument("--users", type=int, default=512, help="of a block of ours")
     parser.add_argument("--batch", type=int, default=64, help="users decoded together by ours")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--stock-users", type=int, default=64, help="of a block of stock")
     parser.add_argument("--stock-batch", default="4,16,64", help="what stock may choose from")
     parser.add_argument("--compared", type=int, default=16, help="users whose lists are compared")

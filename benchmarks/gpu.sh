@@ -47,9 +47,12 @@ train_speed() { # both precisions against stock in the same one, then where our 
 }
 
 decode_speed() {
-  measure decode_speed 300 "$PYTHON" benchmarks/decode_speed.py --data "$DATA" --device cuda \
-    --batch 512 --users 4096 --stock-users 128 --stock-batch 16,64,128 --rounds 5 \
+  local decode=("$PYTHON" benchmarks/decode_speed.py --data "$DATA" --device cuda --batch 512
+    --users 4096 --stock-users 128)
+  measure decode_speed 300 "${decode[@]}" --stock-batch 16,64,128 --rounds 5 \
     --compared 64 --oracle-users 256
+  measure decode_speed_bfloat16 120 "${decode[@]}" --stock-batch 128 --rounds 3 \
+    --compared 16 --oracle-users 64 --precision bfloat16
 }
 
 quantizer_speed() { # cost of the cross-modal losses, then time by size of the catalogue

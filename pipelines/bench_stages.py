@@ -230,6 +230,7 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
         threads=place.threads,
         renormalise=config.renormalise,
         drop_seen=drops_seen(config.seen_items, split.sequences),
+        precision=config.precision,
         neighbours=neighbours,
     )
     users_U = split.users_T

@@ -8,6 +8,7 @@ from macrec import schema, stage
 from macrec.artifact import Artifact, DatasetOutput, HtmlOutput, MarkdownOutput, Source
 from macrec.errors import check
 from macrec.inference import open_ranker, open_recommender
+from macrec.runtime import Precision
 from macrec.sequences import SeenItems, drops_seen
 from macrec.split import Split, read_split
 
@@ -40,6 +41,9 @@ class Config:
     them unless 5 % of the training interactions or more are repeats. All systems do alike."""
     renormalise: bool = False
     """Scores are probabilities among the legal codes, not among all tokens."""
+    precision: Precision = "float32"
+    """Of the model's matrix products. bfloat16 is faster on a GPU and on a CPU that has it (AVX-512
+    BF16, AMX), slower on others; scores change in their third digit."""
     published_fusion: bool = False
     """Adds a row fused by the rule of the published code: what both searches found comes first."""
     reciprocal_fusion: bool = False
@@ -147,6 +151,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         threads=execution.threads,
         renormalise=config.renormalise,
         drop_seen=drop_seen,
+        precision=config.precision,
         neighbours=neighbours,
     )
     choice = systems.choose_weights(ranker, split, config)
@@ -154,6 +159,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         "fusion_weight": choice.weights.text,
         "neighbour_weight": choice.weights.neighbours,
         "renormalise": config.renormalise,
+        "precision": config.precision,
         "seen_items": "drop" if drop_seen else "keep",
     }
     outputs.predictions.metadata |= stated

@@ -13,6 +13,7 @@ from macrec.errors import check
 from macrec.fusion import Weights
 from macrec.inference import open_ranker, open_recommender
 from macrec.progress import Progress, log
+from macrec.runtime import Precision
 from macrec.sequences import read_sequences
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Config:
     renormalise: Literal["evaluated", "on", "off"] = "evaluated"
     """Whether scores are probabilities among the legal codes and not among all tokens; "evaluated"
     does as evaluate did when it chose the weight."""
+    precision: Literal["evaluated", "float32", "bfloat16"] = "evaluated"
+    """Of the model's matrix products; "evaluated" does as evaluate did."""
     seen_items: Literal["evaluated", "keep", "drop"] = "evaluated"
     """Whether a list may hold items of the user's history; "evaluated" does as evaluate did. Drop
     is right for what is bought once, not where people come back for the same things."""
@@ -107,6 +110,7 @@ class Rule(NamedTuple):
     weights: Weights
     renormalise: bool
     drop_seen: bool
+    precision: Precision
 
 
 def run(
@@ -142,6 +146,7 @@ def run(
         threads=execution.threads,
         renormalise=rule.renormalise,
         drop_seen=rule.drop_seen,
+        precision=rule.precision,
         allowed_N=items.allowed_N,
         neighbours=_neighbours(rule, inputs.sequences, len(item_ids)),
     )
@@ -151,6 +156,7 @@ def run(
         "neighbour_weight": rule.weights.neighbours,
         "renormalise": rule.renormalise,
         "drop_seen": rule.drop_seen,
+        "precision": rule.precision,
     }
     with (
         outputs.recommendations.dataset(schema.RECOMMENDATIONS) as out,
@@ -191,8 +197,8 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
     Raises:
         UserError: the predictions do not say what was chosen.
     """
-    stated = predictions.metadata
-    settings = ("fusion_weight", "neighbour_weight", "renormalise", "seen_items")
+    stated = {"precision": "float32", **predictions.metadata}  # once there was no other
+    settings = ("fusion_weight", "neighbour_weight", "renormalise", "seen_items", "precision")
     asked = [name for name in settings if getattr(config, name) in (EVALUATED, "evaluated")]
     absent = [name for name in asked if name not in stated]
     check(
@@ -205,6 +211,7 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
         weights=Weights(float(chosen["fusion_weight"]), float(chosen["neighbour_weight"])),
         renormalise=chosen["renormalise"] in (True, "on"),
         drop_seen=chosen["seen_items"] == "drop",
+        precision=chosen["precision"],
     )
 
 

@@ -47,10 +47,15 @@ class Decoded(NamedTuple):
 
 
 @torch.inference_mode()
-def encode(model: "T5ForConditionalGeneration", source_BS: torch.Tensor) -> Encoded:
-    """Run the encoder over source ids [B, S] (PAD after the end). The model is in eval mode."""
+def encode(
+    model: "T5ForConditionalGeneration", source_BS: torch.Tensor, dtype: torch.dtype | None = None
+) -> Encoded:
+    """Run the encoder over source ids [B, S] (PAD after the end). The model is in eval mode.
+
+    `dtype` is that of its matrix products and the decoder's; the weights' if None.
+    """
     assert not model.training, "decoding a model in training mode: its weights may yet change"
-    weights = t5.weights_of(model)
+    weights = t5.weights_of(model, dtype)
     state_BSD, _, bias_B11S = t5.encode(weights, source_BS)
     return Encoded(weights, t5.memory(weights, state_BSD), bias_B11S)
 
@@ -79,7 +84,7 @@ def decoder_states(
     bias_H1L = t5.distance_bias(weights.decoder_bias, weights, steps - 1, 1, causal=True)
     parts = zip(bias_H1L.unbind(dim=2), positions, strict=True)
     bias_H1P = torch.cat([bias_H1.expand(-1, count)[:, None] for bias_H1, count in parts], dim=2)
-    bias_BHWP = torch.where(sees_BWP[:, None], bias_H1P, -torch.inf)
+    bias_BHWP = torch.where(sees_BWP[:, None], bias_H1P.to(weights.dtype), -torch.inf)
     state = functional.embedding(token_BW, weights.embedding_VD)
     layers = []
     for depth, (layer, source) in enumerate(zip(weights.decoder, encoded.layers, strict=True)):

@@ -9,7 +9,7 @@ from macrec.arrays import codes_matrix
 from macrec.artifact import Artifact
 from macrec.errors import check
 from macrec.generator import Recommender, load_recommender
-from macrec.runtime import choose_device
+from macrec.runtime import Precision, choose_device
 from macrec.tokens import MODALITIES
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def open_ranker(
     threads: int,
     renormalise: bool,
     drop_seen: bool,
+    precision: Precision,
     allowed_N: npt.NDArray[np.bool_] | None = None,
     neighbours: "Neighbours | None" = None,
 ) -> "Ranker":
@@ -56,6 +57,7 @@ def open_ranker(
         threads: of the CPU; 0 leaves them as they are.
         renormalise: see `Ranker`.
         drop_seen: see `Ranker`.
+        precision: see `Ranker`.
         allowed_N: bool [N], the items that may be listed; None for all.
         neighbours: see `Ranker`.
     """
@@ -72,6 +74,7 @@ def open_ranker(
         batch_size=batch_size or (64 if chosen.type == "cpu" else 512),
         renormalise=renormalise,
         drop_seen=drop_seen,
+        precision=precision,
         allowed_N=allowed_N,
         neighbours=neighbours,
     )

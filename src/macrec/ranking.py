@@ -15,6 +15,7 @@ from macrec.generator import Recommender
 from macrec.lists import Lists, top_lists
 from macrec.neighbours import Neighbours, Shares
 from macrec.progress import Progress
+from macrec.runtime import Precision
 from macrec.scorer import GeneratorScorer, code_trie
 from macrec.sequences import Histories, seen_pairs
 from macrec.tokens import (
@@ -68,6 +69,7 @@ class Ranker:
         batch_size: int,
         renormalise: bool = False,
         drop_seen: bool = False,
+        precision: Precision = "float32",
         allowed_N: npt.NDArray[np.bool_] | None = None,
         neighbours: Neighbours | None = None,
         exhaustive: bool = False,
@@ -81,6 +83,7 @@ class Ranker:
             renormalise: take each softmax over the legal codes only.
             drop_seen: list no item of a user's own history, the part that the model is not shown
                 included; the beams are filled with others.
+            precision: of the model's matrix products; scores are sums in float32.
             allowed_N: bool [N], the items that may be listed; None for all.
             neighbours: what proposes and weighs candidates besides the model; None: nothing does.
             exhaustive: score the whole catalogue instead of searching; for small ones.
@@ -90,6 +93,7 @@ class Ranker:
         self.recommender, self.device = recommender, torch.device(device)
         self.batch_size, self.renormalise = batch_size, renormalise
         self.drop_seen, self.exhaustive = drop_seen, exhaustive
+        self._dtype = torch.bfloat16 if precision == "bfloat16" else None
         self.fixed_shapes = self.device.type != "cpu"
         """Few shapes of batches, so that kernels need not be chosen anew for each."""
         recommender.model.to(self.device)  # pyright: ignore[reportArgumentType]
@@ -189,7 +193,7 @@ class Ranker:
                 trie = self.tries[modality]
                 scorers[modality] = GeneratorScorer(
                     trie=trie,
-                    encoded=encode(self.recommender.model, ids_BS),
+                    encoded=encode(self.recommender.model, ids_BS, self._dtype),
                     start_token=SEQUENCE_TASK[modality],
                     users=len(users_B),
                     renormalise=self.renormalise,

@@ -1,12 +1,15 @@
 """What the stages share of torch and transformers: the device, and no progress bars."""
 
 import ctypes
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from macrec.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+Precision = Literal["float32", "bfloat16"]
+"""Of matrix products; weights and what is added up are float32 all the same."""
 
 M_TRIM_THRESHOLD: Final = -1  # malloc.h
 M_TOP_PAD: Final = -2

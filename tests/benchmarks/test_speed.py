@@ -95,3 +95,6 @@ def test_decoding_is_that_of_generate_and_exact_with_enough_beams(monkeypatch, c
         assert line[f"{side}_users_per_second"] > 0
     line = run(monkeypatch, capsys, decode_speed, *few, *more, "--beams", "30")
     assert line["text_recall_10"] == line["image_recall_20"] == 1.0
+    low = run(monkeypatch, capsys, decode_speed, *few, *more, *("--precision", "bfloat16"))
+    assert (low["precision"], line["precision"]) == ("bfloat16", "float32")
+    assert 1e-4 < low["largest_score_difference"] < 1

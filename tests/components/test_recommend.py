@@ -127,7 +127,7 @@ def test_lists_are_the_fused_ones_from_the_whole_history(tmp_path, inputs, lists
     scores = np.array(artifact.table()["score"]).reshape(-1, 6)
     np.testing.assert_allclose(scores, ranked.fused_scores_UK[:, :6], rtol=1e-4)
     told = {"text_weight": WEIGHT, "neighbour_weight": 0.0, "renormalise": True}
-    assert artifact.metadata == {**told, "drop_seen": False}
+    assert artifact.metadata == {**told, "drop_seen": False, "precision": "float32"}
     expected = {"users": USERS - 1, "users_without_history": 1, "rows": 6 * (USERS - 1)}
     assert expected.items() <= metrics.items() and metrics["shorter_lists"] == 0
 
@@ -138,6 +138,24 @@ def test_what_is_given_stands_before_what_evaluate_chose(tmp_path, inputs, lists
     histories = [np.array(items) for items in able(lists).values()]
     ranked = rank_users(recommender, histories, beams=ITEMS, top_k=3, fusion_weight=0.9)
     assert list(by_user(artifact).values()) == ranked.fused_items_UK[:, :3].tolist()
+
+
+def test_precision_is_that_of_evaluate_unless_another_is_given(tmp_path, inputs):
+    none = [[] for _ in schema.PREDICTIONS]
+    stated = inputs["predictions"].metadata | {"precision": "bfloat16"}
+    low = {**inputs, "predictions": dataset(tmp_path / "p", schema.PREDICTIONS, none, **stated)}
+    scores = {}
+    for name, given, config in (
+        ("evaluated", low, {}),
+        ("low", inputs, {"precision": "bfloat16"}),
+        ("high", low, {"precision": "float32"}),
+    ):
+        _, artifact = run(tmp_path / name, given, top_k=ITEMS, beams=ITEMS, **config)
+        assert artifact.metadata["precision"] == ("float32" if name == "high" else "bfloat16")
+        rows = artifact.table().to_pylist()
+        scores[name] = {(row["user_id"], row["item_id"]): row["score"] for row in rows}
+    assert scores["evaluated"] == scores["low"] != scores["high"]
+    assert scores["low"] == pytest.approx(scores["high"], rel=0.05)
 
 
 def test_neighbours_are_counted_in_whole_histories_and_weigh_as_evaluate_chose(

@@ -232,6 +232,18 @@ def test_batch_size_changes_nothing(renormalise):
     np.testing.assert_allclose(alone.fused_scores_UK, together.fused_scores_UK, rtol=1e-4)
 
 
+def test_low_precision_scores_are_near_those_of_float32():
+    model = recommender()
+    exact, near = (
+        Ranker(model, device="cpu", batch_size=5, precision=precision).candidates(HISTORIES, 20)
+        for precision in ("float32", "bfloat16")
+    )
+    assert near.item_P.tolist() == exact.item_P.tolist()  # as many beams as items
+    for modality, score_P in near.scores_P.items():
+        assert score_P.dtype == np.float32 and (score_P != exact.scores_P[modality]).any()
+        np.testing.assert_allclose(score_P, exact.scores_P[modality], rtol=0.05)
+
+
 def test_history_of_missing_pictures_only_and_no_pictures_at_all():
     some = rank_users(recommender(missing=[0, 1]), HISTORIES, beams=4, batch_size=5, device="cpu")
     assert (some.image_items_UK[1, :4] >= 0).all()  # the history of user 1 is item 0 alone
@@ -400,7 +412,7 @@ def test_exhaustive_ranker_is_the_oracle_that_recall_is_taken_against(monkeypatc
 def test_fixed_shapes_change_nothing(renormalise, monkeypatch):
     shapes, original = set(), decoder.encode
     monkeypatch.setattr(
-        decoder, "encode", lambda m, s: shapes.add(tuple(s.shape)) or original(m, s)
+        decoder, "encode", lambda m, s, d: shapes.add(tuple(s.shape)) or original(m, s, d)
     )
     how = {"renormalise": renormalise, "drop_seen": True}
     ranker = Ranker(recommender(), device="cpu", batch_size=6, **how)
