@@ -46,6 +46,8 @@ def notes(
         scoring += (_neighbours(choice, evaluated.generated),)
     if "neighbours" in evaluated.systems:
         scoring += (_hybrid_gain(config, evaluated),)
+    if config.precision != "float32":
+        scoring += (f"Matrix products of the generator are {config.precision}.",)
     seen = "leave out what is in the user's history" if drop_seen else "may hold seen items"
     return (
         *scoring,

@@ -390,12 +390,13 @@ def test_other_rules_of_fusion_are_extra_rows(tmp_path, lists, recommender, eval
     inputs = make_inputs(tmp_path, lists, recommender)
     options = {"published_fusion": True, "reciprocal_fusion": True, "reciprocal_constant": 7}
     metrics, predictions, page = run(
-        tmp_path, inputs, single_modality_beams=0, renormalise=True, **options
+        tmp_path, inputs, single_modality_beams=0, precision="bfloat16", renormalise=True, **options
     )
     assert not {"text_wide_hr_10"} & set(metrics)
     assert not {"fused_published_hr_10", "fused_rrf_hr_10"} & set(evaluated[0])
     assert {"fused_published_hr_10", "fused_rrf_hr_10", "fused_rrf_novelty_10"} <= set(metrics)
     assert "Fused, published rule" in page
+    assert "Matrix products of the generator are bfloat16." in page
     assert "Fused, reciprocal rank: 1 / (7 + rank by text)" in page
     best = max(s for p in predictions if p["system"] == "fused_rrf" for s in p["scores"])
     assert 1 / 8 < best <= 2 / 8  # of first places, k being 7
