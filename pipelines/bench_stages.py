@@ -205,9 +205,9 @@ def _speed(place: Place, settings: Settings, made: Made) -> float:
 
 
 def _measured(place: Place, settings: Settings, made: Made) -> float:
+    from macrec import look_alikes
     from macrec.fusion import Weights, best_lists
     from macrec.inference import open_ranker, open_recommender
-    from macrec.neighbours import Neighbours
     from macrec.sequences import drops_seen
     from macrec.split import read_split
 
@@ -222,7 +222,9 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
     weights = Weights(stated["fusion_weight"], stated["neighbour_weight"])
     neighbours = None
     if config.neighbour_weights:
-        neighbours = Neighbours.counted(split.training(), items)
+        neighbours = look_alikes.neighbours(
+            split.training(), items, made.artifacts["latents"], config.look_alikes
+        )
     ranker = open_ranker(
         recommender,
         device=place.device,

@@ -50,6 +50,7 @@ def recommender(*values: Any, embedding_shards: int = 1) -> None:
         recommend,
         "Recommend",
         recommender=model,
+        latents=codes["latents"],
         predictions=evaluated.outputs["predictions"],
         **inputs,
         **tasks.source("users", "users"),

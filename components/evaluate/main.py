@@ -31,6 +31,9 @@ class Config:
     """Weights to choose from, as those above, of an item's neighbours: what stood near it in the
     training parts of histories. They propose items too, and the hybrid list draws on them and on
     the fused one. Ours, not the paper's; none at all leaves them out."""
+    look_alikes: float = 0.3
+    """Share, 0..1, that an item's look-alikes have in its neighbours: the items whose latents are
+    nearest, whatever histories say. 0 leaves them out."""
     validation_users: int = 2000
     """Users that the weights are chosen on, a seeded sample; 0 takes all."""
     single_modality_beams: int = 40
@@ -67,6 +70,8 @@ class Config:
             problems.append("fusion_weights needs one or more numbers from 0 to 1")
         if not all(0 <= w < 1 for w in self.neighbour_weights):
             problems.append("neighbour_weights takes numbers from 0 to below 1")
+        if not 0 <= self.look_alikes <= 1:
+            problems.append("look_alikes is outside 0..1")
         check(not problems, f"evaluate: {'; '.join(problems)}.")
 
 
@@ -137,13 +142,15 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     from components.evaluate import churn, slices, systems
     from components.evaluate.summary import write_report
     from components.evaluate.tokenizer import measure
-    from macrec.neighbours import Neighbours
+    from macrec import look_alikes
 
     changes = churn.measure_churn(inputs)
     drop_seen = drops_seen(config.seen_items, split.sequences)
     neighbours = None
     if config.neighbour_weights:
-        neighbours = Neighbours.counted(split.training(), items)
+        neighbours = look_alikes.neighbours(
+            split.training(), items, inputs.latents, config.look_alikes
+        )
     ranker = open_ranker(
         recommender,
         device=execution.device,
@@ -158,6 +165,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     stated = {
         "fusion_weight": choice.weights.text,
         "neighbour_weight": choice.weights.neighbours,
+        "look_alikes": config.look_alikes,
         "renormalise": config.renormalise,
         "precision": config.precision,
         "seen_items": "drop" if drop_seen else "keep",

@@ -17,7 +17,7 @@ from macrec.runtime import Precision
 from macrec.sequences import read_sequences
 
 if TYPE_CHECKING:
-    from macrec.neighbours import Neighbours
+    from macrec.neighbours import AnyNeighbours
 
 EVALUATED = -1.0  # in place of a fusion weight
 
@@ -37,6 +37,8 @@ class Config:
     neighbour_weight: float = EVALUATED
     """Weight of the items' neighbours in histories, counted in all that is given here, from 0 (the
     fused list) to below 1; -1 takes the one that evaluate chose."""
+    look_alikes: float = EVALUATED
+    """Share, 0..1, that look-alikes have in the neighbours; -1 takes that of evaluate."""
     renormalise: Literal["evaluated", "on", "off"] = "evaluated"
     """Whether scores are probabilities among the legal codes and not among all tokens; "evaluated"
     does as evaluate did when it chose the weight."""
@@ -53,6 +55,8 @@ class Config:
             problems.append("fusion_weight is neither within 0..1 nor -1 (the one evaluate chose)")
         if self.neighbour_weight != EVALUATED and not 0 <= self.neighbour_weight < 1:
             problems.append("neighbour_weight is neither 0 to below 1 nor -1 (that of evaluate)")
+        if self.look_alikes != EVALUATED and not 0 <= self.look_alikes <= 1:
+            problems.append("look_alikes is neither within 0..1 nor -1 (that of evaluate)")
         check(not problems, f"recommend: {'; '.join(problems)}.")
 
 
@@ -86,8 +90,10 @@ class Inputs:
     """Ids and codes of every item, those that the recommender was trained on."""
     recommender: Artifact
     """The trained recommender."""
+    latents: Artifact
+    """Encoder outputs of the same items, which say what looks alike."""
     predictions: Artifact
-    """What evaluate has written: it states the fusion weight that it chose."""
+    """What evaluate has written: it states the weights that it chose."""
     users: Source | None = None
     """Users to recommend for, a list of their ids: Parquet, CSV or JSON lines with user_id, or
     text with one id a line. All users if it is not given."""
@@ -111,6 +117,7 @@ class Rule(NamedTuple):
     renormalise: bool
     drop_seen: bool
     precision: Precision
+    look_alikes: float
 
 
 def run(
@@ -131,6 +138,11 @@ def run(
         with outputs.recommendations.dataset(schema.RECOMMENDATIONS):
             return {"users": 0.0, "rows": 0.0}
     rule = choose_rule(config, inputs.predictions)
+    check(
+        inputs.latents.rows == inputs.semantic_ids.rows,
+        f"recommend: semantic_ids has {inputs.semantic_ids.rows:,} items, latents "
+        f"{inputs.latents.rows:,}. Give the artifacts of one run.",
+    )
     item_ids = inputs.semantic_ids.table(["item_id"]).column(0).combine_chunks()
     users = Users(inputs.sequences, len(item_ids), inputs.users)
     items = allowed_items(item_ids, inputs.allowed_items)
@@ -148,12 +160,13 @@ def run(
         drop_seen=rule.drop_seen,
         precision=rule.precision,
         allowed_N=items.allowed_N,
-        neighbours=_neighbours(rule, inputs.sequences, len(item_ids)),
+        neighbours=_neighbours(rule, inputs, len(item_ids)),
     )
     kept, rows, whole = KeptShards(checkpoint_uri), 0, 0
     outputs.recommendations.metadata |= {
         "text_weight": rule.weights.text,
         "neighbour_weight": rule.weights.neighbours,
+        "look_alikes": rule.look_alikes,
         "renormalise": rule.renormalise,
         "drop_seen": rule.drop_seen,
         "precision": rule.precision,
@@ -183,12 +196,13 @@ def run(
     }
 
 
-def _neighbours(rule: Rule, sequences: Artifact, items: int) -> "Neighbours | None":
+def _neighbours(rule: Rule, inputs: Inputs, items: int) -> "AnyNeighbours | None":
     if not rule.weights.neighbours:
         return None
-    from macrec.neighbours import Neighbours
+    from macrec import look_alikes
 
-    return Neighbours.counted(read_sequences(sequences, items), items)
+    histories = read_sequences(inputs.sequences, items)
+    return look_alikes.neighbours(histories, items, inputs.latents, rule.look_alikes)
 
 
 def choose_rule(config: Config, predictions: Artifact) -> Rule:
@@ -197,8 +211,9 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
     Raises:
         UserError: the predictions do not say what was chosen.
     """
-    stated = {"precision": "float32", **predictions.metadata}  # once there was no other
-    settings = ("fusion_weight", "neighbour_weight", "renormalise", "seen_items", "precision")
+    once = {"precision": "float32", "look_alikes": 0.0}  # before there was a choice
+    stated = {**once, **predictions.metadata}
+    settings = (*once, "fusion_weight", "neighbour_weight", "renormalise", "seen_items")
     asked = [name for name in settings if getattr(config, name) in (EVALUATED, "evaluated")]
     absent = [name for name in asked if name not in stated]
     check(
@@ -212,6 +227,7 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
         renormalise=chosen["renormalise"] in (True, "on"),
         drop_seen=chosen["seen_items"] == "drop",
         precision=chosen["precision"],
+        look_alikes=float(chosen["look_alikes"]),
     )
 
 

@@ -13,7 +13,7 @@ from macrec.runtime import Precision, choose_device
 from macrec.tokens import MODALITIES
 
 if TYPE_CHECKING:
-    from macrec.neighbours import Neighbours
+    from macrec.neighbours import AnyNeighbours
     from macrec.ranking import Ranker
 
 
@@ -46,7 +46,7 @@ def open_ranker(
     drop_seen: bool,
     precision: Precision,
     allowed_N: npt.NDArray[np.bool_] | None = None,
-    neighbours: "Neighbours | None" = None,
+    neighbours: "AnyNeighbours | None" = None,
 ) -> "Ranker":
     """The recommender on its device.
 

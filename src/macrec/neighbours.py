@@ -113,6 +113,35 @@ class Neighbours:
         return Shares(user_P, item_P, (score_P / total_B[user_P]).astype(np.float32))
 
 
+class MixedNeighbours:
+    """Several kinds of neighbours, each with a weight."""
+
+    def __init__(self, parts: Sequence[tuple[float, Neighbours]]) -> None:
+        self.parts = parts
+
+    def shares(
+        self,
+        histories: Histories,
+        listable_N: npt.NDArray[np.bool_],
+        left_out: tuple[Int64Array, Int64Array] | None,
+    ) -> Shares:
+        """As those of `Neighbours`: the sum of each kind's shares times its weight. Of a user who
+        has none of one kind the others have the whole."""
+        items = len(listable_N)
+        kinds = [known.shares(histories, listable_N, left_out) for _, known in self.parts]
+        key_P = np.concatenate([kind.user_P * items + kind.item_P for kind in kinds])
+        weights = [weight for weight, _ in self.parts]
+        weighed_P = np.concatenate([w * k.share_P for w, k in zip(weights, kinds, strict=True)])
+        key_P, which_P = np.unique(key_P, return_inverse=True)
+        share_P = np.bincount(which_P, weighed_P, minlength=len(key_P))
+        user_P, item_P = np.divmod(key_P, items)
+        total_B = np.bincount(user_P, share_P, minlength=len(histories))
+        return Shares(user_P, item_P, (share_P / total_B[user_P]).astype(np.float32))
+
+
+AnyNeighbours = Neighbours | MixedNeighbours
+
+
 def most_similar(
     parts: Sequence[Matrix], times_N: npt.NDArray[np.integer], shrinkage: float, kept: int
 ) -> Matrix:

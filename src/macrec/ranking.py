@@ -13,7 +13,7 @@ from macrec.candidates import Candidates, CodeScorer, candidates_of_batch, items
 from macrec.fusion import fuse, listed
 from macrec.generator import Recommender
 from macrec.lists import Lists, top_lists
-from macrec.neighbours import Neighbours, Shares
+from macrec.neighbours import AnyNeighbours, Shares
 from macrec.progress import Progress
 from macrec.runtime import Precision
 from macrec.scorer import GeneratorScorer, code_trie
@@ -71,7 +71,7 @@ class Ranker:
         drop_seen: bool = False,
         precision: Precision = "float32",
         allowed_N: npt.NDArray[np.bool_] | None = None,
-        neighbours: Neighbours | None = None,
+        neighbours: AnyNeighbours | None = None,
         exhaustive: bool = False,
     ) -> None:
         """See `rank_users`.

@@ -107,8 +107,10 @@ def make_inputs(path, lists, recommender, images=None, image_uri=lambda item: No
     before_NL[1] = before_NL[0]
     moved = [-1, 1] + [-1] * (ITEMS - 2)
     vectors = [
-        vector_column(np.zeros((ITEMS, 2)), recommender.codes_NL(m)[:, 0] >= 0)
-        for m in ("text", "image")
+        vector_column(
+            np.random.default_rng(seed).normal(size=(ITEMS, 2)), recommender.codes_NL(m)[:, 0] >= 0
+        )
+        for seed, m in enumerate(("text", "image"))
     ]
     return stage.Inputs(
         items=dataset(path / "items", schema.ITEMS, columns),

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from macrec import look_alikes
 from macrec.artifact import Artifact
 from macrec.fusion import Weights, fuse_with_neighbours, listed_neighbours
 from macrec.generator import Recommender
 from macrec.metrics import per_user, ranks_in_lists
-from macrec.neighbours import Neighbours
 from macrec.ranking import Ranker
 from macrec.sequences import Sequences
 from tests.components.test_evaluate import ITEMS, VOCABULARY, make_inputs, run
@@ -46,19 +46,21 @@ def evaluated(path, lists, recommender):
     return run(path, make_inputs(path, lists, recommender), beams=4, seen_items="drop")
 
 
-def candidates(recommender, lists, back):
+def candidates(recommender, lists, back, latents):
     """Those that the stage must rank, for the item `back` places before the end."""
     training = [items[:-2] for items in lists]
     offsets = np.cumsum([0, *(len(items) for items in training)])
     flat = Sequences(np.array([i for t in training for i in t], np.int32), offsets)
-    near = Neighbours.counted(flat, ITEMS)
+    near = look_alikes.neighbours(flat, ITEMS, latents, 0.3)
     ranker = Ranker(recommender, device="cpu", batch_size=64, drop_seen=True, neighbours=near)
     return ranker.candidates([np.array(items[:-back]) for items in lists], 4)
 
 
-def test_lists_are_those_of_neighbours_counted_in_the_training_part(evaluated, recommender, lists):
+def test_lists_are_those_of_neighbours_counted_in_the_training_part(
+    evaluated, recommender, lists, path
+):
     metrics, predictions, _ = evaluated
-    found = candidates(recommender, lists, 1)
+    found = candidates(recommender, lists, 1, Artifact.open(path / "latents"))
     weights = Weights(metrics["fusion_weight"], metrics["neighbour_weight"])
     assert weights.neighbours
     for system, ranked in (
@@ -69,9 +71,10 @@ def test_lists_are_those_of_neighbours_counted_in_the_training_part(evaluated, r
         assert [p["items"] for p in predictions if p["system"] == system] == expected
 
 
-def test_the_weight_is_the_best_of_the_validation_users(evaluated, recommender, lists):
+def test_the_weight_is_the_best_of_the_validation_users(evaluated, recommender, lists, path):
     metrics, *_ = evaluated
-    found, targets = candidates(recommender, lists, 2), np.array([items[-2] for items in lists])
+    found = candidates(recommender, lists, 2, Artifact.open(path / "latents"))
+    targets = np.array([items[-2] for items in lists])
     scores = {}
     for weight in np.arange(10) / 10:
         ranked = fuse_with_neighbours(found, Weights(metrics["fusion_weight"], weight), 20)
@@ -95,6 +98,18 @@ def test_neighbours_that_know_what_the_model_does_not_lead_the_list(evaluated):
 def test_the_weight_stands_in_the_predictions_for_recommend(evaluated, path):
     stated = Artifact.open(path / "predictions").metadata
     assert stated["neighbour_weight"] == evaluated[0]["neighbour_weight"]
+
+
+def test_look_alikes_can_be_left_out(tmp_path, lists, recommender, evaluated):
+    inputs = make_inputs(tmp_path, lists, recommender)
+    _, predictions, page = run(tmp_path, inputs, beams=4, seen_items="drop", look_alikes=0.0)
+    shown, before = (
+        [p["items"] for p in found if p["system"] == "neighbours"]
+        for found in (predictions, evaluated[1])
+    )
+    assert [len(a) < len(b) for a, b in zip(shown, before, strict=True)].count(True) > USERS / 2
+    assert "look alike" in evaluated[2] and "look alike" not in page
+    assert Artifact.open(tmp_path / "predictions").metadata["look_alikes"] == 0
 
 
 def test_left_out_there_is_no_trace_of_them(tmp_path, lists, recommender, evaluated):
@@ -127,7 +142,7 @@ def test_one_modality_and_its_neighbours(tmp_path, lists, recommender):
 
 def test_nobody_to_validate_on_leaves_the_neighbours_out(tmp_path, recommender):
     inputs = make_inputs(tmp_path, [[1, 2]] * 4, recommender)
-    metrics, *_ = run(tmp_path, inputs, beams=4)
+    metrics, *_ = run(tmp_path, inputs, beams=4, look_alikes=0.0)
     assert metrics["neighbour_weight"] == 0 and "validation_ndcg_10" not in metrics
     assert metrics["hybrid_ndcg_10"] == metrics["fused_ndcg_10"]
     assert "neighbours_ndcg_10" not in metrics  # nobody has any

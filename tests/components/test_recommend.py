@@ -8,13 +8,12 @@ import torch
 from components.recommend import main as stage
 from components.recommend import shards
 from components.recommend.users import Users
-from macrec import schema
-from macrec.arrays import codes_column
+from macrec import look_alikes, schema
+from macrec.arrays import codes_column, vector_column
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput, Source
 from macrec.errors import TryAgain, UserError
 from macrec.fusion import Weights, fuse_with_neighbours
 from macrec.generator import ModelSize, Recommender, build_model, save_recommender
-from macrec.neighbours import Neighbours
 from macrec.ranking import Ranker, rank_users
 from macrec.sequences import Sequences
 from macrec.stage import execute
@@ -65,6 +64,7 @@ def inputs(tmp_path_factory, lists, recommender):
             path / "sequences", schema.SEQUENCES, [users, lists, [None] * len(users)]
         ),
         "semantic_ids": dataset(path / "semantic_ids", schema.SEMANTIC_IDS, columns),
+        "latents": latents(path / "latents", recommender),
         "recommender": Artifact.open(output.path),
         "predictions": dataset(
             path / "predictions",
@@ -76,6 +76,14 @@ def inputs(tmp_path_factory, lists, recommender):
             seen_items="drop",
         ),
     }
+
+
+def latents(path, recommender):
+    drawn = np.random.default_rng(8).normal(size=(2, ITEMS, 3)).astype(np.float32)
+    codes_MNL = [recommender.text_codes_NL, recommender.image_codes_NL]
+    vectors = [vector_column(d, c[:, 0] >= 0) for d, c in zip(drawn, codes_MNL, strict=True)]
+    columns = [list(range(ITEMS)), *vectors, *map(codes_column, codes_MNL)]
+    return dataset(path, schema.latents(3, 3), columns)
 
 
 def run(path, inputs, *, store=None, shard_users=7, **config):
@@ -127,7 +135,8 @@ def test_lists_are_the_fused_ones_from_the_whole_history(tmp_path, inputs, lists
     scores = np.array(artifact.table()["score"]).reshape(-1, 6)
     np.testing.assert_allclose(scores, ranked.fused_scores_UK[:, :6], rtol=1e-4)
     told = {"text_weight": WEIGHT, "neighbour_weight": 0.0, "renormalise": True}
-    assert artifact.metadata == {**told, "drop_seen": False, "precision": "float32"}
+    told |= {"drop_seen": False, "precision": "float32", "look_alikes": 0.0}
+    assert artifact.metadata == told
     expected = {"users": USERS - 1, "users_without_history": 1, "rows": 6 * (USERS - 1)}
     assert expected.items() <= metrics.items() and metrics["shorter_lists"] == 0
 
@@ -162,7 +171,7 @@ def test_neighbours_are_counted_in_whole_histories_and_weigh_as_evaluate_chose(
     tmp_path, inputs, lists, recommender
 ):
     none = [[] for _ in schema.PREDICTIONS]
-    stated = {"fusion_weight": WEIGHT, "neighbour_weight": 0.6}
+    stated = {"fusion_weight": WEIGHT, "neighbour_weight": 0.6, "look_alikes": 0.4}
     chosen = dataset(
         tmp_path / "p", schema.PREDICTIONS, none, renormalise=False, seen_items="drop", **stated
     )
@@ -175,13 +184,13 @@ def test_neighbours_are_counted_in_whole_histories_and_weigh_as_evaluate_chose(
         device="cpu",
         batch_size=64,
         drop_seen=True,
-        neighbours=Neighbours.counted(flat, ITEMS),
+        neighbours=look_alikes.neighbours(flat, ITEMS, inputs["latents"], 0.4),
     )
     found = ranker.candidates([np.array(items) for items in histories], 20)
     ranked = fuse_with_neighbours(found, Weights(WEIGHT, 0.6), 5)
     assert list(by_user(artifact).values()) == ranked.items_UK[:, :5].tolist()
     assert artifact.metadata["neighbour_weight"] == 0.6
-    given = {"fusion_weight": WEIGHT, "neighbour_weight": 0.6, "renormalise": "off"}
+    given = {**stated, "renormalise": "off"}
     _, same = run(tmp_path / "given", inputs, top_k=5, **given)
     assert by_user(same) == by_user(artifact)
     _, without = run(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from macrec import schema
-from macrec.arrays import codes_column
+from macrec.arrays import codes_column, vector_column
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.generator import ModelSize, Recommender, build_model, save_recommender
 from macrec.tokens import Vocabulary
@@ -28,6 +28,7 @@ def ended_run(out: Path, **config) -> Path:
     codes_NL = np.stack(np.divmod(generator.permutation(36)[:ITEMS], 6), 1).astype(np.int32)
     codes, index = codes_column(codes_NL), list(range(ITEMS))
     ids = [index, [f"id{i}" for i in index], codes, codes, [-1] * ITEMS, [-1] * ITEMS]
+    none_1 = vector_column(np.zeros((ITEMS, 1), np.float32), np.zeros(ITEMS, bool))
     vocabulary = Vocabulary(levels=2, codebook_size=6)
     torch.manual_seed(1)
     model = build_model(vocabulary, ModelSize(d_model=16, d_ff=32, d_kv=8, layers=1, heads=2))
@@ -46,11 +47,14 @@ def ended_run(out: Path, **config) -> Path:
     folders = {
         "sequences": dataset(out / "sequences", schema.SEQUENCES, [users, lists, [None] * USERS]),
         "semantic_ids": dataset(out / "semantic_ids", schema.SEMANTIC_IDS, ids),
+        "latents": dataset(
+            out / "latents", schema.latents(1, 1), [index, *[none_1] * 2, codes, codes]
+        ),
         "predictions": dataset(out / "predictions", schema.PREDICTIONS, none, **chosen),
         "recommender": Artifact.open(output.path),
         "recommendations": Artifact.open(made.path),
     }
-    absent = {name: out / name for name in ("latents", "quantizer")}
+    absent = {"quantizer": out / "quantizer"}
     paths = {name: artifact.path for name, artifact in folders.items()}
     version.write(out, paths | absent, {"store": str(out / "store")})
     return out

@@ -1,0 +1,139 @@
+"""Look-alikes against plain loops over the latents."""
+
+import numpy as np
+import pytest
+
+from macrec import look_alikes, schema
+from macrec.arrays import codes_column, vector_column
+from macrec.look_alikes import most_alike, neighbours, unit_vectors
+from macrec.neighbours import Neighbours
+from macrec.sequences import Sequences
+from tests.artifacts import dataset
+
+ITEMS = 40
+ANYTHING = np.ones(ITEMS, bool)
+
+
+def latents(path, text_ND, image_ND, has_text, has_image, codes_NL=None):
+    codes_NL = np.zeros((len(text_ND), 2), np.int32) if codes_NL is None else codes_NL
+    vectors = [vector_column(text_ND, has_text), vector_column(image_ND, has_image)]
+    columns = [list(range(len(text_ND))), *vectors, *(codes_column(codes_NL) for _ in range(2))]
+    return dataset(path, schema.latents(text_ND.shape[1], image_ND.shape[1]), columns)
+
+
+def drawn(seed=0, items=ITEMS):
+    generator = np.random.default_rng(seed)
+    text_ND = generator.normal(3.0, 1.0, (items, 5)).astype(np.float32)
+    image_ND = generator.normal(-1.0, 1.0, (items, 3)).astype(np.float32)
+    return text_ND, image_ND, np.arange(items) % 7 != 2, np.arange(items) % 5 != 1
+
+
+def by_loops(text_ND, image_ND, has_text, has_image, kept):
+    """The power of the cosine of the `kept` most similar ones of every item, by item."""
+    means = text_ND[has_text].mean(axis=0), image_ND[has_image].mean(axis=0)
+    vectors = []
+    for item in range(len(text_ND)):
+        parts = []
+        for part, mean, has in zip(
+            (text_ND[item], image_ND[item]), means, (has_text[item], has_image[item]), strict=True
+        ):
+            less = part - mean if has else np.zeros_like(part)
+            parts.append(less / np.linalg.norm(less) if has else less)
+        whole = np.concatenate(parts)
+        vectors.append(whole / (np.linalg.norm(whole) or 1.0))
+    found = []
+    for item, vector in enumerate(vectors):
+        cosine = {j: float(vector @ other) for j, other in enumerate(vectors) if j != item}
+        best = sorted(cosine, key=lambda j: -cosine[j])[:kept]
+        found.append({j: cosine[j] ** look_alikes.POWER for j in best if cosine[j] > 0})
+    return found
+
+
+def as_dicts(similar_NN):
+    rows = similar_NN.tocsr()
+    return [dict(zip(r.indices.tolist(), r.data.tolist(), strict=True)) for r in rows]
+
+
+def assert_same(found, expected):
+    assert [set(row) for row in found] == [set(row) for row in expected]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3)
+
+
+def test_the_most_alike_are_those_of_plain_loops(tmp_path, monkeypatch):
+    """One item has neither text nor picture: nothing looks like it."""
+    monkeypatch.setattr(look_alikes, "KEPT", 6)
+    monkeypatch.setattr(look_alikes, "ROWS_AT_ONCE", 7)
+    given = drawn()
+    assert (~given[2] & ~given[3]).sum() == 1
+    vector_ND = unit_vectors(latents(tmp_path, *given))
+    found = as_dicts(most_alike(vector_ND, [np.zeros((ITEMS, 2), np.int32)] * 2))
+    assert_same(found, by_loops(*given, kept=6))
+    assert [not row for row in found] == (~given[2] & ~given[3]).tolist()
+
+
+def test_a_large_catalogue_is_compared_by_the_beginnings_of_either_code(monkeypatch):
+    monkeypatch.setattr(look_alikes, "COMPARED", 8)
+    monkeypatch.setattr(look_alikes, "ROWS_AT_ONCE", 3)
+    generator = np.random.default_rng(3)
+    vector_ND = generator.normal(size=(ITEMS, 4)).astype(np.float32)
+    vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    text_NL, image_NL = (generator.integers(0, 3, (ITEMS, 3)) for _ in range(2))
+    text_NL[:20] = [0, 1, 2]  # more of one code than are compared
+    image_NL[:20, 0] = np.arange(20) % 2  # too many begin so, few go on so
+    text_NL[30], image_NL[30] = -1, -1
+    found = as_dicts(most_alike(vector_ND, [text_NL, image_NL]))
+    expected = set()
+    for code_NL in (text_NL, image_NL):
+        for a in range(ITEMS):
+            depth = next(
+                (d for d in (1, 2, 3) if (code_NL[:, :d] == code_NL[a, :d]).all(1).sum() <= 8), None
+            )
+            if depth is None or code_NL[a, 0] < 0:
+                continue
+            same = np.flatnonzero((code_NL[:, :depth] == code_NL[a, :depth]).all(1))
+            expected |= {(a, b) for b in same.tolist() if b != a}
+    expected = {(a, b) for a, b in expected if vector_ND[a] @ vector_ND[b] > 0}
+    pairs = {(a, b) for a, row in enumerate(found) for b in row}
+    assert expected <= pairs and not found[30]
+    parts = pairs - expected  # of the code that twenty share: three parts of them
+    assert parts and all(a < 20 and b < 20 for a, b in parts)
+    for a, b in pairs:
+        cosine = float(vector_ND[a] @ vector_ND[b])
+        assert found[a][b] == pytest.approx(cosine**look_alikes.POWER, rel=1e-3)
+
+
+def test_look_alikes_have_their_share_and_whoever_has_nothing_else_the_whole(tmp_path):
+    generator = np.random.default_rng(1)
+    lists = [generator.permutation(20)[:6] for _ in range(30)]  # of the first half
+    offsets = np.cumsum([0, *map(len, lists)])
+    histories = Sequences(np.concatenate(lists).astype(np.int32), offsets)
+    given = latents(tmp_path, *drawn(4))
+    users = [np.array([3, 5]), np.array([25]), np.array([7])]
+    left_out = np.array([0, 2]), np.array([9, 11])
+    counted = Neighbours.counted(histories, ITEMS)
+    alike = neighbours(histories, ITEMS, given, 1.0).shares(users, ANYTHING, left_out)
+    plain = counted.shares(users, ANYTHING, left_out)
+    mixed = neighbours(histories, ITEMS, given, 0.25).shares(users, ANYTHING, left_out)
+    assert set(plain.user_P) == {0, 2}  # nobody has bought item 25
+    pairs = sorted({*zip(mixed.user_P.tolist(), mixed.item_P.tolist(), strict=True)})
+    assert [*zip(mixed.user_P.tolist(), mixed.item_P.tolist(), strict=True)] == pairs
+    user_P, item_P = (np.array(column) for column in zip(*pairs, strict=True))
+    expected_P = 0.75 * plain.of(user_P, item_P) + 0.25 * alike.of(user_P, item_P)
+    expected_P[user_P == 1] *= 4
+    np.testing.assert_allclose(mixed.share_P, expected_P, rtol=1e-5)
+    assert np.bincount(mixed.user_P, mixed.share_P) == pytest.approx([1, 1, 1])
+    assert neighbours(histories, ITEMS, given, 0.0).shares(users, ANYTHING, left_out)[
+        2
+    ].tolist() == (plain.share_P.tolist())
+
+
+def test_without_latents_what_is_counted_has_the_whole(tmp_path):
+    histories = Sequences(np.array([0, 1, 2, 1, 3], np.int32), np.array([0, 3, 5]))
+    nothing = np.zeros(ITEMS, bool)
+    given = latents(tmp_path, *drawn()[:2], nothing, nothing)
+    users = [np.array([1]), np.array([30])]
+    found = neighbours(histories, ITEMS, given, 0.3).shares(users, ANYTHING, None)
+    plain = Neighbours.counted(histories, ITEMS).shares(users, ANYTHING, None)
+    assert found.item_P.tolist() == plain.item_P.tolist() and set(found.user_P) == {0}
+    np.testing.assert_allclose(found.share_P, plain.share_P, rtol=1e-6)
