@@ -404,6 +404,19 @@ def test_other_rules_of_fusion_are_extra_rows(tmp_path, lists, recommender, eval
     assert 1 / 8 < best <= 2 / 8  # of first places, k being 7
 
 
+def test_low_precision_changes_scores_a_little_and_is_stated(
+    tmp_path, lists, recommender, evaluated
+):
+    inputs = make_inputs(tmp_path, lists, recommender)
+    _, predictions, _ = run(tmp_path, inputs, precision="bfloat16")
+    low, high = (
+        [p["scores"][0] for p in found if p["system"] == "text"]
+        for found in (predictions, evaluated[1])
+    )
+    assert low != high and low == pytest.approx(high, rel=0.05)
+    assert Artifact.open(tmp_path / "predictions").metadata["precision"] == "bfloat16"
+
+
 def test_same_seed_same_bytes(tmp_path, lists, recommender):
     results = []
     for name in ("one", "two"):
