@@ -113,8 +113,9 @@ class LocalStorage:
             yield Entry(name, path.stat().st_size, sha256_file(path))
 
     def names(self, prefix: str = "") -> Sequence[str]:
-        files = sorted(p for p in self.root.rglob("*") if p.is_file())
-        names = (path.relative_to(self.root).as_posix() for path in files)
+        walked = os.walk(self.root, onerror=_unless_gone)
+        files = sorted(p for folder, _, names in walked for p in map(Path(folder).joinpath, names))
+        names = (path.relative_to(self.root).as_posix() for path in files if path.is_file())
         return [name for name in names if name.startswith(prefix)]
 
     def read(self, name: str) -> bytes | None:
@@ -181,6 +182,12 @@ class LocalStorage:
             with suppress(FileNotFoundError):  # a partial file of a run at work
                 status = (self.root / name).stat()
                 yield Object(name, status.st_size, status.st_mtime)
+
+
+def _unless_gone(error: OSError) -> None:
+    """A run at work deletes folders, such as those of old checkpoints, while they are listed."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -148,13 +148,14 @@ def _reported(path: Path, items: Artifact, sequences: Artifact) -> tuple[Artifac
     (quantizer.path / "history.json").write_text('{"epochs": [], "final": {}}')
     quantizer.commit({"stage": "quantize", "config": {}})
     shared = {"sequences": sequences, "semantic_ids": semantic_ids, "recommender": recommender}
+    shared["latents"] = latents
     report = evaluate.Outputs(
         predictions=DatasetOutput(path / "predictions"),
         report=HtmlOutput(path / "report.html"),
         summary=MarkdownOutput(path / "summary.md"),
     )
     given = evaluate.Inputs(
-        items=items, latents=latents, quantizer=Artifact.open(quantizer.path), images=None, **shared
+        items=items, quantizer=Artifact.open(quantizer.path), images=None, **shared
     )
     config = evaluate.Config(beams=ITEMS, single_modality_beams=12, examples=12)
     execution = evaluate.Execution(device="cpu", threads=1)

@@ -1,5 +1,7 @@
 """One interface: the same checks on a folder and on a bucket of a real GCS protocol server."""
 
+import os
+import shutil
 import uuid
 
 import pytest
@@ -106,3 +108,29 @@ def test_a_server_that_does_not_answer_means_try_again(monkeypatch):
 def test_unknown_schemes_are_refused():
     with pytest.raises(UserError, match="only local paths and gs://"):
         storage.open_storage("ftp://host/path")
+
+
+def test_a_folder_that_goes_while_it_is_listed_is_left_out(tmp_path, monkeypatch):
+    for folder in ("goes", "locked", "stays"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a").write_text("a")
+    (tmp_path / "stays" / "link").symlink_to(tmp_path / "nowhere")
+    scandir = os.scandir
+
+    def delete_it_first(path):
+        if str(path).endswith("goes"):
+            shutil.rmtree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", delete_it_first)
+    found = storage.LocalStorage(tmp_path)
+    assert found.names() == ["locked/a", "stays/a"]
+
+    def refused(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "refused", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError):
+        found.names()

@@ -94,6 +94,7 @@ def test_the_wiring_is_that_of_the_readme(tasks):
         ("resolve_collisions", "recommend"),
         ("train", "recommend"),
         ("evaluate", "recommend"),
+        ("quantize", "recommend"),
     }
 
 
