@@ -222,9 +222,9 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
     weights = Weights(stated["fusion_weight"], stated["neighbour_weight"])
     neighbours = None
     if config.neighbour_weights:
-        neighbours = look_alikes.neighbours(
-            split.training(), items, made.artifacts["latents"], config.look_alikes
-        )
+        share = stated["look_alikes"]
+        known = look_alikes.neighbours(split.training(), items, made.artifacts["latents"], [share])
+        neighbours = known[share]
     ranker = open_ranker(
         recommender,
         device=place.device,

@@ -14,6 +14,7 @@ from macrec.split import Split, read_split
 
 if TYPE_CHECKING:
     from components.evaluate.systems import Evaluated, WeightChoice
+    from macrec.neighbours import AnyNeighbours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +32,9 @@ class Config:
     """Weights to choose from, as those above, of an item's neighbours: what stood near it in the
     training parts of histories. They propose items too, and the hybrid list draws on them and on
     the fused one. Ours, not the paper's; none at all leaves them out."""
-    look_alikes: float = 0.3
-    """Share, 0..1, that an item's look-alikes have in its neighbours: the items whose latents are
-    nearest, whatever histories say. 0 leaves them out."""
+    look_alikes: tuple[float, ...] = (0.0, 0.3)
+    """Shares to choose from, with the weight of the neighbours, that an item's look-alikes have in
+    them: the items whose latents are nearest, whatever histories say."""
     validation_users: int = 2000
     """Users that the weights are chosen on, a seeded sample; 0 takes all."""
     single_modality_beams: int = 40
@@ -70,8 +71,8 @@ class Config:
             problems.append("fusion_weights needs one or more numbers from 0 to 1")
         if not all(0 <= w < 1 for w in self.neighbour_weights):
             problems.append("neighbour_weights takes numbers from 0 to below 1")
-        if not 0 <= self.look_alikes <= 1:
-            problems.append("look_alikes is outside 0..1")
+        if not self.look_alikes or not all(0 <= share <= 1 for share in self.look_alikes):
+            problems.append("look_alikes needs one or more numbers from 0 to 1")
         check(not problems, f"evaluate: {'; '.join(problems)}.")
 
 
@@ -146,11 +147,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
 
     changes = churn.measure_churn(inputs)
     drop_seen = drops_seen(config.seen_items, split.sequences)
-    neighbours = None
+    known: dict[float, AnyNeighbours] = {}
     if config.neighbour_weights:
-        neighbours = look_alikes.neighbours(
-            split.training(), items, inputs.latents, config.look_alikes
-        )
+        known = look_alikes.neighbours(split.training(), items, inputs.latents, config.look_alikes)
     ranker = open_ranker(
         recommender,
         device=execution.device,
@@ -159,13 +158,13 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         renormalise=config.renormalise,
         drop_seen=drop_seen,
         precision=config.precision,
-        neighbours=neighbours,
     )
-    choice = systems.choose_weights(ranker, split, config)
+    choice = systems.choose_weights(ranker, split, config, known)
+    ranker.neighbours = known.get(choice.look_alikes)
     stated = {
         "fusion_weight": choice.weights.text,
         "neighbour_weight": choice.weights.neighbours,
-        "look_alikes": config.look_alikes,
+        "look_alikes": choice.look_alikes,
         "renormalise": config.renormalise,
         "precision": config.precision,
         "seen_items": "drop" if drop_seen else "keep",

@@ -43,7 +43,7 @@ def notes(
             f"log-probability of an item's codes, each softmax over {probability}.",
         )
     if "hybrid" in evaluated.systems:
-        scoring += (_neighbours(config, choice, evaluated.generated),)
+        scoring += (_neighbours(choice, evaluated.generated),)
     if "neighbours" in evaluated.systems:
         scoring += (_hybrid_gain(config, evaluated),)
     if config.precision != "float32":
@@ -87,12 +87,12 @@ def _gain(told: str, name: str, other: str, config: "Config", evaluated: Evaluat
     )
 
 
-def _neighbours(config: "Config", choice: WeightChoice, generated: str) -> str:
+def _neighbours(choice: WeightChoice, generated: str) -> str:
     """How the neighbours come in."""
     weight, how = choice.weights.neighbours, _chosen(choice.tried_neighbours, choice.users)
     alike = ""
-    if config.look_alikes:
-        alike = f"{config.look_alikes:g} of the share is that of what its latents look alike. "
+    if choice.look_alikes:
+        alike = f"{choice.look_alikes:g} of the share is that of what its latents look alike. "
     return (
         f"Hybrid: {1 - weight:g} x probability by the {generated} score among a user's candidates "
         f"+ {weight:g} x share of the neighbours, {how}. "

@@ -6,7 +6,7 @@ have codes in one modality alone there is nothing to fuse, and its list is what 
 Shapes: U users of a chunk, T all test users, K places, N items.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -34,6 +34,7 @@ from macrec.metrics import (
     shown_by_value,
     shown_counts,
 )
+from macrec.neighbours import AnyNeighbours
 from macrec.predictions import SHOWN_CUTOFF, SystemScores, rows
 from macrec.progress import Progress, log
 from macrec.ranking import Ranker
@@ -61,6 +62,8 @@ class WeightChoice(NamedTuple):
     """That of the hybrid list by the weight of the neighbours, the text weight being chosen."""
     users: int
     """Validation users."""
+    look_alikes: float = 0.0
+    """Share that look-alikes have in the neighbours."""
 
 
 @dataclass
@@ -83,13 +86,21 @@ class Evaluated:
         return "hybrid" if "hybrid" in self.systems else self.generated
 
 
-def choose_weights(ranker: Ranker, split: Split, config: "Config") -> WeightChoice:
+def choose_weights(
+    ranker: Ranker, split: Split, config: "Config", known: Mapping[float, AnyNeighbours]
+) -> WeightChoice:
     """The weights with the best NDCG@10 on validation users, text first, then the neighbours.
 
-    On a tie the text weight nearest 0.5 and the smaller one of the neighbours. The only modality
-    that there is has the whole weight.
+    On a tie the text weight nearest 0.5, the smaller one of the neighbours and the smaller share of
+    look-alikes. The only modality that there is has the whole weight.
+
+    Args:
+        ranker: is left with some of the neighbours.
+        split: says who is validated on.
+        config: the weights to choose from.
+        known: the neighbours by the share of look-alikes; none where there are none to mix in.
     """
-    fused, hybrid = len(ranker.modalities) > 1, ranker.neighbours is not None
+    fused, hybrid = len(ranker.modalities) > 1, bool(known)
     text = min(config.fusion_weights, key=lambda w: abs(w - 0.5))
     if not fused:
         text = float(ranker.modalities == ("text",))
@@ -100,11 +111,16 @@ def choose_weights(ranker: Ranker, split: Split, config: "Config") -> WeightChoi
     cases = split.validation(config.validation_users, generator)
     if not cases.histories:
         log.warning("evaluate: no user has three interactions; fusion weights untried: %s", untried)
-        return WeightChoice(untried, {}, {}, 0)
-    with Progress("evaluate, fusion weights", len(cases.histories), "users") as progress:
-        candidates = ranker.candidates(cases.histories, config.beams, progress)
+        return WeightChoice(untried, {}, {}, 0, min(known, default=0.0))
+    found: dict[float, Candidates] = {}
+    passes = len(cases.histories) * max(len(known), 1)
+    with Progress("evaluate, fusion weights", passes, "users") as progress:
+        for share in known or (0.0,):
+            ranker.neighbours = known.get(share)
+            found[share] = ranker.candidates(cases.histories, config.beams, progress)
 
-    def score(weights: Weights) -> float:
+    def score(weights: Weights, share: float = min(found)) -> float:
+        candidates = found[share]
         ranks = ranks_in_lists(*best_lists(candidates, weights, config.top_k), cases.targets_T)
         return float(per_user(ranks, (10,))[CHOSEN_BY].mean())
 
@@ -113,13 +129,20 @@ def choose_weights(ranker: Ranker, split: Split, config: "Config") -> WeightChoi
         tried_text = {w: score(Weights(w)) for w in sorted(set(config.fusion_weights))}
         text = max(tried_text, key=lambda w: (tried_text[w], -abs(w - 0.5)))
         log.info("evaluate: text weight %g, validation NDCG@10 %.4f", text, tried_text[text])
-    tried: dict[float, float] = {}
-    if hybrid:
-        tried = {w: score(Weights(text, w)) for w in sorted(set(config.neighbour_weights))}
-        best = max(tried, key=lambda w: (tried[w], -w))
-        log.info("evaluate: neighbour weight %g, validation NDCG@10 %.4f", best, tried[best])
-        return WeightChoice(Weights(text, best), tried_text, tried, len(cases.histories))
-    return WeightChoice(Weights(text), tried_text, tried, len(cases.histories))
+    users = len(cases.histories)
+    if not hybrid:
+        return WeightChoice(Weights(text), tried_text, {}, users)
+    weights = sorted(set(config.neighbour_weights))
+    tried = {share: {w: score(Weights(text, w), share) for w in weights} for share in found}
+    share, best = max(
+        ((s, w) for s in tried for w in weights),
+        key=lambda at: (tried[at[0]][at[1]], -at[1], -at[0]),
+    )
+    log.info(
+        "evaluate: neighbour weight %g, share of look-alikes %g, validation NDCG@10 %.4f",
+        *(best, share, tried[share][best]),
+    )
+    return WeightChoice(Weights(text, best), tried_text, tried[share], users, share)
 
 
 def evaluate(

@@ -202,7 +202,9 @@ def _neighbours(rule: Rule, inputs: Inputs, items: int) -> "AnyNeighbours | None
     from macrec import look_alikes
 
     histories = read_sequences(inputs.sequences, items)
-    return look_alikes.neighbours(histories, items, inputs.latents, rule.look_alikes)
+    share = rule.look_alikes
+    known = look_alikes.neighbours(histories, items, inputs.latents, [share])
+    return known.get(share, known[min(known)])
 
 
 def choose_rule(config: Config, predictions: Artifact) -> Rule:

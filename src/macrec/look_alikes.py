@@ -12,7 +12,7 @@ code, or image code, begins like its own, as far as the code must be read for fe
 Shape suffixes: N items, D dimensions, G items of a group, L levels, P pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -38,18 +38,24 @@ ROWS_AT_ONCE: Final = 1024
 
 
 def neighbours(
-    histories: Sequences, items: int, latents: Artifact, look_alikes: float
-) -> AnyNeighbours:
-    """Those counted in histories, and look-alikes with a share of so much.
+    histories: Sequences, items: int, latents: Artifact, shares: Collection[float]
+) -> dict[float, AnyNeighbours]:
+    """Those counted in histories, and look-alikes, by the share of these.
 
-    Where no item has a latent there are no look-alikes, and what is counted has the whole.
+    Where no item has a latent there are no look-alikes, and what is counted has the whole: 0 is
+    then the only share.
     """
     counted = Neighbours.counted(histories, items)
-    if not look_alikes:
-        return counted
+    if not any(shares):
+        return {0.0: counted}
     codes = [codes_matrix(latents, f"{modality}_codes") for modality in MODALITIES]
-    alike_NN = most_alike(unit_vectors(latents), codes)
-    return MixedNeighbours([(1 - look_alikes, counted), (look_alikes, Neighbours(alike_NN, DECAY))])
+    alike = Neighbours(most_alike(unit_vectors(latents), codes), DECAY)
+    if not alike.similar_NN.nnz:
+        return {0.0: counted}
+    return {
+        share: MixedNeighbours([(1 - share, counted), (share, alike)]) if share else counted
+        for share in sorted(set(shares))
+    }
 
 
 def unit_vectors(latents: Artifact) -> Float32Array:

@@ -46,12 +46,15 @@ def evaluated(path, lists, recommender):
     return run(path, make_inputs(path, lists, recommender), beams=4, seen_items="drop")
 
 
-def candidates(recommender, lists, back, latents):
+def candidates(recommender, lists, back, path, share=None):
     """Those that the stage must rank, for the item `back` places before the end."""
     training = [items[:-2] for items in lists]
     offsets = np.cumsum([0, *(len(items) for items in training)])
     flat = Sequences(np.array([i for t in training for i in t], np.int32), offsets)
-    near = look_alikes.neighbours(flat, ITEMS, latents, 0.3)
+    if share is None:
+        share = Artifact.open(path / "predictions").metadata["look_alikes"]
+    latents = Artifact.open(path / "latents")
+    near = look_alikes.neighbours(flat, ITEMS, latents, [share])[share]
     ranker = Ranker(recommender, device="cpu", batch_size=64, drop_seen=True, neighbours=near)
     return ranker.candidates([np.array(items[:-back]) for items in lists], 4)
 
@@ -60,7 +63,7 @@ def test_lists_are_those_of_neighbours_counted_in_the_training_part(
     evaluated, recommender, lists, path
 ):
     metrics, predictions, _ = evaluated
-    found = candidates(recommender, lists, 1, Artifact.open(path / "latents"))
+    found = candidates(recommender, lists, 1, path)
     weights = Weights(metrics["fusion_weight"], metrics["neighbour_weight"])
     assert weights.neighbours
     for system, ranked in (
@@ -73,15 +76,18 @@ def test_lists_are_those_of_neighbours_counted_in_the_training_part(
 
 def test_the_weight_is_the_best_of_the_validation_users(evaluated, recommender, lists, path):
     metrics, *_ = evaluated
-    found = candidates(recommender, lists, 2, Artifact.open(path / "latents"))
     targets = np.array([items[-2] for items in lists])
     scores = {}
-    for weight in np.arange(10) / 10:
-        ranked = fuse_with_neighbours(found, Weights(metrics["fusion_weight"], weight), 20)
-        ranks = ranks_in_lists(ranked.items_UK, ranked.scores_UK, targets)
-        scores[float(weight)] = per_user(ranks, (10,))["ndcg_10"].mean()
-    best = max(scores, key=lambda weight: (round(scores[weight], 9), -weight))
-    assert metrics["neighbour_weight"] == pytest.approx(best)
+    for share in (0.0, 0.3):
+        found = candidates(recommender, lists, 2, path, share)
+        for weight in np.arange(10) / 10:
+            ranked = fuse_with_neighbours(found, Weights(metrics["fusion_weight"], weight), 20)
+            ranks = ranks_in_lists(ranked.items_UK, ranked.scores_UK, targets)
+            ndcg = per_user(ranks, (10,))["ndcg_10"].mean()
+            scores[float(weight), share] = ndcg
+    best = max(scores, key=lambda at: (round(scores[at], 9), -at[0], -at[1]))
+    stated = Artifact.open(path / "predictions").metadata
+    assert (metrics["neighbour_weight"], stated["look_alikes"]) == pytest.approx(best)
     assert metrics["validation_ndcg_10"] == pytest.approx(scores[best], abs=1e-6)
 
 
@@ -100,16 +106,18 @@ def test_the_weight_stands_in_the_predictions_for_recommend(evaluated, path):
     assert stated["neighbour_weight"] == evaluated[0]["neighbour_weight"]
 
 
-def test_look_alikes_can_be_left_out(tmp_path, lists, recommender, evaluated):
-    inputs = make_inputs(tmp_path, lists, recommender)
-    _, predictions, page = run(tmp_path, inputs, beams=4, seen_items="drop", look_alikes=0.0)
-    shown, before = (
-        [p["items"] for p in found if p["system"] == "neighbours"]
-        for found in (predictions, evaluated[1])
-    )
-    assert [len(a) < len(b) for a, b in zip(shown, before, strict=True)].count(True) > USERS / 2
-    assert "look alike" in evaluated[2] and "look alike" not in page
-    assert Artifact.open(tmp_path / "predictions").metadata["look_alikes"] == 0
+def test_a_share_that_is_the_only_one_is_taken(tmp_path, lists, recommender):
+    shown = {}
+    for share in (0.0, 0.5):
+        path = tmp_path / str(share)
+        path.mkdir()
+        options = {"beams": 4, "seen_items": "drop", "look_alikes": (share,)}
+        _, predictions, page = run(path, make_inputs(path, lists, recommender), **options)
+        shown[share] = [p["items"] for p in predictions if p["system"] == "neighbours"]
+        assert ("look alike" in page) == (share > 0)
+        assert Artifact.open(path / "predictions").metadata["look_alikes"] == share
+    longer = [len(a) < len(b) for a, b in zip(shown[0.0], shown[0.5], strict=True)]
+    assert longer.count(True) > USERS / 2
 
 
 def test_left_out_there_is_no_trace_of_them(tmp_path, lists, recommender, evaluated):
@@ -142,7 +150,7 @@ def test_one_modality_and_its_neighbours(tmp_path, lists, recommender):
 
 def test_nobody_to_validate_on_leaves_the_neighbours_out(tmp_path, recommender):
     inputs = make_inputs(tmp_path, [[1, 2]] * 4, recommender)
-    metrics, *_ = run(tmp_path, inputs, beams=4, look_alikes=0.0)
+    metrics, *_ = run(tmp_path, inputs, beams=4, look_alikes=(0.0,))
     assert metrics["neighbour_weight"] == 0 and "validation_ndcg_10" not in metrics
     assert metrics["hybrid_ndcg_10"] == metrics["fused_ndcg_10"]
     assert "neighbours_ndcg_10" not in metrics  # nobody has any

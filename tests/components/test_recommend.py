@@ -184,7 +184,7 @@ def test_neighbours_are_counted_in_whole_histories_and_weigh_as_evaluate_chose(
         device="cpu",
         batch_size=64,
         drop_seen=True,
-        neighbours=look_alikes.neighbours(flat, ITEMS, inputs["latents"], 0.4),
+        neighbours=look_alikes.neighbours(flat, ITEMS, inputs["latents"], [0.4])[0.4],
     )
     found = ranker.candidates([np.array(items) for items in histories], 20)
     ranked = fuse_with_neighbours(found, Weights(WEIGHT, 0.6), 5)

@@ -112,9 +112,9 @@ def test_look_alikes_have_their_share_and_whoever_has_nothing_else_the_whole(tmp
     users = [np.array([3, 5]), np.array([25]), np.array([7])]
     left_out = np.array([0, 2]), np.array([9, 11])
     counted = Neighbours.counted(histories, ITEMS)
-    alike = neighbours(histories, ITEMS, given, 1.0).shares(users, ANYTHING, left_out)
+    alike = neighbours(histories, ITEMS, given, [1.0])[1.0].shares(users, ANYTHING, left_out)
     plain = counted.shares(users, ANYTHING, left_out)
-    mixed = neighbours(histories, ITEMS, given, 0.25).shares(users, ANYTHING, left_out)
+    mixed = neighbours(histories, ITEMS, given, (0.0, 0.25))[0.25].shares(users, ANYTHING, left_out)
     assert set(plain.user_P) == {0, 2}  # nobody has bought item 25
     pairs = sorted({*zip(mixed.user_P.tolist(), mixed.item_P.tolist(), strict=True)})
     assert [*zip(mixed.user_P.tolist(), mixed.item_P.tolist(), strict=True)] == pairs
@@ -123,9 +123,8 @@ def test_look_alikes_have_their_share_and_whoever_has_nothing_else_the_whole(tmp
     expected_P[user_P == 1] *= 4
     np.testing.assert_allclose(mixed.share_P, expected_P, rtol=1e-5)
     assert np.bincount(mixed.user_P, mixed.share_P) == pytest.approx([1, 1, 1])
-    assert neighbours(histories, ITEMS, given, 0.0).shares(users, ANYTHING, left_out)[
-        2
-    ].tolist() == (plain.share_P.tolist())
+    none = neighbours(histories, ITEMS, given, (0.0, 0.25))[0.0]
+    assert none.shares(users, ANYTHING, left_out)[2].tolist() == plain.share_P.tolist()
 
 
 def test_without_latents_what_is_counted_has_the_whole(tmp_path):
@@ -133,7 +132,9 @@ def test_without_latents_what_is_counted_has_the_whole(tmp_path):
     nothing = np.zeros(ITEMS, bool)
     given = latents(tmp_path, *drawn()[:2], nothing, nothing)
     users = [np.array([1]), np.array([30])]
-    found = neighbours(histories, ITEMS, given, 0.3).shares(users, ANYTHING, None)
+    (share,), (only,) = zip(*neighbours(histories, ITEMS, given, [0.3]).items(), strict=True)
+    assert share == 0
+    found = only.shares(users, ANYTHING, None)
     plain = Neighbours.counted(histories, ITEMS).shares(users, ANYTHING, None)
     assert found.item_P.tolist() == plain.item_P.tolist() and set(found.user_P) == {0}
     np.testing.assert_allclose(found.share_P, plain.share_P, rtol=1e-6)
