@@ -3,8 +3,7 @@
 Latents are what the quantizer makes codes of: text, picture and histories as it sees them, before
 they are rounded. An item's vector is its text and its image latent, each less the catalogue's mean
 and of length one, side by side and of length one again; two items are as similar as a power of
-their cosine. It takes no histories, so that new items have look-alikes at once, and the user who
-follows no one still has neighbours.
+their cosine. An item that stands in no history has look-alikes too.
 
 All pairs of a catalogue of millions are too many. There each item is compared with those whose text
 code, or image code, begins like its own, as far as the code must be read for few to be left.
@@ -53,7 +52,7 @@ def neighbours(
     if not alike.similar_NN.nnz:
         return {0.0: counted}
     return {
-        share: MixedNeighbours([(1 - share, counted), (share, alike)]) if share else counted
+        share: MixedNeighbours([(1 - share, counted), (share, alike)])
         for share in sorted(set(shares))
     }
 
@@ -85,16 +84,14 @@ def most_alike(vector_ND: Float32Array, codes: list[npt.NDArray[np.integer]]) ->
     """
     items, found = len(vector_ND), list[Matrix]()
     for code_NL in codes:
-        rows, columns, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], list[Any]()
-        values.append(np.zeros(0, np.float32))
-        for group_G in _groups(code_NL):
-            for start in range(0, len(group_G), ROWS_AT_ONCE):
-                row_P, column_P, value_P = _nearest(vector_ND, group_G, start)
-                rows.append(row_P)
-                columns.append(column_P)
-                values.append(value_P)
-        content = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
-        found.append(sparse.csr_matrix(content, (items, items)))
+        nothing = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        parts = [
+            _nearest(vector_ND, group_G, start)
+            for group_G in _groups(code_NL)
+            for start in range(0, len(group_G), ROWS_AT_ONCE)
+        ]
+        row_P, column_P, value_P = map(np.concatenate, zip(nothing, *parts, strict=True))
+        found.append(sparse.csr_matrix((value_P, (row_P, column_P)), (items, items)))
         if items <= COMPARED:  # one group of all, whatever the codes
             break
     alike_NN: Any = found[0]

@@ -117,7 +117,8 @@ class MixedNeighbours:
     """Several kinds of neighbours, each with a weight."""
 
     def __init__(self, parts: Sequence[tuple[float, Neighbours]]) -> None:
-        self.parts = parts
+        # What weighs nothing is no neighbour, not even of a user who has no other.
+        self.parts = [(weight, known) for weight, known in parts if weight]
 
     def shares(
         self,

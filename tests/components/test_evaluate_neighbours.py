@@ -1,15 +1,19 @@
 """The neighbours and the hybrid list of the stage evaluate."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from macrec import look_alikes
+from macrec import look_alikes, schema
+from macrec.arrays import vector_column
 from macrec.artifact import Artifact
 from macrec.fusion import Weights, fuse_with_neighbours, listed_neighbours
 from macrec.generator import Recommender
 from macrec.metrics import per_user, ranks_in_lists
 from macrec.ranking import Ranker
 from macrec.sequences import Sequences
+from tests.artifacts import dataset
 from tests.components.test_evaluate import ITEMS, VOCABULARY, make_inputs, run
 
 # the model, untrained, knows nothing
@@ -118,6 +122,24 @@ def test_a_share_that_is_the_only_one_is_taken(tmp_path, lists, recommender):
         assert Artifact.open(path / "predictions").metadata["look_alikes"] == share
     longer = [len(a) < len(b) for a, b in zip(shown[0.0], shown[0.5], strict=True)]
     assert longer.count(True) > USERS / 2
+
+
+def test_the_share_is_the_better_one_of_the_validation_users(tmp_path, recommender):
+    """Nothing is counted, for each trains on one item; groups can be told by the latents alone."""
+    lists = [[group * TOGETHER + (k + step) % TOGETHER for step in range(3)]
+             for group in range(ITEMS // TOGETHER) for k in range(TOGETHER)]  # fmt: skip
+    inputs = make_inputs(tmp_path, lists, recommender)
+    table = inputs.latents.table().to_pydict()
+    angle_N = 2 * np.pi * (np.arange(ITEMS) // TOGETHER) / (ITEMS // TOGETHER)
+    circle_N2 = np.stack([np.cos(angle_N), np.sin(angle_N)], axis=1)
+    has_text = np.ones(ITEMS, bool)
+    table["text_latent"] = vector_column(circle_N2, has_text)
+    table["image_latent"] = vector_column(circle_N2, ~has_text)
+    told = dataset(tmp_path / "told", schema.latents(2, 2), [*table.values()])
+    metrics, *_ = run(tmp_path, replace(inputs, latents=told), beams=4, seen_items="drop")
+    assert Artifact.open(tmp_path / "predictions").metadata["look_alikes"] == 0.3
+    assert metrics["neighbour_weight"] > 0
+    assert metrics["neighbours_hr_10"] > metrics["fused_hr_10"] + 0.2
 
 
 def test_left_out_there_is_no_trace_of_them(tmp_path, lists, recommender, evaluated):

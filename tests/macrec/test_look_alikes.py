@@ -127,6 +127,19 @@ def test_look_alikes_have_their_share_and_whoever_has_nothing_else_the_whole(tmp
     assert none.shares(users, ANYTHING, left_out)[2].tolist() == plain.share_P.tolist()
 
 
+def test_what_has_no_share_is_no_neighbour(tmp_path):
+    """All to look-alikes: a user of the one item that has none is left without neighbours."""
+    histories = Sequences(np.array([0, 1, 1, 0], np.int32), np.array([0, 2, 4]))
+    text_ND, image_ND, has_text, has_image = drawn()
+    has_text[0] = has_image[0] = False
+    given = latents(tmp_path, text_ND, image_ND, has_text, has_image)
+    users = [np.array([0]), np.array([1])]
+    assert 0 in Neighbours.counted(histories, ITEMS).shares(users, ANYTHING, None).user_P
+    found = neighbours(histories, ITEMS, given, [1.0])[1.0].shares(users, ANYTHING, None)
+    assert set(found.user_P) == {1} and 0 not in found.item_P
+    assert found.share_P.sum() == pytest.approx(1)
+
+
 def test_without_latents_what_is_counted_has_the_whole(tmp_path):
     histories = Sequences(np.array([0, 1, 2, 1, 3], np.int32), np.array([0, 3, 5]))
     nothing = np.zeros(ITEMS, bool)
