@@ -2,9 +2,10 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 from components.baselines.registry import ENTRIES, ModelName
 from macrec.artifact import Json, write_atomically
@@ -16,6 +17,7 @@ from pipelines.bench_options import Options, add_flags, given
 from pipelines.bench_own import Ours
 from pipelines.bench_recipes import RECIPES
 from pipelines.bench_table import System, compared, markdown
+from pipelines.bench_work import work
 
 __all__ = ["add_flags", "bench", "given", "run_bench", "run_tune", "tune"]
 
@@ -31,6 +33,8 @@ def bench(options: Options, dataset: Dataset) -> Path:
     names, left_out = _that_can_run(options, dataset)
     recipes = [name for name in names if name in RECIPES]
     ours = Ours(options, dataset) if recipes else None  # what is wrong with them is said first
+    if options.trials:
+        _search(options, dataset, names)
     systems: dict[str, System] = {**bench_models.systems(options, dataset, _baselines(names))}
     failed: list[Json] = []
     if ours:
@@ -62,14 +66,40 @@ def bench(options: Options, dataset: Dataset) -> Path:
     return table
 
 
-def tune(options: Options, dataset: Dataset) -> Iterator[Path]:
-    """The search alone: OUT/trials/MODEL.json for each model, which a bench then takes."""
+def tune(options: Options, dataset: Dataset) -> list[Path]:
+    """The search alone: OUT/trials/MODEL.json for each model, which a bench then takes.
+
+    Raises:
+        UserError: of a model all trials failed; said when the others are through.
+    """
     names, _ = _that_can_run(options, dataset)
-    recipes = [name for name in names if name in RECIPES]
-    ours = Ours(options, dataset) if recipes else None  # what is wrong with them is said first
-    yield from (bench_models.searched(options, dataset, name) for name in _baselines(names))
-    if ours:
-        yield from map(ours.searched, dict.fromkeys(map(bench_recipes.searched_as, recipes)))
+    if any(name in RECIPES for name in names):
+        Ours(options, dataset)  # what is wrong with their settings is said first
+    found = _search(options, dataset, names)
+    failed = [str(outcome) for outcome in found if isinstance(outcome, UserError)]
+    check(not failed, "\n".join(failed))
+    return [outcome for outcome in found if isinstance(outcome, Path)]
+
+
+def _search(options: Options, dataset: Dataset, names: Sequence[str]) -> list[Path | UserError]:
+    """The files of the searches that the systems need, or what went wrong; `options.jobs` at once.
+
+    Our own come first: they take longest.
+    """
+    own = dict.fromkeys(bench_recipes.searched_as(name) for name in names if name in RECIPES)
+    wanted = [*own, *_baselines(names)]
+    done = work(partial(_searched, options, dataset), wanted, options.jobs)
+    return [outcome for _, outcome in done]
+
+
+def _searched(options: Options, dataset: Dataset, name: str) -> Path | UserError:
+    try:
+        if name in RECIPES:
+            return Ours(options, dataset).searched(name)
+        return bench_models.searched(options, dataset, cast("ModelName", name))
+    except UserError as error:  # one that cannot be searched does not end the others
+        log.warning("%s: no search: %s", name, error)
+        return error
 
 
 def _that_can_run(options: Options, dataset: Dataset) -> tuple[list[str], dict[str, str]]:

@@ -42,7 +42,7 @@ class Options(NamedTuple):
     configs: tuple[Path, ...] = ()
     """The data set's run parameters, for our own systems."""
     jobs: int = 1
-    """Trainings at once."""
+    """Searches or trainings at once."""
 
 
 def add_flags(parser: argparse.ArgumentParser, *, search_alone: bool = False) -> None:
@@ -83,16 +83,16 @@ def add_flags(parser: argparse.ArgumentParser, *, search_alone: bool = False) ->
     )
     add("--device", default="auto", help="cpu, cuda or auto")
     add("--threads", type=int, default=0, help="CPU threads; 0: as torch chooses")
+    add(
+        "--jobs",
+        type=int,
+        default=1,
+        help="models searched or trained at once, in processes of --threads (default: one) each; "
+        "the trials of one model are tried one after the other",
+    )
     if not search_alone:
         add("--seeds", type=int, default=1, help="trainings of each model, seeds 0 to N - 1")
         add("--system", default="", help="list of the run (default: the hybrid one)")
-        add(
-            "--jobs",
-            type=int,
-            default=1,
-            help="trainings at once, in processes of --threads (default: one) each; a search tries "
-            "one after the other",
-        )
 
 
 def given(options: argparse.Namespace) -> Options:
@@ -106,7 +106,7 @@ def given(options: argparse.Namespace) -> Options:
     unknown = [name for name in names if name not in GROUPS["all"]]
     there = f"{', '.join(GROUPS['all'])}, or {', '.join(GROUPS)}"
     check(not unknown, f"--models: no {', '.join(unknown)}; there are {there}.")
-    seeds, jobs = getattr(options, "seeds", 1), getattr(options, "jobs", 1)
+    seeds, jobs = getattr(options, "seeds", 1), options.jobs
     check(seeds >= 1, "--seeds: 1 or more.")
     check(jobs >= 1, "--jobs: 1 or more.")
     check(options.trials >= 0 and options.minutes > 0, "--trials: 0 or more; --minutes: above 0.")

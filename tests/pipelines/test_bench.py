@@ -156,6 +156,20 @@ def test_a_bench_takes_the_trials_that_tune_has_left(data, tmp_path, here, monke
     assert model["settings"] == left["best"]["settings"]
 
 
+def test_searches_at_once_come_to_the_same(data, tmp_path, here):
+    asked = ["--dataset", data, "--models", "popular,item_knn,sasrec", "--trials", 2, *QUICK]
+    found = []
+    for jobs in ("1", "2"):
+        out = tmp_path / jobs
+        called = here("tune", *asked, "--threads", "1", "--jobs", jobs, "--out", out)
+        assert called.code == 0 and called.out.count("best validation NDCG@10") == 3
+        files = [out / "trials" / f"{name}.json" for name in ("popular", "item_knn", "sasrec")]
+        told = [json.loads(path.read_text()) for path in files]
+        assert [len(t["trials"]) for t in told] == [1, 2, 2]  # the first has nothing to search
+        found.append([[t["best"][k] for k in ("settings", "validation_ndcg_10")] for t in told])
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("hits", "said"),
     [

@@ -241,6 +241,21 @@ def test_a_search_without_any_figure_leaves_the_system_out_with_the_reason(
     assert len(json.loads((tmp_path / "trials" / "macrec.json").read_text())["trials"]) == 6
 
 
+def test_a_search_that_fails_ends_no_other(data, tmp_path, here, monkeypatch):
+    def make(place, settings, until):
+        raise UserError("collapsed")
+
+    monkeypatch.setattr(bench_stages, "make", make)
+    asked = ["--dataset", data, "--config", data / "tiny.yaml", "--trials", "2"]
+    called = here("tune", *asked, "--models", "macrec,item_knn", "--out", tmp_path)
+    assert called.code == 2 and "all 2 trials failed, the first with: collapsed" in called.err
+    assert json.loads((tmp_path / "trials" / "item_knn.json").read_text())["best"]
+    called = here("bench", *asked, "--models", "macrec,item_knn", "--out", tmp_path)
+    assert called.code == 0 and "item-kNN" in called.out, called.err
+    told = json.loads((tmp_path / "bench.json").read_text())
+    assert [f["system"] for f in told["failed"]] == ["macrec"] and "item_knn" in told["systems"]
+
+
 def test_a_training_that_fails_is_told_and_the_others_are_compared(data, tmp_path, here):
     asked = ["--dataset", data, "--config", data / "tiny.yaml", "--models", "popular,macrec"]
     asked += ["--set", "macrec.quantizer_min_perplexity_share=1.0", "--threads", 1]
