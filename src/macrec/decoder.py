@@ -57,7 +57,10 @@ def encode(
     assert not model.training, "decoding a model in training mode: its weights may yet change"
     weights = t5.weights_of(model, dtype)
     state_BSD, _, bias_B11S = t5.encode(weights, source_BS)
-    return Encoded(weights, t5.memory(weights, state_BSD), bias_B11S)
+    sources = [
+        (key.contiguous(), value.contiguous()) for key, value in t5.memory(weights, state_BSD)
+    ]
+    return Encoded(weights, sources, bias_B11S)
 
 
 def decoder_states(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from macrec.generator import ModelSize, build_model
-from macrec.t5 import Dropout, distance_bias, encode, encode_embedded, weights_of
+from macrec.t5 import Dropout, attend, distance_bias, encode, encode_embedded, weights_of
 from macrec.tokens import Vocabulary
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,3 +87,17 @@ def test_embeddings_in_place_of_ids_are_encoded_as_in_transformers():
         encoded, read, _ = encode(weights_of(model), ids * mask)
     assert torch.equal(read, mask)
     assert torch.equal(same[mask], encoded[mask])
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-9])  # the latter drops nothing, by the path of training
+def test_attention_in_bfloat16_has_a_softmax_in_float32(rate):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(3, 2, n, 16).bfloat16() for n in (5, 40, 40))
+    bias = torch.randn(2, 5, 40).bfloat16()
+    weight = torch.softmax(query.double() @ key.double().mT + bias.double(), dim=-1)
+    exact = weight @ value.double()
+    found = attend(query, key, value, bias, Dropout(rate))
+    assert found.dtype == torch.bfloat16
+    narrow = torch.softmax(query @ key.mT + bias, dim=-1) @ value
+    error, of_narrow = ((x.double() - exact).abs().mean() for x in (found, narrow))
+    assert assert error < 0.9 * of_narrow
