@@ -100,4 +100,4 @@ def test_attention_in_bfloat16_has_a_softmax_in_float32(rate):
     assert found.dtype == torch.bfloat16
     narrow = torch.softmax(query @ key.mT + bias, dim=-1) @ value
     error, of_narrow = ((x.double() - exact).abs().mean() for x in (found, narrow))
-    assert assert error < 0.9 * of_narrow
+    assert error < 0.9 * of_narrow
