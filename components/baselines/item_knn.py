@@ -30,6 +30,8 @@ class Config:
 
     neighbours: int = 100
     """Similar items that an item keeps."""
+    asymmetry: float = 0.5
+    """Above one half a popular item is more similar, below it less; one half: the cosine."""
     shrinkage: float = 5.0
     """The larger, the less a similarity counts that few users speak for."""
     decay: float = 0.7
@@ -37,6 +39,7 @@ class Config:
 
     def __post_init__(self) -> None:
         problems = [] if self.neighbours >= 1 else ["neighbours is below 1"]
+        problems += [] if 0 <= self.asymmetry <= 1 else ["asymmetry is not in 0..1"]
         problems += [] if self.shrinkage >= 0 else ["shrinkage is negative"]
         problems += [] if 0 < self.decay <= 1 else ["decay is not in 0..1, 0 excluded"]
         check(not problems, f"item_knn: {'; '.join(problems)}.")
@@ -44,6 +47,7 @@ class Config:
 
 SPACE: Final[dict[str, tuple[Any, ...]]] = {
     "neighbours": (10, 20, 50, 100, 200, 500),
+    "asymmetry": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
     "shrinkage": (0.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0),
     "decay": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
 }
@@ -83,7 +87,9 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
     taken_UN.data[:] = 1  # who takes an item twice is one user all the same
     users_N = np.bincount(taken_UN.indices, minlength=data.items)
     both_NN: Any = (taken_UN.T @ taken_UN).tocsr()
-    similar_NN = most_similar([both_NN], users_N, config.shrinkage, config.neighbours)
+    similar_NN = most_similar(
+        [both_NN], users_N, config.asymmetry, config.shrinkage, config.neighbours
+    )
     return Fitted(ItemKnn(Neighbours(similar_NN, config.decay), count_N), [])
 
 

@@ -139,6 +139,8 @@ def test_neighbours_are_those_of_the_equation():
     assert scores[0, 3] == scores[0, 4] == 0  # nobody has them
     assert np.argsort(-scores[1]).tolist()[:3] == [1, 0, 2]  # item 3 has no neighbour: by count
     one = fitted_knn(data, shrinkage=1, neighbours=1)
+    popular = fitted_knn(data, shrinkage=1, asymmetry=1).neighbours.similar_NN
+    assert popular[2, 0] == pytest.approx(1 / 3) and popular[0, 2] == pytest.approx(1 / 4)
     assert one.parameters == 3 and one.score_all([np.array([0], np.int32)])[0, 2] < 1e-5
 
 

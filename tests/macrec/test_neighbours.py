@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from macrec import cooccurrence
-from macrec.neighbours import DECAY, KEPT, SHRINKAGE, WINDOW, Neighbours, Shares
+from macrec.neighbours import ASYMMETRY, DECAY, KEPT, SHRINKAGE, WINDOW, Neighbours, Shares
 from macrec.sequences import Sequences
 
 ITEMS = 12
@@ -31,7 +31,7 @@ def by_loops(histories):
                 if a != b:
                     near_NN[a, b] += 1
                     near_NN[b, a] += 1
-    return near_NN / (np.sqrt(np.outer(times_N, times_N)) + SHRINKAGE)
+    return near_NN / (np.outer(times_N**ASYMMETRY, times_N ** (1 - ASYMMETRY)) + SHRINKAGE)
 
 
 def test_similarity_and_scores_are_those_of_the_equation():
@@ -49,7 +49,10 @@ def test_similarity_and_scores_are_those_of_the_equation():
 def test_two_by_hand():
     # item 0 is there twice, item 1 three times; they stand near each other twice
     neighbours = Neighbours.counted(sequences([[0, 1], [1, 2, 0], [1]]), ITEMS)
-    assert neighbours.similar_NN[0, 1] == pytest.approx(2 / (6**0.5 + SHRINKAGE))
+    to_1 = 2 / (2**ASYMMETRY * 3 ** (1 - ASYMMETRY) + SHRINKAGE)
+    assert neighbours.similar_NN[0, 1] == pytest.approx(to_1)
+    to_0 = 2 / (3**ASYMMETRY * 2 ** (1 - ASYMMETRY) + SHRINKAGE)
+    assert neighbours.similar_NN[1, 0] == pytest.approx(to_0) and to_0 < to_1
 
 
 def test_an_item_keeps_its_most_similar_ones_only():
