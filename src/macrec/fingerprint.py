@@ -19,6 +19,7 @@ PLUMBING = {
     "macrec.failpoint",
     "macrec.fingerprint",
     "macrec.gcs_session",
+    "macrec.gcs_storage",
     "macrec.parameters",
     "macrec.progress",
     "macrec.shortage",

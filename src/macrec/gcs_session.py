@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import google.auth
@@ -42,8 +43,9 @@ PASSING = {408, 429, 500, 502, 503, 504}
 T = TypeVar("T")
 
 
+@lru_cache(maxsize=1)
 def client() -> storage.Client:
-    """A client with credentials from the environment; none are needed for an emulator.
+    """The client of this process, by the environment's credentials; an emulator needs none.
 
     Raises:
         DefaultCredentialsError: there are none.

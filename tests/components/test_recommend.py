@@ -256,9 +256,9 @@ def test_it_goes_on_after_the_last_finished_shard(tmp_path, inputs, monkeypatch,
     uri = str(tmp_path / "store")
     if remote:
         request.getfixturevalue("gcs_server")
-        from macrec.storage import _gcs_client
+        from macrec import gcs_session
 
-        _gcs_client().create_bucket("lists")
+        gcs_session.client().create_bucket("lists")
         uri = "gs://lists/store"
     kept, find = shards.KeptShards.keep, shards.KeptShards.find
     done: list[str] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from macrec import storage
+from macrec import gcs_session, storage
 from macrec.artifact import FolderOutput
 from macrec.errors import UserError
 from pipelines import cli, collect, run_record
@@ -25,7 +25,7 @@ def store(request, tmp_path) -> str:
         return str(tmp_path / "store")
     request.getfixturevalue("gcs_server")
     bucket = f"bucket-{uuid.uuid4().hex}"
-    storage._gcs_client().create_bucket(bucket)
+    gcs_session.client().create_bucket(bucket)
     return f"gs://{bucket}/store"
 
 

@@ -43,11 +43,11 @@ def proxied(gcs_server, monkeypatch):
         def start(share=0.0, **options):
             proxy = stack.enter_context(serving(FaultProxy(gcs_server.url, share, **options)))
             monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
-            storage._gcs_client.cache_clear()
+            gcs_session.client.cache_clear()
             return proxy
 
         yield start
-    storage._gcs_client.cache_clear()
+    gcs_session.client.cache_clear()
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def folder(bounds, proxied):
     """A folder of a new bucket behind a proxy that does nothing yet: (proxy, storage)."""
     proxy = proxied()
     bucket = f"faults-{uuid.uuid4().hex}"
-    storage._gcs_client().create_bucket(bucket)
+    gcs_session.client().create_bucket(bucket)
     return proxy, storage.open_storage(f"gs://{bucket}/some")
 
 
@@ -244,7 +244,7 @@ def stage_of(name, *flags, hasty=True, **environment):
 def in_bucket(sample):
     """Copies pictures and encoder of the sample into a new bucket."""
     bucket = f"shop-{uuid.uuid4().hex}"
-    storage._gcs_client().create_bucket(bucket)
+    gcs_session.client().create_bucket(bucket)
     opened = storage.open_storage(f"gs://{bucket}")
     for prefix, root in (("image", sample.image_model), ("pictures", sample.data / "images")):
         for path in (p for p in root.rglob("*") if p.is_file()):
@@ -335,7 +335,7 @@ def test_a_whole_run_comes_to_the_same_results(
     for number in (16, 17, 18, 19):
         record_property("case", number)
     flags = ["--config", SMOKE, *sample.flags, "--set", "image_max_bad_images=0.05"]
-    storage._gcs_client().create_bucket("whole-run")
+    gcs_session.client().create_bucket("whole-run")
 
     def digests(name, store):
         done = macrec("run", *flags, "--out", tmp_path / name, "--store", store)

@@ -9,7 +9,7 @@ import uuid
 import pytest
 import torch
 
-from macrec import checkpoint, storage
+from macrec import checkpoint, gcs_session, storage
 from macrec.checkpoint import Checkpoints
 from macrec.errors import TryAgain
 
@@ -20,7 +20,7 @@ def uri(request, tmp_path):
         return str(tmp_path / "store" / "checkpoints")
     request.getfixturevalue("gcs_server")
     bucket = f"bucket-{uuid.uuid4().hex}"
-    storage._gcs_client().create_bucket(bucket)
+    gcs_session.client().create_bucket(bucket)
     return f"gs://{bucket}/store/checkpoints"
 
 

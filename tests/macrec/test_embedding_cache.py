@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from macrec import embedding_cache
+from macrec import embedding_cache, gcs_session
 from macrec.embedding_cache import KEY, EmbeddingCache
 from macrec.errors import TryAgain
 from macrec.storage import LocalStorage, open_storage
@@ -191,9 +191,7 @@ def test_a_storage_that_does_not_answer_costs_the_vectors_alone(
 
 
 def test_a_bucket_is_a_place_like_any_other(gcs_server: object) -> None:
-    from macrec import storage
-
-    storage._gcs_client().create_bucket("embedding-cache")
+    gcs_session.client().create_bucket("embedding-cache")
     uri = "gs://embedding-cache/store/caches/embed_text"
     filled(uri, 1, 2)
     filled(uri, 3)

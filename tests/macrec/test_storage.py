@@ -18,7 +18,7 @@ def root(request, tmp_path):
         return str(tmp_path / "root")
     request.getfixturevalue("gcs_server")
     bucket = f"bucket-{uuid.uuid4().hex}"
-    storage._gcs_client().create_bucket(bucket)
+    gcs_session.client().create_bucket(bucket)
     return f"gs://{bucket}/some/prefix"
 
 
@@ -100,7 +100,7 @@ def test_a_bucket_that_is_not_there_is_a_user_error(gcs_server):
 def test_a_server_that_does_not_answer_means_try_again(monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")  # nobody listens
     monkeypatch.setattr(gcs_session, "TOTAL_SECONDS", 1)
-    monkeypatch.setattr(storage, "_gcs_client", storage._gcs_client.__wrapped__)
+    monkeypatch.setattr(gcs_session, "client", gcs_session.client.__wrapped__)
     with pytest.raises(TryAgain, match="gs://bucket/x: no answer"):
         storage.open_storage("gs://bucket/x").create("a", b"1")
 

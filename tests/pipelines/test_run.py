@@ -168,9 +168,9 @@ def test_given_embeddings_take_the_place_of_encoders(macrec, tmp_path):
 @pytest.mark.slow
 def test_everything_may_lie_in_a_bucket(macrec, sample, gcs_server, tmp_path):
     """Catalogue, log, pictures, encoders and the artifact store on gs://."""
-    from macrec import storage
+    from macrec import gcs_session, storage
 
-    storage._gcs_client().create_bucket("shop")
+    gcs_session.client().create_bucket("shop")
     bucket = storage.open_storage("gs://shop")
     roots = {"data": sample.data, "text": sample.text_model, "image": sample.image_model}
     for prefix, root in roots.items():
