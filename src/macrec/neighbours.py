@@ -72,12 +72,19 @@ class Neighbours:
         self.similar_NN, self.decay = similar_NN, decay
 
     @classmethod
-    def counted(cls, histories: Sequences, items: int) -> "Neighbours":
+    def counted(
+        cls,
+        histories: Sequences,
+        items: int,
+        *,
+        asymmetry: float = ASYMMETRY,
+        shrinkage: float = SHRINKAGE,
+    ) -> "Neighbours":
         """Those of histories, c(i, j) being the times that i and j stood near each other."""
         upper_NN = count_neighbours(histories, items, WINDOW)
         times_N = np.bincount(histories.items, minlength=items)
         parts = upper_NN, upper_NN.T.tocsr()  # their sum would be half of the memory
-        return cls(most_similar(parts, times_N, ASYMMETRY, SHRINKAGE, KEPT), DECAY)
+        return cls(most_similar(parts, times_N, asymmetry, shrinkage, KEPT), DECAY)
 
     def scores(self, histories: Histories) -> Matrix:
         """Similarity of items to what the users have, CSR float32 [B, N]; most are absent."""

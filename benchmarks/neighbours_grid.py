@@ -1,0 +1,72 @@
+"""Neighbours alone on validation users, by how their cosine treats what is popular.
+
+    PYTHONPATH=src:. python benchmarks/neighbours_grid.py DATASET ...
+
+Each DATASET has the artifacts `sequences` and `items`. All users are asked for their last item but
+one, from all before it; what they have is in no list where few interactions repeat one. One JSON
+line per data set, asymmetry and shrinkage (`macrec.neighbours`).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import machine
+from macrec.artifact import Artifact
+from macrec.lists import top_lists
+from macrec.metrics import per_user, ranks_in_lists
+from macrec.neighbours import Neighbours
+from macrec.sequences import drops_seen, seen_pairs
+from macrec.split import Cases, read_split
+
+ASYMMETRIES = (0.5, 0.65, 0.75, 0.85, 1.0)
+SHRINKAGES = (10.0, 20.0, 40.0)
+MAX_HISTORY = 20
+USERS_AT_ONCE = 2048
+PLACES = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET")
+    for folder in parser.parse_args().datasets:
+        items = Artifact.open(folder / "items").rows
+        split = read_split(Artifact.open(folder / "sequences"), items)
+        cases = split.validation(0, np.random.default_rng(0))
+        drop_seen = drops_seen("auto", split.sequences)
+        for asymmetry in ASYMMETRIES:
+            for shrinkage in SHRINKAGES:
+                known = Neighbours.counted(
+                    split.training(), items, asymmetry=asymmetry, shrinkage=shrinkage
+                )
+                line = {
+                    "benchmark": "neighbours_grid",
+                    "data": folder.name,
+                    "users": len(cases.targets_T),
+                    "asymmetry": asymmetry,
+                    "shrinkage": shrinkage,
+                    **_measured(known, cases, items, drop_seen),
+                }
+                print(json.dumps(line | machine.about("cpu")), flush=True)
+
+
+def _measured(known: Neighbours, cases: Cases, items: int, drop_seen: bool) -> dict[str, float]:
+    all_N = np.ones(items, bool)
+    found: dict[str, list[np.ndarray]] = {"hr_10": [], "ndcg_10": []}
+    for start in range(0, len(cases.targets_T), USERS_AT_ONCE):
+        part = slice(start, start + USERS_AT_ONCE)
+        whole = cases.histories[part]
+        seen = seen_pairs(whole) if drop_seen else None
+        shares = known.shares([history[-MAX_HISTORY:] for history in whole], all_N, seen)
+        columns = shares.user_P, shares.item_P, shares.share_P
+        lists = top_lists(*columns, users=len(whole), top_k=PLACES)
+        values = per_user(ranks_in_lists(*lists, cases.targets_T[part]), (PLACES,))
+        for name, parts in found.items():
+            parts.append(values[name])
+    return {name: round(float(np.concatenate(parts).mean()), 4) for name, parts in found.items()}
+
+
+if __name__ == "__main__":
+    main()
