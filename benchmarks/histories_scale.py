@@ -31,11 +31,12 @@ DEFAULT_USERS_PER_ITEM = 3.0
 COUNT = """
 import pathlib, sys
 from macrec.artifact import Artifact
-from macrec.neighbours import Neighbours
+from macrec.neighbours import Counts, Neighbours
 from macrec.sequences import read_sequences
 
 folder, items = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-Neighbours.counted(read_sequences(Artifact.open(folder / "sequences"), items), items)
+histories = read_sequences(Artifact.open(folder / "sequences"), items)
+Neighbours.counted(Counts.of(histories, items), 0.7)
 """
 
 

@@ -17,7 +17,7 @@ from benchmarks import machine
 from macrec.artifact import Artifact
 from macrec.lists import top_lists
 from macrec.metrics import per_user, ranks_in_lists
-from macrec.neighbours import Neighbours
+from macrec.neighbours import Counts, Neighbours
 from macrec.sequences import drops_seen, seen_pairs
 from macrec.split import Cases, read_split
 
@@ -36,11 +36,10 @@ def main() -> None:
         split = read_split(Artifact.open(folder / "sequences"), items)
         cases = split.validation(0, np.random.default_rng(0))
         drop_seen = drops_seen("auto", split.sequences)
+        counts = Counts.of(split.training(), items)
         for asymmetry in ASYMMETRIES:
             for shrinkage in SHRINKAGES:
-                known = Neighbours.counted(
-                    split.training(), items, asymmetry=asymmetry, shrinkage=shrinkage
-                )
+                known = Neighbours.counted(counts, asymmetry, shrinkage)
                 line = {
                     "benchmark": "neighbours_grid",
                     "data": folder.name,

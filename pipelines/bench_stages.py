@@ -208,6 +208,7 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
     from macrec import look_alikes
     from macrec.fusion import Weights, best_lists
     from macrec.inference import open_ranker, open_recommender
+    from macrec.neighbours import Mix
     from macrec.sequences import drops_seen
     from macrec.split import read_split
 
@@ -222,9 +223,9 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
     weights = Weights(stated["fusion_weight"], stated["neighbour_weight"])
     neighbours = None
     if config.neighbour_weights:
-        share = stated["look_alikes"]
-        known = look_alikes.neighbours(split.training(), items, made.artifacts["latents"], [share])
-        neighbours = known[share]
+        mix = Mix(stated["neighbour_asymmetry"], stated["look_alikes"])
+        known = look_alikes.neighbours(split.training(), items, made.artifacts["latents"], [mix])
+        neighbours = known[mix]
     ranker = open_ranker(
         recommender,
         device=place.device,

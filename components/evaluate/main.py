@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from macrec import schema, stage
@@ -32,6 +33,9 @@ class Config:
     """Weights to choose from, as those above, of an item's neighbours: what stood near it in the
     training parts of histories. They propose items too, and the hybrid list draws on them and on
     the fused one. Ours, not the paper's; none at all leaves them out."""
+    neighbour_asymmetries: tuple[float, ...] = (0.5, 0.7)
+    """How much of an item's popularity is taken off what it is a neighbour of, and not off itself,
+    to choose from with their weight: 0.5 is the cosine, more favours popular neighbours."""
     look_alikes: tuple[float, ...] = (0.0, 0.3)
     """Shares to choose from, with the weight of the neighbours, that an item's look-alikes have in
     them: the items whose latents are nearest, whatever histories say."""
@@ -71,8 +75,9 @@ class Config:
             problems.append("fusion_weights needs one or more numbers from 0 to 1")
         if not all(0 <= w < 1 for w in self.neighbour_weights):
             problems.append("neighbour_weights takes numbers from 0 to below 1")
-        if not self.look_alikes or not all(0 <= share <= 1 for share in self.look_alikes):
-            problems.append("look_alikes needs one or more numbers from 0 to 1")
+        for name in ("neighbour_asymmetries", "look_alikes"):
+            if not getattr(self, name) or not all(0 <= value <= 1 for value in getattr(self, name)):
+                problems.append(f"{name} needs one or more numbers from 0 to 1")
         check(not problems, f"evaluate: {'; '.join(problems)}.")
 
 
@@ -144,12 +149,14 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     from components.evaluate.summary import write_report
     from components.evaluate.tokenizer import measure
     from macrec import look_alikes
+    from macrec.neighbours import Mix
 
     changes = churn.measure_churn(inputs)
     drop_seen = drops_seen(config.seen_items, split.sequences)
-    known: dict[float, AnyNeighbours] = {}
+    known: dict[Mix, AnyNeighbours] = {}
     if config.neighbour_weights:
-        known = look_alikes.neighbours(split.training(), items, inputs.latents, config.look_alikes)
+        mixes = [Mix(*mix) for mix in product(config.neighbour_asymmetries, config.look_alikes)]
+        known = look_alikes.neighbours(split.training(), items, inputs.latents, mixes)
     ranker = open_ranker(
         recommender,
         device=execution.device,
@@ -160,11 +167,12 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         precision=config.precision,
     )
     choice = systems.choose_weights(ranker, split, config, known)
-    ranker.neighbours = known.get(choice.look_alikes)
+    ranker.neighbours = known.get(choice.mix)
     stated = {
         "fusion_weight": choice.weights.text,
         "neighbour_weight": choice.weights.neighbours,
-        "look_alikes": choice.look_alikes,
+        "neighbour_asymmetry": choice.mix.asymmetry,
+        "look_alikes": choice.mix.look_alikes,
         "renormalise": config.renormalise,
         "precision": config.precision,
         "seen_items": "drop" if drop_seen else "keep",

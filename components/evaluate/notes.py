@@ -91,12 +91,13 @@ def _neighbours(choice: WeightChoice, generated: str) -> str:
     """How the neighbours come in."""
     weight, how = choice.weights.neighbours, _chosen(choice.tried_neighbours, choice.users)
     alike = ""
-    if choice.look_alikes:
-        alike = f"{choice.look_alikes:g} of the share is that of what its latents look alike. "
+    if choice.mix.look_alikes:
+        alike = f"{choice.mix.look_alikes:g} of the share is that of what its latents look alike. "
     return (
         f"Hybrid: {1 - weight:g} x probability by the {generated} score among a user's candidates "
         f"+ {weight:g} x share of the neighbours, {how}. "
-        f"Neighbours are counted in the training parts of histories. {alike}"
+        "Neighbours are counted in the training parts of histories, by a cosine of asymmetry "
+        f"{choice.mix.asymmetry:g}. {alike}"
         "Those of a user are candidates too."
     )
 

@@ -8,6 +8,7 @@ Shapes: U users of a chunk, T all test users, K places, N items.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ from macrec.metrics import (
     shown_by_value,
     shown_counts,
 )
-from macrec.neighbours import AnyNeighbours
+from macrec.neighbours import AnyNeighbours, Mix
 from macrec.predictions import SHOWN_CUTOFF, SystemScores, rows
 from macrec.progress import Progress, log
 from macrec.ranking import Ranker
@@ -62,8 +63,8 @@ class WeightChoice(NamedTuple):
     """That of the hybrid list by the weight of the neighbours, the text weight being chosen."""
     users: int
     """Validation users."""
-    look_alikes: float = 0.0
-    """Share that look-alikes have in the neighbours."""
+    mix: Mix = Mix()
+    """How the neighbours are made."""
 
 
 @dataclass
@@ -87,18 +88,18 @@ class Evaluated:
 
 
 def choose_weights(
-    ranker: Ranker, split: Split, config: "Config", known: Mapping[float, AnyNeighbours]
+    ranker: Ranker, split: Split, config: "Config", known: Mapping[Mix, AnyNeighbours]
 ) -> WeightChoice:
     """The weights with the best NDCG@10 on validation users, text first, then the neighbours.
 
-    On a tie the text weight nearest 0.5, the smaller one of the neighbours and the smaller share of
-    look-alikes. The only modality that there is has the whole weight.
+    On a tie the text weight nearest 0.5, and of the neighbours the smaller weight, share of
+    look-alikes and asymmetry. The only modality that there is has the whole weight.
 
     Args:
-        ranker: is left with some of the neighbours.
+        ranker: its own neighbours are not looked at.
         split: says who is validated on.
         config: the weights to choose from.
-        known: the neighbours by the share of look-alikes; none where there are none to mix in.
+        known: the neighbours by the way they are made; none where there are none to mix in.
     """
     fused, hybrid = len(ranker.modalities) > 1, bool(known)
     text = min(config.fusion_weights, key=lambda w: abs(w - 0.5))
@@ -111,16 +112,14 @@ def choose_weights(
     cases = split.validation(config.validation_users, generator)
     if not cases.histories:
         log.warning("evaluate: no user has three interactions; fusion weights untried: %s", untried)
-        return WeightChoice(untried, {}, {}, 0, min(known, default=0.0))
-    found: dict[float, Candidates] = {}
-    passes = len(cases.histories) * max(len(known), 1)
-    with Progress("evaluate, fusion weights", passes, "users") as progress:
-        for share in known or (0.0,):
-            ranker.neighbours = known.get(share)
-            found[share] = ranker.candidates(cases.histories, config.beams, progress)
+        return WeightChoice(untried, {}, {}, 0, min(known, default=Mix()))
+    mixes = list(known) or [Mix()]
+    ways = [known.get(mix) for mix in mixes]
+    with Progress("evaluate, fusion weights", len(cases.histories), "users") as progress:
+        several = ranker.candidates_by(cases.histories, config.beams, ways, progress)
+    found = dict(zip(mixes, several, strict=True))
 
-    def score(weights: Weights, share: float = min(found)) -> float:
-        candidates = found[share]
+    def score(weights: Weights, candidates: Candidates = several[0]) -> float:
         ranks = ranks_in_lists(*best_lists(candidates, weights, config.top_k), cases.targets_T)
         return float(per_user(ranks, (10,))[CHOSEN_BY].mean())
 
@@ -133,16 +132,17 @@ def choose_weights(
     if not hybrid:
         return WeightChoice(Weights(text), tried_text, {}, users)
     weights = sorted(set(config.neighbour_weights))
-    tried = {share: {w: score(Weights(text, w), share) for w in weights} for share in found}
-    share, best = max(
-        ((s, w) for s in tried for w in weights),
-        key=lambda at: (tried[at[0]][at[1]], -at[1], -at[0]),
+    tried = {mix: {w: score(Weights(text, w), found[mix]) for w in weights} for mix in found}
+    mix, best = max(
+        product(tried, weights),
+        key=lambda at: (tried[at[0]][at[1]], -at[1], -at[0].look_alikes, -at[0].asymmetry),
     )
     log.info(
-        "evaluate: neighbour weight %g, share of look-alikes %g, validation NDCG@10 %.4f",
-        *(best, share, tried[share][best]),
+        "evaluate: neighbour weight %g, asymmetry %g, share of look-alikes %g, "
+        "validation NDCG@10 %.4f",
+        *(best, *mix, tried[mix][best]),
     )
-    return WeightChoice(Weights(text, best), tried_text, tried[share], users, share)
+    return WeightChoice(Weights(text, best), tried_text, tried[mix], users, mix)
 
 
 def evaluate(

@@ -17,7 +17,7 @@ from macrec.runtime import Precision
 from macrec.sequences import read_sequences
 
 if TYPE_CHECKING:
-    from macrec.neighbours import AnyNeighbours
+    from macrec.neighbours import AnyNeighbours, Mix
 
 EVALUATED = -1.0  # in place of a fusion weight
 
@@ -37,6 +37,9 @@ class Config:
     neighbour_weight: float = EVALUATED
     """Weight of the items' neighbours in histories, counted in all that is given here, from 0 (the
     fused list) to below 1; -1 takes the one that evaluate chose."""
+    neighbour_asymmetry: float = EVALUATED
+    """How much of an item's popularity is taken off what it is a neighbour of, 0..1; -1 takes that
+    of evaluate."""
     look_alikes: float = EVALUATED
     """Share, 0..1, that look-alikes have in the neighbours; -1 takes that of evaluate."""
     renormalise: Literal["evaluated", "on", "off"] = "evaluated"
@@ -55,8 +58,9 @@ class Config:
             problems.append("fusion_weight is neither within 0..1 nor -1 (the one evaluate chose)")
         if self.neighbour_weight != EVALUATED and not 0 <= self.neighbour_weight < 1:
             problems.append("neighbour_weight is neither 0 to below 1 nor -1 (that of evaluate)")
-        if self.look_alikes != EVALUATED and not 0 <= self.look_alikes <= 1:
-            problems.append("look_alikes is neither within 0..1 nor -1 (that of evaluate)")
+        for name in ("neighbour_asymmetry", "look_alikes"):
+            if (value := getattr(self, name)) != EVALUATED and not 0 <= value <= 1:
+                problems.append(f"{name} is neither within 0..1 nor -1 (that of evaluate)")
         check(not problems, f"recommend: {'; '.join(problems)}.")
 
 
@@ -117,7 +121,8 @@ class Rule(NamedTuple):
     renormalise: bool
     drop_seen: bool
     precision: Precision
-    look_alikes: float
+    mix: "Mix"
+    """How the neighbours are made."""
 
 
 def run(
@@ -166,7 +171,8 @@ def run(
     outputs.recommendations.metadata |= {
         "text_weight": rule.weights.text,
         "neighbour_weight": rule.weights.neighbours,
-        "look_alikes": rule.look_alikes,
+        "neighbour_asymmetry": rule.mix.asymmetry,
+        "look_alikes": rule.mix.look_alikes,
         "renormalise": rule.renormalise,
         "drop_seen": rule.drop_seen,
         "precision": rule.precision,
@@ -202,9 +208,8 @@ def _neighbours(rule: Rule, inputs: Inputs, items: int) -> "AnyNeighbours | None
     from macrec import look_alikes
 
     histories = read_sequences(inputs.sequences, items)
-    share = rule.look_alikes
-    known = look_alikes.neighbours(histories, items, inputs.latents, [share])
-    return known.get(share, known[min(known)])
+    (known,) = look_alikes.neighbours(histories, items, inputs.latents, [rule.mix]).values()
+    return known
 
 
 def choose_rule(config: Config, predictions: Artifact) -> Rule:
@@ -213,7 +218,10 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
     Raises:
         UserError: the predictions do not say what was chosen.
     """
-    once = {"precision": "float32", "look_alikes": 0.0}  # before there was a choice
+    from macrec.neighbours import Mix
+
+    # before there was a choice
+    once = {"precision": "float32", "look_alikes": 0.0, "neighbour_asymmetry": 0.5}
     stated = {**once, **predictions.metadata}
     settings = (*once, "fusion_weight", "neighbour_weight", "renormalise", "seen_items")
     asked = [name for name in settings if getattr(config, name) in (EVALUATED, "evaluated")]
@@ -229,7 +237,7 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
         renormalise=chosen["renormalise"] in (True, "on"),
         drop_seen=chosen["seen_items"] == "drop",
         precision=chosen["precision"],
-        look_alikes=float(chosen["look_alikes"]),
+        mix=Mix(float(chosen["neighbour_asymmetry"]), float(chosen["look_alikes"])),
     )
 
 

@@ -3,9 +3,10 @@
 Shapes: U users, B users of a batch, W beams, C codes, P (user, item) pairs.
 
 The candidates of a user are the items of both beam searches, and his best neighbours if he has any
-(`macrec.neighbours`). Each is scored under BOTH modalities: by the beam that found it, else by
-teacher forcing. Items that share a code share its score: they are tied, and metrics count ties at
-expected value.
+(`macrec.neighbours`). Where these are made in several ways, candidates differ by the way, and what
+they have in common is searched and scored once. Each is scored under BOTH modalities: by the beam
+that found it, else by teacher forcing. Items that share a code share its score: they are tied, and
+metrics count ties at expected value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,13 @@ def candidates_of_batch(
     Every item lacks a modality that has no scorer. Of neighbours, `beams` a user are proposed too;
     each must have a code that one of the scorers knows.
     """
+    return candidates_by_shares(scorers, beams, [shares])[0]
+
+
+def candidates_by_shares(
+    scorers: Mapping[Modality, CodeScorer], beams: int, by: "Sequence[Shares | None]"
+) -> list[Candidates]:
+    """`candidates_of_batch` for each of several ways to make neighbours, searched once."""
     searches: dict[Modality, tuple[IntArray, FloatArray]] = {
         modality: scorer.search(beams) for modality, scorer in scorers.items()
     }
@@ -105,9 +113,9 @@ def candidates_of_batch(
     for modality, (leaf_BW, _) in searches.items():
         pairs = items_of(scorers[modality].trie, leaf_BW)
         keys.append(pairs.user_P * items + pairs.item_P)
-    if shares is not None:
-        near = shares.best(beams)
-        keys.append(near.user_P * items + near.item_P)
+    near = [shares.best(beams) if shares is not None else None for shares in by]
+    near_keys = [best.user_P * items + best.item_P if best else keys[0][:0] for best in near]
+    keys += near_keys
     user_P, item_P = np.divmod(np.unique(np.concatenate(keys)), items)
     scores_P: dict[Modality, FloatArray] = {}
     found_P: dict[Modality, npt.NDArray[np.bool_]] = {}
@@ -119,8 +127,15 @@ def candidates_of_batch(
         scores_P[modality], found_P[modality] = _leaf_scores(
             scorer, *searches[modality], user_P, leaf_P
         )
-    share_P = shares.of(user_P, item_P) if shares is not None else np.zeros(len(user_P), np.float32)
-    return Candidates(users, user_P, item_P, scores_P, found_P, share_P)
+    none_P = np.zeros(len(user_P), np.float32)
+    union = Candidates(users, user_P, item_P, scores_P, found_P, none_P)
+    searched_P, key_P = found_P["text"] | found_P["image"], user_P * items + item_P
+    found: list[Candidates] = []
+    for shares, keys_P in zip(by, near_keys, strict=True):
+        share_P = shares.of(user_P, item_P) if shares is not None else none_P
+        own = union._replace(share_P=share_P)
+        found.append(own.where(searched_P | np.isin(key_P, keys_P)))
+    return found
 
 
 def _leaf_scores(

@@ -21,7 +21,7 @@ from scipy import sparse
 from macrec.arrays import codes_matrix, embedding_matrix, valid_rows
 from macrec.artifact import Artifact
 from macrec.cooccurrence import Matrix
-from macrec.neighbours import DECAY, AnyNeighbours, MixedNeighbours, Neighbours
+from macrec.neighbours import DECAY, AnyNeighbours, Counts, Mix, MixedNeighbours, Neighbours
 from macrec.sequences import Sequences
 from macrec.tokens import MODALITIES
 
@@ -37,24 +37,28 @@ ROWS_AT_ONCE: Final = 1024
 
 
 def neighbours(
-    histories: Sequences, items: int, latents: Artifact, shares: Collection[float]
-) -> dict[float, AnyNeighbours]:
-    """Those counted in histories, and look-alikes, by the share of these.
+    histories: Sequences, items: int, latents: Artifact, mixes: Collection[Mix]
+) -> dict[Mix, AnyNeighbours]:
+    """Those counted in histories, and look-alikes, mixed in each of the ways.
 
-    Where no item has a latent there are no look-alikes, and what is counted has the whole: 0 is
-    then the only share.
+    Where no item has a latent there are no look-alikes, and what is counted has the whole: the
+    share of look-alikes is then 0 in what comes back.
     """
-    counted = Neighbours.counted(histories, items)
-    if not any(shares):
-        return {0.0: counted}
+    counts = Counts.of(histories, items)
+    counted = {a: Neighbours.counted(counts, a) for a in sorted({mix.asymmetry for mix in mixes})}
+    alike = _alike(latents) if any(mix.look_alikes for mix in mixes) else None
+    if alike is None:
+        return {Mix(a): known for a, known in counted.items()}
+    return {
+        Mix(a, share): MixedNeighbours([(1 - share, counted[a]), (share, alike)])
+        for a, share in sorted(set(mixes))
+    }
+
+
+def _alike(latents: Artifact) -> Neighbours | None:
     codes = [codes_matrix(latents, f"{modality}_codes") for modality in MODALITIES]
     alike = Neighbours(most_alike(unit_vectors(latents), codes), DECAY)
-    if not alike.similar_NN.nnz:
-        return {0.0: counted}
-    return {
-        share: MixedNeighbours([(1 - share, counted), (share, alike)])
-        for share in sorted(set(shares))
-    }
+    return alike if alike.similar_NN.nnz else None
 
 
 def unit_vectors(latents: Artifact) -> Float32Array:

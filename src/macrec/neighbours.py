@@ -31,8 +31,6 @@ Int64Array = npt.NDArray[np.int64]
 WINDOW: Final = 5
 """Items at most so many places apart are counted together: bounds the pairs of long histories. On
 scientific lists of 1 to 20 places were equally good (docs/results.md)."""
-ASYMMETRY: Final = 0.65
-"""a; with the shrinkage the best compromise of three data sets' validation (docs/results.md)."""
 SHRINKAGE: Final = 20.0
 KEPT: Final = 100
 DECAY: Final = 0.7
@@ -64,6 +62,31 @@ class Shares(NamedTuple):
         return np.where(known_P[place_P] == asked_P, share_P[place_P], np.float32(0))
 
 
+class Mix(NamedTuple):
+    """How neighbours are made; what is best differs between data sets (docs/results.md)."""
+
+    asymmetry: float = 0.5
+    """a of those that are counted."""
+    look_alikes: float = 0.0
+    """Share of `macrec.look_alikes` beside them."""
+
+
+class Counts(NamedTuple):
+    """What histories say of pairs of items."""
+
+    parts: tuple[Matrix, ...]
+    """Their sum is c(i, j): how often i and j stood near each other; each CSR [N, N]."""
+    times_N: Int64Array
+    """c(i)"""
+
+    @classmethod
+    def of(cls, histories: Sequences, items: int) -> "Counts":
+        """Those of all histories."""
+        upper_NN = count_neighbours(histories, items, WINDOW)
+        # the sum of the two would be half of the memory
+        return cls((upper_NN, upper_NN.T.tocsr()), np.bincount(histories.items, minlength=items))
+
+
 class Neighbours:
     """The most similar items of every item."""
 
@@ -73,18 +96,10 @@ class Neighbours:
 
     @classmethod
     def counted(
-        cls,
-        histories: Sequences,
-        items: int,
-        *,
-        asymmetry: float = ASYMMETRY,
-        shrinkage: float = SHRINKAGE,
+        cls, counts: Counts, asymmetry: float, shrinkage: float = SHRINKAGE
     ) -> "Neighbours":
-        """Those of histories, c(i, j) being the times that i and j stood near each other."""
-        upper_NN = count_neighbours(histories, items, WINDOW)
-        times_N = np.bincount(histories.items, minlength=items)
-        parts = upper_NN, upper_NN.T.tocsr()  # their sum would be half of the memory
-        return cls(most_similar(parts, times_N, asymmetry, shrinkage, KEPT), DECAY)
+        """Those of histories."""
+        return cls(most_similar(*counts, asymmetry, shrinkage, KEPT), DECAY)
 
     def scores(self, histories: Histories) -> Matrix:
         """Similarity of items to what the users have, CSR float32 [B, N]; most are absent."""

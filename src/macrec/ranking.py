@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from macrec.candidates import Candidates, CodeScorer, candidates_of_batch, items_of, joined
+from macrec.candidates import Candidates, CodeScorer, candidates_by_shares, items_of, joined
 from macrec.fusion import fuse, listed
 from macrec.generator import Recommender
 from macrec.lists import Lists, top_lists
@@ -119,14 +119,26 @@ class Ranker:
         progress: Progress | None = None,
     ) -> Candidates:
         """Search every modality, and score every item found under each."""
-        parts: list[Candidates] = []
+        return self.candidates_by(histories, beams, [self.neighbours], progress)[0]
+
+    def candidates_by(
+        self,
+        histories: Histories,
+        beams: int,
+        neighbours: Sequence[AnyNeighbours | None],
+        progress: Progress | None = None,
+    ) -> list[Candidates]:
+        """`candidates` with each of these in the place of the ranker's own, searched once."""
+        parts = [list[Candidates]() for _ in neighbours]
         for batch in self._batches(histories, self.modalities, beams):
-            part = candidates_of_batch(batch.scorers, beams, self._shares(batch))
-            part = part.where(batch.unseen(part.user_P, part.item_P))
-            parts.append(part._replace(user_P=batch.users_B[part.user_P]))
+            shares = [self._shares(batch, known) for known in neighbours]
+            found = candidates_by_shares(batch.scorers, beams, shares)
+            for part, several in zip(found, parts, strict=True):
+                unseen = part.where(batch.unseen(part.user_P, part.item_P))
+                several.append(unseen._replace(user_P=batch.users_B[unseen.user_P]))
             if progress:
                 progress.advance(len(batch.users_B))
-        return joined(parts, len(histories))
+        return [joined(several, len(histories)) for several in parts]
 
     def search(
         self,
@@ -151,10 +163,10 @@ class Ranker:
         columns = [np.concatenate(parts) for parts in (users, items, scores)]
         return top_lists(*columns, users=len(histories), top_k=top_k)
 
-    def _shares(self, batch: "_Batch") -> Shares | None:
-        if self.neighbours is None:
+    def _shares(self, batch: "_Batch", neighbours: AnyNeighbours | None) -> Shares | None:
+        if neighbours is None:
             return None
-        return self.neighbours.shares(batch.histories, self._listable_N, batch.seen)
+        return neighbours.shares(batch.histories, self._listable_N, batch.seen)
 
     def _users_at_once(self, beams: int) -> int:
         """As many as asked for, if their beams fit."""

@@ -11,6 +11,7 @@ from macrec.artifact import Artifact
 from macrec.fusion import Weights, fuse_with_neighbours, listed_neighbours
 from macrec.generator import Recommender
 from macrec.metrics import per_user, ranks_in_lists
+from macrec.neighbours import Mix
 from macrec.ranking import Ranker
 from macrec.sequences import Sequences
 from tests.artifacts import dataset
@@ -50,15 +51,19 @@ def evaluated(path, lists, recommender):
     return run(path, make_inputs(path, lists, recommender), beams=4, seen_items="drop")
 
 
-def candidates(recommender, lists, back, path, share=None):
+def stated_mix(path):
+    stated = Artifact.open(path / "predictions").metadata
+    return Mix(stated["neighbour_asymmetry"], stated["look_alikes"])
+
+
+def candidates(recommender, lists, back, path, mix=None):
     """Those that the stage must rank, for the item `back` places before the end."""
     training = [items[:-2] for items in lists]
     offsets = np.cumsum([0, *(len(items) for items in training)])
     flat = Sequences(np.array([i for t in training for i in t], np.int32), offsets)
-    if share is None:
-        share = Artifact.open(path / "predictions").metadata["look_alikes"]
+    mix = mix or stated_mix(path)
     latents = Artifact.open(path / "latents")
-    near = look_alikes.neighbours(flat, ITEMS, latents, [share])[share]
+    near = look_alikes.neighbours(flat, ITEMS, latents, [mix])[mix]
     ranker = Ranker(recommender, device="cpu", batch_size=64, drop_seen=True, neighbours=near)
     return ranker.candidates([np.array(items[:-back]) for items in lists], 4)
 
@@ -82,16 +87,17 @@ def test_the_weight_is_the_best_of_the_validation_users(evaluated, recommender, 
     metrics, *_ = evaluated
     targets = np.array([items[-2] for items in lists])
     scores = {}
-    for share in (0.0, 0.3):
-        found = candidates(recommender, lists, 2, path, share)
+    for mix in (Mix(a, share) for a in (0.5, 0.7) for share in (0.0, 0.3)):
+        found = candidates(recommender, lists, 2, path, mix)
         for weight in np.arange(10) / 10:
             ranked = fuse_with_neighbours(found, Weights(metrics["fusion_weight"], weight), 20)
             ranks = ranks_in_lists(ranked.items_UK, ranked.scores_UK, targets)
             ndcg = per_user(ranks, (10,))["ndcg_10"].mean()
-            scores[float(weight), share] = ndcg
-    best = max(scores, key=lambda at: (round(scores[at], 9), -at[0], -at[1]))
-    stated = Artifact.open(path / "predictions").metadata
-    assert (metrics["neighbour_weight"], stated["look_alikes"]) == pytest.approx(best)
+            scores[float(weight), mix] = ndcg
+    order = lambda at: (round(scores[at], 9), -at[0], -at[1].look_alikes, -at[1].asymmetry)  # noqa: E731
+    best = max(scores, key=order)
+    assert metrics["neighbour_weight"] == pytest.approx(best[0])
+    assert stated_mix(path) == best[1]
     assert metrics["validation_ndcg_10"] == pytest.approx(scores[best], abs=1e-6)
 
 
@@ -122,6 +128,22 @@ def test_a_share_that_is_the_only_one_is_taken(tmp_path, lists, recommender):
         assert Artifact.open(path / "predictions").metadata["look_alikes"] == share
     longer = [len(a) < len(b) for a, b in zip(shown[0.0], shown[0.5], strict=True)]
     assert longer.count(True) > USERS / 2
+
+
+def test_the_asymmetry_is_the_better_one_of_the_validation_users(tmp_path, recommender):
+    generator = np.random.default_rng(0)
+    lists = [[*walk(user)[:2], 0, *generator.integers(0, ITEMS, 3)] for user in range(USERS)]
+    by = {}
+    for asymmetries in ((0.0,), (1.0,), (0.0, 1.0), (1.0, 0.0)):
+        path = tmp_path / str(asymmetries)
+        path.mkdir()
+        inputs = make_inputs(path, lists, recommender)
+        options = {"beams": 4, "look_alikes": (0.0,), "neighbour_asymmetries": asymmetries}
+        metrics, *_ = run(path, inputs, **options)
+        by[asymmetries] = metrics["validation_ndcg_10"], stated_mix(path).asymmetry
+    alone, _ = by[(1.0,)]
+    assert alone > 1.1 * by[(0.0,)][0]
+    assert by[(0.0, 1.0)] == by[(1.0, 0.0)] == (pytest.approx(alone), 1.0)
 
 
 def test_the_share_is_the_better_one_of_the_validation_users(tmp_path, recommender):

@@ -14,6 +14,7 @@ from macrec.artifact import Artifact, DatasetOutput, FolderOutput, Source
 from macrec.errors import TryAgain, UserError
 from macrec.fusion import Weights, fuse_with_neighbours
 from macrec.generator import ModelSize, Recommender, build_model, save_recommender
+from macrec.neighbours import Mix
 from macrec.ranking import Ranker, rank_users
 from macrec.sequences import Sequences
 from macrec.stage import execute
@@ -135,7 +136,8 @@ def test_lists_are_the_fused_ones_from_the_whole_history(tmp_path, inputs, lists
     scores = np.array(artifact.table()["score"]).reshape(-1, 6)
     np.testing.assert_allclose(scores, ranked.fused_scores_UK[:, :6], rtol=1e-4)
     told = {"text_weight": WEIGHT, "neighbour_weight": 0.0, "renormalise": True}
-    told |= {"drop_seen": False, "precision": "float32", "look_alikes": 0.0}
+    told |= {"drop_seen": False, "precision": "float32"}
+    told |= {"look_alikes": 0.0, "neighbour_asymmetry": 0.5}
     assert artifact.metadata == told
     expected = {"users": USERS - 1, "users_without_history": 1, "rows": 6 * (USERS - 1)}
     assert expected.items() <= metrics.items() and metrics["shorter_lists"] == 0
@@ -171,7 +173,9 @@ def test_neighbours_are_counted_in_whole_histories_and_weigh_as_evaluate_chose(
     tmp_path, inputs, lists, recommender
 ):
     none = [[] for _ in schema.PREDICTIONS]
-    stated = {"fusion_weight": WEIGHT, "neighbour_weight": 0.6, "look_alikes": 0.4}
+    mix = Mix(asymmetry=0.9, look_alikes=0.4)
+    stated = {"fusion_weight": WEIGHT, "neighbour_weight": 0.6, "look_alikes": mix.look_alikes}
+    stated |= {"neighbour_asymmetry": mix.asymmetry}
     chosen = dataset(
         tmp_path / "p", schema.PREDICTIONS, none, renormalise=False, seen_items="drop", **stated
     )
@@ -184,7 +188,7 @@ def test_neighbours_are_counted_in_whole_histories_and_weigh_as_evaluate_chose(
         device="cpu",
         batch_size=64,
         drop_seen=True,
-        neighbours=look_alikes.neighbours(flat, ITEMS, inputs["latents"], [0.4])[0.4],
+        neighbours=look_alikes.neighbours(flat, ITEMS, inputs["latents"], [mix])[mix],
     )
     found = ranker.candidates([np.array(items) for items in histories], 20)
     ranked = fuse_with_neighbours(found, Weights(WEIGHT, 0.6), 5)

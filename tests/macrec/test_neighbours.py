@@ -4,16 +4,21 @@ import numpy as np
 import pytest
 
 from macrec import cooccurrence
-from macrec.neighbours import ASYMMETRY, DECAY, KEPT, SHRINKAGE, WINDOW, Neighbours, Shares
+from macrec.neighbours import DECAY, KEPT, SHRINKAGE, WINDOW, Counts, Neighbours, Shares
 from macrec.sequences import Sequences
 
 ITEMS = 12
 ALL = np.ones(ITEMS, bool)
+ASYMMETRY = 0.7
 
 
 def sequences(histories):
     offsets = np.cumsum([0, *(len(h) for h in histories)])
     return Sequences(np.array([i for h in histories for i in h], np.int32), offsets)
+
+
+def counted(flat, items):
+    return Neighbours.counted(Counts.of(flat, items), ASYMMETRY)
 
 
 def drawn(users, most, seed=0):
@@ -36,7 +41,7 @@ def by_loops(histories):
 
 def test_similarity_and_scores_are_those_of_the_equation():
     histories = drawn(40, 14)
-    neighbours = Neighbours.counted(sequences(histories), ITEMS)
+    neighbours = counted(sequences(histories), ITEMS)
     similar_NN = by_loops(histories)
     np.testing.assert_allclose(neighbours.similar_NN.toarray(), similar_NN, rtol=1e-6)
     asked = [np.array([3]), np.array([1, 7, 1]), np.array([0, 2, 4, 6, 8])]
@@ -48,7 +53,7 @@ def test_similarity_and_scores_are_those_of_the_equation():
 
 def test_two_by_hand():
     # item 0 is there twice, item 1 three times; they stand near each other twice
-    neighbours = Neighbours.counted(sequences([[0, 1], [1, 2, 0], [1]]), ITEMS)
+    neighbours = counted(sequences([[0, 1], [1, 2, 0], [1]]), ITEMS)
     to_1 = 2 / (2**ASYMMETRY * 3 ** (1 - ASYMMETRY) + SHRINKAGE)
     assert neighbours.similar_NN[0, 1] == pytest.approx(to_1)
     to_0 = 2 / (3**ASYMMETRY * 2 ** (1 - ASYMMETRY) + SHRINKAGE)
@@ -58,7 +63,7 @@ def test_two_by_hand():
 def test_an_item_keeps_its_most_similar_ones_only():
     histories = [[0, other] for other in range(1, KEPT + 6) for _ in range(other % 7 + 1)]
     flat = sequences(histories)
-    similar_NN = Neighbours.counted(flat, KEPT + 6).similar_NN
+    similar_NN = counted(flat, KEPT + 6).similar_NN
     row = similar_NN[0].toarray()[0]
     assert (row > 0).sum() == KEPT
     all_of_them = np.array([other % 7 + 1 for other in range(1, KEPT + 6)])
@@ -67,7 +72,7 @@ def test_an_item_keeps_its_most_similar_ones_only():
 
 
 def test_shares_add_up_to_one_over_what_may_be_listed():
-    neighbours = Neighbours.counted(sequences(drawn(40, 14)), ITEMS)
+    neighbours = counted(sequences(drawn(40, 14)), ITEMS)
     histories = [np.array([3]), np.array([1, 7])]
     listable_N = ALL.copy()
     listable_N[[0, 5]] = False
@@ -85,7 +90,7 @@ def test_shares_add_up_to_one_over_what_may_be_listed():
 
 
 def test_a_user_without_neighbours_has_no_shares():
-    neighbours = Neighbours.counted(sequences([[0, 1], [2]]), ITEMS)
+    neighbours = counted(sequences([[0, 1], [2]]), ITEMS)
     shares = neighbours.shares([np.array([2]), np.array([0]), np.array([11])], ALL, None)
     assert (shares.user_P.tolist(), shares.item_P.tolist()) == ([1], [1])
     assert shares.share_P.tolist() == [1.0]
@@ -111,9 +116,9 @@ def test_the_best_of_every_user_and_what_is_no_neighbour():
 @pytest.mark.parametrize("pairs_at_once", [1, 7, 50])
 def test_blocks_of_items_have_the_same_neighbours(monkeypatch, pairs_at_once):
     flat = sequences(drawn(40, 14))
-    whole = Neighbours.counted(flat, ITEMS).similar_NN.toarray()
+    whole = counted(flat, ITEMS).similar_NN.toarray()
     monkeypatch.setattr("macrec.neighbours.PAIRS_AT_ONCE", pairs_at_once)
-    assert (Neighbours.counted(flat, ITEMS).similar_NN.toarray() == whole).all()
+    assert (counted(flat, ITEMS).similar_NN.toarray() == whole).all()
 
 
 @pytest.mark.parametrize("pairs_at_once", [1, 7, 50])

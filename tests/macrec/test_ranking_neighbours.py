@@ -3,19 +3,21 @@
 import numpy as np
 import pytest
 
-from macrec.neighbours import Neighbours
+from macrec.neighbours import Counts, Neighbours
 from macrec.ranking import Ranker
+from macrec.scorer import GeneratorScorer
 from macrec.sequences import Sequences
 from tests.macrec.test_ranking import HISTORIES, LONG, recommender
 
 ITEMS = 20
 
 
-def neighbours(drawn_without=()) -> Neighbours:
+def neighbours(drawn_without=(), asymmetry=0.7) -> Neighbours:
     generator = np.random.default_rng(3)
     items = np.setdiff1d(np.arange(ITEMS), drawn_without)
     histories = generator.choice(items, (60, 5)).astype(np.int32)
-    return Neighbours.counted(Sequences(histories.ravel(), np.arange(0, 301, 5)), ITEMS)
+    flat = Sequences(histories.ravel(), np.arange(0, 301, 5))
+    return Neighbours.counted(Counts.of(flat, ITEMS), asymmetry)
 
 
 @pytest.mark.parametrize("drop_seen", [False, True])
@@ -64,3 +66,35 @@ def test_fixed_shapes_change_nothing():
     fixed = ranker.candidates(HISTORIES, 4)
     assert fixed.item_P.tolist() == free.item_P.tolist()
     assert fixed.share_P.tolist() == free.share_P.tolist()
+
+
+def test_several_ways_are_searched_once_and_come_to_what_each_comes_to_alone(monkeypatch):
+    model = recommender(missing=[1, 2], shared=[(4, 9)])
+    ranker = Ranker(model, device="cpu", batch_size=2, drop_seen=True)
+    ways = [neighbours(), None, neighbours([3, 5, 8], asymmetry=0.5)]
+    searches = []
+    monkeypatch.setattr(GeneratorScorer, "search", spied(GeneratorScorer.search, searches))
+    together = ranker.candidates_by(LONG, 3, ways)
+    assert len(searches) == 2 * -(-len(LONG) // 2)
+    assert len({len(found.user_P) for found in together}) > 1
+    for way, found in zip(ways, together, strict=True):
+        ranker.neighbours = way
+        alone = ranker.candidates(LONG, 3)
+        assert found.user_P.tolist() == alone.user_P.tolist()
+        assert found.item_P.tolist() == alone.item_P.tolist()
+        assert found.share_P.tolist() == alone.share_P.tolist()
+        for modality in ("text", "image"):
+            assert found.found_P[modality].tolist() == alone.found_P[modality].tolist()
+            np.testing.assert_allclose(
+                found.scores_P[modality], alone.scores_P[modality], rtol=1e-4
+            )
+
+
+def spied(method, calls):
+    """The method, which notes that it was called."""
+
+    def search(self, beams):
+        calls.append(beams)
+        return method(self, beams)
+
+    return search
