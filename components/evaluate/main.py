@@ -34,8 +34,8 @@ class Config:
     training parts of histories. They propose items too, and the hybrid list draws on them and on
     the fused one. Ours, not the paper's; none at all leaves them out."""
     neighbour_asymmetries: tuple[float, ...] = (0.5, 0.7)
-    """How much of an item's popularity is taken off what it is a neighbour of, and not off itself,
-    to choose from with their weight: 0.5 is the cosine, more favours popular neighbours."""
+    """Cosines that neighbours are counted by, to choose from with their weight: 0.5 is the usual
+    one, more holds less against a neighbour for being popular, less holds more."""
     look_alikes: tuple[float, ...] = (0.0, 0.3)
     """Shares to choose from, with the weight of the neighbours, that an item's look-alikes have in
     them: the items whose latents are nearest, whatever histories say."""

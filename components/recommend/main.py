@@ -38,8 +38,8 @@ class Config:
     """Weight of the items' neighbours in histories, counted in all that is given here, from 0 (the
     fused list) to below 1; -1 takes the one that evaluate chose."""
     neighbour_asymmetry: float = EVALUATED
-    """How much of an item's popularity is taken off what it is a neighbour of, 0..1; -1 takes that
-    of evaluate."""
+    """Cosine that neighbours are counted by, 0..1: 0.5 is the usual one, more holds less against a
+    neighbour for being popular; -1 takes that of evaluate."""
     look_alikes: float = EVALUATED
     """Share, 0..1, that look-alikes have in the neighbours; -1 takes that of evaluate."""
     renormalise: Literal["evaluated", "on", "off"] = "evaluated"

@@ -113,8 +113,7 @@ def candidates_by_shares(
     for modality, (leaf_BW, _) in searches.items():
         pairs = items_of(scorers[modality].trie, leaf_BW)
         keys.append(pairs.user_P * items + pairs.item_P)
-    near = [shares.best(beams) if shares is not None else None for shares in by]
-    near_keys = [best.user_P * items + best.item_P if best else keys[0][:0] for best in near]
+    near_keys = [_keys_of_best(shares, beams, items) for shares in by]
     keys += near_keys
     user_P, item_P = np.divmod(np.unique(np.concatenate(keys)), items)
     scores_P: dict[Modality, FloatArray] = {}
@@ -136,6 +135,14 @@ def candidates_by_shares(
         own = union._replace(share_P=share_P)
         found.append(own.where(searched_P | np.isin(key_P, keys_P)))
     return found
+
+
+def _keys_of_best(shares: "Shares | None", most: int, items: int) -> IntArray:
+    """user x items + item of the neighbours that are proposed."""
+    if shares is None:
+        return np.zeros(0, np.int64)
+    best = shares.best(most)
+    return best.user_P * items + best.item_P
 
 
 def _leaf_scores(
