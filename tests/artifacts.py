@@ -20,6 +20,12 @@ def dataset(path: Path, kind: pa.Schema, columns: Any, **metadata: Any) -> Artif
     return Artifact.open(path)
 
 
+def sequences_of(path: Path, lists: list[list[int]]) -> Artifact:
+    """The items of each user in time order, as the stage prepare_data leaves them."""
+    users = [f"user {u}" for u in range(len(lists))]
+    return dataset(path, schema.SEQUENCES, [users, lists, [None] * len(lists)])
+
+
 def predictions(path: Path, rows: list[tuple[Any, ...]], top_k: int = 20) -> Artifact:
     """Rows (user, system, target, items, scores), as the stage evaluate leaves them."""
     output = DatasetOutput(path)

@@ -57,6 +57,7 @@ def encode(
     assert not model.training, "decoding a model in training mode: its weights may yet change"
     weights = t5.weights_of(model, dtype)
     state_BSD, _, bias_B11S = t5.encode(weights, source_BS)
+    # every step reads them, and as they come their products would copy them each time
     sources = [
         (key.contiguous(), value.contiguous()) for key, value in t5.memory(weights, state_BSD)
     ]

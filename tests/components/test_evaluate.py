@@ -28,10 +28,9 @@ from macrec.artifact import (
 from macrec.errors import UserError
 from macrec.generator import ModelSize, Recommender, build_model, save_recommender
 from macrec.ranking import rank_users
-from macrec.split import read_split
 from macrec.stage import execute
 from macrec.tokens import Vocabulary
-from tests.artifacts import dataset
+from tests.artifacts import dataset, sequences_of
 
 ITEMS, USERS, LEVELS = 30, 25, 2
 VOCABULARY = Vocabulary(levels=LEVELS, codebook_size=6)
@@ -49,11 +48,6 @@ def folder(path, history, fill=lambda path: None) -> Artifact:
     (path / "history.json").write_text(json.dumps(history))
     output.commit({"stage": path.name, "config": {}})
     return Artifact.open(path)
-
-
-def sequences_of(path, lists) -> Artifact:
-    users = [f"user {u}" for u in range(len(lists))]
-    return dataset(path, schema.SEQUENCES, [users, lists, [None] * len(lists)])
 
 
 QUANTIZER_HISTORY = {
@@ -451,19 +445,12 @@ def test_other_semantic_ids_than_those_trained_on_are_refused(tmp_path, lists, r
 
 
 @pytest.mark.parametrize(
-    ("sequences", "message"),
-    [([[1], [2]], "none of 2 users"), ([[1, ITEMS, 2]], "1 of 3 interactions name items outside")],
-)
-def test_unusable_sequences_are_refused(tmp_path, sequences, message):
-    with pytest.raises(UserError, match=message):
-        read_split(sequences_of(tmp_path / "sequences", sequences), ITEMS)
-
-
-@pytest.mark.parametrize(
     "wrong",
     [
         {"fusion_weights": ()},
         {"fusion_weights": (1.5,)},
+        {"neighbour_asymmetries": (0.5, 1.5)},
+        {"look_alikes": ()},
         {"top_k": 5},
         {"beams": 0},
         {"reciprocal_constant": -1},
@@ -472,18 +459,6 @@ def test_unusable_sequences_are_refused(tmp_path, sequences, message):
 def test_bad_config_is_refused(wrong):
     with pytest.raises(UserError, match="evaluate"):
         stage.Config(**wrong)
-
-
-def test_split_by_hand(tmp_path):
-    split = read_split(sequences_of(tmp_path / "s", [[1, 2, 3, 4], [5], [6, 7]]), ITEMS)
-    histories, targets = split.test(split.users_T)
-    assert [h.tolist() for h in histories] == [[1, 2, 3], [6]]
-    assert targets.tolist() == [4, 7]
-    histories, targets = split.validation(0, np.random.default_rng(0))
-    assert [h.tolist() for h in histories] == [[1, 2]]
-    assert targets.tolist() == [3]
-    assert split.training().items.tolist() == [1, 2]
-    assert split.without_history == 1
 
 
 def test_examples_are_half_hits():

@@ -406,6 +406,7 @@ def test_lists_of_which_nothing_is_left_are_refused(tmp_path, inputs, name, ids,
         {"beams": 0},
         {"fusion_weight": 1.5},
         {"fusion_weight": -0.5},
+        {"neighbour_asymmetry": 1.5},
         {"neighbour_weight": 1.0},
     ],
 )
