@@ -94,7 +94,7 @@ MAIN: Final = "macrec"
 
 SPACE: Final[dict[str, tuple[Any, ...]]] = {
     "generator_learning_rate": (1e-3, 2e-3, 3e-3, 5e-3),
-    "generator_batch_size": (128, 256),
+    "generator_batch_size": (128, 256, 512),
     "generator_dropout": (0.1, 0.2, 0.3),
     "generator_history_dropout": (0.0, 0.1, 0.2),
     "generator_label_smoothing": (0.0, 0.1),

@@ -36,6 +36,7 @@ from macrec.decoder import Encoded
 from macrec.exhaustive import score_catalogue
 from macrec.generator import ModelSize, build_t5
 from macrec.metrics import popularity
+from macrec.runtime import TrainingPrecision, low_precision
 from macrec.sequences import Sequences
 from macrec.tokens import EOS, FIRST_CODE, PAD, SEQUENCE_TO_TEXT, Int64Array
 from macrec.trie import Trie
@@ -62,6 +63,8 @@ class GeneratorConfig(AttentionConfig):
     """Learning rate of AdamW."""
     beams: int = 40
     """Beams of the search, in validation and in test."""
+    precision: TrainingPrecision = "auto"
+    """Of the matrix products of the training, as in train; the search has float32."""
 
     def problems(self) -> list[str]:
         """What is wrong with the values, one line each."""
@@ -142,6 +145,7 @@ class Network(nn.Module):
         self.t5 = build_t5(ids.tokens, size)
         self.word = nn.Embedding(places + 1, config.width)
         self.drop = t5.Dropout(config.dropout)
+        self.precision: TrainingPrecision = config.precision
         self.register_buffer("source_MT", torch.from_numpy(ids.source_MT))
         self.register_buffer("target_NL", torch.from_numpy(ids.target_NL))
         self.register_buffer("count_N", torch.from_numpy(count_N))
@@ -171,7 +175,9 @@ class Network(nn.Module):
 
     def encoded(self, item_BS: torch.Tensor) -> Encoded:
         """Histories as the decoder reads them."""
-        source, weights = self.source(item_BS), t5.weights_of(self.t5)
+        source = self.source(item_BS)
+        low = self.training and low_precision(self.precision, item_BS.device.type)
+        weights = t5.weights_of(self.t5, torch.bfloat16 if low else None)
         drop = self.drop if self.training else t5.NO_DROPOUT
         mask_BJ = source.token_BJ != PAD
         state_BJD, bias = t5.encode_embedded(weights, self.embedded(source), mask_BJ, drop)

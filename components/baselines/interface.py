@@ -60,7 +60,9 @@ class Course(NamedTuple):
     epochs: int
     """At most."""
     patience: int
-    """Validations in a row without a better one that end it."""
+    """Validations in a row without a better one that end the constant rate."""
+    decay: float
+    """Epochs in which the rate then falls to zero, as a share of those up to the best weights."""
     validate_every: int
     """Epochs between validations."""
     seed: int

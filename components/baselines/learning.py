@@ -1,8 +1,9 @@
 """The course of a training: epochs, validation on all validation users, the best weights."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from components.baselines.interface import Course, Curve, Fitted, Model, State
 from macrec.errors import UserError
 from macrec.progress import Progress
-from macrec.runtime import choose_device
+from macrec.runtime import choose_device, keep_freed_memory
 
 CLIP_NORM: Final = 5.0
 
@@ -22,38 +23,100 @@ Losses = Callable[[np.random.Generator], Iterator[torch.Tensor]]
 def prepare(course: Course) -> torch.device:
     """Seeds torch, for the weights and for dropout; gives the device."""
     torch.manual_seed(course.seed)
-    return choose_device(course.device)
+    device = choose_device(course.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
 
 
 def learn(model: Model, network: nn.Module, losses: Losses, config: Any, course: Course) -> Fitted:
-    """Trains by AdamW until validation stops improving, and keeps the best weights.
+    """Trains by AdamW until validation stops improving, lets the rate fall from the best weights
+    on, and keeps the best of all.
+
+    The rate is constant at first. Then it falls linearly, epoch by epoch, to zero, in `decay` as
+    many epochs as led to the best weights: the course of our own generator, for every network.
 
     Raises:
         UserError: the loss is not finite.
     """
-    optimiser = _optimiser(network, config)
-    best, kept, stale, cut = -1.0, copy.deepcopy(network.state_dict()), 0, False
-    curve: Curve = []
-    with Progress(type(model).__name__, course.epochs, "epochs") as progress:
-        for epoch in range(1, course.epochs + 1):
-            network.train()
-            loss = _epoch(network, optimiser, losses, np.random.default_rng([course.seed, epoch]))
-            curve.append({"epoch": epoch, "loss": loss})
-            progress.advance(1, f"loss {loss:.3f}, best validation NDCG@10 {best:.4f}")
-            cut = course.out_of_time()
-            if epoch % course.validate_every and epoch < course.epochs and not cut:
-                continue
-            network.eval()
-            ndcg = course.validate(model)
-            curve[-1]["validation_ndcg_10"] = ndcg
-            stale += 1
-            if ndcg > best:
-                best, kept, stale = ndcg, copy.deepcopy(network.state_dict()), 0
-            if cut or stale >= course.patience:
-                break
-    network.load_state_dict(kept)
+    learning = _Learning(model, network, losses, config, course)
+    name = type(model).__name__
+    learning.phase(name, course.epochs, lambda _: 1.0, course.patience)
+    falling = math.ceil(course.decay * learning.best.epoch)
+    if falling and not learning.cut:
+        learning.back_to_the_best()
+        learning.phase(f"{name}, decay", falling, lambda n: 1 - n / (falling + 1), falling)
+    learning.back_to_the_best()
     network.eval()
-    return Fitted(model, curve, cut)
+    return Fitted(model, learning.curve, learning.cut)
+
+
+class _Best(NamedTuple):
+    """The state at the best validation."""
+
+    epoch: int
+    ndcg: float
+    weights: dict[str, Any]
+    moments: dict[str, Any]
+
+
+class _Learning:
+    """A network on its way: its curve, and the best of it."""
+
+    def __init__(
+        self, model: Model, network: nn.Module, losses: Losses, config: Any, course: Course
+    ) -> None:
+        self.model, self.network, self.losses, self.course = model, network, losses, course
+        self.optimiser, self.peak = _optimiser(network, config), config.learning_rate
+        self.curve: Curve = []
+        self.cut = False
+        self.best = self._state(-1.0)
+
+    def _state(self, ndcg: float) -> _Best:
+        moments = copy.deepcopy(self.optimiser.state_dict())
+        return _Best(len(self.curve), ndcg, copy.deepcopy(self.network.state_dict()), moments)
+
+    def back_to_the_best(self) -> None:
+        """The weights, and the moments of their steps, that validation liked best."""
+        self.network.load_state_dict(self.best.weights)
+        self.optimiser.load_state_dict(self.best.moments)
+
+    def phase(self, what: str, epochs: int, share: Callable[[int], float], patience: int) -> None:
+        """So many epochs, each at a share of the rate, or until `patience` validations in a row
+        were no better than the best, or the time of a search is up."""
+        course, stale = self.course, 0
+        with Progress(what, epochs, "epochs") as progress:
+            for number in range(1, epochs + 1):
+                for group in self.optimiser.param_groups:
+                    group["lr"] = self.peak * share(number)
+                self._epoch()
+                loss = self.curve[-1]["loss"]
+                progress.advance(
+                    1, f"loss {loss:.3f}, best validation NDCG@10 {self.best.ndcg:.4f}"
+                )
+                self.cut = course.out_of_time()
+                if number % course.validate_every and number < epochs and not self.cut:
+                    continue
+                stale = 0 if self._validated() else stale + 1
+                if self.cut or stale >= patience:
+                    return
+
+    def _epoch(self) -> None:
+        epoch = len(self.curve) + 1
+        self.network.train()
+        generator = np.random.default_rng([self.course.seed, epoch])
+        loss = _epoch(self.network, self.optimiser, self.losses, generator)
+        self.curve.append({"epoch": epoch, "loss": loss})
+
+    def _validated(self) -> bool:
+        """Whether it is now better than ever."""
+        self.network.eval()
+        ndcg = self.course.validate(self.model)
+        self.curve[-1]["validation_ndcg_10"] = ndcg
+        if ndcg <= self.best.ndcg:
+            return False
+        self.best = self._state(ndcg)
+        return True
 
 
 def pretrain(

@@ -31,8 +31,11 @@ class Config:
     """Whether a list may hold items of the user's own history, as in evaluate."""
     epochs: int = 200
     """Epochs at most."""
-    patience: int = 15
-    """Validations in a row without a better NDCG@10 that end the training."""
+    patience: int = 10
+    """Validations in a row without a better NDCG@10 that end the constant learning rate."""
+    decay: float = 0.5
+    """Epochs in which the rate then falls to zero, as a share of those up to the best weights, as
+    in train; 0: none."""
     validate_every: int = 1
     """Epochs between validations, which are on every validation user."""
     top_k: int = 20
@@ -43,7 +46,7 @@ class Config:
     def __post_init__(self) -> None:
         counts = ("max_history", "epochs", "patience", "validate_every")
         problems = [f"{name} is below 1" for name in counts if getattr(self, name) < 1]
-        problems += ["seed is negative"] if self.seed < 0 else []
+        problems += [f"{name} is negative" for name in ("decay", "seed") if getattr(self, name) < 0]
         if self.top_k < 10:
             problems.append("top_k is below 10, and the metrics are those at 10")
         check(not problems, f"baselines: {'; '.join(problems)}.")
@@ -175,6 +178,7 @@ def opened(config: Config, inputs: Inputs, execution: Execution) -> tuple[Split,
     course = Course(
         config.epochs,
         config.patience,
+        config.decay,
         config.validate_every,
         config.seed,
         execution.device,

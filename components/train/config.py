@@ -6,6 +6,7 @@ from typing import Literal
 from components.train.rows import TASKS
 from macrec.errors import check
 from macrec.generator import ModelSize
+from macrec.runtime import TrainingPrecision
 from macrec.sequences import SeenItems
 from macrec.tokens import Position
 
@@ -86,7 +87,7 @@ class Config:
     """Weight of the fused list in validation, as in evaluate."""
     seen_items: SeenItems = "auto"
     """Whether lists in validation may hold items of the user's own history, as in evaluate."""
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: TrainingPrecision = "auto"
     """Of matrix products; auto: bfloat16 on a GPU, float32 on a CPU. bfloat16 is twice as fast on a
     CPU that has it (AVX-512 BF16, AMX); weights and their updates are float32 all the same."""
     seed: int = 0
@@ -115,10 +116,6 @@ class Config:
         if self.item_pairs < 2:
             problems.append("item_pairs is below 2, which leaves the alignment no negatives")
         check(not problems, f"train: {'; '.join(problems)}. Known tasks: {', '.join(TASKS)}.")
-
-    def low_precision(self, device_type: str) -> bool:
-        """Whether matrix products are bfloat16 on such a device."""
-        return self.precision == "bfloat16" or (self.precision, device_type) == ("auto", "cuda")
 
     @property
     def use_pairs(self) -> bool:

@@ -22,6 +22,7 @@ from components.train.state import CurveSums, State, copied
 from components.train.streams import Stream, generator
 from macrec.errors import UserError, check
 from macrec.processes import ALONE, Processes
+from macrec.runtime import low_precision
 from macrec.t5 import Dropout, Weights, weights_of
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Trainer:
         )
         if config.average_decay:
             self.state.average = copied(self.state.weights())
-        self.dtype = torch.bfloat16 if config.low_precision(device.type) else None
+        self.dtype = torch.bfloat16 if low_precision(config.precision, device.type) else None
         self.dropout = Dropout(model.config.dropout_rate)
         self.dropped_RH: np.ndarray | None = None
         self.lengths_R = data.lengths(self.rows)

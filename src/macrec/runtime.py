@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bfloat16"]
 """Of matrix products; weights and what is added up are float32 all the same."""
 
+TrainingPrecision = Literal["auto", "bfloat16", "float32"]
+"""auto: bfloat16 on a GPU, float32 on a CPU."""
+
 M_TRIM_THRESHOLD: Final = -1  # malloc.h
 M_TOP_PAD: Final = -2
 M_MMAP_MAX: Final = -4
@@ -33,6 +36,11 @@ def choose_device(name: str) -> "torch.device":
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name!r} cannot be used here: {reason}") from error
     return device
+
+
+def low_precision(precision: TrainingPrecision, device_type: str) -> bool:
+    """Whether the matrix products of a training are bfloat16 on such a device."""
+    return precision == "bfloat16" or (precision, device_type) == ("auto", "cuda")
 
 
 def keep_freed_memory() -> None:

@@ -209,6 +209,21 @@ def test_the_loss_is_what_the_scores_say_and_rows_do_not_see_each_other(module):
     assert np.ptp(scores_BN, axis=0).min() > 1e-3  # and they depend on the history
 
 
+@pytest.mark.parametrize("module", [p5_cid, vip5])
+def test_low_precision_is_of_the_training_alone_and_near(module):
+    exact, histories = catalogue(module, dropout=0.0)
+    low, _ = catalogue(module, dropout=0.0, precision="bfloat16")
+    rows = torch.from_numpy(padded(histories, ITEMS).item_BS), torch.tensor([4, 29, 11, 0])
+    assert torch.equal(low.loss(*rows), exact.loss(*rows))
+    gradients = []
+    for net in (exact.train(), low.train()):
+        net.loss(*rows).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    wanted, found = gradients
+    assert found.dtype == torch.float32 and not torch.equal(found, wanted)
+    assert (found - wanted).norm() < 0.05 * wanted.norm()
+
+
 def test_what_the_beams_miss_follows_by_popularity():
     net, histories = catalogue()
     exact = Generator(net, p5_cid.Config(**SMALL, beams=500), CPU).score_all(histories)
@@ -257,8 +272,9 @@ def test_an_item_without_a_picture_is_masked():
 
 
 def course(**others):
-    limits = {"epochs": 1, "patience": 2, "validate_every": 1, "seed": 0, "device": "cpu"}
-    return Course(**{**limits, "validate": lambda model: 0.0, **others})
+    limits = {"epochs": 1, "patience": 2, "decay": 0.0, "validate_every": 1}
+    given = {"seed": 0, "device": "cpu", "validate": lambda model: 0.0}
+    return Course(**{**limits, **given, **others})
 
 
 def data(tmp_path, items=ITEMS, rows=ITEMS):

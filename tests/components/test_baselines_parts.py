@@ -28,8 +28,8 @@ def sequences(*histories):
 
 
 def course(validate=lambda model: 0.0, **others):
-    limits = {"epochs": 3, "patience": 2, "validate_every": 1, "seed": 0, "device": "cpu"}
-    return Course(**{**limits, "validate": validate, **others})
+    limits = {"epochs": 3, "patience": 2, "decay": 0.0, "validate_every": 1}
+    return Course(**{**limits, "seed": 0, "device": "cpu", "validate": validate, **others})
 
 
 @pytest.mark.parametrize("targets", [1, 2, 5, 20])
@@ -231,6 +231,20 @@ def test_the_best_weights_are_kept_and_patience_ends_the_training():
     assert [row.get("validation_ndcg_10") for row in found.curve] == [None, 0.1, 0.2]
     found, _, _ = learned([0.1], epochs=9, validate_every=4, out_of_time=lambda: True)
     assert len(found.curve) == 1 and found.cut
+
+
+def test_the_rate_falls_from_the_best_weights_on():
+    curve = [0.1, 0.2, 0.3, 0.4, 0.1, 0.1, 0.3, 0.5, 0.2]
+    found, weight, seen = learned(curve, epochs=9, patience=2, decay=0.75)
+    assert [row["epoch"] for row in found.curve] == list(range(1, 10))
+    assert [row["validation_ndcg_10"] for row in found.curve] == curve  # three more than patience
+    # the moments are those of a gradient that never changes, so a step is as long as the rate
+    assert seen[3] == pytest.approx(1 - 4 * 0.1, abs=1e-5) and seen[5] < seen[3]
+    steps = -np.diff([seen[3], *seen[6:]])
+    assert steps == pytest.approx([0.075, 0.05, 0.025], abs=1e-5)
+    assert weight == seen[7]
+    cut, _, _ = learned([0.1], epochs=9, decay=1.0, out_of_time=lambda: True)
+    assert len(cut.curve) == 1 and cut.cut
 
 
 def test_a_loss_that_is_not_finite_ends_the_training():

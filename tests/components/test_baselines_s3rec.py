@@ -134,7 +134,7 @@ def fitted(path, out_of_time=lambda: False, **settings):
     lengths = np.cumsum([0, *map(len, histories)])
     training = Sequences(np.concatenate(histories).astype(np.int32), lengths)
     data = Data(planted.ITEMS, training, 6, given)
-    course = Course(1, 1, 1, 0, "cpu", lambda model: 0.0, out_of_time)
+    course = Course(1, 1, 0.0, 1, 0, "cpu", lambda model: 0.0, out_of_time)
     config = s3rec.Config(width=16, inner=16, batch_size=32, learning_rate=0.01, **settings)
     return s3rec.fit(config, data, course)
 

@@ -17,6 +17,7 @@ from components.train.schedule import Schedule, decay_epochs
 from macrec.errors import UserError
 from macrec.fingerprint import sources
 from macrec.generator import build_model, load_recommender
+from macrec.runtime import low_precision
 from macrec.t5 import weights_of
 from macrec.tokens import PAD
 from tests.small_generator import (
@@ -128,7 +129,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_it(monkeypatc
 )
 def test_precision_is_that_of_the_setting_on_either_device(precision, on_cpu, on_gpu):
     config = dataclasses.replace(SMALL, precision=precision, decay=0.0, epochs=1)
-    assert [config.low_precision(device) for device in ("cpu", "cuda")] == [on_cpu, on_gpu]
+    assert [low_precision(config.precision, device) for device in ("cpu", "cuda")] == [
+        on_cpu,
+        on_gpu,
+    ]
     model, _ = train_small(config)
     exact, _ = train_small(dataclasses.replace(config, precision="float32"))
     pairs = list(zip(model.parameters(), exact.parameters(), strict=True))
