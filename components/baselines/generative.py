@@ -61,6 +61,10 @@ class GeneratorConfig(AttentionConfig):
     """Dropout rate."""
     learning_rate: float = 3e-3
     """Learning rate of AdamW."""
+    batch_size: int = 256
+    """Targets of a step."""
+    embedding_rate: float = 8.0
+    """Learning rate of the embeddings, as a multiple of `learning_rate`, as in train."""
     beams: int = 40
     """Beams of the search, in validation and in test."""
     precision: TrainingPrecision = "auto"
@@ -68,7 +72,8 @@ class GeneratorConfig(AttentionConfig):
 
     def problems(self) -> list[str]:
         """What is wrong with the values, one line each."""
-        return super().problems() + (["beams is below 1"] if self.beams < 1 else [])
+        problems = super().problems() + (["beams is below 1"] if self.beams < 1 else [])
+        return problems + ([] if self.embedding_rate > 0 else ["embedding_rate is not above 0"])
 
 
 SPACE: Final[dict[str, tuple[Any, ...]]] = {
@@ -149,6 +154,10 @@ class Network(nn.Module):
         self.register_buffer("source_MT", torch.from_numpy(ids.source_MT))
         self.register_buffer("target_NL", torch.from_numpy(ids.target_NL))
         self.register_buffer("count_N", torch.from_numpy(count_N))
+
+    def fast(self) -> list[torch.Tensor]:
+        """The embeddings, which begin so much larger than the matrices."""
+        return [self.t5.shared.weight, self.word.weight]
 
     def source(self, item_BS: torch.Tensor) -> Source:
         """The tokens of histories, whose padding is the item N; without gaps between them."""

@@ -88,7 +88,7 @@ class _Learning:
         with Progress(what, epochs, "epochs") as progress:
             for number in range(1, epochs + 1):
                 for group in self.optimiser.param_groups:
-                    group["lr"] = self.peak * share(number)
+                    group["lr"] = self.peak * group["factor"] * share(number)
                 self._epoch()
                 loss = self.curve[-1]["loss"]
                 progress.advance(
@@ -142,11 +142,19 @@ def pretrain(
 
 
 def _optimiser(network: nn.Module, config: Any) -> torch.optim.Optimizer:
-    """AdamW, decaying matrices alone."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
+    """AdamW, decaying matrices alone; what the network calls `fast` has a multiple of the rate."""
+    fast = {id(p) for p in getattr(network, "fast", list[nn.Parameter])()}
+    faster = getattr(config, "embedding_rate", 1.0)
+    parts: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in network.parameters():
+        decay = config.weight_decay if p.ndim > 1 else 0.0
+        parts.setdefault((decay, faster if id(p) in fast else 1.0), []).append(p)
+    peak = config.learning_rate
+    groups = [
+        {"params": members, "weight_decay": decay, "factor": factor, "lr": peak * factor}
+        for (decay, factor), members in parts.items()
+    ]
+    return torch.optim.AdamW(groups)
 
 
 def _epoch(

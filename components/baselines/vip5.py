@@ -102,6 +102,10 @@ class Network(generative.Network):
         self.pictures = Pictures(pictures, config)
         self.category = nn.Embedding(2, config.width)
 
+    def fast(self) -> list[torch.Tensor]:
+        """The embeddings, that of categories too."""
+        return [*super().fast(), self.category.weight]
+
     def embedded(self, source: Source) -> torch.Tensor:
         """What the encoder reads, [B, J, D]."""
         token_VD = self.t5.shared.weight

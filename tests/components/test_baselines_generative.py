@@ -6,7 +6,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from components.baselines import collaborative_ids as clustering
-from components.baselines import generative, p5_cid, registry, vip5
+from components.baselines import generative, learning, p5_cid, registry, vip5
 from components.baselines.collaborative_ids import (
     NONE,
     co_occurrence,
@@ -222,6 +222,22 @@ def test_low_precision_is_of_the_training_alone_and_near(module):
     wanted, found = gradients
     assert found.dtype == torch.float32 and not torch.equal(found, wanted)
     assert (found - wanted).norm() < 0.05 * wanted.norm()
+
+
+@pytest.mark.parametrize("module", [p5_cid, vip5])
+def test_embeddings_have_a_multiple_of_the_rate(module):
+    net, histories = catalogue(module, dropout=0.0)
+    before = {name: weight.detach().clone() for name, weight in net.named_parameters()}
+    rows = torch.from_numpy(padded(histories, ITEMS).item_BS), torch.tensor([4, 29, 11, 0])
+    config = module.Config(**SMALL, learning_rate=0.001, embedding_rate=5.0, weight_decay=0.0)
+    losses = lambda generator: iter([net.loss(*rows)])  # noqa: E731
+    learning.learn(object(), net, losses, config, course(epochs=1))
+    moved = {n: float((w.detach() - before[n]).abs().max()) for n, w in net.named_parameters()}
+    fast = {"t5.shared.weight", "word.weight", "category.weight"} & set(moved)
+    assert len(fast) == (3 if module is vip5 else 2)
+    for name, distance in moved.items():  # the first step of AdamW is as long as the rate
+        if distance > 0:
+            assert distance == pytest.approx(0.005 if name in fast else 0.001, rel=0.01), name
 
 
 def test_what_the_beams_miss_follows_by_popularity():
