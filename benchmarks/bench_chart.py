@@ -17,7 +17,7 @@ STYLE: Final = Raw(
     ".lead{fill:none;stroke:#77726a;stroke-width:.6;opacity:.45}.lead.own{stroke:#1f5fa8}"
     ".range{stroke:#77726a;stroke-width:1.2;opacity:.55}.range.own{stroke:#1f5fa8}</style>"
 )
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720.0, 420.0, 54.0, 200.0, 44.0, 46.0
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 800.0, 420.0, 54.0, 280.0, 44.0, 46.0
 LINE = 14.0
 """Height that a label takes."""
 
