@@ -138,6 +138,16 @@ def test_the_same_seed_gives_the_same_bytes(data, tmp_path, name):
         assert all(a != b for a, b in zip(first, digests("other", 4), strict=True))
 
 
+def test_the_decay_comes_on_top_of_the_epochs(data, tmp_path):
+    def epochs(decay):
+        out = tmp_path / str(decay)
+        done = run(data, out, "sasrec", *QUICK["sasrec"], epochs=3, decay=decay, **HISTORY)
+        return done.metrics["epochs"]
+
+    best = epochs(1.0) - 3
+    assert epochs(0.0) == 3 and 1 <= best <= 3
+
+
 class Spy:
     """A model that keeps what it is asked."""
 

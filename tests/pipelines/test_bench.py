@@ -208,6 +208,7 @@ def test_a_run_on_other_users_is_not_compared(data, tmp_path, here):
         (["--models", "popular", "--set", "sasrec.width=3"], "a model of --models"),
         (["--set", "seed=3"], "write NAME=VALUE"),
         (["--set", "epochs=0"], "epochs is below 1"),
+        (["--set", "decay=-1"], "decay is negative"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(data, tmp_path, here, flags, message):
