@@ -184,7 +184,7 @@ def _notes(told: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "±: standard deviation over seeds. Interval: bootstrap over users, seeds averaged; p: "
         "two-sided, random signs of the users' differences, not corrected for the number of "
-        "systems. Training: until validation no longer improves, validations included; of our own "
+        "systems. Training: until the last epoch, validations included; of our own "
         "systems quantize and train. users/s: scoring and ranking, the model loaded; of a run, its "
         "stage recommend, start included. Parameters are those that rank, of our own systems the "
         "generator's; a count of kept numbers stands for those of what is not trained."

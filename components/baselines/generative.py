@@ -274,7 +274,8 @@ def train(
             parts = history_and_target(rows, data.items)
             yield network.loss(*(torch.from_numpy(part).to(device) for part in parts))
 
-    return learning.learn(model, network, losses, config, course)
+    faster = learning.Faster(network.fast(), config.embedding_rate)
+    return learning.learn(model, network, losses, config, course, faster)
 
 
 def counts(data: Data) -> Float32Array:

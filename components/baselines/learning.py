@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -29,7 +29,24 @@ def prepare(course: Course) -> torch.device:
     return device
 
 
-def learn(model: Model, network: nn.Module, losses: Losses, config: Any, course: Course) -> Fitted:
+class Faster(NamedTuple):
+    """Weights whose rate is a multiple of that of the others."""
+
+    weights: Sequence[torch.Tensor] = ()
+    factor: float = 1.0
+
+
+NONE_FASTER: Final = Faster()
+
+
+def learn(
+    model: Model,
+    network: nn.Module,
+    losses: Losses,
+    config: Any,
+    course: Course,
+    faster: Faster = NONE_FASTER,
+) -> Fitted:
     """Trains by AdamW until validation stops improving, lets the rate fall from the best weights
     on, and keeps the best of all.
 
@@ -39,13 +56,15 @@ def learn(model: Model, network: nn.Module, losses: Losses, config: Any, course:
     Raises:
         UserError: the loss is not finite.
     """
-    learning = _Learning(model, network, losses, config, course)
+    optimiser = _optimiser(network, config, faster)
+    learning = _Learning(model, network, losses, optimiser, course)
     name = type(model).__name__
-    learning.phase(name, course.epochs, lambda _: 1.0, course.patience)
+    learning.phase(name, course.epochs, lambda _: config.learning_rate, course.patience)
     falling = math.ceil(course.decay * learning.best.epoch)
     if falling and not learning.cut:
         learning.back_to_the_best()
-        learning.phase(f"{name}, decay", falling, lambda n: 1 - n / (falling + 1), falling)
+        share = config.learning_rate / (falling + 1)
+        learning.phase(f"{name}, decay", falling, lambda n: share * (falling + 1 - n), falling)
     learning.back_to_the_best()
     network.eval()
     return Fitted(model, learning.curve, learning.cut)
@@ -64,10 +83,15 @@ class _Learning:
     """A network on its way: its curve, and the best of it."""
 
     def __init__(
-        self, model: Model, network: nn.Module, losses: Losses, config: Any, course: Course
+        self,
+        model: Model,
+        network: nn.Module,
+        losses: Losses,
+        optimiser: torch.optim.Optimizer,
+        course: Course,
     ) -> None:
-        self.model, self.network, self.losses, self.course = model, network, losses, course
-        self.optimiser, self.peak = _optimiser(network, config), config.learning_rate
+        self.model, self.network, self.losses = model, network, losses
+        self.optimiser, self.course = optimiser, course
         self.curve: Curve = []
         self.cut = False
         self.best = self._state(-1.0)
@@ -81,14 +105,14 @@ class _Learning:
         self.network.load_state_dict(self.best.weights)
         self.optimiser.load_state_dict(self.best.moments)
 
-    def phase(self, what: str, epochs: int, share: Callable[[int], float], patience: int) -> None:
-        """So many epochs, each at a share of the rate, or until `patience` validations in a row
+    def phase(self, what: str, epochs: int, rate: Callable[[int], float], patience: int) -> None:
+        """So many epochs, the n-th at `rate(n)`, or until `patience` validations in a row
         were no better than the best, or the time of a search is up."""
         course, stale = self.course, 0
         with Progress(what, epochs, "epochs") as progress:
             for number in range(1, epochs + 1):
                 for group in self.optimiser.param_groups:
-                    group["lr"] = self.peak * group["factor"] * share(number)
+                    group["lr"] = rate(number) * group["factor"]
                 self._epoch()
                 loss = self.curve[-1]["loss"]
                 progress.advance(
@@ -141,20 +165,21 @@ def pretrain(
     return curve
 
 
-def _optimiser(network: nn.Module, config: Any) -> torch.optim.Optimizer:
-    """AdamW, decaying matrices alone; what the network calls `fast` has a multiple of the rate."""
-    fast = {id(p) for p in getattr(network, "fast", list[nn.Parameter])()}
-    faster = getattr(config, "embedding_rate", 1.0)
+def _optimiser(
+    network: nn.Module, config: Any, faster: Faster = NONE_FASTER
+) -> torch.optim.Optimizer:
+    """AdamW, decaying matrices alone."""
+    fast = {id(weight) for weight in faster.weights}
     parts: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for p in network.parameters():
-        decay = config.weight_decay if p.ndim > 1 else 0.0
-        parts.setdefault((decay, faster if id(p) in fast else 1.0), []).append(p)
-    peak = config.learning_rate
+    for weight in network.parameters():
+        decay = config.weight_decay if weight.ndim > 1 else 0.0
+        factor = faster.factor if id(weight) in fast else 1.0
+        parts.setdefault((decay, factor), []).append(weight)
     groups = [
-        {"params": members, "weight_decay": decay, "factor": factor, "lr": peak * factor}
+        {"params": members, "weight_decay": decay, "factor": factor}
         for (decay, factor), members in parts.items()
     ]
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
 
 
 def _epoch(

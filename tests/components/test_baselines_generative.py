@@ -6,7 +6,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from components.baselines import collaborative_ids as clustering
-from components.baselines import generative, learning, p5_cid, registry, vip5
+from components.baselines import generative, p5_cid, registry, vip5
 from components.baselines.collaborative_ids import (
     NONE,
     co_occurrence,
@@ -225,13 +225,12 @@ def test_low_precision_is_of_the_training_alone_and_near(module):
 
 
 @pytest.mark.parametrize("module", [p5_cid, vip5])
-def test_embeddings_have_a_multiple_of_the_rate(module):
-    net, histories = catalogue(module, dropout=0.0)
+def test_embeddings_have_a_multiple_of_the_rate(module, tmp_path):
+    net, _ = catalogue(module, dropout=0.0)
     before = {name: weight.detach().clone() for name, weight in net.named_parameters()}
-    rows = torch.from_numpy(padded(histories, ITEMS).item_BS), torch.tensor([4, 29, 11, 0])
-    config = module.Config(**SMALL, learning_rate=0.001, embedding_rate=5.0, weight_decay=0.0)
-    losses = lambda generator: iter([net.loss(*rows)])  # noqa: E731
-    learning.learn(object(), net, losses, config, course(epochs=1))
+    rates = {"learning_rate": 0.001, "embedding_rate": 5.0, "weight_decay": 0.0}
+    config = module.Config(**{**SMALL, "batch_size": 10_000, **rates})  # one step
+    generative.train(net, config, data(tmp_path), course(epochs=1), CPU)
     moved = {n: float((w.detach() - before[n]).abs().max()) for n, w in net.named_parameters()}
     fast = {"t5.shared.weight", "word.weight", "category.weight"} & set(moved)
     assert len(fast) == (3 if module is vip5 else 2)
