@@ -68,6 +68,9 @@ def _made(told: dict[str, Any]) -> Iterator[str]:
     """When, where and how much was searched."""
     yield f"{told['date']}, commit {told['commit']}, {told['device']}; "
     searched = f"{told['trials']} trials or {told['minutes']:g} minutes a model"
+    if earlier := told.get("searched"):
+        kept = "{date}, commit {commit}" if "commit" in earlier else "{file}"
+        searched += ", that of " + kept.format(**earlier)
     yield f"search: {searched}." if told["trials"] else "every model has its defaults, no search."
 
 

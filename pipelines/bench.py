@@ -31,6 +31,8 @@ def bench(options: Options, dataset: Dataset) -> Path:
         UserError: the data set cannot be used, or the run was tested on other users.
     """
     names, left_out = _that_can_run(options, dataset)
+    if (earlier := options.earlier) and earlier.sequences != dataset.artifacts["sequences"].digest:
+        log.warning("%s searched on other sequences than these.", earlier.said["file"])
     recipes = [name for name in names if name in RECIPES]
     ours = Ours(options, dataset) if recipes else None  # what is wrong with them is said first
     if options.trials:
@@ -53,8 +55,7 @@ def bench(options: Options, dataset: Dataset) -> Path:
         "sequences": dataset.artifacts["sequences"].digest,
         "items": dataset.artifacts["items"].rows,
         "stage": options.stage,
-        "trials": options.trials,
-        "minutes": options.minutes,
+        **_how_searched(options),
         "left_out": left_out,
         "failed": failed,
         **compared(in_order),
@@ -64,6 +65,13 @@ def bench(options: Options, dataset: Dataset) -> Path:
     table = options.out / "table.md"
     write_atomically(table, ("\n".join(markdown(told)) + "\n").encode())
     return table
+
+
+def _how_searched(options: Options) -> Json:
+    if not options.earlier:
+        return {"trials": options.trials, "minutes": options.minutes}
+    said, _, trials, minutes, _ = options.earlier
+    return {"trials": trials, "minutes": minutes, "searched": said}
 
 
 def tune(options: Options, dataset: Dataset) -> list[Path]:

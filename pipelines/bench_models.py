@@ -1,8 +1,8 @@
 """The models of the stage baselines in a bench: their searches and trainings."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,10 +37,10 @@ def systems(options: Options, dataset: Dataset, names: Sequence[ModelName]) -> d
     """Searches, trains and tests, `options.jobs` trainings at once."""
     found, trainings = dict[str, System](), list[Training]()
     for name in names:
-        settings, search = tuple(options.own[name]), None
-        if options.trials:
-            search = json.loads(searched(options, dataset, name).read_bytes())
-            settings = tuple(f"{n}={value}" for n, value in search["best"]["settings"].items())
+        search = bench_search.search_of(options, name, partial(searched, options, dataset, name))
+        best = search["best"]["settings"] if search else {}
+        given = dict(assignment.split("=", 1) for assignment in options.own[name])
+        settings = tuple(f"{n}={value}" for n, value in (best | given).items())
         seeds = list(range(options.seeds if ENTRIES[name].seeded else 1))
         found[name] = System(name, ENTRIES[name].title, [*seeds], [], [], settings, search)
         trainings += [_training(options, dataset, name, settings, seed) for seed in seeds]

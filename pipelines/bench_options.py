@@ -9,6 +9,7 @@ from components.baselines import main as stage
 from components.baselines.registry import MODELS
 from macrec.errors import UserError, check
 from macrec.parameters import build, fields
+from pipelines.bench_earlier import Earlier, read_earlier
 from pipelines.bench_recipes import ABLATIONS, OWN, RECIPES, SIZES, searched_as
 
 DECIDED: Final = ("model", "settings", "seed")
@@ -43,6 +44,8 @@ class Options(NamedTuple):
     """The data set's run parameters, for our own systems."""
     jobs: int = 1
     """Searches or trainings at once."""
+    earlier: Earlier | None = None
+    """Whose settings are taken in place of a search."""
 
 
 def add_flags(parser: argparse.ArgumentParser, *, search_alone: bool = False) -> None:
@@ -92,6 +95,13 @@ def add_flags(parser: argparse.ArgumentParser, *, search_alone: bool = False) ->
     )
     if not search_alone:
         add("--seeds", type=int, default=1, help="trainings of each model, seeds 0 to N - 1")
+        add(
+            "--searched",
+            type=Path,
+            metavar="BENCH.json",
+            help="an earlier bench, the settings that it found are taken in place of a search; "
+            "--set stands above them",
+        )
         add("--system", default="", help="list of the run (default: the hybrid one)")
 
 
@@ -110,6 +120,8 @@ def given(options: argparse.Namespace) -> Options:
     check(seeds >= 1, "--seeds: 1 or more.")
     check(jobs >= 1, "--jobs: 1 or more.")
     check(options.trials >= 0 and options.minutes > 0, "--trials: 0 or more; --minutes: above 0.")
+    earlier = getattr(options, "searched", None)
+    check(not (earlier and options.trials), "--searched: settings found earlier, or --trials.")
     shared, own = _assigned(options.set, names)
     threads = options.threads or int(jobs > 1)
     execution = stage.Execution(device=options.device, threads=threads)
@@ -126,6 +138,7 @@ def given(options: argparse.Namespace) -> Options:
         execution=execution,
         configs=tuple(options.config),
         jobs=jobs,
+        earlier=read_earlier(earlier, names) if earlier else None,
     )
 
 

@@ -66,13 +66,18 @@ class Ours:
         candidate = partial(bench_stages.candidate, self._place, settings_with, space)
         return bench_search.searched(self.options, name, asked, candidate)
 
+    def search_of(self, name: str) -> Json | None:
+        """The search that decides a system's settings; an ablation has MACRec's."""
+        model = bench_recipes.searched_as(name)
+        return bench_search.search_of(self.options, model, partial(self.searched, model))
+
     def systems(self, names: list[str]) -> Found:
         """Searches, trains and tests; a training that fails is told and left out."""
         searches, failed = dict[str, Any](), list[Json]()
         jobs: list[bench_stages.Job] = []
         for name in names:
             try:
-                searches[name] = self._search_of(name)
+                searches[name] = self.search_of(name)
             except UserError as error:
                 failed.append({"system": name, "seed": None, "reason": str(error)})
                 log.warning("%s: left out: %s", name, error)
@@ -94,8 +99,3 @@ class Ours:
             system.figures.append(done.figures)
             system.scores.append(read_scores(Artifact.open(done.predictions), done.list))
         return Found(systems, failed)
-
-    def _search_of(self, name: str) -> Json | None:
-        if not self.options.trials:
-            return None
-        return json.loads(self.searched(bench_recipes.searched_as(name)).read_bytes())

@@ -11,6 +11,19 @@ from macrec.progress import log
 from pipelines.bench_options import Options
 
 
+def search_of(options: Options, name: str, searched: Callable[[], Path]) -> Json | None:
+    """How the settings of a model are found: an earlier bench's search, this one's, or none.
+
+    Args:
+        options: of the bench.
+        name: of the model.
+        searched: makes the file of its trials, or finds it.
+    """
+    if options.earlier:
+        return options.earlier.searches[name]
+    return json.loads(searched().read_bytes()) if options.trials else None
+
+
 def searched(
     options: Options,
     name: str,

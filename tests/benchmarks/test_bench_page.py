@@ -70,3 +70,12 @@ def test_the_search_is_told(trials):
     said = "".join(bench_page._made(told))
     assert ("20 trials or 4 minutes a model" in said) == bool(trials)
     assert ("no search" in said) == (not trials)
+
+
+def test_a_search_of_an_earlier_bench_is_told_with_its_origin():
+    told = {"date": "d", "commit": "c", "device": "x", "trials": 4, "minutes": 9.0}
+    earlier = {"file": "bench.json", "date": "2026-01-02", "commit": "abc"}
+    said = "".join(bench_page._made(told | {"searched": earlier}))
+    assert said.endswith("search: 4 trials or 9 minutes a model, that of 2026-01-02, commit abc.")
+    said = "".join(bench_page._made(told | {"searched": {"file": "bench.json"}}))
+    assert said.endswith("4 trials or 9 minutes a model, that of bench.json.")

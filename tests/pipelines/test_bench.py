@@ -245,3 +245,50 @@ def test_vectors_beside_the_data_are_found(data, tmp_path):
     found = open_dataset(tmp_path)
     assert set(found.artifacts) == {"sequences", "items", "text_embeddings"} and found.own is None
     assert bench_models.inputs_of(found, "popular").text_embeddings is None  # it does not read them
+
+
+def test_a_bench_takes_what_an_earlier_one_has_found(told, benched, data, tmp_path, here):
+    earlier = benched[0] / "bench.json"
+    asked = ["--dataset", data, "--models", "item_knn,sasrec", "--device", "cpu"]
+    asked += ["--set", "epochs=4", "--set", "sasrec.dropout=0.25", "--out", tmp_path]
+    assert here("bench", *asked, "--searched", earlier).code == 0
+    again = json.loads((tmp_path / "bench.json").read_text())
+    assert not (tmp_path / "trials").exists()
+    assert again["searched"]["file"] == "bench.json"
+    assert (again["trials"], again["minutes"]) == (told["trials"], told["minutes"]) == (2, 5)
+    for name in ("item_knn", "sasrec"):
+        assert again["systems"][name]["search"] == told["systems"][name]["search"]
+    one, other = (t["systems"]["item_knn"] for t in (told, again))
+    assert other["settings"] == one["settings"] != []
+    assert other["mean"]["ndcg_10"] == one["mean"]["ndcg_10"]
+    found = dict(s.split("=") for s in told["systems"]["sasrec"]["settings"])
+    used = dict(s.split("=") for s in again["systems"]["sasrec"]["settings"])
+    assert used == found | {"dropout": "0.25"} != found  # --set stands above what was found
+
+
+def test_settings_found_on_other_sequences_are_taken_with_a_warning(told, benched, tmp_path, here):
+    other = prepared(tmp_path / "other", follow(planted.last_plus_5, users=50))
+    asked = ["--dataset", other, "--models", "item_knn", "--out", tmp_path / "out"]
+    called = here("bench", *asked, "--searched", benched[0] / "bench.json")
+    assert called.code == 0 and "bench.json searched on other sequences" in called.err
+    system = json.loads((tmp_path / "out" / "bench.json").read_text())["systems"]["item_knn"]
+    assert system["settings"] == told["systems"]["item_knn"]["settings"]
+
+
+def test_an_earlier_bench_that_has_no_search_is_refused(told, benched, data, tmp_path, here):
+    def refused(path, *flags):
+        asked = ["--dataset", data, "--out", tmp_path / "out", "--searched", path, *flags]
+        called = here("bench", *asked)
+        assert called.code == 2
+        return called.err
+
+    earlier, broken = benched[0] / "bench.json", tmp_path / "bench.json"
+    assert "settings found earlier, or --trials" in refused(earlier, "--trials", 2)
+    message = refused(earlier, "--models", "popular,fdsa,macrec")
+    assert "no search of fdsa, macrec; there is popular, item_knn, sasrec" in message
+    assert "no bench.json of `macrec bench`" in refused(tmp_path / "nothing.json")
+    broken.write_text("[]")
+    assert "no bench.json of `macrec bench`" in refused(broken)
+    systems = {name: {"search": None} for name in told["systems"]}
+    broken.write_text(json.dumps(told | {"systems": systems}))
+    assert "there is none of any" in refused(broken, "--models", "sasrec")

@@ -206,7 +206,7 @@ def test_a_trial_that_fails_is_told_and_an_ablation_takes_what_macrec_found(
 ):
     flags = ["--models", "no_histories,tiger", "--set", "macrec.generator_dropout=0.2"]
     ours = searched(data, tmp_path, monkeypatch, by_epochs, *flags)
-    found = ours._search_of("no_histories")
+    found = ours.search_of("no_histories")
     assert found["asked"]["model"] == "macrec" and len(found["trials"]) == 6
     first = found["trials"][0]["settings"]  # the defaults, and what the data set says
     assert first["generator_learning_rate"] == 1e-3 and first["generator_epochs"] == 1
@@ -220,10 +220,32 @@ def test_a_trial_that_fails_is_told_and_an_ablation_takes_what_macrec_found(
     settings = ours.settings("no_histories", found["best"]["settings"])
     assert settings["generator_epochs"] == max(epochs) and settings["history_dim"] == 0
     assert settings["generator_dropout"] == 0.2
-    assert "quantizer_history_weight" not in ours._search_of("tiger")["space"]
+    assert "quantizer_history_weight" not in ours.search_of("tiger")["space"]
     assert ours.settings("tiger", {}).get("generator_dropout") is None
     monkeypatch.setattr(search, "search", None)
-    assert ours._search_of("no_histories") == found  # from its file
+    assert ours.search_of("no_histories") == found  # from its file
+
+
+def test_own_systems_take_what_an_earlier_bench_has_found(data, tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("searched again")
+
+    best = {"settings": {"generator_dropout": 0.3, "generator_epochs": 2}}
+    systems = {"macrec": {"search": {"best": best}}, "tiger": {"search": None}}
+    told = {"sequences": "s", "trials": 3, "minutes": 5.0, "systems": systems}
+    earlier = tmp_path / "bench.json"
+    earlier.write_text(json.dumps(told))
+    monkeypatch.setattr(search, "search", never)
+    flags = ["--searched", earlier, "--set", "macrec.generator_dropout=0.2"]
+    asked = options(data, tmp_path, "--models", "macrec,no_con", *flags)
+    ours = bench_own.Ours(asked, open_dataset(data))
+    for name in ("macrec", "no_con"):
+        found = ours.search_of(name)
+        assert found == {"best": best}
+        settings = ours.settings(name, found["best"]["settings"])
+        assert settings["generator_epochs"] == 2 and settings["generator_dropout"] == 0.2
+    with pytest.raises(UserError, match="no search of tiger; there is macrec"):
+        options(data, tmp_path, "--models", "macrec,tiger", *flags)
 
 
 def test_a_search_without_any_figure_leaves_the_system_out_with_the_reason(
