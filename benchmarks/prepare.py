@@ -1,0 +1,66 @@
+"""Makes of a real data set the folder that `macrec bench --dataset` takes: histories and vectors.
+
+    python benchmarks/prepare.py DATA/scientific OUT --config configs/scientific.yaml
+    python benchmarks/prepare.py DATA/boxart OUT --config configs/boxart.yaml \\
+        --encoders .cache/encoders
+
+The first stages of the DAG, with their lines of the config. Given vectors (*.npy in the source)
+take the place of the encoders.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import amazon
+
+from pipelines.config_file import read_config
+from pipelines.parameters import PREFIXES, SOURCES
+
+ENCODERS = {"text": "smollm2-*", "image": "dinov2-*"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="folder with *.inter.json and *.item.json")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--encoders", type=Path, help="folder of `macrec sample --encoders`")
+    options = parser.parse_args()
+    data, config = options.out / "data", read_config(options.config)
+    rows = amazon.convert(options.source, data)
+    log = {"catalog": data / "items.parquet", "interactions": data / "interactions.parquet"}
+    _stage("prepare_data", options.out, log, config)
+    for modality, pattern in ENCODERS.items():
+        inputs = {"items": options.out / "items"}
+        given = data / f"{modality}_embeddings.parquet"
+        if given.exists():
+            inputs["embeddings"] = given
+        elif options.encoders:
+            inputs["model"] = next(options.encoders.glob(pattern))
+        else:
+            parser.error(f"{options.source} has no {modality} vectors: name --encoders")
+        if modality == "image" and not given.exists():
+            inputs["images"] = options.source / "images"
+        _stage(f"embed_{modality}", options.out, inputs, config)
+    print(json.dumps({"benchmark": "prepare", "wrote": str(options.out), **rows}))
+
+
+def _stage(name: str, out: Path, inputs: dict[str, Path], config: dict[str, object]) -> None:
+    prefix = PREFIXES[name]
+    settings = {
+        parameter.removeprefix(prefix): value
+        for parameter, value in config.items()
+        if parameter.startswith(prefix) and parameter not in SOURCES.values()
+    }
+    flags = [f"--{n.replace('_', '-')}={value}" for n, value in (settings | inputs).items()]
+    command = [sys.executable, "-m", "pipelines.cli", "stage", name, "--out", str(out), *flags]
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()
