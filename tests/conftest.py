@@ -144,6 +144,18 @@ def gcs_server() -> Any:
 
 
 @pytest.fixture
+def slow_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Callable[[], bool]:
+    """A CPU without bfloat16; the answer is whether the log warns of it."""
+    from macrec import runtime
+
+    monkeypatch.setattr(runtime, "bfloat16_is_slow", lambda: True)
+    runtime.warn_if_slow.cache_clear()
+    return lambda: "bfloat16 on a CPU" in caplog.text
+
+
+@pytest.fixture
 def one_thread() -> Iterator[None]:
     """torch on one thread: small products are slower on many, and a busy machine far slower."""
     import torch

@@ -36,7 +36,7 @@ from macrec.decoder import Encoded
 from macrec.exhaustive import score_catalogue
 from macrec.generator import ModelSize, build_t5
 from macrec.metrics import popularity
-from macrec.runtime import TrainingPrecision, low_precision
+from macrec.runtime import TrainingPrecision, low_precision, warn_if_slow
 from macrec.sequences import Sequences
 from macrec.tokens import EOS, FIRST_CODE, PAD, SEQUENCE_TO_TEXT, Int64Array
 from macrec.trie import Trie
@@ -267,6 +267,7 @@ def train(
 ) -> Fitted:
     """Trains on every item of the training part but the first of each history."""
     model = Generator(network, config, device)
+    warn_if_slow(config.precision, device.type)
     found = every_target(data.training, data.max_history)
 
     def losses(generator: np.random.Generator) -> Iterator[torch.Tensor]:

@@ -18,6 +18,7 @@ from macrec.errors import UserError
 from macrec.processes import ALONE, Processes
 from macrec.quantization import grid_codebooks
 from macrec.quantizer import ROWS, CrossModalQuantizer, QuantizerSpec
+from macrec.runtime import warn_if_slow
 
 REFIT_ITEMS = 131_072
 """k-means takes a sample of so many items, or of 256 a codeword if that is more: a mean of 256 is
@@ -58,6 +59,7 @@ class Trainer:
             codebook_size=config.codebook_size,
             shared_levels=config.shared_levels if len(dims) == 2 else 0,
         )
+        warn_if_slow(config.precision, device.type)
         self.catalogue, self.config, self.device = catalogue, config, device
         self.processes = processes
         self.weights = term_weights(config, tuple(catalogue))

@@ -22,7 +22,7 @@ from components.train.state import CurveSums, State, copied
 from components.train.streams import Stream, generator
 from macrec.errors import UserError, check
 from macrec.processes import ALONE, Processes
-from macrec.runtime import low_precision
+from macrec.runtime import low_precision, warn_if_slow
 from macrec.t5 import Dropout, Weights, weights_of
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class Trainer:
         )
         if config.average_decay:
             self.state.average = copied(self.state.weights())
+        warn_if_slow(config.precision, device.type)
         self.dtype = torch.bfloat16 if low_precision(config.precision, device.type) else None
         self.dropout = Dropout(model.config.dropout_rate)
         self.dropped_RH: np.ndarray | None = None

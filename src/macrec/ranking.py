@@ -15,7 +15,7 @@ from macrec.generator import Recommender
 from macrec.lists import Lists, top_lists
 from macrec.neighbours import AnyNeighbours, Shares
 from macrec.progress import Progress
-from macrec.runtime import Precision
+from macrec.runtime import Precision, warn_if_slow
 from macrec.scorer import GeneratorScorer, code_trie
 from macrec.sequences import Histories, seen_pairs
 from macrec.tokens import (
@@ -93,6 +93,7 @@ class Ranker:
         self.recommender, self.device = recommender, torch.device(device)
         self.batch_size, self.renormalise = batch_size, renormalise
         self.drop_seen, self.exhaustive = drop_seen, exhaustive
+        warn_if_slow(precision, self.device.type)
         self._dtype = torch.bfloat16 if precision == "bfloat16" else None
         self.fixed_shapes = self.device.type != "cpu"
         """Few shapes of batches, so that kernels need not be chosen anew for each."""

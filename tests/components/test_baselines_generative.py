@@ -239,6 +239,14 @@ def test_embeddings_have_a_multiple_of_the_rate(module, tmp_path):
             assert distance == pytest.approx(0.005 if name in fast else 0.001, rel=0.01), name
 
 
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_bfloat16_is_warned_of_where_it_costs_time(precision, tmp_path, slow_bfloat16):
+    net, _ = catalogue()
+    config = p5_cid.Config(**SMALL | {"batch_size": 10_000}, precision=precision)
+    generative.train(net, config, data(tmp_path), course(epochs=1), CPU)
+    assert slow_bfloat16() == (precision == "bfloat16")
+
+
 def test_what_the_beams_miss_follows_by_popularity():
     net, histories = catalogue()
     exact = Generator(net, p5_cid.Config(**SMALL, beams=500), CPU).score_all(histories)

@@ -59,6 +59,12 @@ def cut_short(monkeypatch, catalogue, config, checkpoints, after):
             training.train(catalogue, config, CPU, checkpoints=checkpoints)
 
 
+@pytest.mark.parametrize("case", ["refit", "bfloat16"])
+def test_bfloat16_is_warned_of_where_it_costs_time(case, slow_bfloat16):
+    training.train(planted(), replace(config_of(case), epochs=1), CPU)
+    assert slow_bfloat16() == (case == "bfloat16")
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("after", [3, 10, 12])  # in the first epoch, at the end of one, in another
 def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path, monkeypatch, case, after):

@@ -127,13 +127,16 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_it(monkeypatc
     ("precision", "on_cpu", "on_gpu"),
     [("auto", False, True), ("bfloat16", True, True), ("float32", False, False)],
 )
-def test_precision_is_that_of_the_setting_on_either_device(precision, on_cpu, on_gpu):
+def test_precision_is_that_of_the_setting_on_either_device(
+    precision, on_cpu, on_gpu, slow_bfloat16
+):
     config = dataclasses.replace(SMALL, precision=precision, decay=0.0, epochs=1)
     assert [low_precision(config.precision, device) for device in ("cpu", "cuda")] == [
         on_cpu,
         on_gpu,
     ]
     model, _ = train_small(config)
+    assert slow_bfloat16() == on_cpu
     exact, _ = train_small(dataclasses.replace(config, precision="float32"))
     pairs = list(zip(model.parameters(), exact.parameters(), strict=True))
     assert all(weight.dtype == torch.float32 for weight, _ in pairs)

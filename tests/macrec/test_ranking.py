@@ -232,12 +232,13 @@ def test_batch_size_changes_nothing(renormalise):
     np.testing.assert_allclose(alone.fused_scores_UK, together.fused_scores_UK, rtol=1e-4)
 
 
-def test_low_precision_scores_are_near_those_of_float32():
+def test_low_precision_scores_are_near_those_of_float32(slow_bfloat16):
     model = recommender()
     exact, near = (
         Ranker(model, device="cpu", batch_size=5, precision=precision).candidates(HISTORIES, 20)
         for precision in ("float32", "bfloat16")
     )
+    assert slow_bfloat16()
     assert near.item_P.tolist() == exact.item_P.tolist()  # as many beams as items
     for modality, score_P in near.scores_P.items():
         assert score_P.dtype == np.float32 and (score_P != exact.scores_P[modality]).any()
