@@ -28,6 +28,7 @@ from macrec.errors import UserError
 TEXT_FIELDS = ("title", "description", "brand", "categories")
 NOTHING = "."  # how the data sets write a text that is not there
 EMBEDDINGS = {"text": "*emb*text*.npy", "image": "*emb*image*.npy"}
+ENCODERS = {"text": "smollm2-*", "image": "dinov2-*"}
 CODES = {"text": "*.index_lemb.json", "image": "*.index_vitemb.json"}
 
 
@@ -50,6 +51,33 @@ def convert(source: Path, out: Path) -> dict[str, int]:
     for name, table in written.items():
         pq.write_table(table, out / f"{name}.parquet", compression="zstd")
     return {name: table.num_rows for name, table in written.items()}
+
+
+def vectors_of(data: Path, encoders: Path | None) -> dict[str, tuple[str, Path]]:
+    """What the vectors of each modality are from: ("embeddings", file) or ("model", folder).
+
+    Args:
+        data: a converted folder.
+        encoders: folder of `macrec sample --encoders`, needed where vectors are not given.
+
+    Raises:
+        UserError: neither is there.
+    """
+    found: dict[str, tuple[str, Path]] = {}
+    for modality, pattern in ENCODERS.items():
+        given = data / f"{modality}_embeddings.parquet"
+        model = next(iter(encoders.resolve().glob(pattern)), None) if encoders else None
+        if given.exists():
+            found[modality] = ("embeddings", given)
+        elif model:
+            found[modality] = ("model", model)
+        else:
+            place = f"{encoders} has no {pattern}" if encoders else "no --encoders"
+            raise UserError(
+                f"{data}: no {modality} vectors, and {place}. Make the encoders with "
+                "`macrec sample --encoders DIR` and name that folder."
+            )
+    return found
 
 
 def _found(source: Path, pattern: str) -> Path | None:

@@ -19,8 +19,6 @@ import amazon
 from pipelines.config_file import read_config
 from pipelines.parameters import PREFIXES, SOURCES
 
-ENCODERS = {"text": "smollm2-*", "image": "dinov2-*"}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -33,18 +31,12 @@ def main() -> None:
     options = parser.parse_args()
     data, config = options.out / "data", read_config(options.config)
     rows = amazon.convert(options.source, data)
+    vectors = amazon.vectors_of(data, options.encoders)
     log = {"catalog": data / "items.parquet", "interactions": data / "interactions.parquet"}
     _stage("prepare_data", options.out, log, config)
-    for modality, pattern in ENCODERS.items():
-        inputs = {"items": options.out / "items"}
-        given = data / f"{modality}_embeddings.parquet"
-        if given.exists():
-            inputs["embeddings"] = given
-        elif options.encoders:
-            inputs["model"] = next(options.encoders.glob(pattern))
-        else:
-            parser.error(f"{options.source} has no {modality} vectors: name --encoders")
-        if modality == "image" and not given.exists():
+    for modality, (kind, path) in vectors.items():
+        inputs = {"items": options.out / "items", kind: path}
+        if (modality, kind) == ("image", "model"):
             inputs["images"] = options.source / "images"
         _stage(f"embed_{modality}", options.out, inputs, config)
     print(json.dumps({"benchmark": "prepare", "wrote": str(options.out), **rows}))

@@ -71,13 +71,8 @@ def _run(options: argparse.Namespace, data: Path, seed: int) -> dict[str, object
         *("--out", out, "--store", options.out / "store"),
         *("--set", f"quantizer_seed={seed}", "--set", f"generator_seed={seed}"),
     ]
-    for modality in ("text", "image"):
-        given = data / f"{modality}_embeddings.parquet"
-        encoder = "smollm2-*" if modality == "text" else "dinov2-*"
-        if given.exists():
-            command += [f"--{modality}-embeddings", given]
-        else:
-            command += [f"--{modality}-model", next(options.encoders.resolve().glob(encoder))]
+    for modality, (kind, path) in amazon.vectors_of(data, options.encoders).items():
+        command += [f"--{modality}-{kind}", path]
     if (options.source / "images").is_dir():
         command += ["--images", options.source.resolve() / "images"]
     for assignment in options.set:
