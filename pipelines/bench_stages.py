@@ -205,10 +205,9 @@ def _speed(place: Place, settings: Settings, made: Made) -> float:
 
 
 def _measured(place: Place, settings: Settings, made: Made) -> float:
-    from macrec import look_alikes
     from macrec.fusion import Weights, best_lists
     from macrec.inference import open_ranker, open_recommender
-    from macrec.neighbours import Mix
+    from macrec.mix import Mix, mixed_neighbours
     from macrec.sequences import drops_seen
     from macrec.split import read_split
 
@@ -223,8 +222,8 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
     weights = Weights(stated["fusion_weight"], stated["neighbour_weight"])
     neighbours = None
     if config.neighbour_weights:
-        mix = Mix(stated["neighbour_asymmetry"], stated["look_alikes"])
-        known = look_alikes.neighbours(split.training(), items, made.artifacts["latents"], [mix])
+        mix = Mix(*(stated[name] for name in ("neighbour_asymmetry", "look_alikes", "successors")))
+        known = mixed_neighbours(split.training(), items, made.artifacts["latents"], [mix])
         neighbours = known[mix]
     ranker = open_ranker(
         recommender,

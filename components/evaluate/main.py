@@ -15,7 +15,7 @@ from macrec.split import Split, read_split
 
 if TYPE_CHECKING:
     from components.evaluate.systems import Evaluated, WeightChoice
-    from macrec.neighbours import AnyNeighbours
+    from macrec.neighbours import MixedNeighbours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,9 @@ class Config:
     look_alikes: tuple[float, ...] = (0.0, 0.3)
     """Shares to choose from, with the weight of the neighbours, that an item's look-alikes have in
     them: the items whose latents are nearest, whatever histories say."""
+    successors: tuple[float, ...] = (0.0, 0.3)
+    """Shares to choose from, with the others, that the items which came after those of a history
+    have in the neighbours that are counted; the rest is for what stood near, before or after."""
     validation_users: int = 2000
     """Users that the weights are chosen on, a seeded sample; 0 takes all."""
     single_modality_beams: int = 40
@@ -75,7 +78,7 @@ class Config:
             problems.append("fusion_weights needs one or more numbers from 0 to 1")
         if not all(0 <= w < 1 for w in self.neighbour_weights):
             problems.append("neighbour_weights takes numbers from 0 to below 1")
-        for name in ("neighbour_asymmetries", "look_alikes"):
+        for name in ("neighbour_asymmetries", "look_alikes", "successors"):
             if not getattr(self, name) or not all(0 <= value <= 1 for value in getattr(self, name)):
                 problems.append(f"{name} needs one or more numbers from 0 to 1")
         check(not problems, f"evaluate: {'; '.join(problems)}.")
@@ -148,15 +151,15 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     from components.evaluate import churn, slices, systems
     from components.evaluate.summary import write_report
     from components.evaluate.tokenizer import measure
-    from macrec import look_alikes
-    from macrec.neighbours import Mix
+    from macrec.mix import Mix, mixed_neighbours
 
     changes = churn.measure_churn(inputs)
     drop_seen = drops_seen(config.seen_items, split.sequences)
-    known: dict[Mix, AnyNeighbours] = {}
+    known: dict[Mix, MixedNeighbours] = {}
     if config.neighbour_weights:
-        mixes = [Mix(*mix) for mix in product(config.neighbour_asymmetries, config.look_alikes)]
-        known = look_alikes.neighbours(split.training(), items, inputs.latents, mixes)
+        shares = config.neighbour_asymmetries, config.look_alikes, config.successors
+        mixes = [Mix(*mix) for mix in product(*shares)]
+        known = mixed_neighbours(split.training(), items, inputs.latents, mixes)
     ranker = open_ranker(
         recommender,
         device=execution.device,
@@ -173,6 +176,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         "neighbour_weight": choice.weights.neighbours,
         "neighbour_asymmetry": choice.mix.asymmetry,
         "look_alikes": choice.mix.look_alikes,
+        "successors": choice.mix.successors,
         "renormalise": config.renormalise,
         "precision": config.precision,
         "seen_items": "drop" if drop_seen else "keep",

@@ -90,14 +90,16 @@ def _gain(told: str, name: str, other: str, config: "Config", evaluated: Evaluat
 def _neighbours(choice: WeightChoice, generated: str) -> str:
     """How the neighbours come in."""
     weight, how = choice.weights.neighbours, _chosen(choice.tried_neighbours, choice.users)
-    alike = ""
+    kinds = ""
+    if choice.mix.successors:
+        kinds = f"{choice.mix.successors:g} of what is counted is for what came after alone. "
     if choice.mix.look_alikes:
-        alike = f"{choice.mix.look_alikes:g} of the share is that of what its latents look alike. "
+        kinds += f"{choice.mix.look_alikes:g} of the share is that of what its latents look alike. "
     return (
         f"Hybrid: {1 - weight:g} x probability by the {generated} score among a user's candidates "
         f"+ {weight:g} x share of the neighbours, {how}. "
         "Neighbours are counted in the training parts of histories, by a cosine of asymmetry "
-        f"{choice.mix.asymmetry:g}. {alike}"
+        f"{choice.mix.asymmetry:g}. {kinds}"
         "Those of a user are candidates too."
     )
 

@@ -35,7 +35,8 @@ from macrec.metrics import (
     shown_by_value,
     shown_counts,
 )
-from macrec.neighbours import AnyNeighbours, Mix
+from macrec.mix import Mix
+from macrec.neighbours import AnyNeighbours
 from macrec.predictions import SHOWN_CUTOFF, SystemScores, rows
 from macrec.progress import Progress, log
 from macrec.ranking import Ranker
@@ -93,7 +94,8 @@ def choose_weights(
     """The weights with the best NDCG@10 on validation users, text first, then the neighbours.
 
     On a tie the text weight nearest 0.5, and of the neighbours the smaller weight, share of
-    look-alikes and asymmetry. The only modality that there is has the whole weight.
+    look-alikes, share of successors and asymmetry. The only modality that there is has the whole
+    weight.
 
     Args:
         ranker: its own neighbours are not looked at.
@@ -135,10 +137,13 @@ def choose_weights(
     tried = {mix: {w: score(Weights(text, w), found[mix]) for w in weights} for mix in found}
     mix, best = max(
         product(tried, weights),
-        key=lambda at: (tried[at[0]][at[1]], -at[1], -at[0].look_alikes, -at[0].asymmetry),
+        key=lambda at: (
+            tried[at[0]][at[1]],
+            *(-at[1], -at[0].look_alikes, -at[0].successors, -at[0].asymmetry),
+        ),
     )
     log.info(
-        "evaluate: neighbour weight %g, asymmetry %g, share of look-alikes %g, "
+        "evaluate: neighbour weight %g, asymmetry %g, share of look-alikes %g, of successors %g, "
         "validation NDCG@10 %.4f",
         *(best, *mix, tried[mix][best]),
     )

@@ -17,7 +17,8 @@ from macrec.runtime import Precision
 from macrec.sequences import read_sequences
 
 if TYPE_CHECKING:
-    from macrec.neighbours import AnyNeighbours, Mix
+    from macrec.mix import Mix
+    from macrec.neighbours import MixedNeighbours
 
 EVALUATED = -1.0  # in place of a fusion weight
 
@@ -42,6 +43,9 @@ class Config:
     neighbour for being popular; -1 takes that of evaluate."""
     look_alikes: float = EVALUATED
     """Share, 0..1, that look-alikes have in the neighbours; -1 takes that of evaluate."""
+    successors: float = EVALUATED
+    """Share, 0..1, that the items which came after those of a history have in the neighbours that
+    are counted; -1 takes that of evaluate."""
     renormalise: Literal["evaluated", "on", "off"] = "evaluated"
     """Whether scores are probabilities among the legal codes and not among all tokens; "evaluated"
     does as evaluate did when it chose the weight."""
@@ -58,7 +62,7 @@ class Config:
             problems.append("fusion_weight is neither within 0..1 nor -1 (the one evaluate chose)")
         if self.neighbour_weight != EVALUATED and not 0 <= self.neighbour_weight < 1:
             problems.append("neighbour_weight is neither 0 to below 1 nor -1 (that of evaluate)")
-        for name in ("neighbour_asymmetry", "look_alikes"):
+        for name in ("neighbour_asymmetry", "look_alikes", "successors"):
             if (value := getattr(self, name)) != EVALUATED and not 0 <= value <= 1:
                 problems.append(f"{name} is neither within 0..1 nor -1 (that of evaluate)")
         check(not problems, f"recommend: {'; '.join(problems)}.")
@@ -173,6 +177,7 @@ def run(
         "neighbour_weight": rule.weights.neighbours,
         "neighbour_asymmetry": rule.mix.asymmetry,
         "look_alikes": rule.mix.look_alikes,
+        "successors": rule.mix.successors,
         "renormalise": rule.renormalise,
         "drop_seen": rule.drop_seen,
         "precision": rule.precision,
@@ -202,13 +207,13 @@ def run(
     }
 
 
-def _neighbours(rule: Rule, inputs: Inputs, items: int) -> "AnyNeighbours | None":
+def _neighbours(rule: Rule, inputs: Inputs, items: int) -> "MixedNeighbours | None":
     if not rule.weights.neighbours:
         return None
-    from macrec import look_alikes
+    from macrec.mix import mixed_neighbours
 
     histories = read_sequences(inputs.sequences, items)
-    (known,) = look_alikes.neighbours(histories, items, inputs.latents, [rule.mix]).values()
+    (known,) = mixed_neighbours(histories, items, inputs.latents, [rule.mix]).values()
     return known
 
 
@@ -218,10 +223,11 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
     Raises:
         UserError: the predictions do not say what was chosen.
     """
-    from macrec.neighbours import Mix
+    from macrec.mix import Mix
 
     # before there was a choice
-    once = {"precision": "float32", "look_alikes": 0.0, "neighbour_asymmetry": 0.5}
+    mixed_once = {"neighbour_asymmetry": 0.5, "look_alikes": 0.0, "successors": 0.0}
+    once = {"precision": "float32", **mixed_once}
     stated = {**once, **predictions.metadata}
     settings = (*once, "fusion_weight", "neighbour_weight", "renormalise", "seen_items")
     asked = [name for name in settings if getattr(config, name) in (EVALUATED, "evaluated")]
@@ -237,7 +243,7 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
         renormalise=chosen["renormalise"] in (True, "on"),
         drop_seen=chosen["seen_items"] == "drop",
         precision=chosen["precision"],
-        mix=Mix(float(chosen["neighbour_asymmetry"]), float(chosen["look_alikes"])),
+        mix=Mix(*(float(chosen[name]) for name in mixed_once)),
     )
 
 

@@ -11,7 +11,7 @@ code, or image code, begins like its own, as far as the code must be read for fe
 Shape suffixes: N items, D dimensions, G items of a group, L levels, P pairs.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -21,8 +21,7 @@ from scipy import sparse
 from macrec.arrays import codes_matrix, embedding_matrix, valid_rows
 from macrec.artifact import Artifact
 from macrec.cooccurrence import Matrix
-from macrec.neighbours import DECAY, AnyNeighbours, Counts, Mix, MixedNeighbours, Neighbours
-from macrec.sequences import Sequences
+from macrec.neighbours import DECAY, Neighbours
 from macrec.tokens import MODALITIES
 
 Float32Array = npt.NDArray[np.float32]
@@ -36,26 +35,8 @@ COMPARED: Final = 8192
 ROWS_AT_ONCE: Final = 1024
 
 
-def neighbours(
-    histories: Sequences, items: int, latents: Artifact, mixes: Collection[Mix]
-) -> dict[Mix, AnyNeighbours]:
-    """Those counted in histories, and look-alikes, mixed in each of the ways.
-
-    Where no item has a latent there are no look-alikes, and what is counted has the whole: the
-    share of look-alikes is then 0 in what comes back.
-    """
-    counts = Counts.of(histories, items)
-    counted = {a: Neighbours.counted(counts, a) for a in sorted({mix.asymmetry for mix in mixes})}
-    alike = _alike(latents) if any(mix.look_alikes for mix in mixes) else None
-    if alike is None:
-        return {Mix(a): known for a, known in counted.items()}
-    return {
-        Mix(a, share): MixedNeighbours([(1 - share, counted[a]), (share, alike)])
-        for a, share in sorted(set(mixes))
-    }
-
-
-def _alike(latents: Artifact) -> Neighbours | None:
+def look_alikes(latents: Artifact) -> Neighbours | None:
+    """Those of a catalogue; None where no item has any."""
     codes = [codes_matrix(latents, f"{modality}_codes") for modality in MODALITIES]
     alike = Neighbours(most_alike(unit_vectors(latents), codes), DECAY)
     return alike if alike.similar_NN.nnz else None

@@ -12,6 +12,9 @@ places back with the weight decay^t. Beside other scores it counts as a share of
 scores, so that those lead that stand out from the many that are a little similar (as in case
 amplification, Breese, Heckerman and Kadie 1998); docs/results.md says what it is worth.
 
+What c(i, j) counts makes the kind: how often the two stood near each other, or how often j came
+after i (successors), one over their distance each time.
+
 Shape suffixes: B users of a batch, N items, K interactions, P pairs.
 """
 
@@ -22,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from macrec.cooccurrence import PAIRS_AT_ONCE, Matrix, count_neighbours
+from macrec.cooccurrence import PAIRS_AT_ONCE, Matrix, count_neighbours, count_successors
 from macrec.sequences import Histories, Sequences
 
 Float32Array = npt.NDArray[np.float32]
@@ -34,6 +37,8 @@ scientific lists of 1 to 20 places were equally good (docs/results.md)."""
 SHRINKAGE: Final = 20.0
 KEPT: Final = 100
 DECAY: Final = 0.7
+SUCCESSORS_DECAY: Final = 0.5
+"""What comes next is said by the last items more than by those before."""
 AMPLIFIED: Final = 2
 """Power of the scores of which shares are taken."""
 
@@ -62,29 +67,26 @@ class Shares(NamedTuple):
         return np.where(known_P[place_P] == asked_P, share_P[place_P], np.float32(0))
 
 
-class Mix(NamedTuple):
-    """How neighbours are made; what is best differs between data sets (docs/results.md)."""
-
-    asymmetry: float = 0.5
-    """a of those that are counted."""
-    look_alikes: float = 0.0
-    """Share of `macrec.look_alikes` beside them."""
-
-
 class Counts(NamedTuple):
     """What histories say of pairs of items."""
 
     parts: tuple[Matrix, ...]
-    """Their sum is c(i, j): how often i and j stood near each other; each CSR [N, N]."""
+    """Their sum is c(i, j), each CSR [N, N]."""
     times_N: Int64Array
-    """c(i)"""
+    """c(i): how often i is there."""
 
     @classmethod
     def of(cls, histories: Sequences, items: int) -> "Counts":
-        """Those of all histories."""
+        """How often i and j stood near each other, in all histories."""
         upper_NN = count_neighbours(histories, items, WINDOW)
         # the sum of the two would be half of the memory
         return cls((upper_NN, upper_NN.T.tocsr()), np.bincount(histories.items, minlength=items))
+
+    @classmethod
+    def of_successors(cls, histories: Sequences, items: int) -> "Counts":
+        """How often j came soon after i, in all histories."""
+        after_NN = count_successors(histories, items, WINDOW)
+        return cls((after_NN,), np.bincount(histories.items, minlength=items))
 
 
 class Neighbours:
@@ -96,10 +98,14 @@ class Neighbours:
 
     @classmethod
     def counted(
-        cls, counts: Counts, asymmetry: float, shrinkage: float = SHRINKAGE
+        cls,
+        counts: Counts,
+        asymmetry: float,
+        shrinkage: float = SHRINKAGE,
+        decay: float = DECAY,
     ) -> "Neighbours":
         """Those of histories."""
-        return cls(most_similar(*counts, asymmetry, shrinkage, KEPT), DECAY)
+        return cls(most_similar(*counts, asymmetry, shrinkage, KEPT), decay)
 
     def scores(self, histories: Histories) -> Matrix:
         """Similarity of items to what the users have, CSR float32 [B, N]; most are absent."""

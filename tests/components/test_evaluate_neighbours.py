@@ -1,17 +1,18 @@
 """The neighbours and the hybrid list of the stage evaluate."""
 
 from dataclasses import replace
+from itertools import product, starmap
 
 import numpy as np
 import pytest
 
-from macrec import look_alikes, schema
+from macrec import schema
 from macrec.arrays import vector_column
 from macrec.artifact import Artifact
 from macrec.fusion import Weights, fuse_with_neighbours, listed_neighbours
 from macrec.generator import Recommender
 from macrec.metrics import per_user, ranks_in_lists
-from macrec.neighbours import Mix
+from macrec.mix import Mix, mixed_neighbours
 from macrec.ranking import Ranker
 from macrec.sequences import Sequences
 from tests.artifacts import dataset
@@ -53,7 +54,7 @@ def evaluated(path, lists, recommender):
 
 def stated_mix(path):
     stated = Artifact.open(path / "predictions").metadata
-    return Mix(stated["neighbour_asymmetry"], stated["look_alikes"])
+    return Mix(*(stated[name] for name in ("neighbour_asymmetry", "look_alikes", "successors")))
 
 
 def candidates(recommender, lists, back, path, mix=None):
@@ -63,7 +64,7 @@ def candidates(recommender, lists, back, path, mix=None):
     flat = Sequences(np.array([i for t in training for i in t], np.int32), offsets)
     mix = mix or stated_mix(path)
     latents = Artifact.open(path / "latents")
-    near = look_alikes.neighbours(flat, ITEMS, latents, [mix])[mix]
+    near = mixed_neighbours(flat, ITEMS, latents, [mix])[mix]
     ranker = Ranker(recommender, device="cpu", batch_size=64, drop_seen=True, neighbours=near)
     return ranker.candidates([np.array(items[:-back]) for items in lists], 4)
 
@@ -87,14 +88,18 @@ def test_the_weight_is_the_best_of_the_validation_users(evaluated, recommender, 
     metrics, *_ = evaluated
     targets = np.array([items[-2] for items in lists])
     scores = {}
-    for mix in (Mix(a, share) for a in (0.5, 0.7) for share in (0.0, 0.3)):
+    for mix in starmap(Mix, product((0.5, 0.7), (0.0, 0.3), (0.0, 0.3))):
         found = candidates(recommender, lists, 2, path, mix)
         for weight in np.arange(10) / 10:
             ranked = fuse_with_neighbours(found, Weights(metrics["fusion_weight"], weight), 20)
             ranks = ranks_in_lists(ranked.items_UK, ranked.scores_UK, targets)
             ndcg = per_user(ranks, (10,))["ndcg_10"].mean()
             scores[float(weight), mix] = ndcg
-    order = lambda at: (round(scores[at], 9), -at[0], -at[1].look_alikes, -at[1].asymmetry)  # noqa: E731
+
+    def order(at):
+        weight, (asymmetry, alike, after) = at
+        return round(scores[at], 9), -weight, -alike, -after, -asymmetry
+
     best = max(scores, key=order)
     assert metrics["neighbour_weight"] == pytest.approx(best[0])
     assert stated_mix(path) == best[1]
@@ -138,12 +143,29 @@ def test_the_asymmetry_is_the_better_one_of_the_validation_users(tmp_path, recom
         path = tmp_path / str(asymmetries)
         path.mkdir()
         inputs = make_inputs(path, lists, recommender)
-        options = {"beams": 4, "look_alikes": (0.0,), "neighbour_asymmetries": asymmetries}
+        options = {"beams": 4, "look_alikes": (0.0,), "successors": (0.0,)}
+        options |= {"neighbour_asymmetries": asymmetries}
         metrics, *_ = run(path, inputs, **options)
         by[asymmetries] = metrics["validation_ndcg_10"], stated_mix(path).asymmetry
     alone, _ = by[(1.0,)]
     assert alone > 1.1 * by[(0.0,)][0]
     assert by[(0.0, 1.0)] == by[(1.0, 0.0)] == (pytest.approx(alone), 1.0)
+
+
+def test_successors_are_taken_where_the_order_tells_more(tmp_path, recommender):
+    """Everybody goes up by one, from where the circle begins for him; only the order says so."""
+    lists = [[(user + step) % ITEMS for step in range(6)] for user in range(ITEMS)]
+    inputs = make_inputs(tmp_path, lists, recommender)
+    options = {"beams": 4, "seen_items": "keep", "look_alikes": (0.0,)}
+    metrics, predictions, page = run(tmp_path, inputs, successors=(0.0, 0.9), **options)
+    assert stated_mix(tmp_path).successors == 0.9
+    assert "0.9 of what is counted is for what came after alone" in page
+    first = {p["user_id"]: p["items"][0] for p in predictions if p["system"] == "neighbours"}
+    assert set(first.values()) == set(range(ITEMS)) and metrics["neighbours_hr_1"] > 0.99
+    (tmp_path / "none").mkdir()
+    without, *_ = run(tmp_path / "none", make_inputs(tmp_path / "none", lists, recommender),
+                      successors=(0.0,), **options)  # fmt: skip
+    assert without["neighbours_hr_1"] < 0.5 and without["hybrid_hr_1"] < metrics["hybrid_hr_1"]
 
 
 def test_the_share_is_the_better_one_of_the_validation_users(tmp_path, recommender):

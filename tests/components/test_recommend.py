@@ -8,13 +8,13 @@ import torch
 from components.recommend import main as stage
 from components.recommend import shards
 from components.recommend.users import Users
-from macrec import look_alikes, schema
+from macrec import schema
 from macrec.arrays import codes_column, vector_column
 from macrec.artifact import Artifact, DatasetOutput, FolderOutput, Source
 from macrec.errors import TryAgain, UserError
 from macrec.fusion import Weights, fuse_with_neighbours
 from macrec.generator import ModelSize, Recommender, build_model, save_recommender
-from macrec.neighbours import Mix
+from macrec.mix import Mix, mixed_neighbours
 from macrec.ranking import Ranker, rank_users
 from macrec.sequences import Sequences
 from macrec.stage import execute
@@ -137,7 +137,7 @@ def test_lists_are_the_fused_ones_from_the_whole_history(tmp_path, inputs, lists
     np.testing.assert_allclose(scores, ranked.fused_scores_UK[:, :6], rtol=1e-4)
     told = {"text_weight": WEIGHT, "neighbour_weight": 0.0, "renormalise": True}
     told |= {"drop_seen": False, "precision": "float32"}
-    told |= {"look_alikes": 0.0, "neighbour_asymmetry": 0.5}
+    told |= {"look_alikes": 0.0, "neighbour_asymmetry": 0.5, "successors": 0.0}
     assert artifact.metadata == told
     expected = {"users": USERS - 1, "users_without_history": 1, "rows": 6 * (USERS - 1)}
     assert expected.items() <= metrics.items() and metrics["shorter_lists"] == 0
@@ -173,9 +173,9 @@ def test_neighbours_are_counted_in_whole_histories_and_weigh_as_evaluate_chose(
     tmp_path, inputs, lists, recommender
 ):
     none = [[] for _ in schema.PREDICTIONS]
-    mix = Mix(asymmetry=0.9, look_alikes=0.4)
+    mix = Mix(asymmetry=0.9, look_alikes=0.4, successors=0.2)
     stated = {"fusion_weight": WEIGHT, "neighbour_weight": 0.6, "look_alikes": mix.look_alikes}
-    stated |= {"neighbour_asymmetry": mix.asymmetry}
+    stated |= {"neighbour_asymmetry": mix.asymmetry, "successors": mix.successors}
     chosen = dataset(
         tmp_path / "p", schema.PREDICTIONS, none, renormalise=False, seen_items="drop", **stated
     )
@@ -188,7 +188,7 @@ def test_neighbours_are_counted_in_whole_histories_and_weigh_as_evaluate_chose(
         device="cpu",
         batch_size=64,
         drop_seen=True,
-        neighbours=look_alikes.neighbours(flat, ITEMS, inputs["latents"], [mix])[mix],
+        neighbours=mixed_neighbours(flat, ITEMS, inputs["latents"], [mix])[mix],
     )
     found = ranker.candidates([np.array(items) for items in histories], 20)
     ranked = fuse_with_neighbours(found, Weights(WEIGHT, 0.6), 5)
@@ -407,6 +407,7 @@ def test_lists_of_which_nothing_is_left_are_refused(tmp_path, inputs, name, ids,
         {"fusion_weight": 1.5},
         {"fusion_weight": -0.5},
         {"neighbour_asymmetry": 1.5},
+        {"successors": -0.1},
         {"neighbour_weight": 1.0},
     ],
 )

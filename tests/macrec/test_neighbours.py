@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from macrec import cooccurrence
-from macrec.neighbours import DECAY, KEPT, SHRINKAGE, WINDOW, Counts, Neighbours, Shares
+from macrec.neighbours import (
+    DECAY,
+    KEPT,
+    SHRINKAGE,
+    SUCCESSORS_DECAY,
+    WINDOW,
+    Counts,
+    Neighbours,
+    Shares,
+)
 from macrec.sequences import Sequences
 
 ITEMS = 12
@@ -49,6 +58,22 @@ def test_similarity_and_scores_are_those_of_the_equation():
     for user, history in enumerate(asked):
         expected = sum(DECAY**back * similar_NN[i] for back, i in enumerate(history[::-1]))
         np.testing.assert_allclose(found_BN[user], expected, rtol=1e-5)
+
+
+def test_successors_are_counted_one_way_and_by_distance():
+    histories = drawn(40, 14)
+    after_NN, times_N = np.zeros((ITEMS, ITEMS)), np.zeros(ITEMS)
+    for history in histories:
+        for place, a in enumerate(history):
+            times_N[a] += 1
+            for gap, b in enumerate(history[place + 1 : place + 1 + WINDOW], 1):
+                after_NN[a, b] += (a != b) / gap
+    of_all_N = np.outer(times_N**ASYMMETRY, times_N ** (1 - ASYMMETRY)) + SHRINKAGE
+    counts = Counts.of_successors(sequences(histories), ITEMS)
+    found = Neighbours.counted(counts, ASYMMETRY, decay=SUCCESSORS_DECAY)
+    np.testing.assert_allclose(found.similar_NN.toarray(), after_NN / of_all_N, rtol=1e-5)
+    assert found.decay == SUCCESSORS_DECAY
+    assert abs(after_NN - after_NN.T).max() > 1  # the order is told
 
 
 def test_two_by_hand():
@@ -122,8 +147,10 @@ def test_blocks_of_items_have_the_same_neighbours(monkeypatch, pairs_at_once):
 
 
 @pytest.mark.parametrize("pairs_at_once", [1, 7, 50])
-def test_blocks_count_the_same(monkeypatch, pairs_at_once):
+@pytest.mark.parametrize("count", [cooccurrence.count_neighbours, cooccurrence.count_successors])
+def test_blocks_count_the_same(monkeypatch, count, pairs_at_once):
     flat = sequences(drawn(40, 14))
-    whole = cooccurrence.count_neighbours(flat, ITEMS, 3).toarray()
+    whole = count(flat, ITEMS, 3).toarray()
+    assert whole.any()
     monkeypatch.setattr(cooccurrence, "PAIRS_AT_ONCE", pairs_at_once)
-    assert (cooccurrence.count_neighbours(flat, ITEMS, 3).toarray() == whole).all()
+    np.testing.assert_allclose(count(flat, ITEMS, 3).toarray(), whole, rtol=1e-6)

@@ -1,0 +1,55 @@
+"""How neighbours of several kinds are mixed.
+
+A user's neighbours are a mixture of three kinds, each by its shares: what stood near the items of
+his history (`macrec.neighbours`), what came after them (the same, by counts that have a direction),
+and what looks like them (`macrec.look_alikes`).
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from macrec.artifact import Artifact
+from macrec.look_alikes import look_alikes
+from macrec.neighbours import SUCCESSORS_DECAY, Counts, MixedNeighbours, Neighbours
+from macrec.sequences import Sequences
+
+
+class Mix(NamedTuple):
+    """How neighbours are made; what is best differs between data sets (docs/results.md)."""
+
+    asymmetry: float = 0.5
+    """a of those that are counted."""
+    look_alikes: float = 0.0
+    """Share of those that look alike, in all."""
+    successors: float = 0.0
+    """Share of those that came after, in those that are counted."""
+
+
+def mixed_neighbours(
+    histories: Sequences, items: int, latents: Artifact, mixes: Collection[Mix]
+) -> dict[Mix, MixedNeighbours]:
+    """Neighbours in each of the ways, in order.
+
+    Where no item has a latent there are no look-alikes, and what is counted has the whole: the
+    share of look-alikes is then 0 in what comes back.
+    """
+    alike = look_alikes(latents) if any(mix.look_alikes for mix in mixes) else None
+    if alike is None:
+        mixes = [mix._replace(look_alikes=0.0) for mix in mixes]
+    asymmetries = sorted({mix.asymmetry for mix in mixes})
+    counts = Counts.of(histories, items)
+    near = {a: Neighbours.counted(counts, a) for a in asymmetries}
+    after: dict[float, Neighbours] = {}
+    if any(mix.successors for mix in mixes):
+        counts = Counts.of_successors(histories, items)
+        after = {a: Neighbours.counted(counts, a, decay=SUCCESSORS_DECAY) for a in asymmetries}
+    found = {}
+    for mix in sorted(set(mixes)):
+        counted = 1 - mix.look_alikes
+        parts = [
+            (counted * (1 - mix.successors), near[mix.asymmetry]),
+            (counted * mix.successors, after.get(mix.asymmetry)),
+            (mix.look_alikes, alike),
+        ]
+        found[mix] = MixedNeighbours([(share, kind) for share, kind in parts if kind is not None])
+    return found
