@@ -1,11 +1,12 @@
 """Time and memory of what is counted in histories against the size of the log.
 
     OMP_NUM_THREADS=1 python benchmarks/histories_scale.py --items 100000,1000000 --work DIR \
-        [--neighbours]
+        [--neighbours | --successors]
 
 Makes up a log in which users keep to groups of 200 items, with three strays in ten, some 30
-interactions an item (51 below a million), runs embed_histories, or counts the neighbours that
-evaluate and recommend know, in a process of its own, and prints one JSON line per size.
+interactions an item (51 below a million), runs embed_histories, or counts the neighbours or the
+successors that evaluate and recommend know, in a process of its own, and prints one JSON line per
+size.
 """
 
 import argparse
@@ -36,7 +37,8 @@ from macrec.sequences import read_sequences
 
 folder, items = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 histories = read_sequences(Artifact.open(folder / "sequences"), items)
-Neighbours.counted(Counts.of(histories, items), 0.7)
+count = {"neighbours": Counts.of, "successors": Counts.of_successors}[sys.argv[3]]
+Neighbours.counted(count(histories, items), 0.7)
 """
 
 
@@ -44,18 +46,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", default="100000,1000000", help="sizes, with commas")
     parser.add_argument("--work", type=Path, required=True, help="1 GB is needed for 1M items")
-    parser.add_argument("--neighbours", action="store_true", help="count neighbours, no vectors")
+    counted = parser.add_mutually_exclusive_group()
+    for kind in ("neighbours", "successors"):
+        told = f"count {kind}, no vectors"
+        counted.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=told)
     options = parser.parse_args()
     for items in map(int, options.items.split(",")):
         folder = options.work / str(items)
         interactions = write_log(folder, items)
-        command = [sys.executable, "-c", COUNT, str(folder), str(items)]
-        if not options.neighbours:
+        command = [sys.executable, "-c", COUNT, str(folder), str(items), options.kind]
+        if not options.kind:
             command = [sys.executable, "-m", "components.embed_histories.main"]
             for name in ("items", "sequences", "out"):
                 command += [f"--{name}", str(folder / name)]
-        what = "neighbours" if options.neighbours else "histories"
-        told = {"benchmark": f"{what}_scale", "items": items, "interactions": interactions}
+        told = {
+            "benchmark": f"{options.kind or 'histories'}_scale",
+            "items": items,
+            "interactions": interactions,
+        }
         print(json.dumps(told | measure(command)), flush=True)
         shutil.rmtree(folder)
 
