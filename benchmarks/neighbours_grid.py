@@ -1,14 +1,17 @@
 """Neighbours alone on validation users, by how their cosine treats what is popular.
 
-    PYTHONPATH=src:. python benchmarks/neighbours_grid.py DATASET ...
+    PYTHONPATH=src:. python benchmarks/neighbours_grid.py DATASET ... [--successors]
 
 Each DATASET has the artifacts `sequences` and `items`. All users are asked for their last item but
 one, from all before it; what they have is in no list where few interactions repeat one. One JSON
-line per data set, asymmetry and shrinkage (`macrec.neighbours`).
+line per data set, asymmetry and shrinkage (`macrec.neighbours`), or per asymmetry, share and decay
+of the successors beside them.
 """
 
 import argparse
 import json
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +20,17 @@ from benchmarks import machine
 from macrec.artifact import Artifact
 from macrec.lists import top_lists
 from macrec.metrics import per_user, ranks_in_lists
-from macrec.neighbours import Counts, Neighbours
-from macrec.sequences import drops_seen, seen_pairs
+from macrec.neighbours import SHRINKAGE, AnyNeighbours, Counts, MixedNeighbours, Neighbours
+from macrec.sequences import Sequences, drops_seen, seen_pairs
 from macrec.split import Cases, read_split
 
 ASYMMETRIES = (0.5, 0.65, 0.75, 0.85, 1.0)
 SHRINKAGES = (10.0, 20.0, 40.0)
+OF_SUCCESSORS = {
+    "asymmetry": (0.5, 0.7),
+    "successors": (0.0, 0.2, 0.3, 0.4),
+    "decay": (0.3, 0.5, 0.7),
+}
 MAX_HISTORY = 20
 USERS_AT_ONCE = 2048
 PLACES = 10
@@ -31,27 +39,50 @@ PLACES = 10
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET")
-    for folder in parser.parse_args().datasets:
+    parser.add_argument("--successors", action="store_true", help="mix these in, by their share")
+    options = parser.parse_args()
+    for folder in options.datasets:
         items = Artifact.open(folder / "items").rows
         split = read_split(Artifact.open(folder / "sequences"), items)
         cases = split.validation(0, np.random.default_rng(0))
         drop_seen = drops_seen("auto", split.sequences)
-        counts = Counts.of(split.training(), items)
-        for asymmetry in ASYMMETRIES:
-            for shrinkage in SHRINKAGES:
-                known = Neighbours.counted(counts, asymmetry, shrinkage)
-                line = {
-                    "benchmark": "neighbours_grid",
-                    "data": folder.name,
-                    "users": len(cases.targets_T),
-                    "asymmetry": asymmetry,
-                    "shrinkage": shrinkage,
-                    **_measured(known, cases, items, drop_seen),
-                }
-                print(json.dumps(line | machine.about("cpu")), flush=True)
+        grid = _with_successors if options.successors else _counted
+        for settings, known in grid(split.training(), items):
+            line = {
+                "benchmark": "neighbours_grid",
+                "data": folder.name,
+                "users": len(cases.targets_T),
+                **settings,
+                **_measured(known, cases, items, drop_seen),
+            }
+            print(json.dumps(line | machine.about("cpu")), flush=True)
 
 
-def _measured(known: Neighbours, cases: Cases, items: int, drop_seen: bool) -> dict[str, float]:
+Grid = Iterator[tuple[dict[str, float], AnyNeighbours]]
+
+
+def _counted(training: Sequences, items: int) -> Grid:
+    counts = Counts.of(training, items)
+    for asymmetry, shrinkage in product(ASYMMETRIES, SHRINKAGES):
+        settings = {"asymmetry": asymmetry, "shrinkage": shrinkage}
+        yield settings, Neighbours.counted(counts, **settings)
+
+
+def _with_successors(training: Sequences, items: int) -> Grid:
+    near, after = Counts.of(training, items), Counts.of_successors(training, items)
+    for asymmetry, share, decay in product(*OF_SUCCESSORS.values()):
+        if not share and decay != OF_SUCCESSORS["decay"][0]:
+            continue  # nothing decays
+        parts = [
+            (1 - share, Neighbours.counted(near, asymmetry)),
+            (share, Neighbours(Neighbours.counted(after, asymmetry).similar_NN, decay)),
+        ]
+        settings = {"asymmetry": asymmetry, "shrinkage": SHRINKAGE}
+        settings |= {"successors": share, "decay": decay if share else 0.0}
+        yield settings, MixedNeighbours(parts)
+
+
+def _measured(known: AnyNeighbours, cases: Cases, items: int, drop_seen: bool) -> dict[str, float]:
     all_N = np.ones(items, bool)
     found: dict[str, list[np.ndarray]] = {"hr_10": [], "ndcg_10": []}
     for start in range(0, len(cases.targets_T), USERS_AT_ONCE):

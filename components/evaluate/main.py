@@ -39,7 +39,7 @@ class Config:
     look_alikes: tuple[float, ...] = (0.0, 0.3)
     """Shares to choose from, with the weight of the neighbours, that an item's look-alikes have in
     them: the items whose latents are nearest, whatever histories say."""
-    successors: tuple[float, ...] = (0.0, 0.3)
+    successors: tuple[float, ...] = (0.0, 0.2, 0.4)
     """Shares to choose from, with the others, that the items which came after those of a history
     have in the neighbours that are counted; the rest is for what stood near, before or after."""
     validation_users: int = 2000

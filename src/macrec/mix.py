@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from macrec.artifact import Artifact
 from macrec.look_alikes import look_alikes
-from macrec.neighbours import DECAY, SUCCESSORS_DECAY, Counts, MixedNeighbours, Neighbours
+from macrec.neighbours import Counts, MixedNeighbours, Neighbours
 from macrec.sequences import Sequences
 
 
@@ -37,10 +37,10 @@ def mixed_neighbours(
     if alike is None:
         mixes = [mix._replace(look_alikes=0.0) for mix in mixes]
     asymmetries = sorted({mix.asymmetry for mix in mixes})
-    near = _counted(Counts.of(histories, items), asymmetries, DECAY)
+    near = _counted(Counts.of(histories, items), asymmetries)
     after: dict[float, Neighbours] = {}
     if any(mix.successors for mix in mixes):
-        after = _counted(Counts.of_successors(histories, items), asymmetries, SUCCESSORS_DECAY)
+        after = _counted(Counts.of_successors(histories, items), asymmetries)
     found = {}
     for mix in sorted(set(mixes)):
         counted = 1 - mix.look_alikes
@@ -53,7 +53,5 @@ def mixed_neighbours(
     return found
 
 
-def _counted(
-    counts: Counts, asymmetries: Collection[float], decay: float
-) -> dict[float, Neighbours]:
-    return {a: Neighbours.counted(counts, a, decay=decay) for a in asymmetries}
+def _counted(counts: Counts, asymmetries: Collection[float]) -> dict[float, Neighbours]:
+    return {a: Neighbours.counted(counts, a) for a in asymmetries}

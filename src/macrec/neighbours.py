@@ -37,8 +37,6 @@ scientific lists of 1 to 20 places were equally good (docs/results.md)."""
 SHRINKAGE: Final = 20.0
 KEPT: Final = 100
 DECAY: Final = 0.7
-SUCCESSORS_DECAY: Final = 0.5
-"""What comes next is said by the last items more than by those before."""
 AMPLIFIED: Final = 2
 """Power of the scores of which shares are taken."""
 
@@ -102,10 +100,9 @@ class Neighbours:
         counts: Counts,
         asymmetry: float,
         shrinkage: float = SHRINKAGE,
-        decay: float = DECAY,
     ) -> "Neighbours":
         """Those of histories."""
-        return cls(most_similar(*counts, asymmetry, shrinkage, KEPT), decay)
+        return cls(most_similar(*counts, asymmetry, shrinkage, KEPT), DECAY)
 
     def scores(self, histories: Histories) -> Matrix:
         """Similarity of items to what the users have, CSR float32 [B, N]; most are absent."""

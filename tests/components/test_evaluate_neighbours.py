@@ -88,7 +88,7 @@ def test_the_weight_is_the_best_of_the_validation_users(evaluated, recommender, 
     metrics, *_ = evaluated
     targets = np.array([items[-2] for items in lists])
     scores = {}
-    for mix in starmap(Mix, product((0.5, 0.7), (0.0, 0.3), (0.0, 0.3))):
+    for mix in starmap(Mix, product((0.5, 0.7), (0.0, 0.3), (0.0, 0.2, 0.4))):
         found = candidates(recommender, lists, 2, path, mix)
         for weight in np.arange(10) / 10:
             ranked = fuse_with_neighbours(found, Weights(metrics["fusion_weight"], weight), 20)

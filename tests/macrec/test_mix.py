@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from macrec.mix import Mix, mixed_neighbours
-from macrec.neighbours import SUCCESSORS_DECAY, Counts, Neighbours
+from macrec.neighbours import Counts, Neighbours
 from macrec.sequences import Sequences
 from tests.macrec.test_look_alikes import ITEMS, drawn, latents
 
@@ -79,7 +79,7 @@ def test_each_kind_has_its_share(tmp_path):
     known = mixed_neighbours(histories, ITEMS, given, mixes)
     near, alike, mixed, other = (known[m].shares(users, ANYTHING, None) for m in mixes)
     counts = Counts.of_successors(histories, ITEMS)
-    after = Neighbours.counted(counts, A, decay=SUCCESSORS_DECAY).shares(users, ANYTHING, None)
+    after = Neighbours.counted(counts, A).shares(users, ANYTHING, None)
     user_P, item_P = mixed.user_P, mixed.item_P
     expected_P = 0.25 * alike.of(user_P, item_P)
     expected_P += 0.75 * (0.6 * near.of(user_P, item_P) + 0.4 * after.of(user_P, item_P))

@@ -4,16 +4,7 @@ import numpy as np
 import pytest
 
 from macrec import cooccurrence
-from macrec.neighbours import (
-    DECAY,
-    KEPT,
-    SHRINKAGE,
-    SUCCESSORS_DECAY,
-    WINDOW,
-    Counts,
-    Neighbours,
-    Shares,
-)
+from macrec.neighbours import DECAY, KEPT, SHRINKAGE, WINDOW, Counts, Neighbours, Shares
 from macrec.sequences import Sequences
 
 ITEMS = 12
@@ -70,9 +61,8 @@ def test_successors_are_counted_one_way_and_by_distance():
                 after_NN[a, b] += (a != b) / gap
     of_all_N = np.outer(times_N**ASYMMETRY, times_N ** (1 - ASYMMETRY)) + SHRINKAGE
     counts = Counts.of_successors(sequences(histories), ITEMS)
-    found = Neighbours.counted(counts, ASYMMETRY, decay=SUCCESSORS_DECAY)
+    found = Neighbours.counted(counts, ASYMMETRY)
     np.testing.assert_allclose(found.similar_NN.toarray(), after_NN / of_all_N, rtol=1e-5)
-    assert found.decay == SUCCESSORS_DECAY
     assert abs(after_NN - after_NN.T).max() > 1  # the order is told
 
 

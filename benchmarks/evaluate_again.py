@@ -1,0 +1,86 @@
+"""MACRec's trainings of a bench, evaluated by the code of today: no training is repeated.
+
+    python benchmarks/evaluate_again.py DATASET BENCH OUT [-- FLAG ...]
+
+DATASET and BENCH are those of `macrec bench` (`--dataset`, `--out`). Every evaluation of the bench
+that mixes neighbours in is done again by `macrec stage evaluate` with the settings that it had, its
+defaults of today where there were none, and FLAGs above them (`--successors 0.0`). The outputs lie
+in OUT/SEED, and `macrec compare` takes OUT/SEED/predictions; one JSON line tells of each seed.
+"""
+
+import json
+import subprocess
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from macrec.artifact import Artifact
+from macrec.significance import read_scores
+
+INPUTS = {
+    "semantic_ids": "resolve_collisions",
+    "latents": "quantize",
+    "quantizer": "quantize",
+    "recommender": "train",
+}
+ALIKE = ("seen_items", "precision")
+"""Settings of the bench's evaluation that its figures depend on."""
+METRICS = ("hr_10", "ndcg_10")
+
+
+def main() -> None:
+    options = _options()
+    stages = options.bench / "stages"
+    known = {name: _by_digest(stages / stage, name) for name, stage in INPUTS.items()}
+    for path in sorted((stages / "evaluate").glob("*/predictions/manifest.json")):
+        evaluated = json.loads(path.read_bytes())
+        if evaluated["config"]["neighbour_weights"]:
+            made_from = evaluated["inputs"]
+            inputs = {name: known[name][made_from[name]] for name in INPUTS}
+            _evaluate(options, evaluated["config"], inputs)
+
+
+def _options() -> Any:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("bench", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("flags", nargs="*")
+    return parser.parse_args()
+
+
+def _by_digest(stage: Path, name: str) -> dict[str, Path]:
+    """The folders of an artifact, by its digest."""
+    return {Artifact.open(path).digest: path for path in stage.glob(f"*/{name}")}
+
+
+def _evaluate(options: Any, config: dict[str, Any], inputs: dict[str, Path]) -> None:
+    manifest = json.loads((inputs["recommender"] / "manifest.json").read_bytes())
+    seed = manifest["config"]["seed"]
+    out = options.out / str(seed)
+    given = inputs | {name: options.dataset / name for name in ("items", "sequences")}
+    alike = {name: config[name] for name in ALIKE}
+    wanted = {"out": out, "store": options.out / "store", "validation-users": 0}
+    wanted |= {"single-modality-beams": 0}
+    flags = [
+        flag
+        for name, value in (given | alike | wanted).items()
+        for flag in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    command = [sys.executable, "-m", "pipelines.cli", "stage", "evaluate", *flags, *options.flags]
+    subprocess.run(command, check=True)
+    predictions = Artifact.open(out / "predictions")
+    figures = {}
+    for system in ("fused", "neighbours", "hybrid"):
+        scores = read_scores(predictions, system).values
+        figures |= {
+            f"{system}_{metric}": round(float(scores[metric].mean()), 5) for metric in METRICS
+        }
+    told = {"benchmark": "evaluate_again", "dataset": options.dataset.name, "seed": seed}
+    stated = {name: value for name, value in predictions.metadata.items() if name != "renormalise"}
+    print(json.dumps(told | stated | figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()
