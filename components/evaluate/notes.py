@@ -92,7 +92,7 @@ def _neighbours(choice: WeightChoice, generated: str) -> str:
     weight, how = choice.weights.neighbours, _chosen(choice.tried_neighbours, choice.users)
     kinds = ""
     if choice.mix.successors:
-        kinds = f"{choice.mix.successors:g} of what is counted is for what came after alone. "
+        kinds = f"{choice.mix.successors:g} of the counted share is that of what came after. "
     if choice.mix.look_alikes:
         kinds += f"{choice.mix.look_alikes:g} of the share is that of what its latents look alike. "
     return (

@@ -159,7 +159,7 @@ def test_successors_are_taken_where_the_order_tells_more(tmp_path, recommender):
     options = {"beams": 4, "seen_items": "keep", "look_alikes": (0.0,)}
     metrics, predictions, page = run(tmp_path, inputs, successors=(0.0, 0.9), **options)
     assert stated_mix(tmp_path).successors == 0.9
-    assert "0.9 of what is counted is for what came after alone" in page
+    assert "0.9 of the counted share is that of what came after" in page
     first = {p["user_id"]: p["items"][0] for p in predictions if p["system"] == "neighbours"}
     assert set(first.values()) == set(range(ITEMS)) and metrics["neighbours_hr_1"] > 0.99
     (tmp_path / "none").mkdir()

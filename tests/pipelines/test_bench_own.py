@@ -45,6 +45,7 @@ generator_validation_beams: 5
 evaluation_beams: 10
 evaluation_validation_users: 20
 evaluation_fusion_weights: [0.0, 0.5, 1.0]
+evaluation_successors: [0.0]  # they know the planted rule whatever was trained
 evaluation_examples: 0
 """
 
