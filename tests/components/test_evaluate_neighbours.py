@@ -181,7 +181,8 @@ def test_the_share_is_the_better_one_of_the_validation_users(tmp_path, recommend
     table["image_latent"] = vector_column(circle_N2, ~has_text)
     told = dataset(tmp_path / "told", schema.latents(2, 2), [*table.values()])
     metrics, *_ = run(tmp_path, replace(inputs, latents=told), beams=4, seen_items="drop")
-    assert Artifact.open(tmp_path / "predictions").metadata["look_alikes"] == 0.3
+    assert stated_mix(tmp_path).look_alikes == 0.3
+    assert stated_mix(tmp_path).successors == 0  # of equals the plainest
     assert metrics["neighbour_weight"] > 0
     assert metrics["neighbours_hr_10"] > metrics["fused_hr_10"] + 0.2
 
