@@ -50,7 +50,6 @@ def test_text_pictures_and_histories_each_add_to_the_others(macrec, tmp_path):
     # The codes of either modality know the whole here, so that fusing adds little: trainings that
     # differ in random numbers or in the CPU alone have had 1.00 to 1.10 times the better modality.
     for metric in ("hr_10", "ndcg_10"):
-        worse, better = sorted(default[f"{m}_wide_{metric}"] for m in ("text", "image"))
-        assert default[f"fused_{metric}"] > max(worse, 0.95 * better)
+        assert default[f"fused_{metric}"] > 0.95 * single(default, metric)
     # Trainings that differ in nothing but random numbers have had 1.14 to 1.31 times here.
     assert single(default, "hr_10") > 1.05 * single(content, "hr_10")
