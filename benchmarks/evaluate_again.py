@@ -1,11 +1,13 @@
 """MACRec's trainings of a bench, evaluated by the code of today: no training is repeated.
 
-    python benchmarks/evaluate_again.py DATASET BENCH OUT [-- FLAG ...]
+    PYTHONPATH=src:. python benchmarks/evaluate_again.py DATASET BENCH OUT [-- FLAG ...]
 
 DATASET and BENCH are those of `macrec bench` (`--dataset`, `--out`). Every evaluation of the bench
-that mixes neighbours in is done again by `macrec stage evaluate` with the settings that it had, its
-defaults of today where there were none, and FLAGs above them (`--successors 0.0`). The outputs lie
-in OUT/SEED, and `macrec compare` takes OUT/SEED/predictions; one JSON line tells of each seed.
+that mixes neighbours in is done again by `macrec stage evaluate`: its defaults of today, all
+validation users, the bench's rule for seen items and its precision, and FLAGs above these
+(`--successors 0.0`). The outputs lie in OUT/SEED, and `macrec compare` takes OUT/SEED/predictions;
+one JSON line tells of each seed. Ablations have the seeds of MACRec, so a bench with neighbours in
+both is refused.
 """
 
 import json
@@ -15,7 +17,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from benchmarks import machine
 from macrec.artifact import Artifact
+from macrec.errors import UserError
 from macrec.significance import read_scores
 
 INPUTS = {
@@ -33,12 +37,19 @@ def main() -> None:
     options = _options()
     stages = options.bench / "stages"
     known = {name: _by_digest(stages / stage, name) for name, stage in INPUTS.items()}
+    by_seed: dict[int, tuple[dict[str, Any], dict[str, Path]]] = {}
     for path in sorted((stages / "evaluate").glob("*/predictions/manifest.json")):
         evaluated = json.loads(path.read_bytes())
         if evaluated["config"]["neighbour_weights"]:
-            made_from = evaluated["inputs"]
-            inputs = {name: known[name][made_from[name]] for name in INPUTS}
-            _evaluate(options, evaluated["config"], inputs)
+            inputs = {name: known[name][evaluated["inputs"][name]] for name in INPUTS}
+            seed = Artifact.open(inputs["recommender"]).manifest["config"]["seed"]
+            if seed in by_seed:
+                raise UserError(
+                    f"{options.bench}: several trainings of seed {seed}; give MACRec's."
+                )
+            by_seed[seed] = evaluated["config"], inputs
+    for seed, (config, inputs) in sorted(by_seed.items()):
+        _evaluate(options, seed, config, inputs)
 
 
 def _options() -> Any:
@@ -55,9 +66,7 @@ def _by_digest(stage: Path, name: str) -> dict[str, Path]:
     return {Artifact.open(path).digest: path for path in stage.glob(f"*/{name}")}
 
 
-def _evaluate(options: Any, config: dict[str, Any], inputs: dict[str, Path]) -> None:
-    manifest = json.loads((inputs["recommender"] / "manifest.json").read_bytes())
-    seed = manifest["config"]["seed"]
+def _evaluate(options: Any, seed: int, config: dict[str, Any], inputs: dict[str, Path]) -> None:
     out = options.out / str(seed)
     given = inputs | {name: options.dataset / name for name in ("items", "sequences")}
     alike = {name: config[name] for name in ALIKE}
@@ -79,7 +88,7 @@ def _evaluate(options: Any, config: dict[str, Any], inputs: dict[str, Path]) -> 
         }
     told = {"benchmark": "evaluate_again", "dataset": options.dataset.name, "seed": seed}
     stated = {name: value for name, value in predictions.metadata.items() if name != "renormalise"}
-    print(json.dumps(told | stated | figures), flush=True)
+    print(json.dumps(told | stated | figures | machine.about("cpu")), flush=True)
 
 
 if __name__ == "__main__":

@@ -54,8 +54,9 @@ def main() -> None:
     for items in map(int, options.items.split(",")):
         folder = options.work / str(items)
         interactions = write_log(folder, items)
-        command = [sys.executable, "-c", COUNT, str(folder), str(items), options.kind]
-        if not options.kind:
+        if options.kind:
+            command = [sys.executable, "-c", COUNT, str(folder), str(items), options.kind]
+        else:
             command = [sys.executable, "-m", "components.embed_histories.main"]
             for name in ("items", "sequences", "out"):
                 command += [f"--{name}", str(folder / name)]

@@ -222,7 +222,7 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
     weights = Weights(stated["fusion_weight"], stated["neighbour_weight"])
     neighbours = None
     if config.neighbour_weights:
-        mix = Mix(*(stated[name] for name in ("neighbour_asymmetry", "look_alikes", "successors")))
+        mix = Mix.of(stated)
         known = mixed_neighbours(split.training(), items, made.artifacts["latents"], [mix])
         neighbours = known[mix]
     ranker = open_ranker(

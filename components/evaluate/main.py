@@ -174,9 +174,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     stated = {
         "fusion_weight": choice.weights.text,
         "neighbour_weight": choice.weights.neighbours,
-        "neighbour_asymmetry": choice.mix.asymmetry,
-        "look_alikes": choice.mix.look_alikes,
-        "successors": choice.mix.successors,
+        **choice.mix.stated(),
         "renormalise": config.renormalise,
         "precision": config.precision,
         "seen_items": "drop" if drop_seen else "keep",

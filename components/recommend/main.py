@@ -175,9 +175,7 @@ def run(
     outputs.recommendations.metadata |= {
         "text_weight": rule.weights.text,
         "neighbour_weight": rule.weights.neighbours,
-        "neighbour_asymmetry": rule.mix.asymmetry,
-        "look_alikes": rule.mix.look_alikes,
-        "successors": rule.mix.successors,
+        **rule.mix.stated(),
         "renormalise": rule.renormalise,
         "drop_seen": rule.drop_seen,
         "precision": rule.precision,
@@ -226,8 +224,7 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
     from macrec.mix import Mix
 
     # before there was a choice
-    mixed_once = {"neighbour_asymmetry": 0.5, "look_alikes": 0.0, "successors": 0.0}
-    once = {"precision": "float32", **mixed_once}
+    once = {"precision": "float32", **Mix().stated()}
     stated = {**once, **predictions.metadata}
     settings = (*once, "fusion_weight", "neighbour_weight", "renormalise", "seen_items")
     asked = [name for name in settings if getattr(config, name) in (EVALUATED, "evaluated")]
@@ -243,7 +240,7 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
         renormalise=chosen["renormalise"] in (True, "on"),
         drop_seen=chosen["seen_items"] == "drop",
         precision=chosen["precision"],
-        mix=Mix(*(float(chosen[name]) for name in mixed_once)),
+        mix=Mix.of(chosen),
     )
 
 

@@ -5,8 +5,8 @@ his history (`macrec.neighbours`), what came after them (the same, by counts tha
 and what looks like them (`macrec.look_alikes`).
 """
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 from macrec.artifact import Artifact
 from macrec.look_alikes import look_alikes
@@ -23,6 +23,19 @@ class Mix(NamedTuple):
     """Share of those that look alike, in all."""
     successors: float = 0.0
     """Share of those that came after, in those that are counted."""
+
+    def stated(self) -> dict[str, float]:
+        """As predictions and recommendations state it."""
+        return {
+            "neighbour_asymmetry": self.asymmetry,
+            "look_alikes": self.look_alikes,
+            "successors": self.successors,
+        }
+
+    @classmethod
+    def of(cls, stated: Mapping[str, Any]) -> "Mix":
+        """The one that is stated."""
+        return cls(*(float(stated[name]) for name in cls().stated()))
 
 
 def mixed_neighbours(
