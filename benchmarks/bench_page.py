@@ -1,4 +1,4 @@
-"""Writes the comparisons of docs/results.md and their pictures from what `macrec bench` has left.
+"""Writes what `macrec bench` has left into README.md and docs/results.md, with pictures.
 
     macrec bench --dataset OUT --models all --seeds 5 --out BENCH
     PYTHONPATH=src:. python -m benchmarks.bench_page --add BENCH/bench.json --name scientific \
@@ -7,42 +7,59 @@
 
 The first call keeps a result as benchmarks/results/DATE-bench-NAME.json, with date and commit, and
 then does what the second does: each data set's newest file counts, and what stands between the two
-marks of the page is made anew.
+marks of either page is made anew.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import machine
 from benchmarks.bench_chart import Point, chart
+from benchmarks.bench_summary import summary
 from pipelines.bench_recipes import RECIPES
 from pipelines.bench_table import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "results.md"
 IMAGES = ROOT / "docs" / "images"
 BEGIN: Final = "<!-- written by `python -m benchmarks.bench_page`; do not edit -->"
 END: Final = "<!-- as far as here -->"
+SUMMED_UP: Final = ("scientific", "boxart")
+"""Comparisons of all systems; the README has a row for each system."""
 SHORTEST: Final = 1e-3
 """Seconds; a logarithmic axis has no zero."""
 
 
 def newest() -> dict[str, Path]:
-    """The last result of every data set that there is one of."""
-    return {
+    """The last result of every data set; first those that compare all systems."""
+    known = {
         path.stem.split("-bench-", 1)[1]: path for path in sorted(RESULTS.glob("*-bench-*.json"))
     }
+    rest = sorted(known.keys() - set(SUMMED_UP))
+    return {name: known[name] for name in (*SUMMED_UP, *rest) if name in known}
+
+
+def readme() -> str:
+    """README.md with its table of all systems anew."""
+    known = newest()
+    told = {name: json.loads(known[name].read_bytes()) for name in SUMMED_UP if name in known}
+    return _between_marks(README, [*summary(told), ""])
 
 
 def page() -> str:
     """docs/results.md with its comparisons anew."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
+    return _between_marks(PAGE, _sections())
+
+
+def _between_marks(path: Path, lines: Iterable[str]) -> str:
+    before, _, rest = path.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n\n" + "\n".join(_sections()) + f"\n{END}{after}"
+    return f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n{END}{after}"
 
 
 def pictures() -> dict[str, str]:
@@ -132,8 +149,10 @@ def main() -> None:
         add(options.add, options.name, options.device)
     for name, svg in pictures().items():
         (IMAGES / name).write_text(svg + "\n")
+    README.write_text(readme())
     PAGE.write_text(page())
-    print(json.dumps({"benchmark": "bench_page", "wrote": str(PAGE), "datasets": [*newest()]}))
+    wrote = [str(README), str(PAGE)]
+    print(json.dumps({"benchmark": "bench_page", "wrote": wrote, "datasets": [*newest()]}))
 
 
 if __name__ == "__main__":

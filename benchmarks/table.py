@@ -1,4 +1,4 @@
-"""Prints the Markdown tables of docs/results.md from benchmarks/results/*.json."""
+"""Prints the Markdown tables of `benchmarks/run_dataset.py` in docs/experiments.md."""
 
 import json
 import statistics

@@ -84,13 +84,13 @@ def markdown(told: Mapping[str, Any]) -> Iterator[str]:
     systems: dict[str, Json] = told["systems"]
     yield f"{told['users']:,} test users, {told['items']:,} items, full ranking."
     yield ""
-    yield "| | seeds | " + " | ".join(map(_heading, QUALITY)) + " |"
+    yield "| | seeds | " + " | ".join(map(heading, QUALITY)) + " |"
     yield "|---" * (2 + len(QUALITY)) + "|"
     for system in systems.values():
         cells = [_deviating(system, name) for name in QUALITY]
         yield f"| {system['title']} | {len(system['seeds'])} | {' | '.join(cells)} |"
     yield ""
-    judged = _heading(told["judged_by"])
+    judged = heading(told["judged_by"])
     yield f"| | {judged}, 95 % of users | difference to the best | p |"
     yield "|---|---|---|---|"
     for system in systems.values():
@@ -105,7 +105,8 @@ def markdown(told: Mapping[str, Any]) -> Iterator[str]:
     yield from _notes(told)
 
 
-def _heading(metric: str) -> str:
+def heading(metric: str) -> str:
+    """NDCG@10 for ndcg_10."""
     name, _, cutoff = metric.rpartition("_")
     return f"{name if name == 'coverage' else name.upper()}@{cutoff}"
 
@@ -159,7 +160,7 @@ def _of_the_stages(systems: Mapping[str, Json]) -> Iterator[str]:
 
 def _notes(told: Mapping[str, Any]) -> Iterator[str]:
     systems, judged = told["systems"], told["judged_by"]
-    yield f"Best by {_heading(judged)}: {systems[told['best']]['title']}."
+    yield f"Best by {heading(judged)}: {systems[told['best']]['title']}."
     even = [
         system["title"]
         for system in systems.values()

@@ -38,9 +38,17 @@ def test_the_graph_of_the_readme_is_the_dag():
 
 def test_links_between_the_documents_lead_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        for target, section in re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", page.read_text()):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+                path = page.parent / target if target else page
+                assert path.exists(), f"{page.name}: {target}"
+                assert not section or section in _sections(path), f"{page.name}: {target}#{section}"
+
+
+def _sections(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_run_parameters_that_the_docs_name_exist():

@@ -25,7 +25,7 @@ def choose(config: Config, items: Mapping[str, int]) -> Sizes:
     codebook_size 0: the power of two nearest to the square root of the items of the scarcer
     modality, from 8 to the number of its items. The first code then splits the catalogue into about
     as many groups as a group has items; larger codebooks are met too rarely in histories to be
-    learned, smaller ones say too little (docs/results.md has what was measured). levels 0: the
+    learned, smaller ones say too little (docs/experiments.md has what was measured). levels 0: the
     fewest that offer 16 codes for each item of the richer modality, and at least 3.
     """
     few, many = min(items.values()), max(items.values())

@@ -15,7 +15,7 @@ from macrec.sequences import Sequences
 
 
 class Mix(NamedTuple):
-    """How neighbours are made; what is best differs between data sets (docs/results.md)."""
+    """How neighbours are made; what is best differs between data sets (docs/experiments.md)."""
 
     asymmetry: float = 0.5
     """a of those that are counted."""

@@ -33,7 +33,7 @@ Int64Array = npt.NDArray[np.int64]
 
 WINDOW: Final = 5
 """Items at most so many places apart are counted together: bounds the pairs of long histories. On
-scientific lists of 1 to 20 places were equally good (docs/results.md)."""
+scientific lists of 1 to 20 places were equally good (docs/experiments.md)."""
 SHRINKAGE: Final = 20.0
 KEPT: Final = 100
 DECAY: Final = 0.7

@@ -1,4 +1,4 @@
-"""The comparisons of docs/results.md: made from the results that are there, drawn legibly."""
+"""The comparisons of README and docs/results.md: made from what there is, drawn legibly."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import bench_page
 from benchmarks.bench_chart import LINE, Point, chart
+from benchmarks.bench_summary import summary
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -41,8 +42,9 @@ def test_better_is_higher():
     assert high < low
 
 
-def test_the_page_is_that_of_the_results():
+def test_the_pages_are_those_of_the_results():
     assert bench_page.PAGE.read_text() == bench_page.page()
+    assert bench_page.README.read_text() == bench_page.readme()
     for name, svg in bench_page.pictures().items():
         assert (bench_page.IMAGES / name).read_text() == svg + "\n", name
     assert bench_page.pictures() and bench_page.newest()
@@ -62,6 +64,24 @@ def test_the_newest_result_of_a_data_set_counts_and_is_kept_with_its_origin(tmp_
     for system in newest["systems"].values():
         assert f"| {system['title']} |" in page
     assert page.count(bench_page.BEGIN) == page.count(bench_page.END) == 1
+
+
+def test_the_summary_is_led_by_the_best_and_bold_where_users_do_not_tell_apart():
+    def system(title, quality, p=None):
+        to_the_best = {} if p is None else {"ndcg_10": {"p": p}}
+        mean = {"hr_10": 2 * quality, "ndcg_10": quality}
+        return {"title": title, "mean": mean, "to_the_best": to_the_best}
+
+    small = {"far": system("Far", 0.1, 0.049), "best": system("Best", 0.12)}
+    large = {"near": system("Near", 0.2, 0.05), "best": system("Best", 0.3)}
+    lines = [*summary({"small": {"systems": small}, "large": {"systems": large}})]
+    assert lines == [
+        "| | small, HR@10 | small, NDCG@10 | large, HR@10 | large, NDCG@10 |",
+        "|---|---|---|---|---|",
+        "| Best | **0.240** | **0.120** | **0.600** | **0.300** |",
+        "| Far | 0.200 | 0.100 | – | – |",
+        "| Near | – | – | **0.400** | **0.200** |",
+    ]
 
 
 @pytest.mark.parametrize("trials", [0, 20])
