@@ -2,11 +2,13 @@
 
 import functools
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from benchmarks import evaluate_again
 from components.baselines import search
 from macrec import fingerprint, schema
 from macrec.arrays import vector_column
@@ -164,6 +166,38 @@ def test_another_call_finds_all_of_it(told, benched, here):
     assert here("bench", *asked).code == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("stages/*/*/*.json")} == before
     assert json.loads((out / "bench.json").read_text()) == told
+
+
+def again(monkeypatch, data, bench, out):
+    """`benchmarks/evaluate_again.py` with the settings of this bench in place of the defaults."""
+    flags = ["--beams", 10, "--validation-users", 20, "--fusion-weights", "0.0,0.5,1.0"]
+    flags += ["--successors", "0.0", "--examples", 0, "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["", *map(str, [data, bench, out, "--", *flags])])
+    evaluate_again.main()
+
+
+def test_trainings_evaluated_again_have_the_figures_of_the_bench(
+    told, benched, data, tmp_path, monkeypatch, capfd
+):
+    shutil.copytree(benched[0] / "stages", tmp_path / "bench" / "stages")
+    stages = tmp_path / "bench" / "stages"
+    trained = [Artifact.open(path) for path in stages.glob("train/*/recommender")]
+    ablated = {one.digest for one in trained if not one.manifest["config"]["implicit_weight"]}
+    for path in stages.glob("evaluate/*"):
+        if Artifact.open(path / "predictions").manifest["inputs"]["recommender"] in ablated:
+            shutil.rmtree(path)
+    again(monkeypatch, data, tmp_path / "bench", tmp_path / "again")
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line[0] == "{"]
+    assert [line["seed"] for line in lines] == [0, 1]
+    for line, seed in zip(lines, told["systems"]["macrec"]["by_seed"], strict=True):
+        assert line["hybrid_ndcg_10"] == pytest.approx(seed["ndcg_10"], abs=1e-5)
+        assert line["hybrid_hr_10"] == pytest.approx(seed["hr_10"], abs=1e-5)
+
+
+def test_several_trainings_of_a_seed_are_not_evaluated_again(benched, data, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"several trainings of seed [01]; give MACRec's"):
+        again(monkeypatch, data, benched[0], tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def test_processes_do_the_jobs_and_answer_in_their_order(tmp_path):
