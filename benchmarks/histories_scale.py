@@ -1,7 +1,7 @@
 """Time and memory of what is counted in histories against the size of the log.
 
-    OMP_NUM_THREADS=1 python benchmarks/histories_scale.py --items 100000,1000000 --work DIR \
-        [--neighbours | --successors]
+    PYTHONPATH=src:. OMP_NUM_THREADS=1 python benchmarks/histories_scale.py --items 100000,1000000 \
+        --work DIR [--neighbours | --successors]
 
 Makes up a log in which users keep to groups of 200 items, with three strays in ten, some 30
 interactions an item (51 below a million), runs embed_histories, or counts the neighbours or the
@@ -11,8 +11,6 @@ size.
 
 import argparse
 import json
-import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -23,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from benchmarks import machine
 from macrec import schema
 from macrec.artifact import DatasetOutput
 
@@ -65,7 +64,7 @@ def main() -> None:
             "items": items,
             "interactions": interactions,
         }
-        print(json.dumps(told | measure(command)), flush=True)
+        print(json.dumps(told | measure(command) | machine.about("cpu")), flush=True)
         shutil.rmtree(folder)
 
 
@@ -117,8 +116,6 @@ def measure(command: list[str]) -> dict[str, object]:
             after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1
         ),
         "rss_mb": round(after.ru_maxrss * 1024 / 1e6),  # the largest child so far
-        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 0)),
-        "device": f"{platform.machine()} CPU",
     }
 
 
