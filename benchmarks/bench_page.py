@@ -31,6 +31,8 @@ BEGIN: Final = "<!-- written by `python -m benchmarks.bench_page`; do not edit -
 END: Final = "<!-- as far as here -->"
 SUMMED_UP: Final = ("scientific", "boxart")
 """Comparisons of all systems; the README has a row for each system."""
+ABLATIONS: Final = ("scientific-ablations", "boxart-ablations")
+"""Of the generator alone; the page has a row for each ablation."""
 SHORTEST: Final = 1e-3
 """Seconds; a logarithmic axis has no zero."""
 
@@ -40,20 +42,24 @@ def newest() -> dict[str, Path]:
     known = {
         path.stem.split("-bench-", 1)[1]: path for path in sorted(RESULTS.glob("*-bench-*.json"))
     }
-    rest = sorted(known.keys() - set(SUMMED_UP))
-    return {name: known[name] for name in (*SUMMED_UP, *rest) if name in known}
+    leading = (*SUMMED_UP, *ABLATIONS)
+    rest = sorted(known.keys() - set(leading))
+    return {name: known[name] for name in (*leading, *rest) if name in known}
 
 
 def readme() -> str:
     """README.md with its table of all systems anew."""
-    known = newest()
-    told = {name: json.loads(known[name].read_bytes()) for name in SUMMED_UP if name in known}
-    return _between_marks(README, [*summary(told), ""])
+    return _between_marks(README, [*_summed_up(SUMMED_UP), ""])
 
 
 def page() -> str:
     """docs/results.md with its comparisons anew."""
     return _between_marks(PAGE, _sections())
+
+
+def _summed_up(names: Iterable[str]) -> Iterator[str]:
+    known = newest()
+    return summary({name: json.loads(known[name].read_bytes()) for name in names if name in known})
 
 
 def _between_marks(path: Path, lines: Iterable[str]) -> str:
@@ -68,6 +74,9 @@ def pictures() -> dict[str, str]:
 
 
 def _sections() -> Iterator[str]:
+    yield from _summed_up(ABLATIONS)
+    yield ""
+    yield from ("### The tables", "A data set each, from the JSON that `macrec bench` leaves.", "")
     for dataset, path in newest().items():
         told = json.loads(path.read_bytes())
         yield f"### {dataset}"
