@@ -1,4 +1,4 @@
-"""All systems on several data sets in one small table, for the README."""
+"""All systems on several data sets in one small table."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
