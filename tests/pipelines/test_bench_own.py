@@ -187,7 +187,9 @@ def test_trainings_evaluated_again_have_the_figures_of_the_bench(
         if Artifact.open(path / "predictions").manifest["inputs"]["recommender"] in ablated:
             shutil.rmtree(path)
     again(monkeypatch, data, tmp_path / "bench", tmp_path / "again")
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line[0] == "{"]
+    lines = [
+        json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")
+    ]
     assert [line["seed"] for line in lines] == [0, 1]
     for line, seed in zip(lines, told["systems"]["macrec"]["by_seed"], strict=True):
         assert line["hybrid_ndcg_10"] == pytest.approx(seed["ndcg_10"], abs=1e-5)
