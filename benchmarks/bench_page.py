@@ -1,4 +1,4 @@
-"""Writes what `macrec bench` has left into README.md and docs/results.md, with pictures.
+"""Writes what `macrec bench` has left into README.md and docs/results.md; draws the pictures there.
 
     macrec bench --dataset OUT --models all --seeds 5 --out BENCH
     PYTHONPATH=src:. python -m benchmarks.bench_page --add BENCH/bench.json --name scientific \
@@ -19,6 +19,7 @@ from typing import Any, Final
 from benchmarks import machine
 from benchmarks.bench_chart import Point, chart
 from benchmarks.bench_summary import summary
+from benchmarks.curve_chart import curves
 from pipelines.bench_recipes import RECIPES
 from pipelines.bench_table import markdown
 
@@ -33,6 +34,12 @@ SUMMED_UP: Final = ("scientific", "boxart")
 """Comparisons of all systems; the README has a row for each system."""
 ABLATIONS: Final = ("scientific-ablations", "boxart-ablations")
 """Of the generator alone; the page has a row for each ablation."""
+CURVES: Final = {
+    "two hours": "2026-11-29-instruments-text-two-hours.json",
+    "37 minutes": "2026-11-28-instruments-text-8-epochs.json",
+    "11 minutes": "2026-11-28-instruments-text-2-epochs.json",
+}
+"""Trainings on Instruments whose learning curves stand in one picture."""
 SHORTEST: Final = 1e-3
 """Seconds; a logarithmic axis has no zero."""
 
@@ -70,7 +77,14 @@ def _between_marks(path: Path, lines: Iterable[str]) -> str:
 
 def pictures() -> dict[str, str]:
     """The SVG files by name."""
-    return {name: svg for dataset, path in newest().items() for name, svg in _charts(dataset, path)}
+    charts = (chart for dataset, path in newest().items() for chart in _charts(dataset, path))
+    return dict(charts) | {"instruments-curves.svg": _learning_curves()}
+
+
+def _learning_curves() -> str:
+    runs = {name: json.loads((RESULTS / file).read_bytes()) for name, file in CURVES.items()}
+    told = {name: run["curve"] for name, run in runs.items()}
+    return curves(told, "Instruments, text codes alone: validation over minutes of training")
 
 
 def _sections() -> Iterator[str]:

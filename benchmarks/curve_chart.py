@@ -1,0 +1,42 @@
+"""Learning curves of several trainings as a stand-alone SVG: validation over minutes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from macrec.report.lines import line_chart
+from macrec.report.markup import Raw, el
+from macrec.report.model import Panel, Series
+
+# A viewer shows the file by itself, on light or dark, so it brings its paper and its colours.
+STYLE: Final = Raw(
+    "<style>svg{background:#fdfcfa}text{font:11px system-ui,sans-serif;fill:#66625b}"
+    ".grid{stroke:#ebe8e1}.base{stroke:#b9b4aa}.line{fill:none;stroke:var(--c);stroke-width:1.6}"
+    ".dot{fill:var(--c)}text.label{fill:var(--c);font-weight:600}"
+    ".s-other-0{--c:#1f5fa8}.s-other-1{--c:#b4520a}.s-other-2{--c:#4d7c3a}.s-other-3{--c:#77726a}"
+    "</style>"
+)
+WIDTH, HEIGHT = 620, 432
+
+
+def curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], title: str) -> str:
+    """The SVG.
+
+    Args:
+        runs: by name, rows with `seconds` and `validation_ndcg_at_10`, as benchmarks/instruments.py
+            leaves them; a row that was not validated has None there.
+        title: what the picture shows.
+    """
+    series = [_series(name, [*rows]) for name, rows in runs.items()]
+    panel = Panel(
+        title=title,
+        x_label="minutes of training",
+        y_label="NDCG@10 of validation users",
+        series=tuple(series),
+    )
+    size = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "width": WIDTH, "height": HEIGHT}
+    return el("svg", STYLE, line_chart(panel), xmlns="http://www.w3.org/2000/svg", **size)
+
+
+def _series(name: str, rows: list[Mapping[str, Any]]) -> Series:
+    x = tuple(row["seconds"] / 60 for row in rows)
+    return Series(name=name, x=x, y=tuple(row["validation_ndcg_at_10"] for row in rows))
