@@ -9,10 +9,13 @@ from macrec.report.markup import Raw, clean, el
 from macrec.report.scale import Axis, axis, spread
 from macrec.report.svg import at, text
 
-# A viewer shows the file by itself, on light or dark, so it brings its paper and its colours.
+PAPER: Final = (
+    "svg{background:#fdfcfa}text{font:11px system-ui,sans-serif;fill:#66625b}"
+    ".grid{stroke:#ebe8e1}.base{stroke:#b9b4aa}"
+)
+"""A viewer shows the file by itself, on light or dark, so it brings its paper and its colours."""
 STYLE: Final = Raw(
-    "<style>svg{background:#fdfcfa}text{font:11px system-ui,sans-serif;fill:#66625b}"
-    ".name{fill:#1d1c1a}.own{font-weight:600}.grid{stroke:#ebe8e1}.base{stroke:#b9b4aa}"
+    f"<style>{PAPER}.name{{fill:#1d1c1a}}.own{{font-weight:600}}"
     ".axis-name{font-size:12px}.dot{fill:#77726a}.dot.own{fill:#1f5fa8}"
     ".lead{fill:none;stroke:#77726a;stroke-width:.6;opacity:.45}.lead.own{stroke:#1f5fa8}"
     ".range{stroke:#77726a;stroke-width:1.2;opacity:.55}.range.own{stroke:#1f5fa8}</style>"

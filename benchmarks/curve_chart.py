@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from benchmarks.bench_chart import PAPER
 from macrec.report.lines import line_chart
 from macrec.report.markup import Raw, el
 from macrec.report.model import Panel, Series
 
-# A viewer shows the file by itself, on light or dark, so it brings its paper and its colours.
 STYLE: Final = Raw(
-    "<style>svg{background:#fdfcfa}text{font:11px system-ui,sans-serif;fill:#66625b}"
-    ".grid{stroke:#ebe8e1}.base{stroke:#b9b4aa}.line{fill:none;stroke:var(--c);stroke-width:1.6}"
+    f"<style>{PAPER}.line{{fill:none;stroke:var(--c);stroke-width:1.6}}"
     ".dot{fill:var(--c)}text.label{fill:var(--c);font-weight:600}"
     ".s-other-0{--c:#1f5fa8}.s-other-1{--c:#b4520a}.s-other-2{--c:#4d7c3a}.s-other-3{--c:#77726a}"
     "</style>"
