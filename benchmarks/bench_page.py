@@ -111,7 +111,8 @@ def _made(told: dict[str, Any]) -> Iterator[str]:
     if earlier := told.get("searched"):
         kept = "{date}, commit {commit}" if "commit" in earlier else "{file}"
         searched += ", that of " + kept.format(**earlier)
-    yield f"search: {searched}." if told["trials"] else "every model has its defaults, no search."
+    none = "no search: every model has its defaults, or what the command set."
+    yield f"search: {searched}." if told["trials"] else none
 
 
 def _charts(dataset: str, path: Path) -> Iterator[tuple[str, str]]:
