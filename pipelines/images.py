@@ -22,13 +22,22 @@ from pipelines.local import PIPELINE_YAML
 
 POOLS = ("cpu", "gpu")
 DOCKERFILE = "docker/Dockerfile"
-SOURCES = (DOCKERFILE, "docker/*.py", "docker/*.sh", "locks/*.sh", "locks/*.txt")
+SOURCES = (
+    DOCKERFILE,
+    "docker/*.py",
+    "docker/*.sh",
+    "locks/install.py",
+    "locks/check.py",
+    "locks/*.txt",
+)
 FOLDERS = ("src", "components")
 NOT_SOURCES = ("__pycache__", ".egg-info", ".pyc")
 TAG = "src-"
 LIST_IN_IMAGE = "/opt/macrec/sbom.cdx.json"
 MADE = ROOT / "build" / "images"
 PUSHED = "pushed.json"
+# How the lines of locks/install.py and locks/check.py begin.
+INSTALLER = ("PyTorch: ", "ready: ")
 # A line of Docker's and podman's. Later podman knows an image by digests that no registry has, too.
 DIGEST = re.compile(r"digest: (sha256:[0-9a-f]{64})")
 
@@ -112,11 +121,19 @@ def build(pools: Sequence[str], repository: str, arguments: Mapping[str, str]) -
         for event in _ended_well(events, f"building {name}", lines):
             for line in event.get("stream", "").splitlines():
                 lines.append(line)
-                if line.startswith(("Step ", "STEP ", "[")):  # Docker's; podman's
+                if line.startswith(("Step ", "STEP ", "[", *INSTALLER)):  # Docker's; podman's
                     log.info("%s", line)
         packages = _write_packages(client, name, pool)
         size = client.images.get(name).attrs["Size"]
-        print(f"{name}  {size / 1e9:.2f} GB  packages: {packages}")
+        print(f"{name}  {size / 1e9:.2f} GB  {_torch_in(packages)}  packages: {packages}")
+
+
+def _torch_in(packages: Path) -> str:
+    """Return which PyTorch is in an image, from its list of packages."""
+    listed = json.loads(packages.read_text())["components"]
+    versions = {component["name"]: component["version"] for component in listed}
+    kind = "with" if any(name.startswith("nvidia-") for name in versions) else "without"
+    return f"PyTorch {versions['torch']} {kind} CUDA"
 
 
 def _write_packages(client: Any, name: str, pool: str) -> Path:

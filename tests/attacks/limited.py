@@ -58,11 +58,25 @@ def run_limited(command: list[str], folder: Path, limit: int, seconds: float) ->
     return Ended(process.returncode, path.read_text(), peak, _processor() - before)
 
 
+def idle_peak(folder: Path, *modules: str) -> int:
+    """Return the bytes that a process holds at most that only imports modules.
+
+    A PyTorch that is built for CUDA takes several hundred MiB more than one that is not.
+    """
+    program = f"import {', '.join(modules)}; print(open('/proc/self/status').read())"
+    ended = run_limited([sys.executable, "-c", program], folder, limit=0, seconds=120)
+    assert ended.code == 0, ended.log
+    return _peak_in(ended.log)
+
+
 def _most_held(pid: int) -> int:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        return _peak_in(Path(f"/proc/{pid}/status").read_text())
     except OSError:  # it has just ended
         return 0
+
+
+def _peak_in(status: str) -> int:
     found = re.search(r"VmHWM:\s*(\d+) kB", status)
     return int(found[1]) * 1024 if found else 0
 

@@ -1,4 +1,4 @@
-"""The cpu image, built from the shipped Dockerfile by `macrec images build`, and its engine."""
+"""Images, built from the shipped Dockerfile by `macrec images build`, and their engine."""
 
 import os
 import shutil
@@ -15,7 +15,6 @@ from tests.pipelines.conftest import Called, Sample, macrec, sample
 __all__ = ["Called", "Sample", "macrec", "sample"]
 
 INSTALL = Path(__file__).parent / "install.sh"
-# Where pip by itself finds no PyTorch without CUDA: the index of those wheels.
 index = os.environ.get("TORCH_INDEX")
 TORCH_INDEX = [f"--build-arg=TORCH_INDEX={index}"] if index else []
 
@@ -42,21 +41,36 @@ def podman() -> Iterator[Podman]:
 
 
 @pytest.fixture(scope="session")
-def built(podman: Podman, macrec: Callable[..., Called]) -> Called:
-    """The build; it alone sees pip's package sources."""
+def build(podman: Podman, macrec: Callable[..., Called]) -> Callable[[str], Called]:
+    """Build the image of a pool; the build alone sees pip's package sources."""
     podman.make_base()
-    podman.configure(volumes=podman.as_pip_here())
-    with podman.service(), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DOCKER_HOST", podman.environment["DOCKER_HOST"])
-        called = macrec("images", "build", "cpu", "--base-image", BASE, *TORCH_INDEX)
-    podman.configure()
-    assert called.code == 0, called.err
-    return called
+
+    def build(pool: str) -> Called:
+        podman.configure(volumes=podman.as_pip_here())
+        with podman.service(), pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DOCKER_HOST", podman.environment["DOCKER_HOST"])
+            called = macrec("images", "build", pool, "--base-image", BASE, *TORCH_INDEX)
+        podman.configure()
+        assert called.code == 0, called.err
+        return called
+
+    return build
 
 
 @pytest.fixture(scope="session")
-def image(podman: Podman, built: Called) -> Iterator[str]:
-    """The image's name; the SDK reaches an engine that has it."""
+def built(build: Callable[[str], Called]) -> Called:
+    return build("cpu")
+
+
+@pytest.fixture(scope="session")
+def engine(podman: Podman) -> Iterator[None]:
+    """The SDK reaches an engine that has the images that were built."""
     with podman.service(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCKER_HOST", podman.environment["DOCKER_HOST"])
-        yield images.reference("cpu")
+        yield
+
+
+@pytest.fixture(scope="session")
+def image(built: Called, engine: None) -> str:
+    """The name of the cpu image."""
+    return images.reference("cpu")

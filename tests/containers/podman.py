@@ -152,13 +152,8 @@ class Podman:
         for line in listed.splitlines():
             name, _, value = line.partition("=")
             settings[name.rpartition(".")[2]] = value.strip("'\"").replace("\\n", "\n")
-        for own in (
-            "constraint",
-            "user",
-            "require-virtualenv",
-            "cache-dir",
-        ):  # of this machine only
-            settings.pop(own, None)
+        for own in ("constraint", "user", "require-virtualenv", "cache-dir", "config-file"):
+            settings.pop(own, None)  # of this machine only
         config = configparser.ConfigParser(interpolation=None)
         config["global"] = settings
         with (self.root / "pip.conf").open("w") as file:

@@ -111,15 +111,22 @@ def test_an_engine_that_fails_leaves_no_container():
 
 
 def test_a_container_is_confined(monkeypatch):
-    for name in (*containers.PASSED_ON, containers.CREDENTIALS):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of no concern")
+    chosen = {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_CORETYPE": "Haswell",
+        "MKL_CBWR": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "NPY_DISABLE_CPU_FEATURES": "AVX512F",
+    }
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    for name, value in {**chosen, "AWS_SECRET_ACCESS_KEY": "of no concern"}.items():
+        monkeypatch.setenv(name, value)
     engine = Engine()
     launch(engine, [Mount(Path("/data"), False), Mount(Path("/out"), True)])
     asked = engine.asked
     assert (asked["image"], asked["command"]) == ("macrec-cpu:a", COMMAND)
-    assert asked["environment"] == {"OMP_NUM_THREADS": "1", "NEW": "1"}
+    assert asked["environment"] == {**chosen, "NEW": "1"}
     assert asked["network_mode"] == "none" and asked["read_only"] is True
     assert asked["cap_drop"] == ["ALL"] and "no-new-privileges" in asked["security_opt"]
     assert list(asked["tmpfs"]) == ["/tmp"]

@@ -33,7 +33,7 @@ def tree(tmp_path):
     "name",
     [
         "locks/stages.txt",
-        "locks/install.sh",
+        "locks/install.py",
         "docker/Dockerfile",
         "docker/install.sh",
         "docker/sbom.py",
@@ -116,8 +116,10 @@ def test_outside_of_a_checkout_there_is_no_tag(tmp_path):
 class Engine:
     """An engine that notes what is built and pushed."""
 
-    def __init__(self, events=(), known=True):
+    def __init__(self, events=(), known=True, packages=()):
         self.events, self.known, self.asked = list(events), known, []
+        listed = [{"name": name, "version": version} for name, version in packages]
+        self.packages = json.dumps({"components": listed}).encode()
         self.api = self.images = self.containers = self
         self.attrs = {"Size": 1.5e9}
 
@@ -141,8 +143,8 @@ class Engine:
         content = io.BytesIO()
         with tarfile.open(fileobj=content, mode="w") as tar:
             entry = tarfile.TarInfo("sbom.cdx.json")
-            entry.size = 2
-            tar.addfile(entry, io.BytesIO(b"{}"))
+            entry.size = len(self.packages)
+            tar.addfile(entry, io.BytesIO(self.packages))
         return iter([content.getvalue()]), {}
 
     def remove(self, force):
@@ -165,8 +167,19 @@ def run(monkeypatch, tmp_path):
     return SimpleNamespace(command=run, folder=tmp_path)
 
 
-def test_build_names_the_image_after_its_sources_and_writes_its_packages(run, capsys):
-    engine = Engine([{"stream": "STEP 1/2: FROM base\n"}, {"aux": {"ID": "sha256:1"}}])
+@pytest.mark.parametrize(
+    ("packages", "torch"),
+    [
+        ([("torch", "2.0+cpu")], "PyTorch 2.0+cpu without CUDA"),
+        ([("torch", "2.0"), ("nvidia-cublas", "13.1")], "PyTorch 2.0 with CUDA"),
+    ],
+)
+def test_build_names_the_image_after_its_sources_and_writes_its_packages(
+    run, capsys, caplog, packages, torch
+):
+    lines = "STEP 1/2: FROM base\nCollecting torch\nPyTorch: from an index.\nready: Python\n"
+    engine = Engine([{"stream": lines}, {"aux": {"ID": "sha256:1"}}], packages=packages)
+    caplog.set_level("INFO")
     run.command(
         engine,
         "build",
@@ -181,9 +194,11 @@ def test_build_names_the_image_after_its_sources_and_writes_its_packages(run, ca
     (asked,) = engine.asked
     assert asked["tag"] == f"shop/macrec-cpu:{images.tag()}" and asked["target"] == "cpu"
     assert asked["buildargs"] == {"A": "1", "BASE_IMAGE": "b"}
-    packages = run.folder / "made" / images.tag() / "cpu.cdx.json"
-    assert packages.read_text() == "{}"
-    assert capsys.readouterr().out == f"{asked['tag']}  1.50 GB  packages: {packages}\n"
+    listed = run.folder / "made" / images.tag() / "cpu.cdx.json"
+    assert listed.read_bytes() == engine.packages
+    assert capsys.readouterr().out == f"{asked['tag']}  1.50 GB  {torch}  packages: {listed}\n"
+    shown = [record.message for record in caplog.records]
+    assert shown[1:] == ["STEP 1/2: FROM base", "PyTorch: from an index.", "ready: Python"]
 
 
 def test_a_build_that_fails_says_what_came_before(run):

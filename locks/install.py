@@ -1,0 +1,129 @@
+"""Install PyTorch and the packages of a lock into the Python that runs this file.
+
+    python locks/install.py LOCK      # development.txt, or stages.txt for an image
+
+Only files whose hashes are in the locks are installed. The environment variable TORCH_INDEX names
+the index of PyTorch: a URL, or `pip` for what pip itself is configured with. By default a Linux
+machine without an NVIDIA GPU takes the wheel without CUDA from PyTorch's own index if that index
+can be reached; every other machine takes what pip is configured with. PyPI's wheel for Linux is
+built for CUDA and needs the packages of cuda.txt, which are then installed too.
+"""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from importlib import metadata
+from pathlib import Path
+
+LOCKS = Path(__file__).parent
+WITHOUT_CUDA = "https://download.pytorch.org/whl/cpu"
+TESTED = ("3.11", "Linux", "x86_64")
+SECONDS_TO_ANSWER = 10
+LOCKED = ("install", "--require-hashes", "--no-deps")
+
+
+def pip(*arguments: str, quiet: bool = True) -> None:
+    """Run pip in this Python.
+
+    Raises:
+        SystemExit: pip failed; it has printed why.
+    """
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    if subprocess.run([*command, *(["--quiet"] if quiet else [])], check=False).returncode:
+        raise SystemExit(f"locks/install.py: pip {arguments[0]} failed; its message is above.")
+
+
+def tell(text: str) -> None:
+    """Print a line about PyTorch before pip prints its own."""
+    print(f"PyTorch: {text}", flush=True)
+
+
+def download_size(lock: str) -> str:
+    """Return the size in the first line of a lock: the MB to download on Linux x86_64."""
+    return re.findall(r"[\d,]+ MB", (LOCKS / lock).read_text().splitlines()[0])[0]
+
+
+def has_nvidia_gpu() -> bool:
+    """Return whether NVIDIA's driver lists a GPU."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    except OSError:
+        return False
+    return listed.returncode == 0 and "GPU" in listed.stdout
+
+
+def choose_index() -> str | None:
+    """Return the index for PyTorch, None for pip's own configuration, and print the choice."""
+    index = os.environ.get("TORCH_INDEX", "")
+    from_pip = (
+        f"from the indexes that pip is configured with. PyPI's wheel for Linux is built for CUDA: "
+        f"{download_size('torch.txt')}, and {download_size('cuda.txt')} of libraries."
+    )
+    if index == "pip":
+        tell(f"{from_pip} (TORCH_INDEX=pip)")
+        return None
+    if index:
+        tell(f"from {index} (TORCH_INDEX).")
+        return index
+    if platform.system() != "Linux":
+        tell("from the indexes that pip is configured with.")
+        return None
+    if has_nvidia_gpu():
+        tell(f"this machine has an NVIDIA GPU: {from_pip}")
+        return None
+    try:
+        urllib.request.urlopen(f"{WITHOUT_CUDA}/torch/", timeout=SECONDS_TO_ANSWER).close()
+    except (urllib.error.URLError, OSError) as error:
+        tell(
+            f"{WITHOUT_CUDA} cannot be reached ({getattr(error, 'reason', error)}): {from_pip} "
+            "Set TORCH_INDEX=URL for another index."
+        )
+        return None
+    tell(f"this machine has no NVIDIA GPU: some 200 MB without CUDA from {WITHOUT_CUDA}.")
+    return WITHOUT_CUDA
+
+
+def install_torch(index: str | None) -> None:
+    """Download PyTorch, then install it by its hash.
+
+    Both in one step would pass over a wheel whose page states no hash, as a local folder's does.
+    """
+    version = re.findall(r"^torch==\S+", (LOCKS / "torch.txt").read_text(), re.MULTILINE)[0]
+    source = ["--index-url", index] if index else []
+    with tempfile.TemporaryDirectory() as folder:
+        pip("download", "--no-deps", "--dest", folder, *source, version, quiet=False)
+        wheel = ["--no-index", "--find-links", folder, "-r", str(LOCKS / "torch.txt")]
+        pip(*LOCKED, *wheel)
+
+
+def needed_cuda() -> set[str]:
+    """Return the packages of cuda.txt that the installed PyTorch requires."""
+    if platform.system() != "Linux":  # requirements that a marker limits to Linux
+        return set()
+    locked = re.findall(r"^([\w.-]+)==", (LOCKS / "cuda.txt").read_text(), re.MULTILINE)
+    required = metadata.requires("torch") or []
+    return set(locked) & {re.split(r"[^\w.-]", line)[0] for line in required}
+
+
+def main() -> None:
+    """Install PyTorch, the lock, and CUDA's libraries if this PyTorch needs them."""
+    here = (".".join(platform.python_version_tuple()[:2]), platform.system(), platform.machine())
+    if here != TESTED:
+        print(f"warning: tested with Python {' '.join(TESTED)}; this is {' '.join(here)}.")
+    install_torch(choose_index())
+    cuda = needed_cuda()
+    tell(f"{metadata.version('torch')} is installed, {'for' if cuda else 'without'} CUDA.")
+    if cuda:
+        tell(f"downloading CUDA's libraries, {download_size('cuda.txt')}.")
+        pip(*LOCKED, "-r", str(LOCKS / "cuda.txt"), quiet=False)
+    pip(*LOCKED, "-r", str(LOCKS / sys.argv[1]))
+    pip("check", quiet=False)  # quiet, it does not even print what is missing
+
+
+if __name__ == "__main__":
+    main()

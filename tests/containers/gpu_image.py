@@ -1,0 +1,20 @@
+"""The gpu image, which `make fresh` builds with PyPI's wheels: too large for every test run."""
+
+import pyarrow.parquet as pq
+
+from pipelines import images
+from tests.pipelines.conftest import SMOKE
+
+
+def test_the_smoke_catalogue_runs_through_the_gpu_image_on_a_cpu(
+    build, engine, sample, macrec, tmp_path
+):
+    built = build("gpu")
+    assert "with CUDA" in built.out and built.out.startswith(images.reference("gpu"))
+    out = tmp_path / "out"
+    flags = ["--config", SMOKE, *sample.flags, "--set", "image_max_bad_images=0.05"]
+    ran = macrec("run", *flags, "--out", out, "--containers", images.reference("gpu"))
+    assert ran.code == 0, ran.err[-4000:]
+    lists = pq.read_table(out / "recommendations.parquet")
+    assert len(lists) and f"{len(lists):,} rows" in ran.out and (out / "report.html").is_file()
+    print(built.out, ran.out)
