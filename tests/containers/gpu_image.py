@@ -1,15 +1,20 @@
 """The gpu image, which `make fresh` builds with PyPI's wheels: too large for every test run."""
 
 import pyarrow.parquet as pq
+import pytest
 
 from pipelines import images
 from tests.pipelines.conftest import SMOKE
 
 
+@pytest.fixture(scope="session")
+def built(build):
+    return build("gpu")
+
+
 def test_the_smoke_catalogue_runs_through_the_gpu_image_on_a_cpu(
-    build, engine, sample, macrec, tmp_path
+    built, engine, sample, macrec, tmp_path
 ):
-    built = build("gpu")
     assert "with CUDA" in built.out and built.out.startswith(images.reference("gpu"))
     out = tmp_path / "out"
     flags = ["--config", SMOKE, *sample.flags, "--set", "image_max_bad_images=0.05"]
