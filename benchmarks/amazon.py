@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from macrec.errors import UserError
+from macrec.core.errors import UserError
 
 TEXT_FIELDS = ("title", "description", "brand", "categories")
 NOTHING = "."  # how the data sets write a text that is not there

@@ -20,8 +20,8 @@ from benchmarks import machine
 from benchmarks.bench_chart import Point, chart
 from benchmarks.bench_summary import summary
 from benchmarks.curve_chart import curves
-from pipelines.bench_recipes import RECIPES
-from pipelines.bench_table import markdown
+from pipelines.bench.recipes import RECIPES
+from pipelines.bench.table import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from pipelines.bench_table import ALPHA, JUDGED_BY, heading
+from pipelines.bench.table import ALPHA, JUDGED_BY, heading
 
 METRICS: Final = ("hr_10", JUDGED_BY)
 

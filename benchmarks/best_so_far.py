@@ -7,10 +7,10 @@ from typing import Any
 from benchmarks import published
 from components.train import main as train
 from components.train.inputs import read_codes
-from macrec.artifact import FolderOutput
-from macrec.checkpoint import Checkpoints
-from macrec.errors import check
-from macrec.generator import Recommender, build_model, save_recommender
+from macrec.core.artifact import FolderOutput
+from macrec.core.checkpoint import Checkpoints
+from macrec.core.errors import check
+from macrec.generator.model import Recommender, build_model, save_recommender
 
 
 def write(

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from quantizer import artifact
 
-from macrec.errors import UserError
-from macrec.significance import UserScores, compare, read_scores
+from macrec.core.errors import UserError
+from macrec.metrics.significance import UserScores, compare, read_scores
 
 LISTS = ("text", "image", "fused")
 METRICS = {"hr": "hr_10", "ndcg": "ndcg_10"}

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from benchmarks.bench_chart import PAPER
+from macrec.report.contents import Panel, Series
 from macrec.report.lines import line_chart
 from macrec.report.markup import Raw, el
-from macrec.report.model import Panel, Series
 
 STYLE: Final = Raw(
     f"<style>{PAPER}.line{{fill:none;stroke:var(--c);stroke-width:1.6}}"

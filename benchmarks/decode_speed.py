@@ -28,12 +28,12 @@ import numpy as np
 import torch
 
 from benchmarks import generator_data, machine, stock
-from macrec.fusion import fuse
-from macrec.generator import ModelSize, Recommender, build_model, load_recommender
-from macrec.lists import Lists
-from macrec.ranking import Ranker
-from macrec.runtime import Precision, choose_device
-from macrec.tokens import MODALITIES, PAD, SEQUENCE_TASK, Int32Array, Modality
+from macrec.compute.device import Precision, choose_device
+from macrec.generator.model import ModelSize, Recommender, build_model, load_recommender
+from macrec.generator.tokens import MODALITIES, PAD, SEQUENCE_TASK, Int32Array, Modality
+from macrec.ranking.fusion import fuse
+from macrec.ranking.lists import Lists
+from macrec.ranking.ranker import Ranker
 
 Histories = Sequence[Int32Array]
 Work = Callable[[Histories], object]

@@ -19,9 +19,9 @@ from benchmarks import published
 from components.train import main as train
 from components.train.rows import training_rows
 from components.train.schedule import decay_epochs
-from macrec.artifact import FolderOutput
-from macrec.progress import log
-from macrec.sequences import Sequences, read_sequences
+from macrec.core.artifact import FolderOutput
+from macrec.core.progress import log
+from macrec.data.sequences import Sequences, read_sequences
 
 TRIAL_USERS = 1000
 PLANNED = 0.95  # share of the time: a trial is short

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from macrec.artifact import Artifact
-from macrec.errors import UserError
-from macrec.significance import read_scores
+from macrec.core.artifact import Artifact
+from macrec.core.errors import UserError
+from macrec.metrics.significance import read_scores
 
 INPUTS = {
     "semantic_ids": "resolve_collisions",
@@ -77,7 +77,15 @@ def _evaluate(options: Any, seed: int, config: dict[str, Any], inputs: dict[str,
         for name, value in (given | alike | wanted).items()
         for flag in (f"--{name.replace('_', '-')}", str(value))
     ]
-    command = [sys.executable, "-m", "pipelines.cli", "stage", "evaluate", *flags, *options.flags]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli.main",
+        "stage",
+        "evaluate",
+        *flags,
+        *options.flags,
+    ]
     subprocess.run(command, check=True)
     predictions = Artifact.open(out / "predictions")
     figures = {}

@@ -25,10 +25,10 @@ import yaml
 
 from benchmarks import machine
 from components.train import main as train
-from macrec.artifact import Artifact, FolderOutput
-from macrec.parameters import build
-from pipelines.parameters import PREFIXES
-from pipelines.version import left_by
+from macrec.core.artifact import Artifact, FolderOutput
+from macrec.core.parameters import build
+from pipelines.dag.run_form import PREFIXES
+from pipelines.local.id_version import left_by
 
 VARIANTS = Path(__file__).with_name("generator_variants.yaml")
 

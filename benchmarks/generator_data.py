@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks import published
 from components.train.inputs import read_codes
-from macrec.sequences import Sequences, read_sequences
-from macrec.tokens import Int32Array, Vocabulary
+from macrec.data.sequences import Sequences, read_sequences
+from macrec.generator.tokens import Int32Array, Vocabulary
 
 ITEMS, USERS, LEVELS = 6250, 17_112, 4  # of Musical Instruments
 

@@ -22,17 +22,17 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks import machine
-from macrec import schema
-from macrec.artifact import DatasetOutput
+from macrec.core.artifact import DatasetOutput
+from macrec.data import schema
 
 GROUP, LENGTH, STRAYS = 200, 17, 0.3
 USERS_PER_ITEM = {1_000_000: 1.77}  # the largest log has 30 million interactions
 DEFAULT_USERS_PER_ITEM = 3.0
 COUNT = """
 import pathlib, sys
-from macrec.artifact import Artifact
-from macrec.neighbours import Counts, Neighbours
-from macrec.sequences import read_sequences
+from macrec.core.artifact import Artifact
+from macrec.ranking.neighbours import Counts, Neighbours
+from macrec.data.sequences import read_sequences
 
 folder, items = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 histories = read_sequences(Artifact.open(folder / "sequences"), items)

@@ -33,13 +33,13 @@ from benchmarks import best_so_far, epoch_plan, machine, published
 from components.evaluate import main as evaluate
 from components.train import main as train
 from components.train.rows import TASKS
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput, HtmlOutput, MarkdownOutput
-from macrec.errors import EXIT_PREEMPTED, UserError
-from macrec.parameters import build
-from macrec.progress import log
-from macrec.stage import execute
-from macrec.store import ArtifactStore
-from macrec.tokens import MODALITIES
+from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput, HtmlOutput, MarkdownOutput
+from macrec.core.errors import EXIT_PREEMPTED, UserError
+from macrec.core.parameters import build
+from macrec.core.progress import log
+from macrec.core.stage import execute
+from macrec.core.store import ArtifactStore
+from macrec.generator.tokens import MODALITIES
 
 EPOCH_LINE = re.compile(r"train: epoch (\d+)\b")
 
@@ -196,7 +196,7 @@ def _execution(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _device(name: str) -> str:
-    from macrec.runtime import choose_device
+    from macrec.compute.device import choose_device
 
     return str(choose_device(name))
 

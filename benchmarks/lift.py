@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from macrec.arrays import codes_matrix
-from macrec.artifact import Artifact
-from macrec.prefix_lift import consecutive_pairs, prefix_lift
+from macrec.core.artifact import Artifact
+from macrec.data.columns import codes_matrix
+from macrec.tokenizer.prefix_lift import consecutive_pairs, prefix_lift
 
 
 def lines(out: Path) -> Iterator[dict[str, object]]:

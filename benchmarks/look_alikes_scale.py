@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from benchmarks import machine
-from macrec.look_alikes import most_alike
+from macrec.ranking.look_alikes import most_alike
 
 CENTRES, DIMENSIONS, LEVELS = 256, 128, 4
 

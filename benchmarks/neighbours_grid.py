@@ -4,8 +4,8 @@
 
 Each DATASET has the artifacts `sequences` and `items`. All users are asked for their last item but
 one, from all before it; what they have is in no list where few interactions repeat one. One JSON
-line per data set, asymmetry and shrinkage (`macrec.neighbours`), or per asymmetry, share and decay
-of the successors beside them.
+line per data set, asymmetry and shrinkage (`macrec.ranking.neighbours`), or per asymmetry, share
+and decay of the successors beside them.
 """
 
 import argparse
@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import machine
-from macrec.artifact import Artifact
-from macrec.lists import top_lists
-from macrec.metrics import per_user, ranks_in_lists
-from macrec.neighbours import SHRINKAGE, AnyNeighbours, Counts, MixedNeighbours, Neighbours
-from macrec.sequences import Sequences, drops_seen, seen_pairs
-from macrec.split import Cases, read_split
+from macrec.core.artifact import Artifact
+from macrec.data.sequences import Sequences, drops_seen, seen_pairs
+from macrec.data.split import Cases, read_split
+from macrec.metrics.ranking_metrics import per_user, ranks_in_lists
+from macrec.ranking.lists import top_lists
+from macrec.ranking.neighbours import SHRINKAGE, AnyNeighbours, Counts, MixedNeighbours, Neighbours
 
 ASYMMETRIES = (0.5, 0.65, 0.75, 0.85, 1.0)
 SHRINKAGES = (10.0, 20.0, 40.0)

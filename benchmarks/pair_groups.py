@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from macrec.artifact import Artifact
-from macrec.sequences import Sequences
-from macrec.significance import UserScores, read_scores
-from macrec.split import Cases, read_split
+from macrec.core.artifact import Artifact
+from macrec.data.sequences import Sequences
+from macrec.data.split import Cases, read_split
+from macrec.metrics.significance import UserScores, read_scores
 
 GROUPS = ("followed twice", "followed once", "with the last", "with another", "never")
 METRICS = {"HR@1": "hr_1", "HR@10": "hr_10", "NDCG@10": "ndcg_10"}

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import amazon
 
-from pipelines.config_file import read_config
-from pipelines.parameters import PREFIXES, SOURCES
+from pipelines.dag.config_file import read_config
+from pipelines.dag.run_form import PREFIXES, SOURCES
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def _stage(name: str, out: Path, inputs: dict[str, Path], config: dict[str, obje
         if parameter.startswith(prefix) and parameter not in SOURCES.values()
     }
     flags = [f"--{n.replace('_', '-')}={value}" for n, value in (settings | inputs).items()]
-    command = [sys.executable, "-m", "pipelines.cli", "stage", name, "--out", str(out), *flags]
+    command = [sys.executable, "-m", "pipelines.cli.main", "stage", name, "--out", str(out), *flags]
     subprocess.run(command, check=True)
 
 

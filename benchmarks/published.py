@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import amazon
-from macrec import schema
-from macrec.arrays import codes_column
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput
-from macrec.errors import check
-from macrec.tokens import MODALITIES, Modality
+from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
+from macrec.core.errors import check
+from macrec.data import schema
+from macrec.data.columns import codes_column
+from macrec.generator.tokens import MODALITIES, Modality
 
 CODEBOOK_SIZE = 256  # of the published indices
 Codes = npt.NDArray[np.int32]

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from macrec.arrays import codes_matrix
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput
-from macrec.errors import UserError
-from macrec.parameters import build
-from macrec.prefix_lift import consecutive_pairs, prefix_lift
+from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
+from macrec.core.errors import UserError
+from macrec.core.parameters import build
+from macrec.data.columns import codes_matrix
+from macrec.tokenizer.prefix_lift import consecutive_pairs, prefix_lift
 
 ROOT = Path(__file__).parent.parent
 

@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from macrec import schema
-from macrec.arrays import vector_column
-from macrec.artifact import DatasetOutput
+from macrec.core.artifact import DatasetOutput
+from macrec.data import schema
+from macrec.data.columns import vector_column
 
 DIMS = {"text": 4096, "image": 768}
 HISTORY_DIM = 64

@@ -20,9 +20,9 @@ import torch
 
 from components.quantize.config import Config
 from components.quantize.data import Modality
-from components.quantize.losses import find_pairs
 from components.quantize.objective import other_labels
-from components.quantize.trainer import Trainer
+from components.quantize.quantizer_losses import find_pairs
+from components.quantize.quantizer_trainer import Trainer
 
 CLASSES = 512
 

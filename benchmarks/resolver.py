@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from macrec.code_measures import collision_rate, group_sizes
-from macrec.semantic_ids import resolve_collisions
+from macrec.tokenizer.collisions import resolve_collisions
+from macrec.tokenizer.measures import collision_rate, group_sizes
 
 
 def catalogue(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

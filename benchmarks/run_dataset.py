@@ -65,7 +65,7 @@ def _options() -> argparse.Namespace:
 def _run(options: argparse.Namespace, data: Path, seed: int) -> dict[str, object]:
     out = options.out / f"seed-{seed}"
     command: list[object] = [
-        *(sys.executable, "-m", "pipelines.cli", "run"),
+        *(sys.executable, "-m", "pipelines.cli.main", "run"),
         *(part for path in options.config for part in ("--config", path.resolve())),
         *("--items", data / "items.parquet", "--interactions", data / "interactions.parquet"),
         *("--out", out, "--store", options.out / "store"),

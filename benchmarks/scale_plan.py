@@ -14,7 +14,7 @@ ITEMS = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
 L4 = 121
 """TFLOPS of NVIDIA's L4, bfloat16 without sparsity; the H100 of the default has 989."""
 DAY = 24.0
-"""Hours: the timeout of a task (pipelines/tasks.py)."""
+"""Hours: the timeout of a task (pipelines/dag/tasks.py)."""
 
 MEASURED = {
     "history_cpu_seconds_per_interaction": 134.7 / 30_086_012,

@@ -18,8 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from transformers import T5Config, T5ForConditionalGeneration
 
-from macrec.generator import ModelSize
-from macrec.tokens import MODALITIES, Modality
+from macrec.generator.model import ModelSize
+from macrec.generator.tokens import MODALITIES, Modality
 
 TEXT_TOKENS = 32_128
 PAD, EOS, IGNORED = 0, 1, -100

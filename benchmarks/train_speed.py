@@ -26,11 +26,11 @@ import torch
 from benchmarks import generator_data, machine, stock
 from components.train import main as train
 from components.train.batches import NO_TASK, epoch_batches, make_batch
+from components.train.generator_trainer import Trainer
 from components.train.rows import training_data
-from components.train.trainer import Trainer
-from macrec.generator import build_model
-from macrec.parameters import build
-from macrec.runtime import choose_device
+from macrec.compute.device import choose_device
+from macrec.core.parameters import build
+from macrec.generator.model import build_model
 
 
 class Rows(NamedTuple):

@@ -36,7 +36,7 @@ def memory_mb(field: str) -> int:
 
 def build(folder: Path, options: argparse.Namespace) -> Figures:
     """Builds and saves the trie."""
-    from macrec.trie import Trie
+    from macrec.generator.trie import Trie
 
     base = memory_mb("VmHWM")
     rng = np.random.default_rng(options.seed)
@@ -62,7 +62,7 @@ def build(folder: Path, options: argparse.Namespace) -> Figures:
 
 def restrict(folder: Path, options: argparse.Namespace) -> Figures:
     """The trie of a random half of the items."""
-    from macrec.trie import Trie
+    from macrec.generator.trie import Trie
 
     trie = Trie.load(folder)
     allowed_N = np.random.default_rng(options.seed).random(options.items) < 0.5
@@ -78,7 +78,7 @@ def load(folder: Path, options: argparse.Namespace) -> Figures:
     """Maps the trie, then looks children up at every depth."""
     import torch
 
-    from macrec.trie import Trie
+    from macrec.generator.trie import Trie
 
     torch.set_num_threads(1)
     started = time.perf_counter()

@@ -1,1 +1,1 @@
-"""The DAG, the local runner of its compiled form and the `macrec` command."""
+"""The pipelines, and what runs them: here, on a cluster, in comparisons, by the command line."""

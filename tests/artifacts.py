@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from macrec import schema
-from macrec.artifact import Artifact, DatasetOutput
+from macrec.core.artifact import Artifact, DatasetOutput
+from macrec.data import schema
 
 
 def dataset(path: Path, kind: pa.Schema, columns: Any, **metadata: Any) -> Artifact:

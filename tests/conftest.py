@@ -32,9 +32,9 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 import pyarrow as pa
-from macrec import stage
-from macrec.artifact import Artifact, DatasetOutput, HtmlOutput, Source
-from macrec.errors import UserError
+from macrec.core import stage
+from macrec.core.artifact import Artifact, DatasetOutput, HtmlOutput, Source
+from macrec.core.errors import UserError
 
 SCHEMA = pa.schema([pa.field("value", pa.int64(), nullable=False)])
 
@@ -110,7 +110,7 @@ def numbers(tmp_path: Path) -> Callable[..., Path]:
     """Makes an artifact of one int64 column."""
     import pyarrow as pa
 
-    from macrec.artifact import DatasetOutput
+    from macrec.core.artifact import DatasetOutput
 
     def make(*values: int, name: str = "numbers") -> Path:
         schema = pa.schema([pa.field("value", pa.int64(), nullable=False)])
@@ -148,10 +148,10 @@ def slow_bfloat16(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Callable[[], bool]:
     """A CPU without bfloat16; the answer is whether the log warns of it."""
-    from macrec import runtime
+    from macrec.compute import device
 
-    monkeypatch.setattr(runtime, "bfloat16_is_slow", lambda: True)
-    runtime.warn_if_slow.cache_clear()
+    monkeypatch.setattr(device, "bfloat16_is_slow", lambda: True)
+    device.warn_if_slow.cache_clear()
     return lambda: "bfloat16 on a CPU" in caplog.text
 
 

@@ -12,10 +12,10 @@ from components.quantize import main as stage
 from components.quantize import sizes
 from components.quantize.config import Config
 from components.quantize.data import Catalogue, Modality
-from components.quantize.trainer import Trainer
-from macrec import schema
-from macrec.arrays import vector_column
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput
+from components.quantize.quantizer_trainer import Trainer
+from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
+from macrec.data import schema
+from macrec.data.columns import vector_column
 from tests.artifacts import dataset
 
 CPU = torch.device("cpu")

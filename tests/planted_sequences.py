@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from components.baselines import main as stage
-from macrec import schema
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput
-from macrec.stage import execute
+from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
+from macrec.core.stage import execute
+from macrec.data import schema
 from tests.artifacts import dataset
 
 ITEMS = 41  # a prime, so that every step leads through all items

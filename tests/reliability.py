@@ -32,7 +32,7 @@ CASES = {
     ),
     2: Case(
         "kill -9 at every step of a commit",
-        "the same at every named point (`macrec.failpoint`); `macrec gc` names what is left",
+        "the same at every named point (`macrec.core.failpoint`); `macrec gc` names what is left",
     ),
     3: Case(
         "SIGTERM in training, ten seconds to end",

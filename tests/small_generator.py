@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from components.train import main as stage
+from components.train.generator_training import Trained, prepare, train
 from components.train.rows import TASKS, TrainingData, training_data
-from components.train.training import Trained, prepare, train
-from macrec import schema
-from macrec.arrays import codes_column
-from macrec.artifact import FolderOutput
-from macrec.generator import ModelSize, build_model
-from macrec.sequences import Sequences
-from macrec.tokens import Int32Array, Vocabulary
+from macrec.core.artifact import FolderOutput
+from macrec.data import schema
+from macrec.data.columns import codes_column
+from macrec.data.sequences import Sequences
+from macrec.generator.model import ModelSize, build_model
+from macrec.generator.tokens import Int32Array, Vocabulary
 from tests.artifacts import dataset
 
 CPU = torch.device("cpu")

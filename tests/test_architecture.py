@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from macrec.parameters import fields
-from pipelines.parameters import STAGES, stage
+from macrec.core.parameters import fields
+from pipelines.dag.run_form import STAGES, stage
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "sklearn", "polars", "PIL", "kfp", "scipy", "google.cloud")
@@ -37,7 +37,7 @@ def test_macrec_imports_neither_components_nor_pipelines():
 
 
 def test_a_stage_imports_no_other_stage_and_no_kfp():
-    shared = {"components.container"}
+    shared = {"components.kfp_component"}
     for name in STAGES:
         own = f"components.{name}"
         for path in sources(f"components/{name}"):
@@ -62,7 +62,7 @@ def test_a_stage_is_light_to_import(name):
     """A finished stage is handed over in a second: nothing heavy is loaded to find that out."""
     program = (
         f"import sys, components.{name}.main as stage\n"
-        "from macrec.fingerprint import code_version\n"
+        "from macrec.core.fingerprint import code_version\n"
         "code_version(stage)\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )

@@ -52,7 +52,7 @@ def _sections(page: Path) -> set[str]:
 
 
 def test_run_parameters_that_the_docs_name_exist():
-    from pipelines.parameters import PREFIXES, run_parameters
+    from pipelines.dag.run_form import PREFIXES, run_parameters
 
     prefixes = tuple(p for p in PREFIXES.values() if p != "snapshot_")
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
@@ -62,7 +62,7 @@ def test_run_parameters_that_the_docs_name_exist():
 
 
 def _artifacts() -> set[str]:
-    from pipelines.contract import SCHEMAS
+    from pipelines.cli.contract import SCHEMAS
 
     return set(SCHEMAS)
 
@@ -70,7 +70,7 @@ def _artifacts() -> set[str]:
 def test_the_presets_name_known_parameters():
     import yaml
 
-    from pipelines.parameters import resolve
+    from pipelines.dag.run_form import resolve
 
     required = {"catalog_items": "a", "catalog_interactions": "b"}
     for path in (ROOT / "configs").glob("*.yaml"):
@@ -80,7 +80,7 @@ def test_the_presets_name_known_parameters():
 def test_the_default_preset_writes_out_the_defaults():
     import yaml
 
-    from pipelines.parameters import run_parameters
+    from pipelines.dag.run_form import run_parameters
 
     written = yaml.safe_load((ROOT / "configs" / "macrec.yaml").read_text())
     known = run_parameters()

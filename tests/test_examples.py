@@ -7,8 +7,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.parameters import CLUSTER, resolve
-from pipelines.tasks import HF_KEYS, HF_SECRET, USER
+from pipelines.dag.run_form import CLUSTER, resolve
+from pipelines.dag.tasks import HF_KEYS, HF_SECRET, USER
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PARAMETERS = "run-gke.yaml"

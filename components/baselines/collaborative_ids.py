@@ -26,7 +26,7 @@ import numpy.typing as npt
 from scipy import linalg, sparse
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from macrec.sequences import Sequences
+from macrec.data.sequences import Sequences
 
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]

@@ -26,12 +26,12 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from components.baselines import learning, vectors
+from components.baselines import baseline_vectors, learning
 from components.baselines.attention import Encoder, start_small
+from components.baselines.baseline_vectors import Modalities, Projection
 from components.baselines.interface import Course, Data, Fitted, State
 from components.baselines.next_item import NextItem, fit_next_item
 from components.baselines.settings import ATTENTION_SPACE, AttentionConfig
-from components.baselines.vectors import Modalities, Projection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Fdsa(NextItem):
 
     def state(self) -> State:
         """The weights and the vectors."""
-        return super().state() | vectors.as_state(self._modalities)
+        return super().state() | baseline_vectors.as_state(self._modalities)
 
 
 def fit(config: Config, data: Data, course: Course) -> Fitted:
@@ -111,13 +111,13 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
         UserError: the vectors are not those of the catalogue, or cannot be used.
     """
     device = learning.prepare(course)
-    model = Fdsa(vectors.read_modalities(data), config, data, device)
+    model = Fdsa(baseline_vectors.read_modalities(data), config, data, device)
     return fit_next_item(model, config, data, course)
 
 
 def load(config: Config, data: Data, state: State) -> Fdsa:
     """The model that was saved, on a CPU."""
-    modalities, weights = vectors.from_state(state)
+    modalities, weights = baseline_vectors.from_state(state)
     model = Fdsa(modalities, config, data, torch.device("cpu"))
     learning.from_state(model.network, weights)
     return model

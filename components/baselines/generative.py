@@ -27,19 +27,19 @@ from torch.nn import functional
 
 from components.baselines import learning
 from components.baselines.collaborative_ids import NONE
-from components.baselines.histories import Rows, Windows, padded, shuffled
 from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
+from components.baselines.padded_histories import Rows, Windows, padded, shuffled
 from components.baselines.settings import AttentionConfig
-from macrec import t5
-from macrec.decode import beam_search
-from macrec.decoder import Encoded
-from macrec.exhaustive import score_catalogue
-from macrec.generator import ModelSize, build_t5
-from macrec.metrics import popularity
-from macrec.runtime import TrainingPrecision, low_precision, warn_if_slow
-from macrec.sequences import Sequences
-from macrec.tokens import EOS, FIRST_CODE, PAD, SEQUENCE_TO_TEXT, Int64Array
-from macrec.trie import Trie
+from macrec.compute.device import TrainingPrecision, low_precision, warn_if_slow
+from macrec.data.sequences import Sequences
+from macrec.generator import t5
+from macrec.generator.beam_search import beam_search
+from macrec.generator.decoder import Encoded
+from macrec.generator.exhaustive import score_catalogue
+from macrec.generator.model import ModelSize, build_t5
+from macrec.generator.tokens import EOS, FIRST_CODE, PAD, SEQUENCE_TO_TEXT, Int64Array
+from macrec.generator.trie import Trie
+from macrec.metrics.ranking_metrics import popularity
 
 STAY: Final = 7
 VISUAL: Final = 8

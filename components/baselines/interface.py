@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from macrec.artifact import Artifact
-from macrec.sequences import Sequences
+from macrec.core.artifact import Artifact
+from macrec.data.sequences import Sequences
 
 Int32Array = npt.NDArray[np.int32]
 Float32Array = npt.NDArray[np.float32]

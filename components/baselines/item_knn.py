@@ -1,8 +1,8 @@
 """Item-kNN: items that stand in the histories of the same users are neighbours.
 
 Sarwar et al. 2001, "Item-based collaborative filtering recommendation algorithms" (WWW), with the
-similarity and the score of `macrec.neighbours`: c(i, j) users have both items in their training
-part, c(i) have i. Items without similarity follow in the order of popularity, all below
+similarity and the score of `macrec.ranking.neighbours`: c(i, j) users have both items in their
+training part, c(i) have i. Items without similarity follow in the order of popularity, all below
 one-millionth, so that they do not make one large tie.
 
 Shape suffixes: U users, B users of a batch, N items, K interactions.
@@ -16,9 +16,9 @@ import numpy as np
 from scipy import sparse
 
 from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
-from macrec.errors import check
-from macrec.metrics import popularity
-from macrec.neighbours import Neighbours, most_similar
+from macrec.core.errors import check
+from macrec.metrics.ranking_metrics import popularity
+from macrec.ranking.neighbours import Neighbours, most_similar
 
 BELOW: Final = 1e-6
 """Largest score that popularity alone gives."""

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from components.baselines.interface import Course, Curve, Fitted, Model, State
-from macrec.errors import UserError
-from macrec.progress import Progress
-from macrec.runtime import choose_device, keep_freed_memory
+from macrec.compute.device import choose_device, keep_freed_memory
+from macrec.core.errors import UserError
+from macrec.core.progress import Progress
 
 CLIP_NORM: Final = 5.0
 

@@ -6,15 +6,16 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from components.baselines.registry import ENTRIES, ModelName
-from macrec import schema, stage
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput
-from macrec.errors import UserError, check
-from macrec.sequences import SeenItems, drops_seen
-from macrec.split import Split, read_split
+from macrec.core import stage
+from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
+from macrec.core.errors import UserError, check
+from macrec.data import schema
+from macrec.data.sequences import SeenItems, drops_seen
+from macrec.data.split import Split, read_split
 
 if TYPE_CHECKING:
+    from components.baselines.baseline_ranking import Protocol
     from components.baselines.interface import Course, Data
-    from components.baselines.ranking import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Config:
 
 def not_run(config: Config) -> set[tuple[str, str]]:
     """Imports of the registry that this configuration has no use for: a change of one model leaves
-    the results of the others valid (`macrec.fingerprint`)."""
+    the results of the others valid (`macrec.core.fingerprint`)."""
     others = (name for name in ENTRIES if name != config.model)
     return {("components.baselines.registry", f"components.baselines.{name}") for name in others}
 
@@ -115,7 +116,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     Raises:
         UserError: the settings or the inputs do not fit the model, or no user can be tested.
     """
-    from components.baselines import folder, ranking
+    from components.baselines import baseline_ranking, model_folder
     from components.baselines.registry import baseline, read_settings
 
     module = baseline(config.model)
@@ -125,7 +126,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     fitted = module.fit(own, data, course)
     seconds = time.monotonic() - started
     with outputs.predictions.dataset(schema.PREDICTIONS) as out:
-        tested = ranking.test(
+        tested = baseline_ranking.test(
             fitted.model,
             config.model,
             split,
@@ -134,8 +135,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
             top_k=config.top_k,
             write=out.write,
         )
-    folder.save(outputs.fitted.path, config.model, own, data, fitted)
-    return ranking.figures(tested, split, data.items) | {
+    model_folder.save(outputs.fitted.path, config.model, own, data, fitted)
+    return baseline_ranking.figures(tested, split, data.items) | {
         "validation_ndcg_10": course.validate(fitted.model),
         "parameters": float(fitted.model.parameters),
         "train_seconds": seconds,
@@ -145,7 +146,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
 
 def protocol_of(config: Config, split: Split, execution: Execution) -> "Protocol":
     """What the lists of every model have in common."""
-    from components.baselines.ranking import Protocol
+    from components.baselines.baseline_ranking import Protocol
 
     drop_seen = drops_seen(config.seen_items, split.sequences)
     return Protocol(config.max_history, drop_seen, execution.batch_size)
@@ -157,8 +158,8 @@ def opened(config: Config, inputs: Inputs, execution: Execution) -> tuple[Split,
     Raises:
         UserError: an input that the model reads is not given.
     """
+    from components.baselines.baseline_ranking import validator
     from components.baselines.interface import Course, Data
-    from components.baselines.ranking import validator
 
     if execution.threads:
         import torch

@@ -34,12 +34,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from components.baselines import learning, vectors
+from components.baselines import baseline_vectors, learning
 from components.baselines.attention import Block, Memory, from_end, start_small
+from components.baselines.baseline_vectors import Clusters, Modalities, Modality, Projection
 from components.baselines.interface import Course, Data, Fitted, State
 from components.baselines.next_item import NextItem, fit_next_item
 from components.baselines.settings import ATTENTION_SPACE, AttentionConfig
-from components.baselines.vectors import Clusters, Modalities, Modality, Projection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +237,7 @@ class MissRec(NextItem):
 
     def state(self) -> State:
         """The weights, the vectors and their clusters."""
-        state = super().state() | vectors.as_state(self._modalities)
+        state = super().state() | baseline_vectors.as_state(self._modalities)
         for place, (label_N, centre_KE) in enumerate(self._clusters):
             state |= {f"clusters_{place}:label": label_N, f"clusters_{place}:centre": centre_KE}
         return state
@@ -246,7 +246,7 @@ class MissRec(NextItem):
 def found(modality: Modality, config: Config, seed: int) -> Clusters:
     """The interests of a modality."""
     clusters = round(config.interest_share * int(modality.present_N.sum()))
-    return vectors.clustered(modality, max(clusters, 1), seed)
+    return baseline_vectors.clustered(modality, max(clusters, 1), seed)
 
 
 def fit(config: Config, data: Data, course: Course) -> Fitted:
@@ -256,7 +256,7 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
         UserError: the vectors are not those of the catalogue, or cannot be used.
     """
     device = learning.prepare(course)
-    modalities = vectors.read_modalities(data)
+    modalities = baseline_vectors.read_modalities(data)
     clusters = [found(modality, config, course.seed) for modality in modalities.values()]
     model = MissRec(modalities, clusters, config, data, device)
     return fit_next_item(model, config, data, course)
@@ -264,7 +264,7 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
 
 def load(config: Config, data: Data, state: State) -> MissRec:
     """The model that was saved, on a CPU."""
-    modalities, others = vectors.from_state(state)
+    modalities, others = baseline_vectors.from_state(state)
     clusters = [
         Clusters(others.pop(f"clusters_{k}:label"), others.pop(f"clusters_{k}:centre"))
         for k in range(len(modalities))

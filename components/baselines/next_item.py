@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from components.baselines import learning
 from components.baselines.attention import last_of
-from components.baselines.histories import Rows, padded, shuffled, windows
 from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
+from components.baselines.padded_histories import Rows, padded, shuffled, windows
 
 
 class Causal(Protocol):

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
-from macrec.metrics import popularity
+from macrec.metrics.ranking_metrics import popularity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
 from components.baselines.interface import Baseline
-from macrec.errors import UserError, check
-from macrec.parameters import fields, parse
+from macrec.core.errors import UserError, check
+from macrec.core.parameters import fields, parse
 
 ModelName = Literal[
     "popular", "item_knn", "sasrec", "bert4rec", "fdsa", "s3rec", "missrec", "p5_cid", "vip5"

@@ -35,14 +35,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from components.baselines import learning, vectors
+from components.baselines import baseline_vectors, learning
 from components.baselines.attention import both_ways, last_of, start_small
-from components.baselines.histories import Rows, drawn, shuffled, windows
+from components.baselines.baseline_vectors import Modalities
 from components.baselines.interface import Course, Data, Fitted, State
 from components.baselines.next_item import NextItem, fit_next_item
+from components.baselines.padded_histories import Rows, drawn, shuffled, windows
 from components.baselines.sasrec import Network
 from components.baselines.settings import ATTENTION_SPACE, AttentionConfig
-from components.baselines.vectors import Modalities
 
 CLUSTER_ITEMS: Final = (50, 10)
 """Items of an attribute on average, coarse and fine."""
@@ -86,7 +86,7 @@ def attributes(modalities: Modalities, seed: int) -> npt.NDArray[np.bool_]:
     for modality in modalities.values():
         for size in CLUSTER_ITEMS:
             clusters = max(2, int(modality.present_N.sum()) // size)
-            label_N, centre_KE = vectors.clustered(modality, clusters, seed)
+            label_N, centre_KE = baseline_vectors.clustered(modality, clusters, seed)
             columns.append(np.append(label_N, -1)[:, None] == np.arange(len(centre_KE)))
     return np.concatenate(columns, axis=1)
 
@@ -178,7 +178,7 @@ def cut(rows: Rows, padding: int, generator: np.random.Generator) -> Segments:
 
 def pretrain(model: S3Rec, config: Config, data: Data, course: Course) -> list[dict[str, float]]:
     """The four tasks on the training part; the learning curve."""
-    has_NA = attributes(vectors.read_modalities(data), course.seed)
+    has_NA = attributes(baseline_vectors.read_modalities(data), course.seed)
     tasks = Pretraining(model.network, has_NA, config.width).to(model.device)
     found = windows(data.training, data.max_history)
 

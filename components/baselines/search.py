@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from components.baselines.interface import Baseline, Course, Data
-from macrec.errors import UserError
-from macrec.progress import log
+from macrec.core.errors import UserError
+from macrec.core.progress import log
 
 
 class Trial(NamedTuple):

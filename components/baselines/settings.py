@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from macrec.errors import check
+from macrec.core.errors import check
 
 
 @dataclass(frozen=True, kw_only=True)

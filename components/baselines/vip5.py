@@ -27,11 +27,11 @@ from torch import nn
 from torch.nn import functional
 
 from components.baselines import generative, learning
+from components.baselines.baseline_vectors import Modality, read_modalities
 from components.baselines.collaborative_ids import collaborative_ids, sequential_ids
 from components.baselines.generative import VISUAL, ItemIds, Source
 from components.baselines.interface import Course, Data, Fitted, Float32Array, State
-from components.baselines.vectors import Modality, read_modalities
-from macrec.tokens import FIRST_CODE
+from macrec.generator.tokens import FIRST_CODE
 
 CLUSTERS: Final = 20
 """Parts of a cut of `ids=collaborative`, as P5-CID's default."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from macrec import schema, stage
-from macrec.arrays import vector_column
-from macrec.artifact import Artifact, DatasetOutput
-from macrec.errors import check
+from macrec.core import stage
+from macrec.core.artifact import Artifact, DatasetOutput
+from macrec.core.errors import check
+from macrec.data import schema
+from macrec.data.columns import vector_column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     Raises:
         UserError: an interaction names an item outside the catalogue.
     """
-    from components.embed_histories.vectors import embed, no_vectors
+    from components.embed_histories.history_vectors import embed, no_vectors
 
     ids = inputs.items.table(["item_id"]).column(0)
     if config.dim:

@@ -1,6 +1,6 @@
 """The KFP container component of the stage `embed_image`."""
 
-from components.container import container_component
 from components.embed_image import main
+from components.kfp_component import container_component
 
 embed_image = container_component(main, pool="gpu")

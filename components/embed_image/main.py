@@ -7,14 +7,14 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from macrec import stage
-from macrec.artifact import Artifact, DatasetOutput, Source
-from macrec.errors import check
-from macrec.sharding import check_shard
+from macrec.compute.sharding import check_shard
+from macrec.core import stage
+from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.errors import check
 
 if TYPE_CHECKING:
-    from components.embed_image.encoder import ImageEncoder
-    from macrec.embedding_cache import EmbeddingCache
+    from components.embed_image.image_encoder import ImageEncoder
+    from macrec.data.embedding_cache import EmbeddingCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def run(
         inputs.model is None or inputs.embeddings is None,
         "embed_image: give model (an encoder) or embeddings (ready vectors), not both.",
     )
-    from macrec import embeddings
+    from macrec.data import embeddings
 
     output = outputs.image_embeddings
     if config.shard and (inputs.model is None or not cache_uri):
@@ -124,13 +124,13 @@ def run(
         stage.log.info("embed_image: neither model nor embeddings are given: every vector is null")
         return embeddings.write_absent(output, inputs.items.rows)
     check(inputs.images is not None, "embed_image: model needs images, the folder of pictures.")
-    from components.embed_image import catalogue
+    from components.embed_image import picture_vectors
 
     assert inputs.images is not None
-    pictures = catalogue.find_pictures(inputs.items, inputs.images, config.shard)
+    pictures = picture_vectors.find_pictures(inputs.items, inputs.images, config.shard)
     model = _open_encoder(config, inputs, execution)
     with _cache(cache_uri, config, inputs, execution, model) as cache:
-        embedded = catalogue.embed_pictures(
+        embedded = picture_vectors.embed_pictures(
             pictures,
             model,
             cache,
@@ -140,21 +140,21 @@ def run(
             threads=execution.workers,
             part=bool(config.shard),
         )
-    chunks = catalogue.item_vectors(pictures, embedded)
+    chunks = picture_vectors.item_vectors(pictures, embedded)
     if config.shard:
         counts = embeddings.count(chunks)
         embeddings.write_absent(output, inputs.items.rows)
     else:
         counts = embeddings.write_vectors(output, chunks, dim=model.dim, centre=config.centre)
     return embeddings.metrics(counts, model.dim) | {
-        **catalogue.item_counts(pictures, embedded),
+        **picture_vectors.item_counts(pictures, embedded),
         "pictures": len(pictures.paths),
         "images_per_second": embedded.images_per_second,
     }
 
 
 def _open_encoder(config: Config, inputs: Inputs, execution: Execution) -> "ImageEncoder":
-    from components.embed_image import encoder
+    from components.embed_image import image_encoder as encoder
 
     assert inputs.model is not None
     return encoder.ImageEncoder(
@@ -172,13 +172,13 @@ def _cache(
     uri: str, config: Config, inputs: Inputs, execution: Execution, encoder: "ImageEncoder"
 ) -> "EmbeddingCache":
     """The vectors of this very encoder: all that a vector depends on but the picture."""
-    from macrec.embedding_cache import EmbeddingCache
-    from macrec.fingerprint import module_version
+    from macrec.core.fingerprint import module_version
+    from macrec.data.embedding_cache import EmbeddingCache
 
     assert inputs.model is not None
     identity = {
         "model": inputs.model.digest,
-        "code": module_version("components.embed_image.encoder"),
+        "code": module_version("components.embed_image.image_encoder"),
         "dtype": str(encoder.dtype),
         "pooling": config.pooling,
         "size": config.size,

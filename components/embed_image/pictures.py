@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from macrec.errors import UserError
+from macrec.core.errors import UserError
 
 ABSENT, FORMAT, UNREADABLE, TOO_LARGE = "absent", "format", "unreadable", "too_large"
 

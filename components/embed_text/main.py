@@ -8,14 +8,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from macrec import stage
-from macrec.artifact import Artifact, DatasetOutput, Source
-from macrec.errors import check
-from macrec.sharding import check_shard
+from macrec.compute.sharding import check_shard
+from macrec.core import stage
+from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.errors import check
 
 if TYPE_CHECKING:
-    from components.embed_text.encoder import TextEncoder
-    from macrec.embedding_cache import EmbeddingCache
+    from components.embed_text.text_encoder import TextEncoder
+    from macrec.data.embedding_cache import EmbeddingCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def run(
         inputs.model is None or inputs.embeddings is None,
         "embed_text: give model (an encoder) or embeddings (ready vectors), not both.",
     )
-    from macrec import embeddings
+    from macrec.data import embeddings
 
     output = outputs.text_embeddings
     if config.shard and (inputs.model is None or not cache_uri):
@@ -119,7 +119,7 @@ def run(
     if inputs.model is None:
         stage.log.info("embed_text: neither model nor embeddings are given: every vector is null")
         return embeddings.write_absent(output, inputs.items.rows)
-    from components.embed_text.catalogue import TextVectors
+    from components.embed_text.text_vectors import TextVectors
 
     encoder, started = _open_encoder(config, inputs, execution), time.monotonic()
     with _cache(cache_uri, config, inputs, execution, encoder) as cache:
@@ -142,7 +142,7 @@ def run(
 
 
 def _open_encoder(config: Config, inputs: Inputs, execution: Execution) -> "TextEncoder":
-    from components.embed_text.encoder import TextEncoder
+    from components.embed_text.text_encoder import TextEncoder
 
     assert inputs.model is not None
     return TextEncoder(
@@ -161,13 +161,13 @@ def _cache(
     uri: str, config: Config, inputs: Inputs, execution: Execution, encoder: "TextEncoder"
 ) -> "EmbeddingCache":
     """The vectors of this very encoder: all that a vector depends on but the text."""
-    from macrec.embedding_cache import EmbeddingCache
-    from macrec.fingerprint import module_version
+    from macrec.core.fingerprint import module_version
+    from macrec.data.embedding_cache import EmbeddingCache
 
     assert inputs.model is not None
     identity = {
         "model": inputs.model.digest,
-        "code": module_version("components.embed_text.encoder"),
+        "code": module_version("components.embed_text.text_encoder"),
         "dtype": str(encoder.dtype),
         "pooling": config.pooling,
         "prompt": config.prompt,

@@ -1,6 +1,6 @@
 """The KFP container component of the stage `encode_items`."""
 
-from components.container import container_component
 from components.encode_items import main
+from components.kfp_component import container_component
 
 encode_items = container_component(main, pool="cpu")

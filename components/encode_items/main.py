@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pyarrow as pa
 
-from macrec import schema, stage
-from macrec.arrays import codes_column
-from macrec.artifact import Artifact, DatasetOutput
-from macrec.errors import check
+from macrec.core import stage
+from macrec.core.artifact import Artifact, DatasetOutput
+from macrec.core.errors import check
+from macrec.data import schema
+from macrec.data.columns import codes_column
 
 if TYPE_CHECKING:
-    from macrec.renewal import Renewed
+    from macrec.tokenizer.renewal import Renewed
 
 MODALITIES = ("text", "image")
 
@@ -95,18 +96,18 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
             changed, an item has neither text nor picture, one lacks a modality under "fail", or
             there are more items than codes.
     """
-    from components.encode_items.churn import figures
-    from macrec import frozen
-    from macrec.code_measures import has_codes
-    from macrec.quantizer import load_quantizer
-    from macrec.renewal import check_changed, renew, rows_before
-    from macrec.runtime import choose_device
+    from components.encode_items.id_churn import figures
+    from macrec.compute.device import choose_device
+    from macrec.tokenizer import frozen_codes
+    from macrec.tokenizer.measures import has_codes
+    from macrec.tokenizer.quantizer import load_quantizer
+    from macrec.tokenizer.renewal import check_changed, renew, rows_before
 
     model = load_quantizer(inputs.quantizer.verify().path, choose_device(execution.device))
-    old = frozen.previous(model, inputs.previous_latents, inputs.previous_semantic_ids)
+    old = frozen_codes.previous(model, inputs.previous_latents, inputs.previous_semantic_ids)
     ids = inputs.items.table(["item_id"]).column(0).combine_chunks()
     embeddings = {name: getattr(inputs, f"{name}_embeddings") for name in MODALITIES}
-    new = frozen.encode(model, inputs.quantizer, embeddings, ids)
+    new = frozen_codes.encode(model, inputs.quantizer, embeddings, ids)
     present = {name: has_codes(version.nearest_NL) for name, version in new.items()}
     _check_modalities(config, present, ids)
     old_ids = inputs.previous_semantic_ids.table(["item_id"]).column(0).combine_chunks()
@@ -152,8 +153,8 @@ def _first(ids: pa.Array, chosen_N: np.ndarray) -> str:
 
 
 def _write(outputs: Outputs, ids: pa.Array, renewed: Mapping[str, "Renewed"]) -> None:
-    from macrec.frozen import write_latents
-    from macrec.semantic_ids import moved_level
+    from macrec.tokenizer.collisions import moved_level
+    from macrec.tokenizer.frozen_codes import write_latents
 
     count = len(ids)
     nothing_NL = np.zeros((count, 0), np.int32)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from components.evaluate.systems import WeightChoice
-from macrec.artifact import Artifact
+from macrec.core.artifact import Artifact
 from macrec.report import Mark, Panel, Role, Series
 
 HISTORY = "history.json"

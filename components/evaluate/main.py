@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from macrec import schema, stage
-from macrec.artifact import Artifact, DatasetOutput, HtmlOutput, MarkdownOutput, Source
-from macrec.errors import check
-from macrec.inference import open_ranker, open_recommender
-from macrec.runtime import Precision
-from macrec.sequences import SeenItems, drops_seen
-from macrec.split import Split, read_split
+from macrec.compute.device import Precision
+from macrec.core import stage
+from macrec.core.artifact import Artifact, DatasetOutput, HtmlOutput, MarkdownOutput, Source
+from macrec.core.errors import check
+from macrec.data import schema
+from macrec.data.sequences import SeenItems, drops_seen
+from macrec.data.split import Split, read_split
+from macrec.ranking.inference import open_ranker, open_recommender
 
 if TYPE_CHECKING:
     from components.evaluate.systems import Evaluated, WeightChoice
-    from macrec.neighbours import MixedNeighbours
+    from macrec.ranking.neighbours import MixedNeighbours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +149,12 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
     items = inputs.items.rows
     split = read_split(inputs.sequences, items)
 
-    from components.evaluate import churn, slices, systems
+    from components.evaluate import churn_figures, slices, systems
     from components.evaluate.summary import write_report
-    from components.evaluate.tokenizer import measure
-    from macrec.mix import Mix, mixed_neighbours
+    from components.evaluate.tokenizer_figures import measure
+    from macrec.ranking.neighbour_mix import Mix, mixed_neighbours
 
-    changes = churn.measure_churn(inputs)
+    changes = churn_figures.measure_churn(inputs)
     drop_seen = drops_seen(config.seen_items, split.sequences)
     known: dict[Mix, MixedNeighbours] = {}
     if config.neighbour_weights:
@@ -199,7 +200,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         changes,
     )
     found = _metrics(split, choice, evaluated, items) | measured.figures
-    return found | churn.figures(changes)
+    return found | churn_figures.figures(changes)
 
 
 def _check_one_catalogue(inputs: Inputs) -> None:
@@ -214,7 +215,7 @@ def _check_one_catalogue(inputs: Inputs) -> None:
 def _metrics(
     split: Split, choice: "WeightChoice", evaluated: "Evaluated", items: int
 ) -> dict[str, float]:
-    from macrec.metrics import exposure, random_hit_rate
+    from macrec.metrics.ranking_metrics import exposure, random_hit_rate
 
     found = {
         "users": float(evaluated.users),

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from components.evaluate.systems import BOOTSTRAP_STREAM, Evaluated, WeightChoice
-from macrec.metrics import bootstrap
-from macrec.tokens import MODALITIES, Modality
+from macrec.generator.tokens import MODALITIES, Modality
+from macrec.metrics.ranking_metrics import bootstrap
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from components.evaluate.systems import BOOTSTRAP_STREAM, Evaluated
-from macrec.generator import Recommender
-from macrec.metrics import POPULARITY, Interval, bootstrap, popularity_groups
-from macrec.split import Split
-from macrec.tokens import Modality, has_code
+from macrec.data.split import Split
+from macrec.generator.model import Recommender
+from macrec.generator.tokens import Modality, has_code
+from macrec.metrics.ranking_metrics import POPULARITY, Interval, bootstrap, popularity_groups
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config

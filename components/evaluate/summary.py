@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from components.evaluate import curves, notes
-from components.evaluate.examples import Cards, choose_users, example_users
+from components.evaluate.example_users import Cards, choose_users, example_users
 from components.evaluate.slices import Slice
 from components.evaluate.systems import (
     BOOTSTRAP_STREAM,
@@ -14,13 +14,13 @@ from components.evaluate.systems import (
     Evaluated,
     WeightChoice,
 )
-from components.evaluate.tokenizer import Measured
-from macrec.arrays import codes_matrix
-from macrec.artifact import Artifact
-from macrec.churn import Churn
-from macrec.histories import items_met
-from macrec.metrics import Interval, bootstrap, exposure
-from macrec.ranking import Ranker
+from components.evaluate.tokenizer_figures import Measured
+from macrec.core.artifact import Artifact
+from macrec.data.columns import codes_matrix
+from macrec.data.split import Split
+from macrec.generator.tokens import MODALITIES, Modality, has_code
+from macrec.metrics.ranking_metrics import Interval, bootstrap, exposure
+from macrec.ranking.ranker import Ranker
 from macrec.report import (
     ArtifactDigest,
     CodebookLevel,
@@ -35,8 +35,8 @@ from macrec.report import (
     render_html,
     render_markdown,
 )
-from macrec.split import Split
-from macrec.tokens import MODALITIES, Modality, has_code
+from macrec.tokenizer.churn import Churn
+from macrec.tokenizer.item_vectors_from_histories import items_met
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config, Inputs, Outputs

@@ -15,18 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from macrec.candidates import Candidates
-from macrec.fusion import (
-    Weights,
-    best_lists,
-    fuse,
-    fuse_published,
-    fuse_reciprocal,
-    listed,
-    listed_neighbours,
-)
-from macrec.lists import Lists
-from macrec.metrics import (
+from macrec.core.progress import Progress, log
+from macrec.data.sequences import seen_pairs
+from macrec.data.split import Cases, Split
+from macrec.generator.tokens import MODALITIES
+from macrec.metrics.predictions import SHOWN_CUTOFF, SystemScores, rows
+from macrec.metrics.ranking_metrics import (
     CUTOFFS,
     per_user,
     popularity,
@@ -35,14 +29,20 @@ from macrec.metrics import (
     shown_by_value,
     shown_counts,
 )
-from macrec.mix import Mix
-from macrec.neighbours import AnyNeighbours
-from macrec.predictions import SHOWN_CUTOFF, SystemScores, rows
-from macrec.progress import Progress, log
-from macrec.ranking import Ranker
-from macrec.sequences import seen_pairs
-from macrec.split import Cases, Split
-from macrec.tokens import MODALITIES
+from macrec.ranking.candidates import Candidates
+from macrec.ranking.fusion import (
+    Weights,
+    best_lists,
+    fuse,
+    fuse_published,
+    fuse_reciprocal,
+    listed,
+    listed_neighbours,
+)
+from macrec.ranking.lists import Lists
+from macrec.ranking.neighbour_mix import Mix
+from macrec.ranking.neighbours import AnyNeighbours
+from macrec.ranking.ranker import Ranker
 
 if TYPE_CHECKING:
     from components.evaluate.main import Config

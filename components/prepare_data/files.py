@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import unquote
 
-from macrec.errors import UserError
+from macrec.core.errors import UserError
 
 Format = Literal["csv", "jsonl", "parquet"]
 

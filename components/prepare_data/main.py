@@ -7,10 +7,11 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from macrec import schema, stage
-from macrec.artifact import ROWS_PER_GROUP, DatasetOutput, Source
-from macrec.errors import check
-from macrec.stage import log
+from macrec.core import stage
+from macrec.core.artifact import ROWS_PER_GROUP, DatasetOutput, Source
+from macrec.core.errors import check
+from macrec.core.stage import log
+from macrec.data import schema
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from components.prepare_data.sequences import (
     users_with_tie_at_split,
     without_duplicates,
 )
-from macrec.errors import UserError
+from macrec.core.errors import UserError
 
 if TYPE_CHECKING:
     from components.prepare_data.main import Config

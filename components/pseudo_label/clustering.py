@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from macrec.errors import UserError
-from macrec.stage import log
-from macrec.vectors import Rows
+from macrec.core.errors import UserError
+from macrec.core.stage import log
+from macrec.data.vectors import Rows
 
 if TYPE_CHECKING:
     from components.pseudo_label.main import Config

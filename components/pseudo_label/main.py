@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from macrec import schema, stage
-from macrec.arrays import valid_rows
-from macrec.artifact import Artifact, DatasetOutput
-from macrec.errors import check
+from macrec.core import stage
+from macrec.core.artifact import Artifact, DatasetOutput
+from macrec.core.errors import check
+from macrec.data import schema
+from macrec.data.columns import valid_rows
 
 MODALITIES = ("text", "image")
 
@@ -79,7 +80,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, execution: Execution) 
         UserError: the artifacts differ in length, no item has a vector, or vectors are not finite.
     """
     from components.pseudo_label.clustering import cluster
-    from macrec.vectors import read_vectors
+    from macrec.data.vectors import read_vectors
 
     artifacts = {m: getattr(inputs, f"{m}_embeddings") for m in MODALITIES}
     rows = {m: artifact.rows for m, artifact in artifacts.items()}

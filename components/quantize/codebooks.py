@@ -10,9 +10,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from macrec.errors import check
-from macrec.quantization import Quantized, nearest_codes, shared_codes, squared_distances
-from macrec.quantizer import CrossModalQuantizer
+from macrec.core.errors import check
+from macrec.tokenizer.quantizer import CrossModalQuantizer
+from macrec.tokenizer.residual_quantization import (
+    Quantized,
+    nearest_codes,
+    shared_codes,
+    squared_distances,
+)
 
 CHUNK = 65_536  # items whose distances to all codewords are held at once
 ITERATIONS = 20

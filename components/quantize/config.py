@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from macrec.errors import check
+from macrec.core.errors import check
 
 MAX_CODEBOOK = 2**15
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from macrec.errors import check
-from macrec.progress import log
-from macrec.quantizer import ModalityQuantizer
-from macrec.vectors import Rows
+from macrec.core.errors import check
+from macrec.core.progress import log
+from macrec.data.vectors import Rows
+from macrec.tokenizer.quantizer import ModalityQuantizer
 
 CHUNK = 8_192  # rows looked at once
 AHEAD = 2  # batches read before they are asked for

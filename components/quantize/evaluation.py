@@ -11,10 +11,10 @@ import torch
 
 from components.quantize.config import Config
 from components.quantize.data import Catalogue, items
-from components.quantize.training import Trained
-from macrec.code_measures import measure_tokenizer
-from macrec.errors import check
-from macrec.quantizer import Encoded
+from components.quantize.quantizer_training import Trained
+from macrec.core.errors import check
+from macrec.tokenizer.measures import measure_tokenizer
+from macrec.tokenizer.quantizer import Encoded
 
 ROWS = 8192  # items encoded and decoded at once
 DECODED = 131_072  # items decoded, about

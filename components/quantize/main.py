@@ -11,19 +11,20 @@ import numpy as np
 import pyarrow as pa
 
 from components.quantize.config import Config
-from macrec import schema, stage
-from macrec.arrays import codes_column, valid_rows, vector_column
-from macrec.artifact import Artifact, DatasetOutput, DatasetWriter, FolderOutput, Json, Source
-from macrec.centring import subtracted, write_means
-from macrec.errors import check
-from macrec.progress import Progress
-from macrec.vectors import ItemVectors, read_vectors
+from macrec.core import stage
+from macrec.core.artifact import Artifact, DatasetOutput, DatasetWriter, FolderOutput, Json, Source
+from macrec.core.errors import check
+from macrec.core.progress import Progress
+from macrec.data import schema
+from macrec.data.centring import subtracted, write_means
+from macrec.data.columns import codes_column, valid_rows, vector_column
+from macrec.data.vectors import ItemVectors, read_vectors
 
 if TYPE_CHECKING:
     from components.quantize.data import Catalogue
-    from components.quantize.training import Trained
-    from macrec.histories import Histories
-    from macrec.quantizer import Encoded
+    from components.quantize.quantizer_training import Trained
+    from macrec.tokenizer.item_vectors_from_histories import Histories
+    from macrec.tokenizer.quantizer import Encoded
 
 MODALITIES = ("text", "image")
 
@@ -110,12 +111,12 @@ def run(
         UserError: artifacts of different catalogues, no vectors at all, fewer vectors than
             codewords, a loss that is not finite, or a codebook below min_perplexity_share.
     """
-    from components.quantize import frozen, sizes
+    from components.quantize import frozen_quantizer, sizes
     from components.quantize.data import timed
-    from components.quantize.training import train
-    from macrec.checkpoint import Checkpoints
-    from macrec.processes import processes
-    from macrec.runtime import choose_device
+    from components.quantize.quantizer_training import train
+    from macrec.compute.device import choose_device
+    from macrec.core.checkpoint import Checkpoints
+    from macrec.core.processes import processes
 
     given = {name: value for name, value in vars(inputs).items() if isinstance(value, Artifact)}
     rows = {name: artifact.rows for name, artifact in given.items()}
@@ -123,7 +124,7 @@ def run(
     together = processes()
     device = together.device(choose_device(execution.device))
     if config.mode == "frozen":
-        return frozen.run(inputs, outputs, device) if together.first else {}
+        return frozen_quantizer.run(inputs, outputs, device) if together.first else {}
     with timed("reading vectors"):
         catalogue, histories = _read(inputs, config, execution.memory_gib)
     chosen = sizes.choose(config, {n: int(m.present_N.sum()) for n, m in catalogue.items()})
@@ -163,7 +164,7 @@ def _read(
     import torch
 
     from components.quantize.data import Modality, OnDisk
-    from macrec.histories import fit_histories
+    from macrec.tokenizer.item_vectors_from_histories import fit_histories
 
     wanted = MODALITIES if config.modalities == "both" else (config.modalities,)
     vectors: dict[str, ItemVectors] = {}

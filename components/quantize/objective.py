@@ -9,12 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from components.quantize import losses
+from components.quantize import quantizer_losses
 from components.quantize.config import Config
 from components.quantize.data import Catalogue, Modality
-from macrec.processes import ALONE, Processes
-from macrec.quantization import Quantized, nearest, rotated, sinkhorn_codes, straight_through
-from macrec.quantizer import CrossModalQuantizer
+from macrec.core.processes import ALONE, Processes
+from macrec.tokenizer.quantizer import CrossModalQuantizer
+from macrec.tokenizer.residual_quantization import (
+    Quantized,
+    nearest,
+    rotated,
+    sinkhorn_codes,
+    straight_through,
+)
 
 ESTIMATORS = {"straight_through": straight_through, "rotation": rotated}
 
@@ -49,7 +55,7 @@ class Codes:
         self.iterations = config.sinkhorn_iterations
 
     def __call__(self, level: int, distance_BM: Tensor) -> Tensor:
-        """Codes [B]; see `macrec.quantization.Choose`."""
+        """Codes [B]; see `macrec.tokenizer.residual_quantization.Choose`."""
         if epsilon := self.epsilons[level]:
             return sinkhorn_codes(distance_BM, epsilon, self.iterations)
         return nearest(level, distance_BM)
@@ -103,7 +109,7 @@ def loss_terms(
     model: CrossModalQuantizer,
     heads: nn.ModuleDict,
     passes: Mapping[str, Pass],
-    pairs: Mapping[str, losses.Pairs],
+    pairs: Mapping[str, quantizer_losses.Pairs],
     config: Config,
     processes: Processes = ALONE,
 ) -> dict[str, Tensor]:
@@ -119,7 +125,7 @@ def loss_terms(
         present_B, quantized = done.batch.present_N, done.quantized
         zhat_BD = estimate(done.latent_BD, quantized.codeword_sum_BD)
         own = processes.share(len(present_B))
-        error = losses.squared_error(
+        error = quantizer_losses.squared_error(
             in_precision(model.modality(name).decoder, zhat_BD[own], config),
             done.normalized_bE,
             present_B[own],
@@ -130,20 +136,24 @@ def loss_terms(
         kept, all_kept = (rows.sum().clamp(min=1) for rows in (present_B[own], present_B))
         terms[f"{name}_reconstruction"] = error * (kept / all_kept)
         if (term := f"{name}_rq") in weights:
-            terms[term] = losses.rq_loss(
+            terms[term] = quantizer_losses.rq_loss(
                 quantized, present_B, config.commitment, config.squared_error
             )
         for level, residual_BD in enumerate(quantized.residuals):
             if (term := f"{name}_contrastive_{level}") in weights:
-                terms[term] = losses.contrastive_loss(residual_BD, pairs[name], config.temperature)
+                terms[term] = quantizer_losses.contrastive_loss(
+                    residual_BD, pairs[name], config.temperature
+                )
     if "align" in weights:
         levels = config.align_levels or config.levels
         views = [
-            losses.align_view(done.latent_BD, done.quantized, config.align_gradient, levels)
+            quantizer_losses.align_view(
+                done.latent_BD, done.quantized, config.align_gradient, levels
+            )
             for done in passes.values()
         ]
         if heads:
             views = [heads[name](view) for name, view in zip(passes, views, strict=True)]
         both_B = torch.stack([done.batch.present_N for done in passes.values()]).all(0)
-        terms["align"] = losses.align_loss(views[0], views[1], both_B, config.temperature)
+        terms["align"] = quantizer_losses.align_loss(views[0], views[1], both_B, config.temperature)
     return terms

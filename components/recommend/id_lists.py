@@ -12,9 +12,9 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from macrec.artifact import Source
-from macrec.errors import UserError, check
-from macrec.progress import log
+from macrec.core.artifact import Source
+from macrec.core.errors import UserError, check
+from macrec.core.progress import log
 
 pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
 

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute
 
 from components.recommend.id_lists import read_ids, warn_of_unknown
-from macrec.artifact import Source
-from macrec.errors import check
-from macrec.generator import Recommender
-from macrec.progress import log
-from macrec.tokens import has_code
+from macrec.core.artifact import Source
+from macrec.core.errors import check
+from macrec.core.progress import log
+from macrec.generator.model import Recommender
+from macrec.generator.tokens import has_code
 
 pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
 

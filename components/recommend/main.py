@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from components.recommend.items import allowed_items, count_reachable
 from components.recommend.shards import KeptShards
 from components.recommend.users import Users
-from macrec import schema, stage
-from macrec.artifact import Artifact, DatasetOutput, Source
-from macrec.errors import check
-from macrec.fusion import Weights
-from macrec.inference import open_ranker, open_recommender
-from macrec.progress import Progress, log
-from macrec.runtime import Precision
-from macrec.sequences import read_sequences
+from macrec.compute.device import Precision
+from macrec.core import stage
+from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.errors import check
+from macrec.core.progress import Progress, log
+from macrec.data import schema
+from macrec.data.sequences import read_sequences
+from macrec.ranking.fusion import Weights
+from macrec.ranking.inference import open_ranker, open_recommender
 
 if TYPE_CHECKING:
-    from macrec.mix import Mix
-    from macrec.neighbours import MixedNeighbours
+    from macrec.ranking.neighbour_mix import Mix
+    from macrec.ranking.neighbours import MixedNeighbours
 
 EVALUATED = -1.0  # in place of a fusion weight
 
@@ -208,7 +209,7 @@ def run(
 def _neighbours(rule: Rule, inputs: Inputs, items: int) -> "MixedNeighbours | None":
     if not rule.weights.neighbours:
         return None
-    from macrec.mix import mixed_neighbours
+    from macrec.ranking.neighbour_mix import mixed_neighbours
 
     histories = read_sequences(inputs.sequences, items)
     (known,) = mixed_neighbours(histories, items, inputs.latents, [rule.mix]).values()
@@ -221,7 +222,7 @@ def choose_rule(config: Config, predictions: Artifact) -> Rule:
     Raises:
         UserError: the predictions do not say what was chosen.
     """
-    from macrec.mix import Mix
+    from macrec.ranking.neighbour_mix import Mix
 
     # before there was a choice
     once = {"precision": "float32", **Mix().stated()}

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from components.recommend.users import Shard
-from macrec.fusion import best_lists
-from macrec.progress import Progress
-from macrec.ranking import Ranker
+from macrec.core.progress import Progress
+from macrec.ranking.fusion import best_lists
+from macrec.ranking.ranker import Ranker
 
 if TYPE_CHECKING:
     from components.recommend.main import Config, Rule

@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from macrec.artifact import Json, json_digest
-from macrec.errors import TryAgain
-from macrec.failpoint import failpoint
-from macrec.progress import log
-from macrec.storage import open_storage, sha256_file
+from macrec.core.artifact import Json, json_digest
+from macrec.core.errors import TryAgain
+from macrec.core.failpoint import failpoint
+from macrec.core.progress import log
+from macrec.core.storage.local import open_storage, sha256_file
 
 FORMAT = 1
 MANIFEST = ".json"

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute
 
 from components.recommend.id_lists import read_ids, warn_of_unknown
-from macrec.artifact import Artifact, Source
-from macrec.errors import check
-from macrec.progress import log
+from macrec.core.artifact import Artifact, Source
+from macrec.core.errors import check
+from macrec.core.progress import log
 
 pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
 

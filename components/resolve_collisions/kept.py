@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from macrec.arrays import codes_matrix
-from macrec.artifact import Artifact
-from macrec.errors import check
-from macrec.renewal import rows_before
+from macrec.core.artifact import Artifact
+from macrec.core.errors import check
+from macrec.data.columns import codes_matrix
+from macrec.tokenizer.renewal import rows_before
 
 
 class Kept(NamedTuple):

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from macrec import schema, stage
-from macrec.arrays import codes_column, codes_matrix, embedding_matrix
-from macrec.artifact import Artifact, DatasetOutput, Source
-from macrec.errors import check
+from macrec.core import stage
+from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.errors import check
+from macrec.data import schema
+from macrec.data.columns import codes_column, codes_matrix, embedding_matrix
 
 if TYPE_CHECKING:
     from components.resolve_collisions.kept import Kept
-    from macrec.semantic_ids import Resolved
+    from macrec.tokenizer.collisions import Resolved
 
 MODALITIES = ("text", "image")
 CODEBOOKS = "codebooks.safetensors"
@@ -151,7 +152,7 @@ def _resolve(
     item_ids: list[str],
     kept: "Kept | None",
 ) -> "Resolved":
-    from macrec.semantic_ids import Resolved, compared, resolve_collisions
+    from macrec.tokenizer.collisions import Resolved, compared, resolve_collisions
 
     if not codes_NL.shape[1]:  # no item has codes, and the quantizer may do without the modality
         nothing_N = np.zeros(len(codes_NL))
@@ -171,7 +172,7 @@ def _resolve(
 
 
 def _metrics(modality: str, codes_NL: np.ndarray, resolved: "Resolved") -> stage.Metrics:
-    from macrec.code_measures import collision_rate, group_sizes
+    from macrec.tokenizer.measures import collision_rate, group_sizes
 
     moved = resolved.moved_level >= 0
     figures = {

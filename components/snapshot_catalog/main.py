@@ -8,8 +8,8 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 
-from macrec import stage
-from macrec.artifact import ParameterOutput, Source
+from macrec.core import stage
+from macrec.core.artifact import ParameterOutput, Source
 
 REUSABLE = False
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from components.train.rows import Rows, TrainingData
-from macrec.tokens import PAD, Int64Array, gather_sources
+from macrec.generator.tokens import PAD, Int64Array, gather_sources
 
 IGNORED: Final = -100  # the label that torch's cross entropy leaves out
 NO_TASK: Final = -1

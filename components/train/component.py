@@ -1,6 +1,6 @@
 """The KFP container component of the stage `train`."""
 
-from components.container import container_component
+from components.kfp_component import container_component
 from components.train import main
 
 train = container_component(main, pool="gpu")

@@ -4,11 +4,11 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from components.train.rows import TASKS
-from macrec.errors import check
-from macrec.generator import ModelSize
-from macrec.runtime import TrainingPrecision
-from macrec.sequences import SeenItems
-from macrec.tokens import Position
+from macrec.compute.device import TrainingPrecision
+from macrec.core.errors import check
+from macrec.data.sequences import SeenItems
+from macrec.generator.model import ModelSize
+from macrec.generator.tokens import Position
 
 
 @dataclass(frozen=True, kw_only=True)

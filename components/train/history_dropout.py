@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.train.rows import Rows, TrainingData
-from macrec.tokens import EOS, PAD, Int64Array, TokenStream
+from macrec.generator.tokens import EOS, PAD, Int64Array, TokenStream
 
 BoolArray = npt.NDArray[np.bool_]
 ROWS_AT_ONCE = 1 << 18

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from macrec.arrays import codes_matrix
-from macrec.artifact import Artifact
-from macrec.errors import check
-from macrec.progress import log
-from macrec.tokens import MODALITIES, Int32Array, Modality, Vocabulary
+from macrec.core.artifact import Artifact
+from macrec.core.errors import check
+from macrec.core.progress import log
+from macrec.data.columns import codes_matrix
+from macrec.generator.tokens import MODALITIES, Int32Array, Modality, Vocabulary
 
 if TYPE_CHECKING:
     from components.train.config import Config

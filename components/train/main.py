@@ -6,14 +6,14 @@ import time
 from dataclasses import dataclass
 
 from components.train.config import Config
+from components.train.generator_validation import fused_ndcg, validation_split
 from components.train.inputs import read_codes, without_absent
 from components.train.rows import training_data
-from components.train.validation import fused_ndcg, validation_split
-from macrec import stage
-from macrec.artifact import Artifact, FolderOutput, Json
-from macrec.generator import Recommender, build_model, save_recommender
-from macrec.sequences import read_sequences
-from macrec.tokens import present_modalities
+from macrec.core import stage
+from macrec.core.artifact import Artifact, FolderOutput, Json
+from macrec.data.sequences import read_sequences
+from macrec.generator.model import Recommender, build_model, save_recommender
+from macrec.generator.tokens import present_modalities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,9 @@ class Outputs:
 
 def not_run(config: Config) -> set[tuple[str, str]]:
     """Validation ranks without neighbours: how they are counted leaves a training valid."""
-    return {(f"macrec.{name}", "macrec.neighbours") for name in ("ranking", "candidates")}
+    return {
+        (f"macrec.ranking.{name}", "macrec.ranking.neighbours") for name in ("ranker", "candidates")
+    }
 
 
 DISTRIBUTED = True  # torchrun may start several processes
@@ -88,9 +90,9 @@ def run(
         sequences, config.validation_users, config.seed, config.seen_items
     )
 
-    from components.train.training import prepare, train
-    from macrec.checkpoint import Checkpoints
-    from macrec.processes import processes
+    from components.train.generator_training import prepare, train
+    from macrec.core.checkpoint import Checkpoints
+    from macrec.core.processes import processes
 
     together = processes()
     device = prepare(config.seed, execution.device, execution.threads, together)

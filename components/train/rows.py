@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from macrec.errors import UserError
-from macrec.sequences import Sequences
-from macrec.tokens import (
+from macrec.core.errors import UserError
+from macrec.data.sequences import Sequences
+from macrec.generator.tokens import (
     ITEM_TASK,
     MODALITIES,
     PAD,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from macrec import schema
-from macrec.artifact import Artifact
-from macrec.sample_encoders import SampleEncoders, make_tiny_encoders
+from macrec.core.artifact import Artifact
+from macrec.data import schema
+from macrec.sample.sample_encoders import SampleEncoders, make_tiny_encoders
 from tests.artifacts import dataset
 from tests.attacks.hostile_run import EXOTIC, HostileRun, Listener, attacks, run_hostile
 

@@ -17,8 +17,8 @@ import atheris
 with atheris.instrument_imports(include=["components.prepare_data", "macrec"]):
     from components.prepare_data.main import Config
     from components.prepare_data.validation import validate
-    from macrec.artifact import FORMAT, MANIFEST, SEAL, Artifact, json_digest
-    from macrec.errors import UserError
+    from macrec.core.artifact import FORMAT, MANIFEST, SEAL, Artifact, json_digest
+    from macrec.core.errors import UserError
 
 FILES = (
     b'[{"name": "a", "bytes": 1, "rows": 2, "sha256": "0"}]',

@@ -12,9 +12,7 @@ import torch
 from components.evaluate import main as evaluate
 from components.prepare_data import main as prepare_data
 from components.recommend import main as recommend
-from macrec import schema
-from macrec.arrays import codes_column, vector_column
-from macrec.artifact import (
+from macrec.core.artifact import (
     Artifact,
     DatasetOutput,
     FolderOutput,
@@ -22,9 +20,11 @@ from macrec.artifact import (
     MarkdownOutput,
     Source,
 )
-from macrec.generator import ModelSize, Recommender, build_model, save_recommender
-from macrec.stage import execute
-from macrec.tokens import Vocabulary
+from macrec.core.stage import execute
+from macrec.data import schema
+from macrec.data.columns import codes_column, vector_column
+from macrec.generator.model import ModelSize, Recommender, build_model, save_recommender
+from macrec.generator.tokens import Vocabulary
 from tests.artifacts import dataset
 
 ITEMS = 30

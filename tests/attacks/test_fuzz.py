@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from components.embed_image.pictures import Geometry, load_picture
 from components.prepare_data.main import Config
 from components.prepare_data.validation import validate
-from macrec import embeddings
-from macrec.artifact import FORMAT, MANIFEST, SEAL, Artifact, Source, json_digest
-from macrec.errors import UserError
+from macrec.core.artifact import FORMAT, MANIFEST, SEAL, Artifact, Source, json_digest
+from macrec.core.errors import UserError
+from macrec.data import embeddings
 from tests.attacks.bombs import encoded, noise
 
 ROOT = Path(__file__).parent.parent.parent

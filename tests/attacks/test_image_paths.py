@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from components.embed_image.pictures import Geometry, inside_root, load_picture
-from components.evaluate.examples import thumbnail
-from macrec.errors import UserError
+from components.evaluate.example_users import thumbnail
+from macrec.core.errors import UserError
 from tests.attacks.bombs import encoded, noise
 from tests.attacks.limited import run_stage
 from tests.attacks.watch import Watch

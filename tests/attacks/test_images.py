@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.embed_image.encoder import ImageEncoder
+from components.embed_image.image_encoder import ImageEncoder
 from components.embed_image.pictures import load_picture
-from macrec.artifact import Artifact, Source
+from macrec.core.artifact import Artifact, Source
 from tests.attacks import bombs
 from tests.attacks.bombs import encoded, noise
 from tests.attacks.limited import MIB, Ended, idle_peak, run_limited, run_stage
@@ -114,7 +114,7 @@ def test_bombs_are_too_large_and_the_stage_goes_on_in_bounded_memory(shelf, tria
         BOMBS, "too_large"
     )
     assert shelf.rows[-1]["status"] == "ok"
-    held = shelf.ended.peak - idle_peak(tmp_path, "components.embed_image.encoder")
+    held = shelf.ended.peak - idle_peak(tmp_path, "components.embed_image.image_encoder")
     assert held < LARGEST_STAGE, f"{held / MIB:.0f} MiB"
     trials("image bombs marked", len(BOMBS))
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from components.embed_image.encoder import ImageEncoder
-from components.embed_text.encoder import TextEncoder
-from macrec.artifact import Source
-from macrec.errors import UserError
-from macrec.storage import content_digest
+from components.embed_image.image_encoder import ImageEncoder
+from components.embed_text.text_encoder import TextEncoder
+from macrec.core.artifact import Source
+from macrec.core.errors import UserError
+from macrec.core.storage.local import content_digest
 from tests.attacks.limited import MIB, idle_peak, run_stage
 
 
@@ -186,7 +186,7 @@ def test_the_stage_ends_with_its_message_and_little_memory(
     assert ended.code == 2 and "Traceback" not in ended.log, ended.log
     assert "code of a model folder is never run" in ended.log
     assert not ran.exists()
-    held = ended.peak - idle_peak(tmp_path, "components.embed_text.encoder")
+    held = ended.peak - idle_peak(tmp_path, "components.embed_text.text_encoder")
     assert held < 450 * MIB, f"{held / MIB:.0f} MiB"
 
 

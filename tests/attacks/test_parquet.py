@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.prepare_data.readers import Reader
-from macrec.artifact import Artifact
+from macrec.core.artifact import Artifact
 from tests.attacks.limited import MIB, Ended, run_stage
 
 LIMIT = 2_500 * MIB

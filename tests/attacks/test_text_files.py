@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from components.embed_text.encoder import CHARACTERS_PER_TOKEN, TextEncoder
+from components.embed_text.text_encoder import CHARACTERS_PER_TOKEN, TextEncoder
 from components.prepare_data.main import Config
 from components.prepare_data.readers import Reader
 from components.prepare_data.validation import validate
-from macrec.artifact import Artifact, Source
+from macrec.core.artifact import Artifact, Source
 from tests.attacks.limited import MIB, run_stage
 
 KINDS = {"item_id": "id", "title": "text"}

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.amazon import vectors_of
-from macrec.errors import UserError
+from macrec.core.errors import UserError
 
 
 def test_given_vectors_come_before_encoders_and_one_of_them_must_be_there(tmp_path):

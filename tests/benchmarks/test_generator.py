@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from benchmarks import generator
-from macrec.errors import UserError
+from macrec.core.errors import UserError
 from tests.small_generator import catalogue_codes, planted_histories, stage_inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks import epoch_plan, instruments, published
 from components.train import main as train
-from macrec.errors import UserError
-from macrec.generator import load_recommender
-from macrec.progress import log
+from macrec.core.errors import UserError
+from macrec.core.progress import log
+from macrec.generator.model import load_recommender
 
 ITEMS, USERS, CODEBOOK = 20, 30, published.CODEBOOK_SIZE
 SMALL = ["d_model=8", "d_ff=16", "d_kv=4", "layers=1", "heads=2", "warmup_steps=2", "item_pairs=4"]

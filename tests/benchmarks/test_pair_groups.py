@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from benchmarks import pair_groups
-from macrec.artifact import Artifact
-from macrec.split import read_split
+from macrec.core.artifact import Artifact
+from macrec.data.split import read_split
 from tests.artifacts import predictions
 from tests.planted_sequences import prepared
 

@@ -8,9 +8,9 @@ from benchmarks import scale_plan
 from benchmarks.scale_plan import BYTES, CPU_STAGES, GPU_STAGES, Plan, gpu_hours
 from components.quantize.config import Config as Quantizer
 from components.train.config import Config as Generator
-from macrec.generator import build_model
-from macrec.tokens import Vocabulary
-from pipelines.tasks import HOURS, TIMEOUT
+from macrec.generator.model import build_model
+from macrec.generator.tokens import Vocabulary
+from pipelines.dag.tasks import HOURS, TIMEOUT
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "scale.md"
 

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import decode_speed, generator_data, published, stock, train_speed
 from components.train import main as train
-from macrec.generator import ModelSize
+from macrec.generator.model import ModelSize
 
 TINY = ["d_model=8", "d_ff=16", "d_kv=4", "layers=1", "heads=2", "item_pairs=3"]
 SIZE = ModelSize(d_model=8, d_ff=16, d_kv=4, layers=1, heads=2)

@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from components.baselines import folder, main, registry
+from components.baselines import main, model_folder, registry
 from components.baselines.interface import Fitted
 from components.baselines.registry import ENTRIES, MODELS
-from macrec.artifact import Artifact
-from macrec.errors import UserError
-from macrec.fingerprint import code_version, fingerprint, sources
-from macrec.metrics import metric_names, per_user, ranks_by_value
-from macrec.sequences import seen_pairs
-from macrec.significance import read_scores
-from macrec.stage_cli import parse_request
+from macrec.core.artifact import Artifact
+from macrec.core.errors import UserError
+from macrec.core.fingerprint import code_version, fingerprint, sources
+from macrec.core.stage_command import parse_request
+from macrec.data.sequences import seen_pairs
+from macrec.metrics.ranking_metrics import metric_names, per_user, ranks_by_value
+from macrec.metrics.significance import read_scores
 from tests import planted_sequences as planted
 from tests.planted_sequences import ITEMS, follow, prepared, run
 
@@ -116,7 +116,7 @@ def test_equal_counts_count_at_their_expected_value(trained, data):
 def test_a_saved_model_scores_as_before(trained, data, name):
     table = trained[name].predictions.table()
     histories = Artifact.open(data / "sequences").table(["item_index"]).column(0).to_pylist()
-    model = folder.load(trained[name].fitted)
+    model = model_folder.load(trained[name].fitted)
     assert model.parameters == trained[name].metrics["parameters"]
     cut = [np.array(history[:-1][-6:], np.int32) for history in histories[:20]]
     scores_UN = model.score_all(cut)

@@ -7,6 +7,7 @@ from scipy.sparse import csr_matrix
 
 from components.baselines import collaborative_ids as clustering
 from components.baselines import generative, p5_cid, registry, vip5
+from components.baselines.baseline_vectors import Modality
 from components.baselines.collaborative_ids import (
     NONE,
     co_occurrence,
@@ -15,13 +16,12 @@ from components.baselines.collaborative_ids import (
     spectral_labels,
 )
 from components.baselines.generative import STAY, VISUAL, Generator, ItemIds, every_target
-from components.baselines.histories import padded, shuffled
 from components.baselines.interface import Course, Data
-from components.baselines.vectors import Modality
-from macrec.artifact import Artifact
-from macrec.errors import UserError
-from macrec.sequences import Sequences
-from macrec.tokens import EOS, FIRST_CODE, PAD
+from components.baselines.padded_histories import padded, shuffled
+from macrec.core.artifact import Artifact
+from macrec.core.errors import UserError
+from macrec.data.sequences import Sequences
+from macrec.generator.tokens import EOS, FIRST_CODE, PAD
 from tests.planted_sequences import random_vectors, with_vectors
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from components.baselines import bert4rec, item_knn, learning, popular, ranking, sasrec
-from components.baselines.histories import Rows, padded, shuffled, windows
+from components.baselines import baseline_ranking, bert4rec, item_knn, learning, popular, sasrec
 from components.baselines.interface import Course, Data, Fitted
 from components.baselines.next_item import loss_of
+from components.baselines.padded_histories import Rows, padded, shuffled, windows
 from components.baselines.search import Trial, best, draws, of_baseline, search
-from macrec.errors import UserError
-from macrec.metrics import Ranks, ranks_by_value, ranks_in_scores
-from macrec.predictions import first_places
-from macrec.sequences import Sequences
-from macrec.split import Cases
+from macrec.core.errors import UserError
+from macrec.data.sequences import Sequences
+from macrec.data.split import Cases
+from macrec.metrics.predictions import first_places
+from macrec.metrics.ranking_metrics import Ranks, ranks_by_value, ranks_in_scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -165,7 +165,7 @@ def test_what_a_user_has_is_not_listed_if_it_is_dropped():
     shown, found = {}, {}
     for drop in (False, True):
         # the model is shown two items, what is dropped are all
-        batches = list(ranking.scored(model, cases, ranking.Protocol(2, drop, 2)))
+        batches = list(baseline_ranking.scored(model, cases, baseline_ranking.Protocol(2, drop, 2)))
         shown[drop] = [first_places(b.scores_BN, 4).items_UK.tolist() for b in batches]
         found[drop] = {
             int(user): int(tied)

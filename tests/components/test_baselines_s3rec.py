@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from components.baselines import learning, s3rec
-from components.baselines.histories import drawn, padded
+from components.baselines.baseline_vectors import Modality
 from components.baselines.interface import Course, Data
+from components.baselines.padded_histories import drawn, padded
 from components.baselines.s3rec import Segments
-from components.baselines.vectors import Modality
-from macrec.artifact import Artifact
-from macrec.sequences import Sequences
+from macrec.core.artifact import Artifact
+from macrec.data.sequences import Sequences
 from tests import planted_sequences as planted
 
 pytestmark = pytest.mark.usefixtures("one_thread")

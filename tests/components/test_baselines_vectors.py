@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from components.baselines import fdsa, missrec, vectors
+from components.baselines import baseline_vectors, fdsa, missrec
+from components.baselines.baseline_vectors import Clusters, Modality, Projection
 from components.baselines.interface import Data
-from components.baselines.vectors import Clusters, Modality, Projection
-from macrec.errors import UserError
-from macrec.sequences import Sequences
+from macrec.core.errors import UserError
+from macrec.data.sequences import Sequences
 from tests import planted_sequences as planted
 from tests.planted_sequences import run, with_vectors
 
@@ -57,7 +57,7 @@ def test_a_vector_stays_with_its_item_and_a_missing_one_is_nothing(tmp_path):
     rows = {"text": [[3.0, 4.0], None, [0.0, 2.0], None, [5.0, 0.0]]}
     with_vectors(tmp_path, **rows)
     opened = planted.Artifact.open(tmp_path / "text_embeddings")
-    found = vectors.read_modalities(data({"text_embeddings": opened}, items=5))
+    found = baseline_vectors.read_modalities(data({"text_embeddings": opened}, items=5))
     matrix_NE, present_N = found["text_embeddings"]
     assert present_N.tolist() == [True, False, True, False, True]
     assert not matrix_NE[~present_N].any()
@@ -77,7 +77,7 @@ def test_vectors_that_cannot_be_used_are_refused(tmp_path, rows, message):
     with_vectors(tmp_path, image=rows)
     opened = planted.Artifact.open(tmp_path / "image_embeddings")
     with pytest.raises(UserError, match=message):
-        vectors.read_modalities(data({"image_embeddings": opened}, items=3))
+        baseline_vectors.read_modalities(data({"image_embeddings": opened}, items=3))
 
 
 def test_a_modality_without_any_vector_is_refused(tmp_path):
@@ -85,7 +85,7 @@ def test_a_modality_without_any_vector_is_refused(tmp_path):
     columns = [[0, 1], rows, ["missing"] * 2]
     opened = planted.dataset(tmp_path / "text", planted.schema.embeddings(3), columns)
     with pytest.raises(UserError, match="none of 2 items has a vector"):
-        vectors.read_modalities(data({"text_embeddings": opened}, items=2))
+        baseline_vectors.read_modalities(data({"text_embeddings": opened}, items=2))
 
 
 def test_clusters_are_the_planted_groups_and_nothing_without_a_vector():
@@ -94,14 +94,16 @@ def test_clusters_are_the_planted_groups_and_nothing_without_a_vector():
     present_N = np.arange(60) % 7 != 0
     noise_NE = 0.1 * generator.normal(size=(60, 4))
     matrix_NE = ((np.eye(4)[group_N] + noise_NE) * present_N[:, None]).astype(np.float32)
-    label_N, centre_KE = vectors.clustered(Modality(matrix_NE, present_N), 4, 0)
+    label_N, centre_KE = baseline_vectors.clustered(Modality(matrix_NE, present_N), 4, 0)
     assert (label_N[~present_N] == -1).all() and (label_N[present_N] >= 0).all()
     pairs = set(zip(label_N[present_N].tolist(), group_N[present_N].tolist(), strict=True))
     assert len(pairs) == 4
     for label, group in pairs:
         members = present_N & (group_N == group)
         np.testing.assert_allclose(centre_KE[label], matrix_NE[members].mean(0), atol=1e-5)
-    assert len(vectors.clustered(Modality(matrix_NE[:3], present_N[:3]), 9, 0).centre_KE) == 2
+    assert (
+        len(baseline_vectors.clustered(Modality(matrix_NE[:3], present_N[:3]), 9, 0).centre_KE) == 2
+    )
 
 
 def test_the_projection_of_a_missing_vector_is_zero_and_so_is_that_of_padding():

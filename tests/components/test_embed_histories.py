@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from components.embed_histories import history_vectors as embedding
 from components.embed_histories import main as stage
-from components.embed_histories import vectors as embedding
-from macrec import schema
-from macrec.artifact import Artifact, DatasetOutput
-from macrec.cooccurrence import count_neighbours
-from macrec.errors import UserError
-from macrec.sequences import Sequences
+from macrec.core.artifact import Artifact, DatasetOutput
+from macrec.core.errors import UserError
+from macrec.data import schema
+from macrec.data.cooccurrence import count_neighbours
+from macrec.data.sequences import Sequences
 from tests.artifacts import dataset
 
 HELD_OUT = [0, 1]  # what a history ends with in tests of its training part
@@ -238,7 +238,7 @@ def test_small_logs_have_fewer_components(tmp_path, items, caplog):
 def test_blocks_count_the_same(tmp_path, monkeypatch, pairs_at_once):
     histories = random_log(12, 40)
     whole = run(tmp_path / "whole", 12, histories, dim=4)
-    monkeypatch.setattr("macrec.cooccurrence.PAIRS_AT_ONCE", pairs_at_once)
+    monkeypatch.setattr("macrec.data.cooccurrence.PAIRS_AT_ONCE", pairs_at_once)
     parts = run(tmp_path / "parts", 12, histories, dim=4)
     assert parts[0].digest == whole[0].digest and parts[1] == whole[1]
 

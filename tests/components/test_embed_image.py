@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 
 from components.embed_image import main
-from components.embed_image.encoder import ImageEncoder
+from components.embed_image.image_encoder import ImageEncoder
 from components.embed_image.pictures import Geometry, load_picture
-from macrec import schema
-from macrec.arrays import embedding_matrix
-from macrec.artifact import Artifact, DatasetOutput, Source
-from macrec.errors import UserError
+from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.errors import UserError
+from macrec.data import schema
+from macrec.data.columns import embedding_matrix
 
 PIXELS = 1_000_000
 
 
 @pytest.fixture(scope="module")
 def dino(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    from macrec.sample_encoders import make_tiny_encoders
+    from macrec.sample.sample_encoders import make_tiny_encoders
 
     return Source(str(make_tiny_encoders(tmp_path_factory.mktemp("encoders")).image))
 
@@ -146,7 +146,7 @@ def test_a_picture_of_several_items_is_decoded_once(
         decoded.append(path.name)
         return load_picture(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("components.embed_image.catalogue.load_picture", load)
+    monkeypatch.setattr("components.embed_image.picture_vectors.load_picture", load)
     artifact, _ = run(tmp_path, ["1.png", "2.png", "1.png", "1.png"], dino, images=shelf)
     matrix = embedding_matrix(artifact, "embedding")
     assert sorted(decoded) == ["1.png", "2.png"]
@@ -284,7 +284,7 @@ def test_other_sizes_interpolate_the_positions(kind: str, request: pytest.Fixtur
 def test_sizes_and_models_that_are_refused(
     dino: Source, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from macrec.sample_encoders import make_tiny_encoders
+    from macrec.sample.sample_encoders import make_tiny_encoders
 
     with pytest.raises(UserError, match="multiple of the model's patch, 8"):
         ImageEncoder(dino, size=36, device="cpu")

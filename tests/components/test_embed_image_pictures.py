@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from components.embed_image.pictures import Geometry, inside_root, load_picture
-from macrec.errors import UserError
+from macrec.core.errors import UserError
 
 PLAIN = Geometry(side=32, resized=32, squash=False, resample=3)
 PIXELS = 1_000_000

@@ -12,11 +12,16 @@ import pytest
 import torch
 
 from components.embed_text import main
-from components.embed_text.encoder import TextBatch, TextEncoder, batches_by_length, padded_length
-from macrec import schema
-from macrec.arrays import embedding_matrix
-from macrec.artifact import Artifact, DatasetOutput, Source
-from macrec.errors import UserError
+from components.embed_text.text_encoder import (
+    TextBatch,
+    TextEncoder,
+    batches_by_length,
+    padded_length,
+)
+from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.errors import UserError
+from macrec.data import schema
+from macrec.data.columns import embedding_matrix
 
 TEXTS = [
     "Fender Stratocaster",
@@ -31,7 +36,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    from macrec.sample_encoders import make_tiny_encoders
+    from macrec.sample.sample_encoders import make_tiny_encoders
 
     return Source(str(make_tiny_encoders(tmp_path_factory.mktemp("encoders")).text))
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from components.encode_items import main as stage
-from macrec import frozen, renewal, schema
-from macrec.arrays import codes_column, codes_matrix, vector_column
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput
-from macrec.centring import write_means
-from macrec.errors import UserError
-from macrec.histories import fit_histories
-from macrec.quantizer import CrossModalQuantizer, QuantizerSpec
-from macrec.vectors import ItemVectors
+from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
+from macrec.core.errors import UserError
+from macrec.data import schema
+from macrec.data.centring import write_means
+from macrec.data.columns import codes_column, codes_matrix, vector_column
+from macrec.data.vectors import ItemVectors
+from macrec.tokenizer import frozen_codes, renewal
+from macrec.tokenizer.item_vectors_from_histories import fit_histories
+from macrec.tokenizer.quantizer import CrossModalQuantizer, QuantizerSpec
 from tests.artifacts import dataset
 from tests.planted import history_embeddings
 
@@ -268,10 +269,10 @@ def test_histories_that_the_quantizer_knows_are_those_it_was_trained_with(tmp_pa
     new = Catalogue(["new", "a", "b"], [-1.0, 1.0, -1.0], [None, 1.0, -1.0])
     inputs = make_inputs(tmp_path, new)
     quantizer = Artifact.open(output.path)
-    monkeypatch.setattr(frozen, "CHUNK", 2)
+    monkeypatch.setattr(frozen_codes, "CHUNK", 2)
     embeddings = {name: getattr(inputs, f"{name}_embeddings") for name in ("text", "image")}
     ids = inputs.items.table(["item_id"]).column(0).combine_chunks()
-    found = frozen.encode(model, quantizer, embeddings, ids)
+    found = frozen_codes.encode(model, quantizer, embeddings, ids)
     assert found["text"].nearest_NL.tolist() == [[1], [1], [0]]  # new is like a was in content
     assert found["image"].nearest_NL.tolist() == [[-1], [1], [0]]
 
@@ -377,7 +378,7 @@ def test_what_an_item_gets_depends_on_no_other_item_but_by_collision(tmp_path, m
     text, image = (rng.uniform(0, 33, 16).round(2).tolist() for _ in range(2))
     whole = Catalogue(names, text, image)
     first = run(tmp_path / "a", make_inputs(tmp_path / "a", whole))
-    monkeypatch.setattr(frozen, "CHUNK", 3)
+    monkeypatch.setattr(frozen_codes, "CHUNK", 3)
     monkeypatch.setattr(renewal, "CHUNK", 3)
     order = rng.permutation(16)
     turned = Catalogue(*([field[k] for k in order] for field in whole))

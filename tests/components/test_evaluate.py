@@ -14,10 +14,8 @@ import torch
 from PIL import Image
 
 from components.evaluate import main as stage
-from components.evaluate.examples import choose_users, thumbnail
-from macrec import schema
-from macrec.arrays import codes_column, vector_column
-from macrec.artifact import (
+from components.evaluate.example_users import choose_users, thumbnail
+from macrec.core.artifact import (
     Artifact,
     DatasetOutput,
     FolderOutput,
@@ -25,11 +23,13 @@ from macrec.artifact import (
     MarkdownOutput,
     Source,
 )
-from macrec.errors import UserError
-from macrec.generator import ModelSize, Recommender, build_model, save_recommender
-from macrec.ranking import rank_users
-from macrec.stage import execute
-from macrec.tokens import Vocabulary
+from macrec.core.errors import UserError
+from macrec.core.stage import execute
+from macrec.data import schema
+from macrec.data.columns import codes_column, vector_column
+from macrec.generator.model import ModelSize, Recommender, build_model, save_recommender
+from macrec.generator.tokens import Vocabulary
+from macrec.ranking.ranker import rank_users
 from tests.artifacts import dataset, sequences_of
 
 ITEMS, USERS, LEVELS = 30, 25, 2

@@ -6,15 +6,15 @@ from itertools import product, starmap
 import numpy as np
 import pytest
 
-from macrec import schema
-from macrec.arrays import vector_column
-from macrec.artifact import Artifact
-from macrec.fusion import Weights, fuse_with_neighbours, listed_neighbours
-from macrec.generator import Recommender
-from macrec.metrics import per_user, ranks_in_lists
-from macrec.mix import Mix, mixed_neighbours
-from macrec.ranking import Ranker
-from macrec.sequences import Sequences
+from macrec.core.artifact import Artifact
+from macrec.data import schema
+from macrec.data.columns import vector_column
+from macrec.data.sequences import Sequences
+from macrec.generator.model import Recommender
+from macrec.metrics.ranking_metrics import per_user, ranks_in_lists
+from macrec.ranking.fusion import Weights, fuse_with_neighbours, listed_neighbours
+from macrec.ranking.neighbour_mix import Mix, mixed_neighbours
+from macrec.ranking.ranker import Ranker
 from tests.artifacts import dataset
 from tests.components.test_evaluate import ITEMS, VOCABULARY, make_inputs, run
 

@@ -8,12 +8,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from components.evaluate import main as stage
-from components.evaluate.tokenizer import measure
-from macrec import schema
-from macrec.arrays import codes_column, vector_column
-from macrec.artifact import Artifact, FolderOutput
-from macrec.prefix_lift import Pairs, prefix_lift
-from macrec.split import read_split
+from components.evaluate.tokenizer_figures import measure
+from macrec.core.artifact import Artifact, FolderOutput
+from macrec.data import schema
+from macrec.data.columns import codes_column, vector_column
+from macrec.data.split import read_split
+from macrec.tokenizer.prefix_lift import Pairs, prefix_lift
 from tests.artifacts import dataset
 
 # the codes decode to 0, 1, 2 / 10, 11, 12 / 20, 21, 22

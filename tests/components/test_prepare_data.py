@@ -11,8 +11,8 @@ import pytest
 
 from components.prepare_data.main import Config, Execution, Inputs, Outputs, run
 from components.prepare_data.validation import validate
-from macrec.artifact import Artifact, DatasetOutput, Source
-from macrec.errors import UserError
+from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.errors import UserError
 
 Rows = list[dict[str, Any]]
 LOOSE = Config(min_interactions=0)

@@ -7,10 +7,10 @@ from threadpoolctl import threadpool_limits
 
 from components.pseudo_label import main as stage
 from components.pseudo_label.clustering import capped
-from macrec import schema, vectors
-from macrec.arrays import vector_column
-from macrec.artifact import Artifact, DatasetOutput
-from macrec.errors import UserError
+from macrec.core.artifact import Artifact, DatasetOutput
+from macrec.core.errors import UserError
+from macrec.data import schema, vectors
+from macrec.data.columns import vector_column
 
 STREAMED = {"minibatch_above": 0, "batch_items": 64, "passes": 4}
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from components.quantize import evaluation, losses, objective, training
+from components.quantize import evaluation, objective, quantizer_losses, quantizer_training
 from components.quantize.data import Modality
-from macrec import schema
-from macrec.arrays import codes_matrix
-from macrec.errors import UserError
-from macrec.quantizer import load_quantizer
+from macrec.core.errors import UserError
+from macrec.data import schema
+from macrec.data.columns import codes_matrix
+from macrec.tokenizer.quantizer import load_quantizer
 from tests.planted import (
     CPU,
     GROUPS,
@@ -33,14 +33,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def terms_of(model, batch, config):
     passes = objective.forward(model, batch, config)
     pairs = {
-        name: losses.find_pairs(objective.other_labels(batch, name), config.contrastive_positives)
+        name: quantizer_losses.find_pairs(
+            objective.other_labels(batch, name), config.contrastive_positives
+        )
         for name in batch
     }
     return objective.loss_terms(model, torch.nn.ModuleDict(), passes, pairs, config)
 
 
 def state(config, catalogue=None):
-    model = training.train(catalogue or planted(), config, CPU).model
+    model = quantizer_training.train(catalogue or planted(), config, CPU).model
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -140,7 +142,7 @@ def test_share_of_anchors_with_a_positive():
     batch = {"text": text, "image": image}
     # Text anchors go by image labels: 0, 1, 2 have one, 3 has none, 4 is no anchor.
     for name, expected in (("text", [3, 4]), ("image", [2, 4])):
-        pairs = losses.find_pairs(objective.other_labels(batch, name))
+        pairs = quantizer_losses.find_pairs(objective.other_labels(batch, name))
         assert pairs.count_anchors().tolist() == expected
 
 
@@ -157,7 +159,7 @@ def test_the_first_level_separates_planted_groups(update):
     config = replace(
         SMALL, codebook_size=GROUPS, epochs=30, learning_rate=0.02, codebook_update=update
     )
-    trained = training.train(catalogue, config, CPU)
+    trained = quantizer_training.train(catalogue, config, CPU)
     codes, figures = evaluation.evaluate(trained, catalogue, config)
     for name in catalogue:
         first = codes[name][:, 0].reshape(-1, GROUPS)
@@ -172,13 +174,13 @@ def test_the_first_level_separates_planted_groups(update):
 @pytest.mark.case(36)
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_named():
     with pytest.raises(UserError, match=r"text_rq.* epoch [12], step \d.*learning_rate"):
-        training.train(planted(), replace(SMALL, learning_rate=1e30), CPU)
+        quantizer_training.train(planted(), replace(SMALL, learning_rate=1e30), CPU)
 
 
 def test_fewer_vectors_than_codewords():
     catalogue = without(planted(20), "image", *range(13))
     with pytest.raises(UserError, match=r"image_embeddings: 7 of 20 .*quantizer_codebook_size"):
-        training.train(catalogue, SMALL, CPU)
+        quantizer_training.train(catalogue, SMALL, CPU)
 
 
 @pytest.mark.parametrize("value", [1.0, float("inf")])
@@ -186,7 +188,7 @@ def test_vectors_without_variance_or_not_finite_are_refused(value):
     catalogue = planted()
     text = catalogue["text"]._replace(embedding_NE=torch.full((90, 10), value))
     with pytest.raises(UserError, match=r"text_embeddings: the 90 vectors"):
-        training.train(catalogue | {"text": text}, SMALL, CPU)
+        quantizer_training.train(catalogue | {"text": text}, SMALL, CPU)
 
 
 # ---------------------------------------------------------------- the stage

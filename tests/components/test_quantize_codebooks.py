@@ -9,10 +9,10 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from components.quantize import codebooks, training
-from macrec.errors import UserError
-from macrec.quantization import Quantized, nearest_codes
-from macrec.quantizer import CrossModalQuantizer, QuantizerSpec
+from components.quantize import codebooks, quantizer_training
+from macrec.core.errors import UserError
+from macrec.tokenizer.quantizer import CrossModalQuantizer, QuantizerSpec
+from macrec.tokenizer.residual_quantization import Quantized, nearest_codes
 from tests.planted import CPU, SMALL, normal, planted, untrained, without
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,7 +85,7 @@ def test_codewords_are_the_means_of_the_true_residuals_of_all_items(moment):
     if moment == "start":
         model = untrained(catalogue, replace(SMALL, codebook_update="gradient")).model
     else:
-        model = training.train(catalogue, SMALL, CPU).model
+        model = quantizer_training.train(catalogue, SMALL, CPU).model
     vectors = {name: data.embedding_NE for name, data in catalogue.items()}
     present = {name: data.present_N for name, data in catalogue.items()}
     for name, encoded in model.encode(vectors, present).items():
@@ -142,9 +142,9 @@ def test_a_codeword_that_is_never_chosen_stays_and_nothing_overflows(decay):
 def test_moving_means_of_training_follow_residuals_not_gradients():
     catalogue = planted()
     config = replace(SMALL, codebook_update="ema", ema_decay=0.9, epochs=20, reseed_dead=False)
-    trained = training.train(catalogue, config, CPU)
+    trained = quantizer_training.train(catalogue, config, CPU)
     start = untrained(catalogue, config).model
-    still = training.train(catalogue, replace(config, ema_decay=1.0), CPU).model
+    still = quantizer_training.train(catalogue, replace(config, ema_decay=1.0), CPU).model
     for name, part in trained.model.parts().items():
         for level, codebook_MD in enumerate(part.codebooks):
             assert not codebook_MD.requires_grad and codebook_MD.isfinite().all()
@@ -192,7 +192,7 @@ def test_reseeding_brings_codebooks_back_to_life(update):
             SMALL, codebook_init="normal", codebook_update=update, reseed_dead=reseed, epochs=2,
             refit_every=1, learning_rate=1e-9, ema_decay=1.0,
         )  # fmt: skip
-        trained = training.train(catalogue, config, CPU)
+        trained = quantizer_training.train(catalogue, config, CPU)
         encoded = trained.model.encode(
             {name: data.embedding_NE for name, data in catalogue.items()},
             {name: data.present_N for name, data in catalogue.items()},
@@ -208,7 +208,7 @@ def test_reseeding_brings_codebooks_back_to_life(update):
 def test_shared_levels_have_one_code_and_the_levels_below_their_own():
     catalogue = without(without(planted(), "image", 3, 4), "text", 7)
     config = replace(SMALL, shared_levels=2)
-    model = training.train(catalogue, config, CPU).model
+    model = quantizer_training.train(catalogue, config, CPU).model
     vectors = {name: data.embedding_NE for name, data in catalogue.items()}
     present = {name: data.present_N for name, data in catalogue.items()}
     encoded = model.encode(vectors, present)
@@ -263,4 +263,4 @@ def test_too_few_items_with_both_for_a_shared_level():
     catalogue = without(planted(20), "image", *range(10))
     catalogue = without(catalogue, "text", *range(15, 20))
     with pytest.raises(UserError, match=r"5 items have a text and an image vector.*shared_levels"):
-        training.train(catalogue, replace(SMALL, shared_levels=1), CPU)
+        quantizer_training.train(catalogue, replace(SMALL, shared_levels=1), CPU)

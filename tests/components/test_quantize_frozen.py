@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from components.quantize import main as stage
-from macrec import schema
-from macrec.arrays import codes_column, codes_matrix, embedding_matrix
-from macrec.artifact import Artifact, Source
-from macrec.errors import UserError
+from macrec.core.artifact import Artifact, Source
+from macrec.core.errors import UserError
+from macrec.data import schema
+from macrec.data.columns import codes_column, codes_matrix, embedding_matrix
 from tests.artifacts import dataset
 from tests.planted import SMALL, make_inputs, planted, run
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from components.quantize import losses, objective, training
+from components.quantize import objective, quantizer_losses, quantizer_training
 from components.quantize.config import Config
 from tests.planted import CPU, normal, planted, settled, untrained, without
 
@@ -95,7 +95,7 @@ class Point:
         }
         self.passes = objective.forward(self.model, self.batch, self.config)
         self.pairs = {
-            name: losses.find_pairs(
+            name: quantizer_losses.find_pairs(
                 objective.other_labels(self.batch, name), self.config.contrastive_positives
             )
             for name in self.batch
@@ -326,9 +326,12 @@ def test_a_step_follows_the_sum_of_the_terms_each_weighted_once(monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     catalogue = planted(ITEMS)
     config = replace(BASE, reseed_dead=False, contrastive_weights=(0.2, 0.3, 0.5))
-    model = training.train(catalogue, config, CPU).model  # one step that moves nothing
+    model = quantizer_training.train(catalogue, config, CPU).model  # one step that moves nothing
     passes = objective.forward(model, catalogue, config)
-    pairs = {name: losses.find_pairs(objective.other_labels(catalogue, name)) for name in catalogue}
+    pairs = {
+        name: quantizer_losses.find_pairs(objective.other_labels(catalogue, name))
+        for name in catalogue
+    }
     terms = objective.loss_terms(model, torch.nn.ModuleDict(), passes, pairs, config)
     model.zero_grad()
     total = terms["text_reconstruction"] + terms["image_reconstruction"] + 0.9 * terms["align"]

@@ -5,16 +5,16 @@ import math
 import pytest
 import torch
 
-from components.quantize import losses
-from macrec.quantization import Quantized, residual_quantize
+from components.quantize import quantizer_losses
+from macrec.tokenizer.residual_quantization import Quantized, residual_quantize
 from tests.planted import normal
 
 B, LEVELS = 12, 3  # batch, levels
 
 
 def contrast(residual_BD, label_B, temperature, positives="all"):
-    pairs = losses.find_pairs(label_B, positives)
-    return losses.contrastive_loss(residual_BD, pairs, temperature)
+    pairs = quantizer_losses.find_pairs(label_B, positives)
+    return quantizer_losses.contrastive_loss(residual_BD, pairs, temperature)
 
 
 @pytest.mark.parametrize("level", range(LEVELS))
@@ -43,17 +43,17 @@ def test_rq_loss_by_hand_is_summed_over_levels(levels, mean, summed):
     every = torch.ones(2, dtype=torch.bool)
     for reduce, expected in (("mean", mean), ("sum", summed)):
         for commitment in (0.0, 0.25):  # both parts have one value
-            loss = losses.rq_loss(some, every, commitment, reduce)
+            loss = quantizer_losses.rq_loss(some, every, commitment, reduce)
             assert float(loss) == pytest.approx(expected * (1 + commitment))
     first = torch.tensor([True, False])
-    assert float(losses.rq_loss(some, first, 0.0, "sum")) == (1.0 if 0 in levels else 0.0)
+    assert float(quantizer_losses.rq_loss(some, first, 0.0, "sum")) == (1.0 if 0 in levels else 0.0)
 
 
 @pytest.mark.parametrize(("reduce", "expected"), [("mean", 2.5), ("sum", 5.0)])
 def test_squared_error_over_components_and_present_rows(reduce, expected):
     a = torch.tensor([[1.0, 2.0], [100.0, 100.0]])
     present = torch.tensor([True, False])
-    assert float(losses.squared_error(a, torch.zeros(2, 2), present, reduce)) == expected
+    assert float(quantizer_losses.squared_error(a, torch.zeros(2, 2), present, reduce)) == expected
 
 
 RIGHT, UP, LEFT = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
@@ -114,7 +114,7 @@ def test_one_positive_by_hand():
 def test_one_positive_is_another_row_of_the_label():
     label_B = torch.randint(-1, 12, (40,), generator=torch.Generator().manual_seed(0))
     label_B[7] = 99  # alone in its label
-    pairs = losses.find_pairs(label_B, "one")
+    pairs = quantizer_losses.find_pairs(label_B, "one")
     anchors, positives = pairs.anchor_Q, pairs.positive_Q
     assert (anchors != positives).all() and torch.equal(label_B[anchors], label_B[positives])
     shared = [i for i in range(40) if label_B[i] >= 0 and (label_B == label_B[i]).sum() > 1]
@@ -134,7 +134,7 @@ def test_negatives(positives):
         ]
         for i in range(6)
     ]  # fmt: skip
-    assert losses.find_pairs(label_B, positives).negative_BB.tolist() == expected
+    assert quantizer_losses.find_pairs(label_B, positives).negative_BB.tolist() == expected
 
 
 def test_alignment_by_hand_both_directions_and_without_the_missing():
@@ -144,9 +144,9 @@ def test_alignment_by_hand_both_directions_and_without_the_missing():
     # Rows: (1, 1) and (0, 0); columns: (1, 0) and (1, 0); own: 1 and 0.
     rows = math.log(2)
     columns = (math.log(math.e + 1) - 1 + math.log(math.e + 1)) / 2
-    loss = float(losses.align_loss(a, b, present, 1.0))
+    loss = float(quantizer_losses.align_loss(a, b, present, 1.0))
     assert loss == pytest.approx(rows + columns)
-    assert float(losses.align_loss(a, b, ~present & False, 1.0)) == 0.0
+    assert float(quantizer_losses.align_loss(a, b, ~present & False, 1.0)) == 0.0
 
 
 def test_losses_do_not_overflow_at_a_small_temperature():
@@ -154,7 +154,7 @@ def test_losses_do_not_overflow_at_a_small_temperature():
     loss = contrast(residual, torch.tensor([0, 0, 1]), 1e-3)
     assert float(loss) == pytest.approx((2000 + 0) / 2, abs=1.0)
     # exp of -log would be inf here.
-    assert losses.align_loss(residual, -residual, torch.ones(3).bool(), 1e-3).isfinite()
+    assert quantizer_losses.align_loss(residual, -residual, torch.ones(3).bool(), 1e-3).isfinite()
 
 
 def test_gradients_agree_with_finite_differences():
@@ -163,8 +163,12 @@ def test_gradients_agree_with_finite_differences():
     present = torch.tensor([True, True, False, True, True, True])
     for positives in ("all", "one", "self"):
         assert torch.autograd.gradcheck(lambda x, p=positives: contrast(x, labels, 0.1, p), (a,))
-    assert torch.autograd.gradcheck(lambda x, y: losses.align_loss(x, y, present, 0.1), (a, b))
-    assert torch.autograd.gradcheck(lambda x, y: losses.squared_error(x, y, present, "sum"), (a, b))
+    assert torch.autograd.gradcheck(
+        lambda x, y: quantizer_losses.align_loss(x, y, present, 0.1), (a, b)
+    )
+    assert torch.autograd.gradcheck(
+        lambda x, y: quantizer_losses.squared_error(x, y, present, "sum"), (a, b)
+    )
 
 
 def test_an_item_on_its_codeword_does_not_blow_the_gradient_up():
@@ -181,7 +185,7 @@ def test_codewords_that_sum_to_zero_do_not_blow_the_gradient_up():
     a, b = normal(6, 3), normal(6, 3, seed=1)
     a[0] = 0
     a.requires_grad_()
-    losses.align_loss(a, b, torch.ones(6).bool(), 0.1).backward()
+    quantizer_losses.align_loss(a, b, torch.ones(6).bool(), 0.1).backward()
     assert float(a.grad.abs().max()) < 100
 
 
@@ -193,7 +197,7 @@ def test_the_alignment_sees_the_sum_of_the_first_codewords(gradient, to_latent, 
     latent = normal(B, 4).requires_grad_()
     codewords = [normal(B, 4, seed=n).requires_grad_() for n in range(1, 4)]
     quantized = Quantized(torch.zeros(B, 3), [], codewords, sum(codewords))
-    view = losses.align_view(latent, quantized, gradient, 2)
+    view = quantizer_losses.align_view(latent, quantized, gradient, 2)
     torch.testing.assert_close(view, codewords[0] + codewords[1])
     view.sum().backward()
     found = [0.0 if x.grad is None else float(x.grad.mean()) for x in (latent, *codewords)]
@@ -201,7 +205,7 @@ def test_the_alignment_sees_the_sum_of_the_first_codewords(gradient, to_latent, 
 
 
 def test_positive_pairs_need_two_rows_and_a_label():
-    pairs = losses.find_pairs(torch.tensor([5, -1, 5, 2, -1]))
+    pairs = quantizer_losses.find_pairs(torch.tensor([5, -1, 5, 2, -1]))
     found = torch.stack([pairs.anchor_Q, pairs.positive_Q], 1)
     assert found.tolist() == [[0, 2], [2, 0]]
     assert pairs.count_anchors().tolist() == [2, 3]

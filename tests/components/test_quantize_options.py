@@ -13,20 +13,20 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
 
-from components.quantize import evaluation, objective, sizes, training
+from components.quantize import evaluation, objective, quantizer_training, sizes
 from components.quantize.config import MAX_CODEBOOK, Config
-from macrec import schema
-from macrec.arrays import codes_matrix
-from macrec.errors import UserError
-from macrec.quantization import grid_codebooks
-from macrec.quantizer import CrossModalQuantizer, QuantizerSpec, load_quantizer
+from macrec.core.errors import UserError
+from macrec.data import schema
+from macrec.data.columns import codes_matrix
+from macrec.tokenizer.quantizer import CrossModalQuantizer, QuantizerSpec, load_quantizer
+from macrec.tokenizer.residual_quantization import grid_codebooks
 from tests.planted import CPU, SMALL, make_inputs, planted, run, settled, untrained, without
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def state(config, catalogue):
-    model = training.train(catalogue, settled(config), CPU).model
+    model = quantizer_training.train(catalogue, settled(config), CPU).model
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -155,7 +155,7 @@ def test_sinkhorn_balances_the_levels_that_have_an_epsilon_and_only_in_training(
 def test_rqkmeans_is_residual_kmeans_on_the_vectors_themselves():
     catalogue = without(planted(), "text", 5, 6)
     config = replace(SMALL, tokenizer="rqkmeans")
-    trained = training.train(catalogue, config, CPU)
+    trained = quantizer_training.train(catalogue, config, CPU)
     assert trained.history == []
     vectors = {name: data.embedding_NE for name, data in catalogue.items()}
     present = {name: data.present_N for name, data in catalogue.items()}
@@ -183,7 +183,7 @@ def test_fsq_trains_an_encoder_on_a_grid_that_stays():
     config = replace(SMALL, tokenizer="fsq", fsq_levels=(4, 3), epochs=30, learning_rate=0.02)
     config = settled(config)
     assert (config.codebook_size, config.latent_dim) == (12, 2)
-    trained = training.train(catalogue, config, CPU)
+    trained = quantizer_training.train(catalogue, config, CPU)
     for part in trained.model.parts().values():
         for book, grid_MD in zip(part.codebooks, grid_codebooks((4, 3), 3), strict=True):
             assert torch.equal(book, grid_MD)
@@ -263,7 +263,7 @@ def test_a_collapsed_codebook_fails_the_run():
     model = CrossModalQuantizer(spec)
     with torch.no_grad():
         model.text.codebooks[1][1:] += 1000
-    trained = training.Trained(model, [])
+    trained = quantizer_training.Trained(model, [])
     config = replace(SMALL, min_perplexity_share=0.15)
     with pytest.raises(UserError, match=r"text level 1: perplexity 1\.0, .*100\.0% .*1\.2 of 8"):
         evaluation.evaluate(trained, catalogue, config)

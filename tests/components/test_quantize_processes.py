@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from components.quantize import trainer, training
-from macrec.arrays import codes_matrix
-from macrec.artifact import Artifact
-from macrec.checkpoint import Checkpoints
-from macrec.processes import Processes, leave, processes
-from macrec.quantizer import load_quantizer
+from components.quantize import quantizer_trainer, quantizer_training
+from macrec.core.artifact import Artifact
+from macrec.core.checkpoint import Checkpoints
+from macrec.core.processes import Processes, leave, processes
+from macrec.data.columns import codes_matrix
+from macrec.tokenizer.quantizer import load_quantizer
 from tests.planted import CPU, SMALL, make_inputs, planted, without
 from tests.stage_process import StageProcess
 
@@ -40,10 +40,10 @@ def train_all(folder):
     """What each of the processes does; process 0 leaves the results."""
     torch.set_num_threads(1)
     together = processes()
-    trainer.ROWS = 16  # several chunks for each
+    quantizer_trainer.ROWS = 16  # several chunks for each
     for case, settings in CASES.items():
         config = replace(SMALL, batch_size=31, **settings)
-        trained = training.train(catalogue_of(), config, CPU, processes=together)
+        trained = quantizer_training.train(catalogue_of(), config, CPU, processes=together)
         uri = str(Path(folder) / case / str(together.rank))
         state = {"model": trained.model.state_dict(), "history": trained.history}
         Checkpoints(uri).save(0, state)
@@ -67,7 +67,9 @@ def test_two_processes_train_what_one_does(tmp_path):
     ]
     assert [process.wait() for process in started] == [0, 0]
     for case, settings in CASES.items():
-        alone = training.train(catalogue_of(), replace(SMALL, batch_size=31, **settings), CPU)
+        alone = quantizer_training.train(
+            catalogue_of(), replace(SMALL, batch_size=31, **settings), CPU
+        )
         ours, theirs = (
             Checkpoints(str(tmp_path / case / str(rank))).latest().state for rank in range(2)
         )

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from components.quantize import data, trainer, training
-from macrec.artifact import Artifact
-from macrec.checkpoint import Checkpoints
-from macrec.vectors import ScratchMatrix
+from components.quantize import data, quantizer_trainer, quantizer_training
+from macrec.core.artifact import Artifact
+from macrec.core.checkpoint import Checkpoints
+from macrec.data.vectors import ScratchMatrix
 from tests.planted import CPU, SMALL, make_inputs, planted, run, without
 from tests.stage_process import StageProcess
 
@@ -45,7 +45,7 @@ class CutShort(Exception):
 
 def cut_short(monkeypatch, catalogue, config, checkpoints, after):
     """Trains, saving at every step, and fails when the step after the given one is taken."""
-    original, taken = trainer.Trainer.step, []
+    original, taken = quantizer_trainer.Trainer.step, []
 
     def step(self, batch):
         taken.append(batch)
@@ -54,14 +54,14 @@ def cut_short(monkeypatch, catalogue, config, checkpoints, after):
         return original(self, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer.Trainer, "step", step)
+        patched.setattr(quantizer_trainer.Trainer, "step", step)
         with pytest.raises(CutShort):
-            training.train(catalogue, config, CPU, checkpoints=checkpoints)
+            quantizer_training.train(catalogue, config, CPU, checkpoints=checkpoints)
 
 
 @pytest.mark.parametrize("case", ["refit", "bfloat16"])
 def test_bfloat16_is_warned_of_where_it_costs_time(case, slow_bfloat16):
-    training.train(planted(), replace(config_of(case), epochs=1), CPU)
+    quantizer_training.train(planted(), replace(config_of(case), epochs=1), CPU)
     assert slow_bfloat16() == (case == "bfloat16")
 
 
@@ -69,11 +69,13 @@ def test_bfloat16_is_warned_of_where_it_costs_time(case, slow_bfloat16):
 @pytest.mark.parametrize("after", [3, 10, 12])  # in the first epoch, at the end of one, in another
 def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path, monkeypatch, case, after):
     catalogue, config = without(planted(), "image", 4, 9), config_of(case)
-    whole = training.train(catalogue, config, CPU)
+    whole = quantizer_training.train(catalogue, config, CPU)
     uri = str(tmp_path / "checkpoints")
     cut_short(monkeypatch, catalogue, config, Checkpoints(uri, every_seconds=0), after)
     told = []
-    resumed = training.train(catalogue, config, CPU, told.append, checkpoints=Checkpoints(uri))
+    resumed = quantizer_training.train(
+        catalogue, config, CPU, told.append, checkpoints=Checkpoints(uri)
+    )
     assert told[0] == (after - 1) // 5  # epochs that need not be repeated
     assert resumed.history == whole.history
     assert same(resumed, whole)
@@ -94,7 +96,7 @@ def test_a_checkpoint_is_saved_by_time_and_two_are_kept(tmp_path):
         now[0] += 1.0  # asked once a step, and once when a save has ended
         return now[0]
 
-    training.train(
+    quantizer_training.train(
         catalogue, config, CPU, checkpoints=Checkpoints(uri, every_seconds=6, clock=clock)
     )
     steps = sorted(int(p.name.split("-")[1]) for p in (tmp_path / "checkpoints").glob("*.json"))
@@ -104,7 +106,7 @@ def test_a_checkpoint_is_saved_by_time_and_two_are_kept(tmp_path):
 @pytest.mark.case(3)
 def test_sigterm_is_answered_by_a_checkpoint_after_the_step(tmp_path, monkeypatch):
     catalogue, config, uri = planted(), config_of("refit"), str(tmp_path / "checkpoints")
-    original, taken = trainer.Trainer.step, []
+    original, taken = quantizer_trainer.Trainer.step, []
 
     def step(self, batch):
         taken.append(batch)
@@ -113,12 +115,12 @@ def test_sigterm_is_answered_by_a_checkpoint_after_the_step(tmp_path, monkeypatc
         return original(self, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer.Trainer, "step", step)
+        patched.setattr(quantizer_trainer.Trainer, "step", step)
         with pytest.raises(SystemExit) as ended:
-            training.train(catalogue, config, CPU, checkpoints=Checkpoints(uri))
+            quantizer_training.train(catalogue, config, CPU, checkpoints=Checkpoints(uri))
     assert ended.value.code == 143 and Checkpoints(uri).latest().step == 7
-    resumed = training.train(catalogue, config, CPU, checkpoints=Checkpoints(uri))
-    assert same(resumed, training.train(catalogue, config, CPU))
+    resumed = quantizer_training.train(catalogue, config, CPU, checkpoints=Checkpoints(uri))
+    assert same(resumed, quantizer_training.train(catalogue, config, CPU))
 
 
 @pytest.mark.case(3)
@@ -201,19 +203,21 @@ def test_half_precision_vectors_train_like_whole_ones():
         n: p._replace(embedding_NE=p.embedding_NE.half().float()) for n, p in planted().items()
     }
     half = {n: p._replace(embedding_NE=p.embedding_NE.half()) for n, p in planted().items()}
-    assert same(training.train(whole, SMALL, CPU), training.train(half, SMALL, CPU))
+    assert same(
+        quantizer_training.train(whole, SMALL, CPU), quantizer_training.train(half, SMALL, CPU)
+    )
 
 
 def test_kmeans_takes_a_sample_of_a_large_catalogue(monkeypatch):
-    monkeypatch.setattr(trainer, "REFIT_ITEMS", 0)
+    monkeypatch.setattr(quantizer_trainer, "REFIT_ITEMS", 0)
     catalogue = planted(600)
     config = replace(SMALL, codebook_size=2, levels=1, contrastive_weights=(), epochs=1)
-    seen, refit = [], trainer.codebooks.refit
+    seen, refit = [], quantizer_trainer.codebooks.refit
 
     def watched(model, latents, present, generator):
         seen.append({name: len(latents_ND) for name, latents_ND in latents.items()})
         refit(model, latents, present, generator)
 
-    monkeypatch.setattr(trainer.codebooks, "refit", watched)
-    training.train(catalogue, config, CPU)
+    monkeypatch.setattr(quantizer_trainer.codebooks, "refit", watched)
+    quantizer_training.train(catalogue, config, CPU)
     assert seen == [{"text": 512, "image": 512}] * 2

@@ -17,8 +17,8 @@ from components.prepare_data.files import find_files
 from components.prepare_data.main import Config, Execution, Inputs, Outputs, run
 from components.prepare_data.readers import Reader
 from components.prepare_data.validation import validate
-from macrec.artifact import Artifact, DatasetOutput, Source
-from macrec.errors import UserError
+from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.errors import UserError
 
 Rows = list[dict[str, Any]]
 

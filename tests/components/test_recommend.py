@@ -8,19 +8,19 @@ import torch
 from components.recommend import main as stage
 from components.recommend import shards
 from components.recommend.users import Users
-from macrec import schema
-from macrec.arrays import codes_column, vector_column
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput, Source
-from macrec.errors import TryAgain, UserError
-from macrec.fusion import Weights, fuse_with_neighbours
-from macrec.generator import ModelSize, Recommender, build_model, save_recommender
-from macrec.mix import Mix, mixed_neighbours
-from macrec.ranking import Ranker, rank_users
-from macrec.sequences import Sequences
-from macrec.stage import execute
-from macrec.storage import open_storage
-from macrec.store import ArtifactStore
-from macrec.tokens import Vocabulary
+from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput, Source
+from macrec.core.errors import TryAgain, UserError
+from macrec.core.stage import execute
+from macrec.core.storage.local import open_storage
+from macrec.core.store import ArtifactStore
+from macrec.data import schema
+from macrec.data.columns import codes_column, vector_column
+from macrec.data.sequences import Sequences
+from macrec.generator.model import ModelSize, Recommender, build_model, save_recommender
+from macrec.generator.tokens import Vocabulary
+from macrec.ranking.fusion import Weights, fuse_with_neighbours
+from macrec.ranking.neighbour_mix import Mix, mixed_neighbours
+from macrec.ranking.ranker import Ranker, rank_users
 from tests.artifacts import dataset
 
 ITEMS, USERS, WEIGHT = 30, 23, 0.3
@@ -260,7 +260,7 @@ def test_it_goes_on_after_the_last_finished_shard(tmp_path, inputs, monkeypatch,
     uri = str(tmp_path / "store")
     if remote:
         request.getfixturevalue("gcs_server")
-        from macrec import gcs_session
+        from macrec.core.storage import gcs_session
 
         gcs_session.client().create_bucket("lists")
         uri = "gs://lists/store"
@@ -321,7 +321,7 @@ def test_a_storage_that_does_not_answer_costs_no_list(tmp_path, monkeypatch, cap
     def silent(*_):
         raise TryAgain("no answer")
 
-    monkeypatch.setattr("macrec.storage.LocalStorage.upload", silent)
+    monkeypatch.setattr("macrec.core.storage.local.LocalStorage.upload", silent)
     kept = shards.KeptShards(str(tmp_path))
     kept.keep("users-0", pa.table({"rank": [1]}))
     assert "users-0 is not kept: no answer" in caplog.text and kept.find("users-0") is None

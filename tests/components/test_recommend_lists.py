@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.recommend.id_lists import read_ids
-from macrec.artifact import Source
-from macrec.errors import UserError
+from macrec.core.artifact import Source
+from macrec.core.errors import UserError
 
 
 def read(path):

@@ -6,10 +6,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from components.resolve_collisions import main as stage
-from macrec import schema
-from macrec.arrays import codes_column, codes_matrix, vector_column
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput, Source
-from macrec.errors import UserError
+from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput, Source
+from macrec.core.errors import UserError
+from macrec.data import schema
+from macrec.data.columns import codes_column, codes_matrix, vector_column
 from tests.artifacts import dataset
 
 CODEBOOKS = {  # decoded: 00 -> 0, 01 -> 1, 10 -> 10, 11 -> 11

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from components.train import generator_trainer, generator_training
 from components.train import main as stage
-from components.train import trainer, training
 from components.train.rows import TASKS
 from components.train.schedule import Schedule, decay_epochs
-from macrec.errors import UserError
-from macrec.fingerprint import sources
-from macrec.generator import build_model, load_recommender
-from macrec.runtime import low_precision
-from macrec.t5 import weights_of
-from macrec.tokens import PAD
+from macrec.compute.device import low_precision
+from macrec.core.errors import UserError
+from macrec.core.fingerprint import sources
+from macrec.generator.model import build_model, load_recommender
+from macrec.generator.t5 import weights_of
+from macrec.generator.tokens import PAD
 from tests.small_generator import (
     CPU,
     ITEMS,
@@ -85,7 +85,7 @@ def test_stopping_starts_the_decay_from_the_best_weights_and_keeps_the_best():
 def test_the_decay_starts_with_the_moments_of_the_best_weights(monkeypatch):
     """Undisturbed by the epochs in between: as if the training had stopped at the best."""
     config = dataclasses.replace(SMALL, dropout=0.0, patience=1, decay=0.5)
-    monkeypatch.setattr(trainer, "generator", lambda *_: np.random.default_rng(0))
+    monkeypatch.setattr(generator_trainer, "generator", lambda *_: np.random.default_rng(0))
     score, stopped_late = recording([0.5, 0.1, 0.6])
     train_small(dataclasses.replace(config, epochs=5), score)
     score, stopped_at_once = recording([0.5, 0.6])
@@ -114,8 +114,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_it(monkeypatc
             return loss * math.nan, figures_F * math.nan
         return original(self, index_B, weights)
 
-    original = trainer.Trainer._loss
-    monkeypatch.setattr(trainer.Trainer, "_loss", poison)
+    original = generator_trainer.Trainer._loss
+    monkeypatch.setattr(generator_trainer.Trainer, "_loss", poison)
     with pytest.raises(UserError, match=r"step 3 \(epoch 1\): loss nan.*Lower learning_rate"):
         train_small()
     assert good
@@ -149,7 +149,7 @@ def test_precision_is_that_of_the_setting_on_either_device(
 def test_the_average_of_the_weights_is_validated_decayed_from_and_saved(monkeypatch):
     """Against sums written down here, step by step."""
     config = dataclasses.replace(SMALL, average_decay=0.6, epochs=2, decay=0.5)
-    kept, average, step = [], {}, trainer.Trainer.step
+    kept, average, step = [], {}, generator_trainer.Trainer.step
 
     def watched(self, index_B):
         weights = self.state.weights()
@@ -172,7 +172,7 @@ def test_the_average_of_the_weights_is_validated_decayed_from_and_saved(monkeypa
         kept.append((trained_weights[-1], shown))
         return [0.5, 0.2, 0.0, 0.6][len(kept) - 1]
 
-    trained_weights, validate = [], training._validate
+    trained_weights, validate = [], generator_training._validate
 
     def validated(state, measure):
         trained_weights.append({n: w.clone() for n, w in state.weights().items()})
@@ -180,8 +180,8 @@ def test_the_average_of_the_weights_is_validated_decayed_from_and_saved(monkeypa
         assert all(torch.equal(w, trained_weights[-1][n]) for n, w in state.weights().items())
         return found
 
-    monkeypatch.setattr(trainer.Trainer, "step", watched)
-    monkeypatch.setattr(training, "_validate", validated)
+    monkeypatch.setattr(generator_trainer.Trainer, "step", watched)
+    monkeypatch.setattr(generator_training, "_validate", validated)
     model, trained = train_small(config, score)
     assert trained.best_ndcg == 0.6 and trained.epochs == 3
     raw, shown = kept[-1]
@@ -191,14 +191,14 @@ def test_the_average_of_the_weights_is_validated_decayed_from_and_saved(monkeypa
 
 
 def test_history_dropout_thins_the_batches_anew_in_every_epoch(monkeypatch):
-    seen, original = [], trainer.batch_loss
+    seen, original = [], generator_trainer.batch_loss
 
     def watched(weights, batch, *settings):
         if batch.decoder_BGL.shape[1] == 2:  # sequences; an item has one target
             seen.append(batch)
         return original(weights, batch, *settings)
 
-    monkeypatch.setattr(trainer, "batch_loss", watched)
+    monkeypatch.setattr(generator_trainer, "batch_loss", watched)
     tokens = {}
     for share in (0.0, 0.5):
         seen.clear()
@@ -257,10 +257,10 @@ def test_embeddings_move_by_their_own_rate():
     config = dataclasses.replace(
         SMALL, embedding_rate=5.0, weight_decay=0.0, warmup_steps=0, clip_norm=1e9
     )
-    training.prepare(0, "cpu", 1)
+    generator_training.prepare(0, "cpu", 1)
     model = build_model(VOCABULARY, config.model_size)
     data = data_of(random_sequences(8), catalogue_codes(3))
-    steps = trainer.Trainer(model, data, config, CPU)
+    steps = generator_trainer.Trainer(model, data, config, CPU)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     steps.step(np.arange(8))
     for name, weight in model.named_parameters():
@@ -381,5 +381,5 @@ def test_items_that_have_no_semantic_id_are_counted(tmp_path):
 def test_how_neighbours_are_counted_is_no_part_of_a_training():
     trained = sources("components.train.main", stage.not_run(stage.Config()))
     evaluated = sources("components.evaluate.main")
-    assert "macrec.ranking" in trained and "macrec.neighbours" not in trained
-    assert "macrec.neighbours" in evaluated
+    assert "macrec.ranking.ranker" in trained and "macrec.ranking.neighbours" not in trained
+    assert "macrec.ranking.neighbours" in evaluated

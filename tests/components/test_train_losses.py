@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from components.train.batches import NO_TASK, make_batch, pair_batch
-from components.train.losses import batch_loss, implicit_loss, mean_pooled
+from components.train.generator_losses import batch_loss, implicit_loss, mean_pooled
 from components.train.rows import TASKS
-from macrec.t5 import Dropout, decode_blocks, encode, memory, weights_of
-from macrec.tokens import EOS, MISSING, PAD
+from macrec.generator.t5 import Dropout, decode_blocks, encode, memory, weights_of
+from macrec.generator.tokens import EOS, MISSING, PAD
 from tests.small_generator import (
     CPU,
     LEVELS,

@@ -13,17 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.train import trainer
+from components.train import generator_trainer
+from components.train.generator_trainer import Trainer
+from components.train.generator_training import prepare, train
+from components.train.generator_validation import fused_ndcg, validation_split
 from components.train.main import Execution
 from components.train.rows import TASKS
-from components.train.trainer import Trainer
-from components.train.training import prepare, train
-from components.train.validation import fused_ndcg, validation_split
-from macrec.artifact import Artifact
-from macrec.checkpoint import Checkpoints
-from macrec.errors import UserError
-from macrec.generator import Recommender, build_model
-from macrec.processes import Processes, leave, processes
+from macrec.core.artifact import Artifact
+from macrec.core.checkpoint import Checkpoints
+from macrec.core.errors import UserError
+from macrec.core.processes import Processes, leave, processes
+from macrec.generator.model import Recommender, build_model
 from tests.small_generator import (
     CPU,
     ITEMS,
@@ -202,13 +202,13 @@ def test_the_shares_of_a_batch_are_all_rows_once_and_of_like_length(monkeypatch,
     lengths_R = data.lengths(data.sequence_rows)
     index_B = np.argsort(lengths_R, kind="stable")[::6]  # sorted, as a batch is
     assert np.ptp(lengths_R[index_B]) > 20
-    parts, original = [], trainer.make_batch
+    parts, original = [], generator_trainer.make_batch
 
     def watched(data, rows, own_B):
         parts.append(own_B)
         return original(data, rows, own_B)
 
-    monkeypatch.setattr(trainer, "make_batch", watched)
+    monkeypatch.setattr(generator_trainer, "make_batch", watched)
     for rank in range(count):
         Trainer(small_model(), data, BASE, CPU, processes=Shared(rank, count)).step(index_B)
     assert sorted(np.concatenate(parts).tolist()) == sorted(index_B.tolist())

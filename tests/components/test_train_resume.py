@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from components.train import trainer, training
-from macrec.artifact import Artifact
-from macrec.checkpoint import Checkpoints
+from components.train import generator_trainer, generator_training
+from macrec.core.artifact import Artifact
+from macrec.core.checkpoint import Checkpoints
 from tests.small_generator import (
     SMALL,
     catalogue_codes,
@@ -38,12 +38,12 @@ PLAN = {1: 0.3, 2: 0.5, 3: 0.2, 4: 0.4, 5: 0.45, 6: 0.3, 7: 0.6}
 
 @pytest.fixture(autouse=True)
 def planned_scores(monkeypatch):
-    original = training._validate
+    original = generator_training._validate
 
     def planned(state, score):
         return PLAN[state.epoch] + 0.01 * original(state, score)
 
-    monkeypatch.setattr(training, "_validate", planned)
+    monkeypatch.setattr(generator_training, "_validate", planned)
 
 
 class Killed(Exception):
@@ -119,16 +119,18 @@ def test_the_cases_are_cut_everywhere(tmp_path):
 
 
 def test_steps_and_epochs_that_were_saved_are_not_taken_again(tmp_path, monkeypatch):
-    steps, validated, step = [], [], trainer.Trainer.step
+    steps, validated, step = [], [], generator_trainer.Trainer.step
 
     def watched(self, index_B):
         steps.append(self.state.step)
         return step(self, index_B)
 
-    validate = training._validate
-    monkeypatch.setattr(trainer.Trainer, "step", watched)
+    validate = generator_training._validate
+    monkeypatch.setattr(generator_trainer.Trainer, "step", watched)
     monkeypatch.setattr(
-        training, "_validate", lambda state, score: validated.append(1) or validate(state, score)
+        generator_training,
+        "_validate",
+        lambda state, score: validated.append(1) or validate(state, score),
     )
     _, (_, trained) = until_it_ends(BASE, str(tmp_path / "checkpoints"), 1)
     assert steps == list(range(trained.steps))
@@ -159,7 +161,7 @@ def test_a_checkpoint_has_every_weight_once_and_no_moments_of_the_best_in_the_de
 
 @pytest.mark.case(3)
 def test_sigterm_is_answered_by_a_checkpoint_after_the_step(tmp_path, monkeypatch):
-    uri, step = str(tmp_path / "checkpoints"), trainer.Trainer.step
+    uri, step = str(tmp_path / "checkpoints"), generator_trainer.Trainer.step
 
     def terminated(self, index_B):
         if self.state.step == 6:
@@ -167,7 +169,7 @@ def test_sigterm_is_answered_by_a_checkpoint_after_the_step(tmp_path, monkeypatc
         return step(self, index_B)
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer.Trainer, "step", terminated)
+        patched.setattr(generator_trainer.Trainer, "step", terminated)
         with pytest.raises(SystemExit) as ended:
             train_small(BASE, checkpoints=Checkpoints(uri))
     assert ended.value.code == 143 and Checkpoints(uri).latest().step == 7
@@ -228,20 +230,20 @@ def test_the_state_of_another_model_is_refused(tmp_path):
 
 def test_every_step_has_its_own_item_pairs_and_dropout_masks(monkeypatch):
     """Drawn from the step, they must not be those of another step."""
-    drawn, original = [], trainer.generator
+    drawn, original = [], generator_trainer.generator
 
     def watched(seed, stream, *place):
         drawn.append((int(stream), *place))
         return original(seed, stream, *place)
 
-    monkeypatch.setattr(trainer, "generator", watched)
-    masks, loss = [], trainer.Trainer._loss
+    monkeypatch.setattr(generator_trainer, "generator", watched)
+    masks, loss = [], generator_trainer.Trainer._loss
 
     def first_random_number(self, index_B, weights):
         masks.append(torch.rand((), generator=torch.default_generator.clone_state()).item())
         return loss(self, index_B, weights)
 
-    monkeypatch.setattr(trainer.Trainer, "_loss", first_random_number)
+    monkeypatch.setattr(generator_trainer.Trainer, "_loss", first_random_number)
     _, trained = train_small(replace(BASE, history_dropout=0.3))
     per_step, per_epoch = 2 * trained.steps, 2 * trained.epochs
     assert len(drawn) == len(set(drawn)) == per_step + per_epoch

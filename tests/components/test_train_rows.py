@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from components.train.batches import IGNORED, NO_TASK, epoch_batches, make_batch, pair_batch
+from components.train.generator_validation import validation_split
 from components.train.history_dropout import draw_dropped, thinned_lengths, thinned_sources
 from components.train.rows import TASKS, training_rows
-from components.train.validation import validation_split
-from macrec.errors import UserError
-from macrec.tokens import (
+from macrec.core.errors import UserError
+from macrec.generator.tokens import (
     EOS,
     ITEM_TO_IMAGE,
     ITEM_TO_TEXT,

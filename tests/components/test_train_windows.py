@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.train.batches import make_batch
-from components.train.losses import batch_loss
+from components.train.generator_losses import batch_loss
+from components.train.generator_trainer import Trainer
 from components.train.rows import TASKS, training_rows, training_windows
-from components.train.trainer import Trainer
-from macrec.decode import score_items
-from macrec.decoder import encode
-from macrec.errors import UserError
-from macrec.generator import Recommender
-from macrec.t5 import encode as encode_sources
-from macrec.t5 import weights_of
-from macrec.tokens import SEQUENCE_TASK, source_mask
+from macrec.core.errors import UserError
+from macrec.generator.beam_search import score_items
+from macrec.generator.decoder import encode
+from macrec.generator.model import Recommender
+from macrec.generator.t5 import encode as encode_sources
+from macrec.generator.t5 import weights_of
+from macrec.generator.tokens import SEQUENCE_TASK, source_mask
 from tests.small_generator import (
     CPU,
     SIZE,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import images
+from pipelines.local import images
 from tests.containers.podman import BASE, Podman
 from tests.pipelines.conftest import Called, Sample, macrec, sample
 

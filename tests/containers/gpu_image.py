@@ -3,7 +3,7 @@
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import images
+from pipelines.local import images
 from tests.pipelines.conftest import SMOKE
 
 

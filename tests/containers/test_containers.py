@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 import docker
-from macrec.artifact import Artifact
-from pipelines import containers, images, local
-from pipelines.parameters import PREFIXES, resolve
-from pipelines.run import run_stages
+from macrec.core.artifact import Artifact
+from pipelines.dag.run_form import PREFIXES, resolve
+from pipelines.local import containers, executor, images
+from pipelines.local.run import run_stages
 from tests.pipelines.conftest import ROOT, SMOKE
 
 pytestmark = pytest.mark.slow
@@ -157,7 +157,7 @@ def test_a_failed_run_is_rerun_and_has_the_same_digests_as_in_processes(
 @pytest.fixture
 def broken_pipeline(tmp_path):
     """pipeline.yaml, but the second task ends with exit code 3."""
-    documents = list(yaml.safe_load_all(local.PIPELINE_YAML.read_text()))
+    documents = list(yaml.safe_load_all(executor.PIPELINE_YAML.read_text()))
     container = documents[0]["deploymentSpec"]["executors"]["exec-prepare-data"]["container"]
     container["command"] = ["sh", "-c", "exit 3 # components.prepare_data.main"]
     path = tmp_path / "broken.yaml"
@@ -199,7 +199,7 @@ def test_a_silent_stage_is_waited_for(client, image, capfd):
 def test_a_run_that_is_terminated_stops_its_container(client, image):
     """The stage hears of it first, and nothing is left behind."""
     program = (
-        "from pipelines.containers import Containers, Options\n"
+        "from pipelines.local.containers import Containers, Options\n"
         f"launch = Containers(Options({image!r}), [])\n"
         "launch(['sh', '-c', 'trap \"echo told; exit 0\" TERM; echo up; sleep 60 & wait'], {})\n"
     )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from macrec.artifact import Artifact
+from macrec.core.artifact import Artifact
 from tests.faults.stage_runs import StageCall, recorded
 from tests.faults.toy import Toy
 from tests.pipelines.conftest import SMOKE, Sample, macrec, sample

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from macrec.artifact import MANIFEST, Artifact
-from macrec.errors import UserError
-from macrec.stage_cli import METRICS
-from macrec.task_note import TASK
-from pipelines import cli, local
-from pipelines.collect import PARTIAL
+from macrec.core.artifact import MANIFEST, Artifact
+from macrec.core.errors import UserError
+from macrec.core.stage_command import METRICS
+from macrec.core.task_note import TASK
+from pipelines.cli import main
+from pipelines.local import executor
+from pipelines.local.gc import PARTIAL
 
 ROOT = Path(__file__).parent.parent.parent
 SMOKE = ROOT / "configs" / "smoke.yaml"
@@ -88,7 +89,7 @@ class StageCall(NamedTuple):
 def recorded(sample_flags: Sequence[object], out: Path, patch: Callable[..., None]) -> list:
     """The calls of a run that nothing disturbs."""
     calls: list[StageCall] = []
-    original = local.in_process
+    original = executor.in_process
 
     def launch(command, environment):
         call = json.loads(command[command.index("--executor-input") + 1])
@@ -100,9 +101,9 @@ def recorded(sample_flags: Sequence[object], out: Path, patch: Callable[..., Non
         calls.append(StageCall(stage, list(command), folder, out / "store", seconds))
         return code
 
-    patch(local, "in_process", launch)
+    patch(executor, "in_process", launch)
     try:
-        cli.main(run_flags(sample_flags, out))
+        main.main(run_flags(sample_flags, out))
     except SystemExit as ended:
         assert ended.code == 0
     return calls

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from components.quantize import training as quantizing
-from macrec.checkpoint import Checkpoints
-from macrec.errors import UserError
+from components.quantize import quantizer_training as quantizing
+from macrec.core.checkpoint import Checkpoints
+from macrec.core.errors import UserError
 from tests import planted
 from tests.faults.toy import content
 from tests.small_generator import (
@@ -152,9 +152,9 @@ def is_finite(value) -> bool:
 @pytest.mark.case(36)
 @pytest.mark.usefixtures("one_thread")
 def test_a_quantizer_that_diverges_keeps_its_last_good_checkpoint(tmp_path, monkeypatch):
-    from components.quantize import trainer
+    from components.quantize import quantizer_trainer
 
-    step, uri = trainer.Trainer.step, str(tmp_path / "checkpoints")
+    step, uri = quantizer_trainer.Trainer.step, str(tmp_path / "checkpoints")
 
     def poisoned(self, batch):
         if self.steps == 7:
@@ -162,7 +162,7 @@ def test_a_quantizer_that_diverges_keeps_its_last_good_checkpoint(tmp_path, monk
                 group["lr"] = 1e30
         return step(self, batch)
 
-    monkeypatch.setattr(trainer.Trainer, "step", poisoned)
+    monkeypatch.setattr(quantizer_trainer.Trainer, "step", poisoned)
     config = replace(planted.SMALL, batch_size=20, epochs=9)  # 5 steps an epoch
     with pytest.raises(UserError, match=r"quantize: .* stopped being finite in "):
         quantizing.train(

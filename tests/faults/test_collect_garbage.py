@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from macrec import gcs_session, storage
-from macrec.artifact import FolderOutput
-from macrec.errors import UserError
-from pipelines import cli, collect, run_record
+from macrec.core.artifact import FolderOutput
+from macrec.core.errors import UserError
+from macrec.core.storage import gcs_session, local
+from pipelines.cli import main
+from pipelines.local import gc, run_record
 from tests.faults.test_concurrent import wait_for
 from tests.faults.toy import content, stored, tree
 
@@ -30,13 +31,13 @@ def store(request, tmp_path) -> str:
 
 
 def names(store: str) -> set[str]:
-    return set(storage.open_storage(store).names())
+    return set(local.open_storage(store).names())
 
 
 def remove(place: str | Path, limit: float = LATER, **options) -> dict[str, int]:
     """Collects; how many of each kind were removed."""
     found: dict[str, int] = {}
-    for one in collect.rubbish(str(place), limit, **options):
+    for one in gc.rubbish(str(place), limit, **options):
         found[one.kind] = found.get(one.kind, 0) + one.remove()
     found.pop("temporary folders", None)  # of whatever else has run on this machine
     return found
@@ -78,7 +79,7 @@ def test_a_file_that_came_to_be_used_meanwhile_stays(toy, store, tmp_path):
     assert killed.code == -signal.SIGKILL
     time.sleep(1.1)
     limit = time.time()
-    found = list(collect.rubbish(store, limit))
+    found = list(gc.rubbish(store, limit))
     time.sleep(0.1)
     assert toy.call(tmp_path / "a", store).code == 0  # the same blobs, named by a record now
     assert {one.kind for one in found if not one.remove()} >= {"blobs without a record"}
@@ -144,7 +145,7 @@ def test_the_command(toy, tmp_path, capsys, monkeypatch):
 
     def gc(*arguments) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
-            cli.main(["gc", *map(str, arguments)])
+            main.main(["gc", *map(str, arguments)])
         return ended.value.code, capsys.readouterr().out
 
     assert gc(store) == (0, "nothing to remove that is older than 7d\n")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from macrec.artifact import Artifact
+from macrec.core.artifact import Artifact
 from tests.faults.stage_runs import digests
 from tests.faults.toy import content, stored, tree
 

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from macrec.artifact import MANIFEST, Artifact, json_digest
-from macrec.checkpoint import Checkpoints
-from macrec.embedding_cache import KEY, EmbeddingCache
-from macrec.errors import UserError
-from macrec.store import ArtifactStore
+from macrec.core.artifact import MANIFEST, Artifact, json_digest
+from macrec.core.checkpoint import Checkpoints
+from macrec.core.errors import UserError
+from macrec.core.store import ArtifactStore
+from macrec.data.embedding_cache import KEY, EmbeddingCache
 
 SEED = 14
 
@@ -155,8 +155,8 @@ def test_a_damaged_record_of_the_store_is_refused(small_run, tmp_path, sized, tr
 
 @pytest.mark.case(13, 14)
 def test_a_damaged_blob_of_the_store_is_computed_again(toy_stage, numbers, tmp_path, sized, trials):
-    from macrec.artifact import DatasetOutput, HtmlOutput
-    from macrec.stage import execute
+    from macrec.core.artifact import DatasetOutput, HtmlOutput
+    from macrec.core.stage import execute
 
     rng, given = random.Random(SEED), Artifact.open(numbers(1, 2, 3))
     store = ArtifactStore(str(tmp_path / "store"))

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from macrec.artifact import Artifact
-from pipelines import parameters
+from macrec.core.artifact import Artifact
+from pipelines.dag import run_form
 from tests.faults.conftest import Run, smoke_flags
 from tests.pipelines.conftest import ROOT
 
@@ -54,8 +54,8 @@ NEARLY = {
 def speed_parameters():
     """The run parameters of every Execution, but for those that choose hardware."""
     found = []
-    for name, prefix in parameters.PREFIXES.items():
-        found += [prefix + p.name for p in parameters.fields(parameters.stage(name).Execution)]
+    for name, prefix in run_form.PREFIXES.items():
+        found += [prefix + p.name for p in run_form.fields(run_form.stage(name).Execution)]
     return {n for n in found if not n.endswith(("device", "dtype", "compile", "precision"))}
 
 
@@ -65,7 +65,7 @@ def digests(sample, tmp_path):
 
     def run(environment, settings, folder=ROOT):
         sets = [part for n, v in settings.items() for part in ("--set", f"{n}={v}")]
-        command = [sys.executable, "-m", "pipelines.cli", "run", *smoke_flags(sample), *sets]
+        command = [sys.executable, "-m", "pipelines.cli.main", "run", *smoke_flags(sample), *sets]
         command += ["--out", tmp_path / "out"]
         paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
         env = os.environ | {"PYTHONPATH": paths} | ONE_THREAD | environment
@@ -84,7 +84,7 @@ def differing(found, expected):
 
 
 def test_every_setting_of_speed_is_changed():
-    nearly = {parameters.PREFIXES[stage] + n for stage, found in NEARLY.items() for n in found}
+    nearly = {run_form.PREFIXES[stage] + n for stage, found in NEARLY.items() for n in found}
     assert set(SPEED) | nearly == speed_parameters() and not set(SPEED) & nearly
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.collect import PARTIAL
+from pipelines.local.gc import PARTIAL
 from tests.faults.stage_runs import digests, readable
 from tests.faults.toy import content, tree
 

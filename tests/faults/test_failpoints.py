@@ -1,7 +1,7 @@
 """kill -9 at every step of a commit: nothing wrong can be read, and a rerun ends as if undisturbed.
 
-The points are those that `macrec.failpoint` lists; that the process really died at the point is
-told by the signal that ended it.
+The points are those that `macrec.core.failpoint` lists; that the process really died at the point
+is told by the signal that ended it.
 """
 
 import itertools
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from macrec import failpoint
-from pipelines import collect
+from macrec.core import failpoint
+from pipelines.local import gc
 from tests.faults.toy import Toy, content, stored, tree
 
 HANDED_OVER = ("file restored", "result restored")
@@ -31,7 +31,7 @@ def damage_blobs(store: Path, but_those_of: Path) -> None:
 
 def swept(place: Path) -> int:
     """Removes what gc names, of whatever age; how many files that were."""
-    return sum(found.remove() for found in list(collect.rubbish(str(place), limit=float("inf"))))
+    return sum(found.remove() for found in list(gc.rubbish(str(place), limit=float("inf"))))
 
 
 LATER = {

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from pipelines.parameters import PREFIXES
+from pipelines.dag.run_form import PREFIXES
 from tests.faults.stage_runs import digests, readable
 
 

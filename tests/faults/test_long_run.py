@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import collect
-from pipelines.run_record import RUNS
+from pipelines.local import gc
+from pipelines.local.run_record import RUNS
 from tests.faults.stage_runs import ROOT, StageCall, digests, readable, run_flags
 
 LIGHT = ("prepare_data", "resolve_collisions")
@@ -29,11 +29,11 @@ def salted(call: StageCall, salt: str) -> StageCall:
 
 def sweep(place: Path, unused_since: float | None = None) -> None:
     """What nothing names, and finished work that was not used since."""
-    for found in collect.rubbish(str(place), time.time()):
+    for found in gc.rubbish(str(place), time.time()):
         if found.kind != "temporary folders":
             assert found.remove(), found
     if unused_since is not None:
-        for found in collect.rubbish(str(place), unused_since, unused=True):
+        for found in gc.rubbish(str(place), unused_since, unused=True):
             assert found.kind == "temporary folders" or found.remove(), found
 
 
@@ -100,7 +100,7 @@ def test_a_whole_run_that_is_killed_is_run_again_until_it_ends(
 
 def killed_run(arguments: list[str], after: float | None) -> bool:
     """Runs `macrec` and kills it with all its processes after so many seconds; whether it was."""
-    command = [sys.executable, "-m", "pipelines.cli", *arguments]
+    command = [sys.executable, "-m", "pipelines.cli.main", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, env=environment, cwd=ROOT, start_new_session=True,

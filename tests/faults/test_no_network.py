@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from macrec.artifact import Artifact
+from macrec.core.artifact import Artifact
 from tests.pipelines.conftest import ROOT
 
 CUT_OFF = ["unshare", "--user", "--map-root-user", "--net"]

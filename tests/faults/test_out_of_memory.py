@@ -8,29 +8,29 @@ import numpy as np
 import pytest
 import torch
 
-from macrec import stage
-from macrec.artifact import Artifact, DatasetOutput, HtmlOutput
-from macrec.errors import UserError
-from macrec.shortage import told
-from macrec.store import ArtifactStore
-from pipelines.local import StageFailed
-from pipelines.parameters import STAGES
-from pipelines.parameters import stage as stage_of
+from macrec.core import stage
+from macrec.core.artifact import Artifact, DatasetOutput, HtmlOutput
+from macrec.core.errors import UserError
+from macrec.core.shortage import told
+from macrec.core.store import ArtifactStore
+from pipelines.dag.run_form import STAGES
+from pipelines.dag.run_form import stage as stage_of
+from pipelines.local.executor import StageFailed
 from tests.faults.stage_runs import readable
 
 # The address space ends 64 MiB above what the process has when the encoder gets its first batch.
 LIMITED = """
 import resource, sys
-from components.embed_text import encoder, main
-from macrec import stage
-original, limited = encoder.TextEncoder._forward, []
+from components.embed_text import main, text_encoder
+from macrec.core import stage
+original, limited = text_encoder.TextEncoder._forward, []
 def forward(self, batch, ids):
     if not limited:
         pages = int(open("/proc/self/statm").read().split()[0])
         limited.append(pages * resource.getpagesize() + (64 << 20))
         resource.setrlimit(resource.RLIMIT_AS, (limited[0], limited[0]))
     return original(self, batch, ids)
-encoder.TextEncoder._forward = forward
+text_encoder.TextEncoder._forward = forward
 stage.main(main)
 """
 

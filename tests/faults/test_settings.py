@@ -9,14 +9,14 @@ import typing
 
 import pytest
 
-from macrec import fingerprint, stage_cli
-from macrec.artifact import FolderOutput
-from macrec.errors import UserError
-from macrec.parameters import fields
-from macrec.stage import input_artifacts, sources
-from pipelines import parameters
+from macrec.core import fingerprint, stage_command
+from macrec.core.artifact import FolderOutput
+from macrec.core.errors import UserError
+from macrec.core.parameters import fields
+from macrec.core.stage import input_artifacts, sources
+from pipelines.dag import run_form
 
-STAGES = [name for name in parameters.STAGES if name != "snapshot_catalog"]  # it has none
+STAGES = [name for name in run_form.STAGES if name != "snapshot_catalog"]  # it has none
 ALTERNATIVES = {
     bool: [True, False],
     int: [1, 2, 3, 4, 8, 16, 32, 64, 0],
@@ -58,7 +58,7 @@ def calls(numbers, tmp_path, monkeypatch):
     """Calls a stage with its defaults and some flags; whether it computed."""
     code_version = functools.cache(fingerprint.code_version)
     monkeypatch.setattr(fingerprint, "code_version", code_version)
-    monkeypatch.setattr("macrec.stage.code_version", code_version)
+    monkeypatch.setattr("macrec.core.stage.code_version", code_version)
     given = numbers(1, 2)
     (tmp_path / "source").write_text("content")
     computed = []
@@ -79,7 +79,7 @@ def calls(numbers, tmp_path, monkeypatch):
         computed.clear()
         with monkeypatch.context() as patch:
             patch.setattr(stage, "run", run)
-            result = stage_cli.run_request(stage, stage_cli.parse_request(stage, argv))
+            result = stage_command.run_request(stage, stage_command.parse_request(stage, argv))
         assert result.reused == (not computed)
         return bool(computed)
 
@@ -96,7 +96,7 @@ def _fill(output, name):
 @pytest.mark.case(10)
 @pytest.mark.parametrize("name", STAGES)
 def test_every_setting_that_counts_is_computed_again_and_no_other(calls, trials, name):
-    stage = parameters.stage(name)
+    stage = run_form.stage(name)
     assert calls(stage) and not calls(stage)
     for parameter in fields(stage.Config):
         beside = BESIDE.get(parameter.name, {})
@@ -113,5 +113,5 @@ def test_every_setting_that_counts_is_computed_again_and_no_other(calls, trials,
 
 
 def test_the_stage_that_is_left_out_has_no_settings():
-    stage = parameters.stage("snapshot_catalog")
+    stage = run_form.stage("snapshot_catalog")
     assert not fields(stage.Config) and not fields(stage.Execution)

@@ -10,16 +10,17 @@ import uuid
 
 import pytest
 
-from macrec import gcs_session, storage
-from macrec.artifact import Artifact
-from macrec.errors import TryAgain, UserError
+from macrec.core.artifact import Artifact
+from macrec.core.errors import TryAgain, UserError
+from macrec.core.storage import gcs_session
+from macrec.core.storage import local as storage
 from tests.faults.fault_proxy import AFTER, BODY, FAULTS, REFUSED, FaultProxy, serving
 from tests.pipelines.conftest import ROOT, SMOKE
 
 # A stage's process with short bounds; the first argument is its module.
 HASTY = (
     "import importlib, sys\n"
-    "from macrec import gcs_session, stage\n"
+    "from macrec.core import stage\nfrom macrec.core.storage import gcs_session\n"
     "gcs_session.TRY_SECONDS, gcs_session.PAUSE_SECONDS = 1.0, 0.1\n"
     "stage.main(importlib.import_module(sys.argv[1]), sys.argv[2:])\n"
 )

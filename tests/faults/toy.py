@@ -1,4 +1,4 @@
-"""A stage that passes every point of `macrec.failpoint`, and what a killed one leaves behind."""
+"""A stage that passes every point of `core.failpoint`, and what a killed one leaves behind."""
 
 import os
 import subprocess
@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from macrec import failpoint
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput, HtmlOutput, Output
-from macrec.errors import UserError
-from macrec.store import ArtifactStore
+from macrec.core import failpoint
+from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput, HtmlOutput, Output
+from macrec.core.errors import UserError
+from macrec.core.store import ArtifactStore
 
 SOURCE = '''
 """A stage of tests that writes parts, a folder, a page, checkpoints, shards and cached vectors."""
@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from components.recommend.shards import KeptShards
-from macrec import embedding_cache, stage
-from macrec.artifact import DatasetOutput, FolderOutput, HtmlOutput
-from macrec.embedding_cache import EmbeddingCache
+from macrec.core import stage
+from macrec.data import embedding_cache
+from macrec.core.artifact import DatasetOutput, FolderOutput, HtmlOutput
+from macrec.data.embedding_cache import EmbeddingCache
 
 SCHEMA = pa.schema([pa.field("value", pa.int64(), nullable=False)])
 
@@ -85,7 +86,7 @@ def run(config, inputs, outputs, execution, checkpoint_uri="", cache_uri="", mad
 
 def train(steps, uri, made_for):
     import torch
-    from macrec.checkpoint import Checkpoints
+    from macrec.core.checkpoint import Checkpoints
     checkpoints = Checkpoints(uri, made_for=made_for)
     found = checkpoints.latest()
     total = found.state["total"] if found else torch.zeros(4)
@@ -117,7 +118,7 @@ class Toy(NamedTuple):
         """The running stage, to be killed at a point; `before` is Python that runs ahead of it."""
         program = (
             f"import components; components.__path__.append({str(self.folder / 'components')!r})\n"
-            f"{before}\nfrom components.toy import main; from macrec import stage; stage.main(main)"
+            f"{before}\nfrom components.toy import main; from macrec.core import stage; stage.main(main)"
         )
         given = {"out": out, **({"store": store} if store else {}), **flags}
         listed = [part for n, v in given.items() for part in (f"--{n.replace('_', '-')}", str(v))]

@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from macrec import arrays, schema
-from macrec.artifact import Artifact, DatasetOutput
+from macrec.core.artifact import Artifact, DatasetOutput
+from macrec.data import columns as arrays
+from macrec.data import schema
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 0])  # in memory, memory-mapped

@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from macrec import artifact as artifacts
-from macrec import schema
-from macrec.artifact import MANIFEST, Artifact, DatasetOutput
-from macrec.errors import UserError
+from macrec.core import artifact as artifacts
+from macrec.core.artifact import MANIFEST, Artifact, DatasetOutput
+from macrec.core.errors import UserError
+from macrec.data import schema
 
 
 def test_rows_come_back_in_order_across_row_groups(numbers, monkeypatch):

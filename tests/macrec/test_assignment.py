@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from macrec.assignment import LEAST_TOTAL_ITEMS, assign, least_total, smallest_first
+from macrec.tokenizer.assignment import LEAST_TOTAL_ITEMS, assign, least_total, smallest_first
 
 
 def total(distance_RM, choice_R):

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from macrec.artifact import Artifact, DatasetOutput
-from macrec.centring import subtracted, trained_on
-from macrec.embeddings import Vectors, write_vectors
-from macrec.errors import UserError
+from macrec.core.artifact import Artifact, DatasetOutput
+from macrec.core.errors import UserError
+from macrec.data.centring import subtracted, trained_on
+from macrec.data.embeddings import Vectors, write_vectors
 
 
 def embedded(path, *, centre):

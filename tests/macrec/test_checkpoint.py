@@ -9,9 +9,10 @@ import uuid
 import pytest
 import torch
 
-from macrec import checkpoint, gcs_session, storage
-from macrec.checkpoint import Checkpoints
-from macrec.errors import TryAgain
+from macrec.core import checkpoint
+from macrec.core.checkpoint import Checkpoints
+from macrec.core.errors import TryAgain
+from macrec.core.storage import gcs_session, local
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -25,7 +26,7 @@ def uri(request, tmp_path):
 
 
 def names(uri):
-    return [entry.name for entry in storage.open_storage(uri).list()]
+    return [entry.name for entry in local.open_storage(uri).list()]
 
 
 def steps(uri):
@@ -92,7 +93,7 @@ def test_two_are_kept_and_all_removed(uri):
 
 def damage(uri, step, suffix, content):
     name = next(n for n in names(uri) if int(n[5:17]) == step and n.endswith(suffix))
-    opened = storage.open_storage(uri)
+    opened = local.open_storage(uri)
     before = opened.read(name)
     opened.delete(name)
     if content is not None:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from macrec import schema
-from macrec.arrays import codes_column
-from macrec.churn import Churn, compare
-from macrec.errors import UserError
+from macrec.core.errors import UserError
+from macrec.data import schema
+from macrec.data.columns import codes_column
+from macrec.tokenizer.churn import Churn, compare
 from tests.artifacts import dataset
 
 NONE = [-1, -1]

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from macrec import code_measures
-from macrec.code_measures import (
+from macrec.tokenizer import measures
+from macrec.tokenizer.measures import (
     code_agreement,
     collision_rate,
     group_sizes,
@@ -133,7 +133,7 @@ def test_slices_of_a_memory_map_give_what_the_whole_gives(tmp_path, monkeypatch,
     near_RK = np.argsort(-cosine_RR, axis=1)[:, :10]
     recall = [(codes_RL[near_RK, :d] == codes_RL[:, None, :d]).all(2).mean() for d in (1, 2)]
 
-    monkeypatch.setattr(code_measures, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(measures, "CHUNK_BYTES", chunk)
     found = neighbourhood_preservation(mapped_NE, codes_NL)
     assert [p.recall for p in found] == pytest.approx(recall, abs=1e-3)
     sampled = neighbourhood_preservation(mapped_NE, codes_NL, queries=40)

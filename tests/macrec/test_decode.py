@@ -4,16 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from macrec import decode, exhaustive
-from macrec.decode import beam_search, score_items
-from macrec.decoder import encode
-from macrec.exhaustive import best_codes, score_catalogue
-from macrec.generator import ModelSize, build_model
-from macrec.hidden import Hidden
-from macrec.tokens import EOS, MISSING, PAD, SEQUENCE_TO_IMAGE, SEQUENCE_TO_TEXT, Vocabulary
-from macrec.trie import Trie
+from macrec.generator import beam_search as decoding
+from macrec.generator import exhaustive
+from macrec.generator.beam_search import beam_search, score_items
+from macrec.generator.decoder import encode
+from macrec.generator.exhaustive import best_codes, score_catalogue
+from macrec.generator.hidden import Hidden
+from macrec.generator.model import ModelSize, build_model
+from macrec.generator.tokens import (
+    EOS,
+    MISSING,
+    PAD,
+    SEQUENCE_TO_IMAGE,
+    SEQUENCE_TO_TEXT,
+    Vocabulary,
+)
+from macrec.generator.trie import Trie
 
-DECODER_STATES = decode.decoder_states
+DECODER_STATES = decoding.decoder_states
 VOCABULARY = Vocabulary(levels=3, codebook_size=6)
 SOURCES = torch.tensor(
     [[20, 30, 35, 17, 24, 31, EOS], [18, 23, 29, EOS, PAD, PAD, PAD], [MISSING, EOS] + [PAD] * 5]
@@ -69,7 +77,7 @@ def test_prefixes_that_codes_share_are_decoded_once_whoever_asks(model, monkeypa
         widths.append(token_BP.shape[1])
         return DECODER_STATES(encoded, token_BP, *past)
 
-    monkeypatch.setattr(decode, "decoder_states", decoder_states)
+    monkeypatch.setattr(decoding, "decoder_states", decoder_states)
     encoded = encode(model, SOURCES)
     shuffled_BW = score_items(encoded, SEQUENCE_TO_TEXT, trie.leaf_tokens[leaf_BW])
     widths.clear()
@@ -159,7 +167,7 @@ def test_training_mode_is_refused(model):
 
 @pytest.mark.parametrize("renormalise", [False, True])
 def test_catalogue_scores_are_those_of_teacher_forcing(model, renormalise, monkeypatch):
-    monkeypatch.setattr(decode, "SCORED_AT_ONCE", 7)
+    monkeypatch.setattr(beam_search, "SCORED_AT_ONCE", 7)
     monkeypatch.setattr(exhaustive, "POSITIONS_AT_ONCE", 10)  # 3 prefixes of 3 users at once
     trie = Trie.build(catalogue(40))
     encoded = encode(model, SOURCES)
@@ -176,7 +184,7 @@ def test_logits_in_parts_are_the_same(model, renormalise, monkeypatch):
     encoded = encode(model, SOURCES)
     search = [encoded, SEQUENCE_TO_TEXT, trie, 7]
     whole = beam_search(*search, renormalise=renormalise)
-    monkeypatch.setattr(decode, "LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr(beam_search, "LOGITS_AT_ONCE", 1)
     parts = beam_search(*search, renormalise=renormalise)
     assert torch.equal(whole.leaf_BW, parts.leaf_BW)
     torch.testing.assert_close(whole.score_BW, parts.score_BW)
@@ -190,7 +198,7 @@ def test_fixed_shapes_change_nothing(model, renormalise, monkeypatch):
     given = torch.from_numpy(tokens_NL).expand(3, -1, -1)
     results = []
     for fixed in (False, True):
-        monkeypatch.setattr(decode, "_shapes_are_fixed", lambda _, fixed=fixed: fixed)
+        monkeypatch.setattr(beam_search, "_shapes_are_fixed", lambda _, fixed=fixed: fixed)
         encoded = encode(model, SOURCES)
         found = beam_search(
             encoded, SEQUENCE_TO_TEXT, trie, 7, renormalise=renormalise, hidden=seen(trie)

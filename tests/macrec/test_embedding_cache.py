@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from macrec import embedding_cache, gcs_session
-from macrec.embedding_cache import KEY, EmbeddingCache
-from macrec.errors import TryAgain
-from macrec.storage import LocalStorage, open_storage
+from macrec.core.errors import TryAgain
+from macrec.core.storage import gcs_session
+from macrec.core.storage.local import LocalStorage, open_storage
+from macrec.data import embedding_cache
+from macrec.data.embedding_cache import KEY, EmbeddingCache
 
 DIM = 3
 

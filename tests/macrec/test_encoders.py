@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from macrec import embeddings, encoders, schema
-from macrec.artifact import Artifact, DatasetOutput, Source
-from macrec.errors import UserError
-from macrec.runtime import choose_device
+from macrec.compute.device import choose_device
+from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.errors import UserError
+from macrec.data import embeddings, encoders, schema
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from macrec.sample_encoders import make_tiny_encoders
+    from macrec.sample.sample_encoders import make_tiny_encoders
 
     return make_tiny_encoders(tmp_path_factory.mktemp("encoders")).text
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from macrec.candidates import Candidates
-from macrec.fusion import (
+from macrec.metrics.ranking_metrics import per_user, ranks_in_lists
+from macrec.ranking.candidates import Candidates
+from macrec.ranking.fusion import (
     Weights,
     best_lists,
     fuse,
@@ -13,8 +14,7 @@ from macrec.fusion import (
     fuse_with_neighbours,
     listed_neighbours,
 )
-from macrec.lists import top_lists
-from macrec.metrics import per_user, ranks_in_lists
+from macrec.ranking.lists import top_lists
 
 
 def candidates(text_UN, image_UN) -> Candidates:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from macrec.errors import UserError
-from macrec.generator import (
+from macrec.core.errors import UserError
+from macrec.generator.model import (
     VOCABULARY_FILE,
     ModelSize,
     Recommender,
@@ -13,7 +13,7 @@ from macrec.generator import (
     load_recommender,
     save_recommender,
 )
-from macrec.tokens import (
+from macrec.generator.tokens import (
     EOS,
     FIRST_CODE,
     ITEM_TO_IMAGE,

@@ -4,10 +4,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from macrec.artifact import Artifact, FolderOutput
-from macrec.errors import UserError
-from macrec.histories import MAP, TRUST, VECTORS, fit_histories, load_histories
-from macrec.vectors import ItemVectors, JoinedRows, ScratchMatrix
+from macrec.core.artifact import Artifact, FolderOutput
+from macrec.core.errors import UserError
+from macrec.data.vectors import ItemVectors, JoinedRows, ScratchMatrix
+from macrec.tokenizer.item_vectors_from_histories import (
+    MAP,
+    TRUST,
+    VECTORS,
+    fit_histories,
+    load_histories,
+)
 from tests.planted import history_embeddings
 
 ITEMS, DIM = 400, 3

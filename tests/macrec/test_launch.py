@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from macrec.artifact import Artifact
-from macrec.errors import UserError
-from macrec.launch import exit_code, launch
-from macrec.stage_cli import common
-from pipelines.parameters import STAGES, stage
+from macrec.core.artifact import Artifact
+from macrec.core.errors import UserError
+from macrec.core.launch import exit_code, launch
+from macrec.core.stage_command import common
+from pipelines.dag.run_form import STAGES, stage
 from tests.small_generator import catalogue_codes, planted_histories, stage_inputs
 from tests.stage_process import flags as stage_flags
 
@@ -146,16 +146,16 @@ def test_only_stages_that_can_share_their_work_take_processes():
 
 @pytest.mark.parametrize("count", ["0", "1"])
 def test_0_and_1_start_nothing(monkeypatch, count):
-    from macrec import stage_cli
+    from macrec.core import stage_command
 
     served = []
-    monkeypatch.setattr(stage_cli, "launch", lambda *_: served.append("launched"))
-    monkeypatch.setattr(stage_cli, "hand_over", lambda *_: served.append("asked the store"))
+    monkeypatch.setattr(stage_command, "launch", lambda *_: served.append("launched"))
+    monkeypatch.setattr(stage_command, "hand_over", lambda *_: served.append("asked the store"))
     result = SimpleNamespace(reused=False)
-    monkeypatch.setattr(stage_cli, "run_request", lambda *_: served.append("run") or result)
+    monkeypatch.setattr(stage_command, "run_request", lambda *_: served.append("run") or result)
     arguments = ["--sequences", "a", "--semantic-ids", "b", "--out", "o", "--processes"]
-    stage_cli.serve(stage("train"), [*arguments, count])
-    stage_cli.serve(stage("train"), [*arguments, "2"])
+    stage_command.serve(stage("train"), [*arguments, count])
+    stage_command.serve(stage("train"), [*arguments, "2"])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    stage_cli.serve(stage("train"), [*arguments, "2"])
+    stage_command.serve(stage("train"), [*arguments, "2"])
     assert served == ["run", "asked the store", "launched", "run"]

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from macrec import look_alikes, schema
-from macrec.arrays import codes_column, vector_column
-from macrec.look_alikes import most_alike, unit_vectors
+from macrec.data import schema
+from macrec.data.columns import codes_column, vector_column
+from macrec.ranking import look_alikes
+from macrec.ranking.look_alikes import most_alike, unit_vectors
 from tests.artifacts import dataset
 
 ITEMS = 40

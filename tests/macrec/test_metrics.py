@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from macrec.metrics import (
+from macrec.metrics.ranking_metrics import (
     POPULARITY,
     Ranks,
     bootstrap,

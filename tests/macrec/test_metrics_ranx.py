@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ranx import Qrels, Run, evaluate
 
-from macrec.metrics import CUTOFFS, per_user, ranks_in_lists
+from macrec.metrics.ranking_metrics import CUTOFFS, per_user, ranks_in_lists
 
 RANX = {"hr": "hit_rate", "ndcg": "ndcg", "mrr": "mrr"}
 

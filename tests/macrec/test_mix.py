@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from macrec.mix import Mix, mixed_neighbours
-from macrec.neighbours import Counts, Neighbours
-from macrec.sequences import Sequences
+from macrec.data.sequences import Sequences
+from macrec.ranking.neighbour_mix import Mix, mixed_neighbours
+from macrec.ranking.neighbours import Counts, Neighbours
 from tests.macrec.test_look_alikes import ITEMS, drawn, latents
 
 ANYTHING = np.ones(ITEMS, bool)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from macrec import cooccurrence
-from macrec.neighbours import DECAY, KEPT, SHRINKAGE, WINDOW, Counts, Neighbours, Shares
-from macrec.sequences import Sequences
+from macrec.data import cooccurrence
+from macrec.data.sequences import Sequences
+from macrec.ranking.neighbours import DECAY, KEPT, SHRINKAGE, WINDOW, Counts, Neighbours, Shares
 
 ITEMS = 12
 ALL = np.ones(ITEMS, bool)
@@ -132,7 +132,7 @@ def test_the_best_of_every_user_and_what_is_no_neighbour():
 def test_blocks_of_items_have_the_same_neighbours(monkeypatch, pairs_at_once):
     flat = sequences(drawn(40, 14))
     whole = counted(flat, ITEMS).similar_NN.toarray()
-    monkeypatch.setattr("macrec.neighbours.PAIRS_AT_ONCE", pairs_at_once)
+    monkeypatch.setattr("macrec.ranking.neighbours.PAIRS_AT_ONCE", pairs_at_once)
     assert (counted(flat, ITEMS).similar_NN.toarray() == whole).all()
 
 

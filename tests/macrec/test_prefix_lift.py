@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from macrec.prefix_lift import PRIOR, Pairs, consecutive_pairs, prefix_lift
+from macrec.tokenizer.prefix_lift import PRIOR, Pairs, consecutive_pairs, prefix_lift
 
 
 def flat(*histories):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from macrec import quantization
-from macrec.errors import UserError
-from macrec.quantization import (
+from macrec.core.errors import UserError
+from macrec.tokenizer import residual_quantization
+from macrec.tokenizer.residual_quantization import (
     among,
     grid_codebooks,
     nearest,
@@ -254,4 +254,4 @@ def test_every_level_of_a_grid_covers_what_the_one_before_left():
 
 def test_a_component_of_one_value_is_refused():
     with pytest.raises(UserError, match=r"\(3, 1\).*at least 2 values"):
-        list(quantization.grid_codebooks((3, 1), 1))
+        list(residual_quantization.grid_codebooks((3, 1), 1))

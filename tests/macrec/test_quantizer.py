@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from macrec.errors import UserError
-from macrec.quantizer import CrossModalQuantizer, QuantizerSpec, load_quantizer
+from macrec.core.errors import UserError
+from macrec.tokenizer.quantizer import CrossModalQuantizer, QuantizerSpec, load_quantizer
 
 LEVELS = 3
 SPEC = QuantizerSpec(

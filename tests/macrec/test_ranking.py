@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from macrec import decoder, exhaustive, ranking
-from macrec.candidates import Candidates, candidates_of_batch
-from macrec.exhaustive import beam_recall
-from macrec.fusion import fuse, fuse_published, listed
-from macrec.generator import ModelSize, Recommender, build_model
-from macrec.metrics import per_user, ranks_in_lists
-from macrec.progress import Progress
-from macrec.ranking import Ranker, rank_users
-from macrec.tokens import SEQUENCE_TO_IMAGE, SEQUENCE_TO_TEXT, Vocabulary
-from macrec.trie import Trie
+from macrec.core.progress import Progress
+from macrec.generator import decoder, exhaustive
+from macrec.generator.exhaustive import beam_recall
+from macrec.generator.model import ModelSize, Recommender, build_model
+from macrec.generator.tokens import SEQUENCE_TO_IMAGE, SEQUENCE_TO_TEXT, Vocabulary
+from macrec.generator.trie import Trie
+from macrec.metrics.ranking_metrics import per_user, ranks_in_lists
+from macrec.ranking import ranker as ranking
+from macrec.ranking.candidates import Candidates, candidates_of_batch
+from macrec.ranking.fusion import fuse, fuse_published, listed
+from macrec.ranking.ranker import Ranker, rank_users
 
 ITEMS = 12
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from macrec.neighbours import Counts, Neighbours
-from macrec.ranking import Ranker
-from macrec.scorer import GeneratorScorer
-from macrec.sequences import Sequences
+from macrec.data.sequences import Sequences
+from macrec.generator.scorer import GeneratorScorer
+from macrec.ranking.neighbours import Counts, Neighbours
+from macrec.ranking.ranker import Ranker
 from tests.macrec.test_ranking import HISTORIES, LONG, recommender
 
 ITEMS = 20

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from macrec import report as r
-from macrec.code_measures import level_usage
-from macrec.report import tokenizer
+from macrec.report import tokenizer_section
 from macrec.report.markdown import table
+from macrec.tokenizer.measures import level_usage
 from tests.macrec.test_report import Page
 
 
@@ -60,8 +60,8 @@ ROWS = [
 
 
 def test_rows_say_what_was_measured_with_the_decimals_that_the_error_allows() -> None:
-    assert tokenizer.prefix_rows(measured()) == ROWS
-    assert tokenizer.agreement_rows(full().agreement) == [
+    assert tokenizer_section.prefix_rows(measured()) == ROWS
+    assert tokenizer_section.agreement_rows(full().agreement) == [
         ["level 0", "0.645", "0.605"],
         ["level 1", "0.265", "\u22120.012"],
     ]
@@ -87,7 +87,7 @@ def test_the_page_shows_every_figure_of_both_modalities() -> None:
 def test_markdown_has_the_same_rows() -> None:
     written = r.render_markdown(full())
     for modality in ("Text", "Image"):
-        assert table([f"{modality} codes", *tokenizer.HEADS], ROWS) in written
+        assert table([f"{modality} codes", *tokenizer_section.HEADS], ROWS) in written
     assert "| level 1 | 0.265 | \u22120.012 |" in written
     assert "| text | 3.84\u00a0% | 0.00\u00a0% | 1,514 | 11 of 2 | 14, 1,500 | 0.97 |" in written
     order = [
@@ -103,17 +103,17 @@ def test_markdown_has_the_same_rows() -> None:
 
 
 def test_every_column_is_explained_and_says_what_is_good() -> None:
-    heads = {*tokenizer.HEADS, *tokenizer.AGREEMENT_HEADS}
-    told = " ".join([*tokenizer.KEY, *tokenizer.KEY.values()])
+    heads = {*tokenizer_section.HEADS, *tokenizer_section.AGREEMENT_HEADS}
+    told = " ".join([*tokenizer_section.KEY, *tokenizer_section.KEY.values()])
     assert not {head for head in heads if head not in told}
     page, written = Page(r.render_html(full())).text, r.render_markdown(full())
-    for name, meaning in tokenizer.KEY.items():
+    for name, meaning in tokenizer_section.KEY.items():
         assert meaning in page
         assert f"- {name}: {meaning}" in written
 
 
 def test_charts_start_where_no_code_is_kept() -> None:
-    left, neighbours, lift, agreement = tokenizer.panels(full())
+    left, neighbours, lift, agreement = tokenizer_section.panels(full())
     assert [series.role for series in left.series] == ["text", "image"]
     assert left.series[0].x == (0, 1, 2)
     assert left.series[0].y == pytest.approx((100, 70, 50))
@@ -132,8 +132,8 @@ def test_a_run_on_one_modality_has_its_table_alone(modality: str) -> None:
     for shown in (page, written):
         assert "What the codes say" in shown
         assert "Validation lift" in shown and "Agreement" not in shown
-    assert all(len(panel.series) == 1 for panel in tokenizer.panels(report))
-    assert len(tokenizer.panels(report)) == 3
+    assert all(len(panel.series) == 1 for panel in tokenizer_section.panels(report))
+    assert len(tokenizer_section.panels(report)) == 3
 
 
 def test_without_measures_there_is_neither_table_nor_explanation() -> None:
@@ -141,7 +141,7 @@ def test_without_measures_there_is_neither_table_nor_explanation() -> None:
         replace(full(), tokenizers=(), agreement=()),
         replace(full(), tokenizers=(r.Tokenizer(modality="text", prefixes=()),), agreement=()),
     ):
-        assert tokenizer.measures(report) == []
+        assert tokenizer_section.measures(report) == []
         page, written = Page(r.render_html(report)).text, r.render_markdown(report)
         assert "What the codes say" not in page + written
         assert "Validation lift" not in page + written
@@ -151,10 +151,10 @@ def test_without_measures_there_is_neither_table_nor_explanation() -> None:
 def test_figures_that_quantize_did_not_tell_are_dashes_and_have_no_chart() -> None:
     bare = r.Prefix(lift=score(2.0, 0.5))
     report = replace(full(), tokenizers=(r.Tokenizer(modality="text", prefixes=(bare,)),))
-    assert tokenizer.prefix_rows(report.tokenizers[0]) == [
+    assert tokenizer_section.prefix_rows(report.tokenizers[0]) == [
         ["all 1", *["\u2013"] * 3, "2.0 \u00b1 0.5", "\u2013"]
     ]
-    titles = [panel.title for panel in tokenizer.panels(report)]
+    titles = [panel.title for panel in tokenizer_section.panels(report)]
     assert titles == ["Lift of consecutive items", "Agreement of text and picture codes"]
 
 
@@ -172,8 +172,10 @@ def test_numbers_that_are_none_are_dashes(broken: float) -> None:
         tokenizers=(r.Tokenizer(modality="text", prefixes=(prefix,)),),
         agreement=(r.Agreement(mutual=broken, adjusted=None),),
     )
-    assert tokenizer.prefix_rows(report.tokenizers[0]) == [["all 1", *["\u2013"] * 4, "3.2"]]
-    assert tokenizer.panels(report) == []
+    assert tokenizer_section.prefix_rows(report.tokenizers[0]) == [
+        ["all 1", *["\u2013"] * 4, "3.2"]
+    ]
+    assert tokenizer_section.panels(report) == []
     for shown in (r.render_html(report), r.render_markdown(report)):
         assert not re.search(r"\b(nan|inf)\b", shown)
 
@@ -184,8 +186,8 @@ def test_very_many_levels_stay_a_page() -> None:
     report = replace(
         full(), tokenizers=(r.Tokenizer(modality="text", prefixes=prefixes),), agreement=many
     )
-    assert len(tokenizer.prefix_rows(report.tokenizers[0])) == 16
-    assert len(tokenizer.agreement_rows(many)) == 16
+    assert len(tokenizer_section.prefix_rows(report.tokenizers[0])) == 16
+    assert len(tokenizer_section.agreement_rows(many)) == 16
     assert len(r.render_html(report)) < 100_000
 
 

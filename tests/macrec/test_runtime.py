@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from macrec import runtime
+from macrec.compute import device as runtime
 
 FAULTS = """
 import resource
 import torch
-from macrec.runtime import keep_freed_memory
+from macrec.compute.device import keep_freed_memory
 
 torch.set_num_threads(1)
 if {kept}:

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from macrec.errors import UserError
-from macrec.sample import KINDS, make_sample
-from macrec.sample_pictures import DRAWINGS, SIDE, draw_instrument
-from macrec.sample_texts import BRANDS, describe
+from macrec.core.errors import UserError
+from macrec.sample.sample_catalogue import KINDS, make_sample
+from macrec.sample.sample_pictures import DRAWINGS, SIDE, draw_instrument
+from macrec.sample.sample_texts import BRANDS, describe
 
 
 class Sample(NamedTuple):
@@ -166,7 +166,7 @@ def digest(folder: Path) -> str:
 
 def test_same_seed_same_bytes_whatever_the_hash_seed(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from macrec.sample import make_sample; "
+        "import sys, pathlib; from macrec.sample.sample_catalogue import make_sample; "
         "make_sample(pathlib.Path(sys.argv[1]), items=40, users=30, seed=3)"
     )
     for name in ("1", "2"):

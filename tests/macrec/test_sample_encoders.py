@@ -18,10 +18,10 @@ from transformers import (
     Dinov2Model,
 )
 
-from macrec import sample_encoders
-from macrec.errors import UserError
-from macrec.sample import make_sample
-from macrec.sample_encoders import (
+from macrec.core.errors import UserError
+from macrec.sample import sample_encoders
+from macrec.sample.sample_catalogue import make_sample
+from macrec.sample.sample_encoders import (
     SampleEncoders,
     convert_image,
     make_tiny_encoders,

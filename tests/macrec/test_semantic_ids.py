@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from macrec import assignment, semantic_ids
-from macrec.code_measures import collision_rate
-from macrec.errors import UserError
-from macrec.semantic_ids import moved_level, resolve_collisions
+from macrec.core.errors import UserError
+from macrec.tokenizer import assignment, collisions
+from macrec.tokenizer.collisions import moved_level, resolve_collisions
+from macrec.tokenizer.measures import collision_rate
 
 
 def resolve(codes, latents, codebooks, ids=None, fixed=None):
@@ -245,14 +245,14 @@ def test_the_size_of_the_chunks_changes_nothing(monkeypatch, cells):
     codes_NL, latents_ND = rng.integers(0, 3, (90, 2)), rng.normal(size=(90, 5))
     codebooks_LMD = rng.normal(size=(2, 12, 5))
     expected = resolve(codes_NL, latents_ND, codebooks_LMD)
-    monkeypatch.setattr(semantic_ids, "CACHE_CELLS", cells)
+    monkeypatch.setattr(collisions, "CACHE_CELLS", cells)
     resolved = resolve(codes_NL, latents_ND, codebooks_LMD)
     assert all(np.array_equal(a, b) for a, b in zip(expected, resolved, strict=True))
 
 
 @pytest.mark.parametrize("cells", [1, 64, 1024])
 def test_small_blocks_keep_the_codes_unique(monkeypatch, cells):
-    monkeypatch.setattr(semantic_ids, "BLOCK_CELLS", cells)
+    monkeypatch.setattr(collisions, "BLOCK_CELLS", cells)
     rng = np.random.default_rng(1)
     codes_NL = rng.integers(0, 2, (200, 3)).astype(np.int32)
     resolved = resolve(codes_NL, rng.normal(size=(200, 2)), rng.normal(size=(3, 6, 2)))

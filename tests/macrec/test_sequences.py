@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from macrec.sequences import Sequences, drops_seen, seen_pairs
+from macrec.data.sequences import Sequences, drops_seen, seen_pairs
 
 
 def sequences(*histories: list[int]) -> Sequences:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from macrec.errors import UserError
-from macrec.sharding import check_shard, shard_range
+from macrec.compute.sharding import check_shard, shard_range
+from macrec.core.errors import UserError
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 1_000])

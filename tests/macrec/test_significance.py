@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from macrec.artifact import Artifact
-from macrec.errors import UserError
-from macrec.significance import UserScores, check_same_test, compare, read_scores, sign_flip_test
+from macrec.core.artifact import Artifact
+from macrec.core.errors import UserError
+from macrec.metrics.significance import (
+    UserScores,
+    check_same_test,
+    compare,
+    read_scores,
+    sign_flip_test,
+)
 from tests.artifacts import predictions
 
 

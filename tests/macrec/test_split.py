@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from macrec.errors import UserError
-from macrec.split import read_split
+from macrec.core.errors import UserError
+from macrec.data.split import read_split
 from tests.artifacts import sequences_of
 
 ITEMS = 30

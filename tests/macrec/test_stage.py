@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from macrec import parameters, stage, stage_cli
-from macrec.artifact import Artifact, DatasetOutput, HtmlOutput, Source
-from macrec.checkpoint import Checkpoints
-from macrec.errors import UserError
-from macrec.processes import Processes
-from macrec.store import ArtifactStore
-from macrec.task_note import TASK
+from macrec.core import parameters, stage, stage_command
+from macrec.core.artifact import Artifact, DatasetOutput, HtmlOutput, Source
+from macrec.core.checkpoint import Checkpoints
+from macrec.core.errors import UserError
+from macrec.core.processes import Processes
+from macrec.core.store import ArtifactStore
+from macrec.core.task_note import TASK
 
 
 def run(toy, numbers_path: Path, out: Path, store: Path | None = None, **settings):
@@ -68,7 +68,7 @@ def test_other_data_and_other_code_are_computed(toy_stage, numbers, tmp_path):
 
 
 def test_the_code_version_follows_imports(toy_stage):
-    from macrec import fingerprint
+    from macrec.core import fingerprint
 
     before = fingerprint.code_version(toy_stage)
     source = Path(toy_stage.__file__)
@@ -246,10 +246,10 @@ def test_how_a_task_ended_is_written_down(toy_stage, numbers, tmp_path, mode, co
 
 
 def test_artifact_uris_are_where_the_launcher_mounts_them():
-    assert stage_cli.local_path("gs://bucket/a/b") == "/gcs/bucket/a/b"
-    assert stage_cli.local_path("minio://bucket/a") == "/minio/bucket/a"
-    assert stage_cli.local_path("s3://bucket/a") == "/s3/bucket/a"
-    assert stage_cli.local_path("/tmp/a") == "/tmp/a"
+    assert stage_command.local_path("gs://bucket/a/b") == "/gcs/bucket/a/b"
+    assert stage_command.local_path("minio://bucket/a") == "/minio/bucket/a"
+    assert stage_command.local_path("s3://bucket/a") == "/s3/bucket/a"
+    assert stage_command.local_path("/tmp/a") == "/tmp/a"
 
 
 def test_flags_and_exit_codes(toy_stage, numbers, tmp_path):
@@ -258,7 +258,7 @@ def test_flags_and_exit_codes(toy_stage, numbers, tmp_path):
     toy_root = str(Path(toy_stage.__file__).parent.parent)
     program = (
         f"import components; components.__path__.append({toy_root!r});"
-        "from components.toy import main; from macrec import stage; stage.main(main)"
+        "from components.toy import main; from macrec.core import stage; stage.main(main)"
     )
 
     def call(*flags):

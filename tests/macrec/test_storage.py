@@ -6,9 +6,9 @@ import uuid
 
 import pytest
 
-from macrec import gcs_session, storage
-from macrec.errors import TryAgain, UserError
-from macrec.store import ArtifactStore
+from macrec.core.errors import TryAgain, UserError
+from macrec.core.storage import gcs_session, local
+from macrec.core.store import ArtifactStore
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -23,7 +23,7 @@ def root(request, tmp_path):
 
 
 def test_create_refuses_to_replace(root):
-    opened = storage.open_storage(root)
+    opened = local.open_storage(root)
     assert opened.create("a/b.json", b"1")
     assert opened.create("a/b.json", b"1")  # a lost reply that is retried is no conflict
     assert not opened.create("a/b.json", b"2")
@@ -32,7 +32,7 @@ def test_create_refuses_to_replace(root):
 
 
 def test_upload_list_download_delete(root, tmp_path):
-    opened = storage.open_storage(root)
+    opened = local.open_storage(root)
     (tmp_path / "source").write_bytes(b"content")
     for name in ("x/2", "x/1", "y"):
         opened.upload(tmp_path / "source", name)
@@ -45,36 +45,36 @@ def test_upload_list_download_delete(root, tmp_path):
 
 
 def test_digest_changes_with_the_content_alone(root, tmp_path):
-    opened = storage.open_storage(root)
+    opened = local.open_storage(root)
     assert opened.create("data/a.csv", b"1")
-    first = storage.content_digest(f"{root}/data")
-    assert storage.content_digest(f"{root}/data") == first
+    first = local.content_digest(f"{root}/data")
+    assert local.content_digest(f"{root}/data") == first
     assert opened.create("data/b.csv", b"2")
-    second = storage.content_digest(f"{root}/data")
+    second = local.content_digest(f"{root}/data")
     opened.delete("data/a.csv")
     assert opened.create("data/a.csv", b"3")
-    assert len({first, second, storage.content_digest(f"{root}/data")}) == 3
+    assert len({first, second, local.content_digest(f"{root}/data")}) == 3
 
 
 def test_fetch_gives_local_files(root, tmp_path):
-    opened = storage.open_storage(root)
+    opened = local.open_storage(root)
     assert opened.create("data/part/a.csv", b"1")
     assert opened.create("data/b.csv", b"2")
-    folder = storage.fetch(f"{root}/data", tmp_path / "cache")
+    folder = local.fetch(f"{root}/data", tmp_path / "cache")
     assert (folder / "part" / "a.csv").read_bytes() == b"1"
-    single = storage.fetch(f"{root}/data/b.csv", tmp_path / "cache")
+    single = local.fetch(f"{root}/data/b.csv", tmp_path / "cache")
     assert single.name == "b.csv" and single.read_bytes() == b"2"
 
 
 def test_what_is_absent_is_a_user_error(root, tmp_path):
-    for call in (storage.content_digest, lambda uri: storage.fetch(uri, tmp_path)):
+    for call in (local.content_digest, lambda uri: local.fetch(uri, tmp_path)):
         with pytest.raises(UserError, match="no such file"):
             call(f"{root}/nothing")
 
 
 def test_artifact_store_on_either(root, toy_stage, numbers, tmp_path):
-    from macrec.artifact import Artifact, DatasetOutput, HtmlOutput
-    from macrec.stage import execute
+    from macrec.core.artifact import Artifact, DatasetOutput, HtmlOutput
+    from macrec.core.stage import execute
 
     def run(name):
         out = tmp_path / name
@@ -92,7 +92,7 @@ def test_artifact_store_on_either(root, toy_stage, numbers, tmp_path):
 
 
 def test_a_bucket_that_is_not_there_is_a_user_error(gcs_server):
-    absent = storage.open_storage("gs://no-such-bucket/x")
+    absent = local.open_storage("gs://no-such-bucket/x")
     with pytest.raises(UserError, match="gs://no-such-bucket/x: not found"):
         list(absent.list())
 
@@ -102,12 +102,12 @@ def test_a_server_that_does_not_answer_means_try_again(monkeypatch):
     monkeypatch.setattr(gcs_session, "TOTAL_SECONDS", 1)
     monkeypatch.setattr(gcs_session, "client", gcs_session.client.__wrapped__)
     with pytest.raises(TryAgain, match="gs://bucket/x: no answer"):
-        storage.open_storage("gs://bucket/x").create("a", b"1")
+        local.open_storage("gs://bucket/x").create("a", b"1")
 
 
 def test_unknown_schemes_are_refused():
     with pytest.raises(UserError, match="only local paths and gs://"):
-        storage.open_storage("ftp://host/path")
+        local.open_storage("ftp://host/path")
 
 
 def test_a_folder_that_goes_while_it_is_listed_is_left_out(tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_a_folder_that_goes_while_it_is_listed_is_left_out(tmp_path, monkeypatch
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", delete_it_first)
-    found = storage.LocalStorage(tmp_path)
+    found = local.LocalStorage(tmp_path)
     assert found.names() == ["locked/a", "stays/a"]
 
     def refused(path):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from macrec.generator import ModelSize, build_model
-from macrec.t5 import Dropout, attend, distance_bias, encode, encode_embedded, weights_of
-from macrec.tokens import Vocabulary
+from macrec.generator.model import ModelSize, build_model
+from macrec.generator.t5 import Dropout, attend, distance_bias, encode, encode_embedded, weights_of
+from macrec.generator.tokens import Vocabulary
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

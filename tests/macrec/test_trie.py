@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from macrec.errors import UserError
-from macrec.tokens import PAD
-from macrec.trie import Trie
+from macrec.core.errors import UserError
+from macrec.generator.tokens import PAD
+from macrec.generator.trie import Trie
 
 BY_HAND = np.array([[5, 7], [4, 8], [-1, -1], [5, 6], [4, 8]])
 ARRAYS = ("first_child", "token", "leaf_tokens", "leaf_of_item_N", "items", "first_item")

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from macrec import embeddings, schema, vectors
-from macrec.arrays import vector_column
-from macrec.artifact import Artifact, DatasetOutput, Source
-from macrec.errors import UserError
-from macrec.vectors import ScratchMatrix, read_vectors
+from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.errors import UserError
+from macrec.data import embeddings, schema, vectors
+from macrec.data.columns import vector_column
+from macrec.data.vectors import ScratchMatrix, read_vectors
 from tests.artifacts import dataset
 
 ITEMS, DIM = 50, 3

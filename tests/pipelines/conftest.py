@@ -29,7 +29,7 @@ class Called:
 @pytest.fixture(scope="session")
 def macrec() -> Callable[..., Called]:
     def call(*arguments: object) -> Called:
-        command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", "pipelines.cli.main", *map(str, arguments)]
         started = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         return Called(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
@@ -57,8 +57,8 @@ class Sample:
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    from macrec.sample import make_sample
-    from macrec.sample_encoders import make_tiny_encoders
+    from macrec.sample.sample_catalogue import make_sample
+    from macrec.sample.sample_encoders import make_tiny_encoders
 
     root = tmp_path_factory.mktemp("sample")
     make_sample(root / "data", items=60, users=80, seed=7)
@@ -84,14 +84,14 @@ def here(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> Callable[..., Called]:
     """The `macrec` command in this process: its log is `err`."""
-    from pipelines import cli
+    from pipelines.cli import main
 
     def call(*arguments: object) -> Called:
         caplog.clear()
         caplog.set_level("INFO")
         started = time.monotonic()
         with pytest.raises(SystemExit) as ended:
-            cli.main([str(a) for a in arguments])
+            main.main([str(a) for a in arguments])
         seconds = time.monotonic() - started
         printed = capsys.readouterr()
         return Called(int(ended.value.code or 0), printed.out, printed.err + caplog.text, seconds)

@@ -95,7 +95,7 @@ def test_bad_data_ends_the_run_with_a_clear_message(macrec, sample, data, tmp_pa
 
 @pytest.mark.case(25)
 def test_missing_and_corrupt_pictures_are_null_rows_with_a_reason(macrec, sample, data, tmp_path):
-    from macrec.artifact import Artifact
+    from macrec.core.artifact import Artifact
 
     summary = json.loads((data / "sample.json").read_text())
     prepared = tmp_path / "prepared"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from components.baselines import sasrec
-from macrec.artifact import Artifact
-from pipelines import bench_models
-from pipelines.bench_dataset import open_dataset
-from pipelines.version import VERSION
+from macrec.core.artifact import Artifact
+from pipelines.bench import models
+from pipelines.bench.dataset import open_dataset
+from pipelines.local.id_version import VERSION
 from tests import planted_sequences as planted
 from tests.artifacts import predictions
 from tests.planted_sequences import ITEMS, follow, prepared
@@ -55,7 +55,7 @@ def run_folder(path, data, hits):
 def weights(path):
     from safetensors.numpy import save_file
 
-    from macrec.artifact import FolderOutput
+    from macrec.core.artifact import FolderOutput
 
     output = FolderOutput(path / "recommender")
     output.prepare()
@@ -76,7 +76,7 @@ def benched(data, tmp_path_factory):
 def told(benched):
     out, asked = benched
     with pytest.raises(SystemExit) as ended:
-        from pipelines.cli import main
+        from pipelines.cli.main import main
 
         main(["bench", *map(str, asked)])
     assert ended.value.code == 0
@@ -244,7 +244,7 @@ def test_vectors_beside_the_data_are_found(data, tmp_path):
     (tmp_path / "text_embeddings").symlink_to(data / "items")
     found = open_dataset(tmp_path)
     assert set(found.artifacts) == {"sequences", "items", "text_embeddings"} and found.own is None
-    assert bench_models.inputs_of(found, "popular").text_embeddings is None  # it does not read them
+    assert models.inputs_of(found, "popular").text_embeddings is None  # it does not read them
 
 
 def test_a_bench_takes_what_an_earlier_one_has_found(told, benched, data, tmp_path, here):

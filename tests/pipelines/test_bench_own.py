@@ -10,14 +10,15 @@ import pytest
 
 from benchmarks import evaluate_again
 from components.baselines import search
-from macrec import fingerprint, schema
-from macrec.arrays import vector_column
-from macrec.artifact import Artifact
-from macrec.errors import UserError
-from pipelines import bench_own, bench_stages
-from pipelines.bench_dataset import open_dataset
-from pipelines.bench_options import add_flags, given
-from pipelines.bench_work import work
+from macrec.core import fingerprint
+from macrec.core.artifact import Artifact
+from macrec.core.errors import UserError
+from macrec.data import schema
+from macrec.data.columns import vector_column
+from pipelines.bench import bench_stages, own_systems
+from pipelines.bench.dataset import open_dataset
+from pipelines.bench.options import add_flags, given
+from pipelines.bench.work import work
 from tests import planted_sequences as planted
 from tests.artifacts import dataset
 from tests.planted_sequences import ITEMS, follow, prepared
@@ -56,7 +57,11 @@ evaluation_examples: 0
 def one_reading():
     """The sources are read once for all fingerprints of this file."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("macrec.stage", "macrec.fingerprint", "pipelines.bench_stages"):
+        for name in (
+            "macrec.core.stage",
+            "macrec.core.fingerprint",
+            "pipelines.bench.bench_stages",
+        ):
             patch.setattr(f"{name}.code_version", CODE_VERSION)
         yield
 
@@ -82,7 +87,7 @@ def benched(data, tmp_path_factory):
     asked = ["--dataset", data, "--models", "tiger,macrec,no_implicit", "--seeds", 2]
     asked += ["--config", data / "tiny.yaml", "--out", out, "--device", "cpu", "--threads", 1]
     with pytest.raises(SystemExit) as ended:
-        from pipelines.cli import main
+        from pipelines.cli.main import main
 
         main(["bench", *map(str, asked)])
     assert ended.value.code == 0
@@ -229,7 +234,7 @@ def searched(data, tmp_path, monkeypatch, validation, *flags):
 
     monkeypatch.setattr(bench_stages, "make", make)
     asked = options(data, tmp_path, "--trials", "6", *flags)
-    return bench_own.Ours(asked, open_dataset(data))
+    return own_systems.Ours(asked, open_dataset(data))
 
 
 def by_epochs(settings):
@@ -275,7 +280,7 @@ def test_own_systems_take_what_an_earlier_bench_has_found(data, tmp_path, monkey
     monkeypatch.setattr(search, "search", never)
     flags = ["--searched", earlier, "--set", "macrec.generator_dropout=0.2"]
     asked = options(data, tmp_path, "--models", "macrec,no_con", *flags)
-    ours = bench_own.Ours(asked, open_dataset(data))
+    ours = own_systems.Ours(asked, open_dataset(data))
     for name in ("macrec", "no_con"):
         found = ours.search_of(name)
         assert found == {"best": best}

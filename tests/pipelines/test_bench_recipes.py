@@ -5,16 +5,17 @@ import json
 import pyarrow as pa
 import pytest
 
-from macrec.artifact import Artifact, DatasetOutput
-from macrec.errors import UserError
-from macrec.parameters import build, fields
-from macrec.stage import input_artifacts
-from macrec.task_note import TASK
-from pipelines import bench_recipes, bench_stages, run_record
-from pipelines.bench_dataset import _of_record
-from pipelines.bench_recipes import ABLATIONS, CONFIGS, RECIPES, STAGES, module, settings_of
-from pipelines.config_file import read_config
-from pipelines.parameters import PREFIXES
+from macrec.core.artifact import Artifact, DatasetOutput
+from macrec.core.errors import UserError
+from macrec.core.parameters import build, fields
+from macrec.core.stage import input_artifacts
+from macrec.core.task_note import TASK
+from pipelines.bench import bench_stages, recipes
+from pipelines.bench.dataset import _of_record
+from pipelines.bench.recipes import ABLATIONS, CONFIGS, RECIPES, STAGES, module, settings_of
+from pipelines.dag.config_file import read_config
+from pipelines.dag.run_form import PREFIXES
+from pipelines.local import run_record
 
 SHARED = {"max_history": 20, "seen_items": "auto", "top_k": 20}
 SCIENTIFIC = read_config(CONFIGS / "scientific.yaml")
@@ -56,7 +57,7 @@ def test_what_the_ablations_take_away_is_what_the_paper_calls_so():
     assert configs(settings("no_histories"))["history_dim"] == 0
 
 
-@pytest.mark.parametrize("name", bench_recipes.OWN)
+@pytest.mark.parametrize("name", recipes.OWN)
 def test_a_preset_counts_below_the_data_set_and_that_below_set(name):
     lines = read_config(CONFIGS / f"{RECIPES[name].preset}.yaml")
     found, plain = configs(settings(name)), configs(settings(name, data={}))
@@ -94,12 +95,12 @@ def test_of_a_run_the_sizes_are_taken_and_the_method_is_not(config):
     sizes = read_config(CONFIGS / f"{config}.yaml")
     arguments = sizes | {"catalog_items": "items.parquet", "store": "s", "quantizer_seed": 3}
     for preset in ("macrec", "paper", "tiger"):
-        arguments |= {n: v for n, v in bench_recipes.preset(preset).items() if n not in sizes}
+        arguments |= {n: v for n, v in recipes.preset(preset).items() if n not in sizes}
     arguments |= {"history_dim": 0, "generator_tasks": ("seq_text_text",), "gpu_count": "2"}
-    taken = bench_recipes.taken_from_a_run(arguments)
+    taken = recipes.taken_from_a_run(arguments)
     own = {n for n in sizes if n.startswith(("label_", "quantizer_", "generator_", "evaluation_"))}
     assert own <= set(taken)
-    assert set(taken) - own <= bench_recipes.SIZES  # of the preset of that run
+    assert set(taken) - own <= recipes.SIZES  # of the preset of that run
     assert configs(settings("tiger", data=taken))["quantizer_hidden"] == (512, 256, 128)
 
 

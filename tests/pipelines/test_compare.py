@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from pipelines.cli import main
-from pipelines.version import VERSION
+from pipelines.cli.main import main
+from pipelines.local.id_version import VERSION
 from tests.artifacts import predictions
 
 USERS = 40

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from docker.errors import APIError, ImageNotFound
 
-from macrec.errors import UserError
-from pipelines import containers
-from pipelines.containers import Containers, Mount, Options
+from macrec.core.errors import UserError
+from pipelines.local import containers
+from pipelines.local.containers import Containers, Mount, Options
 
 COMMAND = ["python", "-m", "components.train.main", "--executor-input", "{}"]
 

@@ -10,15 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from macrec.artifact import Artifact, Source
-from macrec.centring import trained_on
-from macrec.errors import UserError
-from macrec.parameters import fields
-from macrec.stage import execute
-from pipelines import encode_items, run, version
-from pipelines.compile import compiled
-from pipelines.local import LocalRun, StageRun
-from pipelines.parameters import (
+from macrec.core.artifact import Artifact, Source
+from macrec.core.errors import UserError
+from macrec.core.parameters import fields
+from macrec.core.stage import execute
+from macrec.data.centring import trained_on
+from pipelines.dag.compile import compiled
+from pipelines.dag.run_form import (
     PREVIOUS,
     SET_BY_PIPELINE,
     STAGES,
@@ -26,6 +24,8 @@ from pipelines.parameters import (
     resolve,
     stage,
 )
+from pipelines.local import encode_new_items, id_version, run
+from pipelines.local.executor import LocalRun, StageRun
 
 ENCODING = ["snapshot_catalog", "prepare_data", "embed_text", "embed_image", "encode_items"]
 
@@ -89,7 +89,7 @@ def test_a_run_names_its_version_and_how_the_vectors_were_made(tmp_path, monkeyp
     given = {"catalog_items": "x.csv", "text_model": "m", "text_prompt": "{}", "label_seed": 1}
     arguments = {**given, "catalog_min_interactions": 5, "store": "gs://bucket/store"}
     publish(ended(tmp_path, *run.LEFT.values()), arguments, tmp_path, monkeypatch)
-    found = version.read(tmp_path)
+    found = id_version.read(tmp_path)
     assert found.artifacts == {
         "previous_semantic_ids": str(tmp_path / "runs" / "resolve_collisions" / "semantic_ids"),
         "previous_latents": str(tmp_path / "runs" / "quantize" / "latents"),
@@ -97,7 +97,7 @@ def test_a_run_names_its_version_and_how_the_vectors_were_made(tmp_path, monkeyp
     }
     assert found.settings == {"text_prompt": "{}"}
     assert found.store == "gs://bucket/store"
-    left = version.left_by(tmp_path, ["recommender", "sequences"])
+    left = id_version.left_by(tmp_path, ["recommender", "sequences"])
     assert left == {
         "recommender": tmp_path / "runs" / "train" / "recommender",
         "sequences": tmp_path / "runs" / "prepare_data" / "sequences",
@@ -109,7 +109,7 @@ def test_the_folder_may_be_moved(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     publish(record, {"store": "s"}, tmp_path / "a", monkeypatch)
     (tmp_path / "a").rename(tmp_path / "b")
-    found = version.read(tmp_path / "b").artifacts["previous_latents"]
+    found = id_version.read(tmp_path / "b").artifacts["previous_latents"]
     assert found == str(tmp_path / "b" / "runs" / "quantize" / "latents")
 
 
@@ -118,9 +118,9 @@ def test_the_folder_may_be_moved(tmp_path, monkeypatch):
 )
 def test_a_folder_without_a_version_is_refused(tmp_path, content, message):
     if content is not None:
-        (tmp_path / version.VERSION).write_text(content)
+        (tmp_path / id_version.VERSION).write_text(content)
     with pytest.raises(UserError, match=message):
-        version.read(tmp_path)
+        id_version.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -200,12 +200,12 @@ class Earlier:
         quantized = self.execute("quantize", vectors | labels | near, **config)
         codes = self.execute("resolve_collisions", {"items": data["items"], **quantized})
         folders = {n: a.path for n, a in (quantized | codes).items()}
-        version.write(self.out, folders, {"store": str(self.out / "store")})
+        id_version.write(self.out, folders, {"store": str(self.out / "store")})
         return self
 
 
 def ids(out):
-    path = version.read(out).artifacts["previous_semantic_ids"]
+    path = id_version.read(out).artifacts["previous_semantic_ids"]
     rows = Artifact.open(Path(path)).table().to_pylist()
     return {row["item_id"]: (row["text_codes"], row["image_codes"]) for row in rows}
 
@@ -228,7 +228,7 @@ def before(vectors, tmp_path):
 @pytest.mark.slow
 def test_a_quantizer_tells_which_mean_its_vectors_lack(before, vectors):
     means = trained_on(
-        Artifact.open(Path(version.read(before.out).artifacts["previous_quantizer"]))
+        Artifact.open(Path(id_version.read(before.out).artifacts["previous_quantizer"]))
     )
     assert means["text"] == pytest.approx(np.mean([vectors[n] for n in NAMES], 0), abs=1e-5)
     assert not means["image"].any()  # embedded with centre=False
@@ -261,7 +261,7 @@ def test_encode_items_end_to_end_and_once_more_from_its_own_output(
 
     # The store is that of the earlier run, so the vectors are not made again.
     (tmp_path / "v1").rename(tmp_path / "moved")
-    version_file = tmp_path / "v2" / version.VERSION
+    version_file = tmp_path / "v2" / id_version.VERSION
     version_file.write_text(version_file.read_text().replace("v1/store", "moved/store"))
     again = macrec(*command, "--previous", tmp_path / "v2", "--out", tmp_path / "v3")
     assert again.code == 0, again.err
@@ -290,7 +290,7 @@ def test_the_quantizer_is_copied_once(tmp_path):
     record = ended(tmp_path, "encode_items")
     for previous in (quantizer, quantizer, tmp_path / "quantizer"):
         arguments = {"previous_quantizer": str(previous), "store": "s"}
-        encode_items._publish(record, arguments, tmp_path)
+        encode_new_items._publish(record, arguments, tmp_path)
         assert {p.name for p in (tmp_path / "quantizer").iterdir()} == {
             "config.json",
             "manifest.json",

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from docker.errors import ImageNotFound
 
-from macrec.errors import UserError
-from pipelines import images
-from pipelines.compile import locked_images
+from macrec.core.errors import UserError
+from pipelines.dag.compile import locked_images
+from pipelines.local import images
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -37,7 +37,7 @@ def tree(tmp_path):
         "docker/Dockerfile",
         "docker/install.sh",
         "docker/sbom.py",
-        "src/macrec/generator.py",
+        "src/macrec/generator/model.py",
         "components/train/main.py",
     ],
 )
@@ -64,19 +64,19 @@ def test_what_is_no_source_leaves_the_tag_as_it_is(tree):
         "docker/images.lock",  # else it could not hold the tag
         "pipeline.yaml",
         "README.md",
-        "pipelines/local.py",
+        "pipelines/local/executor.py",
         "src/macrec/__pycache__/store.cpython-311.pyc",
         "src/macrec.egg-info/PKG-INFO",
     ):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text("new")
-    (tree / "src/macrec/store.py").touch()
-    (tree / "src/macrec/store.py").chmod(0o600)
+    (tree / "src/macrec/core/store.py").touch()
+    (tree / "src/macrec/core/store.py").chmod(0o600)
     assert images.tag(tree) == before
 
 
 def test_what_is_sent_to_the_engine_is_what_is_hashed(tree):
-    (tree / "src/macrec/store.py").chmod(0o600)  # a stage of another user must read it
+    (tree / "src/macrec/core/store.py").chmod(0o600)  # a stage of another user must read it
     sent = images.context(tree)
     with tarfile.open(fileobj=sent) as tar:
         entries = tar.getmembers()
@@ -261,7 +261,8 @@ def test_the_committed_lock_is_not_of_other_sources():
 
 
 def test_compile_refuses_a_lock_of_other_sources(macrec, monkeypatch, tmp_path):
-    from pipelines import cli, compile
+    from pipelines.cli import main
+    from pipelines.dag import compile
 
     behind = {"cpu": "shop/macrec-cpu:src-0", "gpu": "shop/macrec-gpu:src-0"}
     (tmp_path / "images.lock").write_text(json.dumps(behind))
@@ -269,7 +270,7 @@ def test_compile_refuses_a_lock_of_other_sources(macrec, monkeypatch, tmp_path):
     out = tmp_path / "pipeline.yaml"
     for extra, code in ([[], 2], [["--cpu-image", "a", "--gpu-image", "b"], 0]):
         with pytest.raises(SystemExit) as ended:
-            cli.main(["compile", "--out", str(out), *extra])
+            main.main(["compile", "--out", str(out), *extra])
         assert ended.value.code == code and out.exists() == (code == 0)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from macrec.errors import UserError
-from pipelines import cli
-from pipelines.compile import compiled
-from pipelines.lint import lint, problems
+from macrec.core.errors import UserError
+from pipelines.cli import main
+from pipelines.dag.compile import compiled
+from pipelines.dag.policy import lint, problems
 
 ROOT = Path(__file__).parent.parent.parent
 DIGEST = "europe-docker.pkg.dev/p/r/macrec-gpu@sha256:" + "0" * 64
@@ -296,7 +296,7 @@ def test_all_problems_come_in_one_message(documents, tmp_path, capfd):
     path = tmp_path / "broken.yaml"
     path.write_text(yaml.safe_dump_all(pipeline.documents))
     with pytest.raises(SystemExit) as ended:
-        cli.main(["lint", str(path)])
+        main.main(["lint", str(path)])
     assert ended.value.code == 2
     with pytest.raises(UserError) as refused:
         lint(path)

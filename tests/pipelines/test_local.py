@@ -7,9 +7,9 @@ import sys
 import pytest
 from kfp.local import status
 
-from macrec.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR
-from pipelines import local
-from pipelines.local import LocalRun, StageFailed, _StageTask
+from macrec.core.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR
+from pipelines.local import executor
+from pipelines.local.executor import LocalRun, StageFailed, _StageTask
 
 COMMAND = ["python", "-m", "components.train.main", "--executor-input"]
 
@@ -59,8 +59,8 @@ def test_any_other_code_ends_the_run_at_once(run, code):
 def test_a_process_is_of_this_interpreter_and_has_its_environment(monkeypatch):
     monkeypatch.setenv("ELDER", "kept")
     program = "import os, sys; sys.exit(len(os.environ['ELDER'] + os.environ['NEW']))"
-    assert local.in_process(["python", "-c", program], {"NEW": "a"}) == 5
+    assert executor.in_process(["python", "-c", program], {"NEW": "a"}) == 5
     monkeypatch.setattr(
         subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, command[0])
     )
-    assert local.in_process(["python", "-m", "x"], {}) == sys.executable
+    assert executor.in_process(["python", "-m", "x"], {}) == sys.executable

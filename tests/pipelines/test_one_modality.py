@@ -6,8 +6,8 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from macrec.artifact import Artifact
-from macrec.generator import load_recommender
+from macrec.core.artifact import Artifact
+from macrec.generator.model import load_recommender
 from tests.pipelines.conftest import SMOKE
 
 SMALL = ["--set", "image_max_bad_images=0.05"]  # 1 of 60 pictures is broken

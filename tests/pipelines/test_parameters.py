@@ -2,10 +2,10 @@
 
 import pytest
 
-from macrec.errors import UserError
-from pipelines import cli
-from pipelines.parameters import resolve, run_parameters
-from pipelines.run import source_problems
+from macrec.core.errors import UserError
+from pipelines.cli import main
+from pipelines.dag.run_form import resolve, run_parameters
+from pipelines.local.run import source_problems
 
 DATA = {"catalog_items": "items.csv", "catalog_interactions": "log.csv"}
 
@@ -70,7 +70,7 @@ def config_files(folder, *contents):
 
 def given(*arguments):
     flags = ["--items", "items.csv", "--interactions", "log.csv"]
-    return cli._given(cli._parser().parse_args(["validate", *flags, *arguments]))
+    return main._given(main._parser().parse_args(["validate", *flags, *arguments]))
 
 
 def test_configurations_compose_and_the_later_one_wins(tmp_path):

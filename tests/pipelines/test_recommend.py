@@ -7,12 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from macrec import schema
-from macrec.arrays import codes_column, vector_column
-from macrec.artifact import Artifact, DatasetOutput, FolderOutput
-from macrec.generator import ModelSize, Recommender, build_model, save_recommender
-from macrec.tokens import Vocabulary
-from pipelines import cli, recommend, version
+from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
+from macrec.data import schema
+from macrec.data.columns import codes_column, vector_column
+from macrec.generator.model import ModelSize, Recommender, build_model, save_recommender
+from macrec.generator.tokens import Vocabulary
+from pipelines.cli import main
+from pipelines.local import id_version, recommend_lists
 from tests.artifacts import dataset
 
 ITEMS, USERS = 30, 12
@@ -56,7 +57,7 @@ def ended_run(out: Path, **config) -> Path:
     }
     absent = {"quantizer": out / "quantizer"}
     paths = {name: artifact.path for name, artifact in folders.items()}
-    version.write(out, paths | absent, {"store": str(out / "store")})
+    id_version.write(out, paths | absent, {"store": str(out / "store")})
     return out
 
 
@@ -67,7 +68,7 @@ def out(tmp_path_factory):
 
 def called(*arguments, code=0):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["recommend", *map(str, arguments), "--device", "cpu", "--threads", "1"])
+        main.main(["recommend", *map(str, arguments), "--device", "cpu", "--threads", "1"])
     assert ended.value.code == code
 
 
@@ -116,7 +117,7 @@ def test_several_parts_become_one_file(tmp_path):
             writer.close()
             writer.open_part()
     output.commit({"stage": "recommend"})
-    recommend.publish(output.path, tmp_path / "all.parquet")
+    recommend_lists.publish(output.path, tmp_path / "all.parquet")
     assert pq.read_table(tmp_path / "all.parquet").equals(table)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
@@ -134,7 +135,7 @@ def test_bad_calls_are_refused(out, tmp_path, caplog):
     called(out, "--to", to, "--users", tmp_path / "absent.txt", code=2)
     assert "absent.txt: no such file" in caplog.text
     partial = {"semantic_ids": tmp_path, "latents": tmp_path, "quantizer": tmp_path}
-    version.write(tmp_path, partial, {"store": "s"})
+    id_version.write(tmp_path, partial, {"store": "s"})
     called(tmp_path, "--to", to, code=2)
     assert "names no sequences, recommender, predictions, recommendations" in caplog.text
     assert not to.exists()

@@ -7,14 +7,21 @@ from typing import Any
 import pytest
 import yaml
 
-from components.container import container_component, parameters
-from macrec import errors
-from macrec.artifact import DatasetOutput
-from macrec.parameters import fields
-from macrec.stage import input_artifacts
-from pipelines import contract, errors_page
-from pipelines.compile import compiled
-from pipelines.parameters import PREFIXES, REQUIRED, SET_BY_PIPELINE, SOURCES, run_parameters, stage
+from components.kfp_component import container_component, parameters
+from macrec.core import errors
+from macrec.core.artifact import DatasetOutput
+from macrec.core.parameters import fields
+from macrec.core.stage import input_artifacts
+from pipelines.cli import contract, errors_page
+from pipelines.dag.compile import compiled
+from pipelines.dag.run_form import (
+    PREFIXES,
+    REQUIRED,
+    SET_BY_PIPELINE,
+    SOURCES,
+    run_parameters,
+    stage,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 GPU_STAGES = {"embed_text", "embed_image", "quantize", "train", "evaluate", "recommend"}
@@ -142,7 +149,7 @@ def test_gpu_stages_go_to_the_pool_that_the_run_names(documents, tasks):
 
 
 def test_the_user_of_the_pods_is_that_of_the_image():
-    from pipelines.tasks import USER
+    from pipelines.dag.tasks import USER
 
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
     assert f"useradd --uid {USER} " in dockerfile

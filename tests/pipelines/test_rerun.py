@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from macrec.artifact import Artifact
-from macrec.errors import UserError
-from pipelines import rerun, run_record
-from pipelines.dag import Dag
-from pipelines.local import PIPELINE_YAML
-from pipelines.rerun import Choice
+from macrec.core.artifact import Artifact
+from macrec.core.errors import UserError
+from pipelines.cluster import rerun
+from pipelines.cluster.rerun import Choice
+from pipelines.dag.compiled_dag import Dag
+from pipelines.local import run_record
+from pipelines.local.executor import PIPELINE_YAML
 from tests.kfp_server import Refused
 from tests.pipelines.conftest import SMOKE
 

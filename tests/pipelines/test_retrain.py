@@ -9,10 +9,10 @@ import pytest
 import yaml
 from google.protobuf import json_format
 
-from macrec.artifact import Artifact
-from pipelines import local, version
-from pipelines.parameters import PREFIXES, run_parameters
-from pipelines.tasks import Tasks, as_pipeline
+from macrec.core.artifact import Artifact
+from pipelines.dag.run_form import PREFIXES, run_parameters
+from pipelines.dag.tasks import Tasks, as_pipeline
+from pipelines.local import executor, id_version
 from tests.pipelines.conftest import SMOKE
 from tests.pipelines.test_run import SMALL, states
 
@@ -64,7 +64,7 @@ def metrics(folder: Path, name: str):
 
 
 def ids(folder: Path, name: str):
-    path = version.read(folder / name).artifacts["previous_semantic_ids"]
+    path = id_version.read(folder / name).artifacts["previous_semantic_ids"]
     rows = Artifact.open(Path(path)).table().to_pylist()
     return {row["item_id"]: (row["text_codes"], row["image_codes"]) for row in rows}
 
@@ -121,7 +121,7 @@ def test_a_frozen_quantizer_keeps_every_old_id(frozen, folder):
         present = [tuple(c) for c in codes if c]
         assert len(set(present)) == len(present)
     quantizers = [
-        Artifact.open(Path(version.read(folder / name).artifacts["previous_quantizer"])).digest
+        Artifact.open(Path(id_version.read(folder / name).artifacts["previous_quantizer"])).digest
         for name in ("v1", "frozen")
     ]
     assert quantizers[0] == quantizers[1]
@@ -176,7 +176,7 @@ def test_shards_give_the_bytes_of_one_task(sample, tmp_path):
         )
         given = {name: str(value) for name, value in data.items()} | settings
         given["store"] = str(tmp_path / f"store{shards}")
-        record = local.run_pipeline(given, tmp_path / f"runs{shards}", path)
+        record = executor.run_pipeline(given, tmp_path / f"runs{shards}", path)
         whole = {s.stage: s for s in record.stages}  # the last of a name is the whole
         assert len(record.stages) == 4 + (4 if shards == 2 else 0)
         for name in ("embed_text", "embed_image"):

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from macrec.artifact import Artifact
-from pipelines.parameters import PREFIXES
-from pipelines.run import carried_on
+from macrec.core.artifact import Artifact
+from pipelines.dag.run_form import PREFIXES
+from pipelines.local.run import carried_on
 from tests.pipelines.conftest import SMOKE
 
 SMALL = ["--set", "image_max_bad_images=0.05"]  # 1 of 60 pictures is broken
@@ -110,7 +110,7 @@ def test_new_data_is_noticed_and_equal_results_cut_the_rest_off(
 
 
 def test_the_artifacts_are_what_the_contract_says(first, macrec, out):
-    from pipelines.contract import SCHEMAS
+    from pipelines.cli.contract import SCHEMAS
 
     run = sorted((out / "runs").iterdir())[0]
     found = {p.parent.name: Artifact.open(p.parent) for p in run.rglob("manifest.json")}
@@ -168,10 +168,10 @@ def test_given_embeddings_take_the_place_of_encoders(macrec, tmp_path):
 @pytest.mark.slow
 def test_everything_may_lie_in_a_bucket(macrec, sample, gcs_server, tmp_path):
     """Catalogue, log, pictures, encoders and the artifact store on gs://."""
-    from macrec import gcs_session, storage
+    from macrec.core.storage import gcs_session, local
 
     gcs_session.client().create_bucket("shop")
-    bucket = storage.open_storage("gs://shop")
+    bucket = local.open_storage("gs://shop")
     roots = {"data": sample.data, "text": sample.text_model, "image": sample.image_model}
     for prefix, root in roots.items():
         for path in (p for p in root.rglob("*") if p.is_file()):

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from macrec.errors import UserError
-from pipelines import cron
+from macrec.core.errors import UserError
+from pipelines.cluster import cron
 from tests.kfp_server import Refused
 
 WHEN = "0 0 3 * * MON"
@@ -153,7 +153,7 @@ def test_what_changed_replaces_the_schedule(here, kfp, cron_text, flags, said):
 
 
 def test_new_code_replaces_the_schedule(here, kfp, tmp_path):
-    from pipelines.local import PIPELINE_YAML
+    from pipelines.local.executor import PIPELINE_YAML
 
     here("schedule", WHEN, *DATA)
     package = tmp_path / "new.yaml"

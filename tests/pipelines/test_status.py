@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from macrec.task_note import TASK
-from pipelines import run_record
-from pipelines.local import StageFailed
+from macrec.core.task_note import TASK
+from pipelines.local import run_record
+from pipelines.local.executor import StageFailed
 from tests.kfp_server import Refused
 
 DATA = [

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import submit
-from pipelines.dag import Dag
-from pipelines.local import PIPELINE_YAML
+from pipelines.cluster import submit
+from pipelines.dag.compiled_dag import Dag
+from pipelines.local.executor import PIPELINE_YAML
 from tests.kfp_server import Refused
 
 DATA = ["--items", "gs://shop/items", "--interactions", "gs://shop/log"]

@@ -4,8 +4,7 @@
 same figures for a terminal or a pull request.
 """
 
-from macrec.report.markdown import render_markdown
-from macrec.report.model import (
+from macrec.report.contents import (
     CUTOFFS,
     METRICS,
     Agreement,
@@ -30,6 +29,7 @@ from macrec.report.model import (
     System,
     Tokenizer,
 )
+from macrec.report.markdown import render_markdown
 from macrec.report.page import render_html
 
 __all__ = [

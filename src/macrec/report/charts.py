@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from macrec.report import numbers
+from macrec.report.contents import CodebookLevel, Role, Score, System
 from macrec.report.markup import Raw, clean, el, join
-from macrec.report.model import CodebookLevel, Role, Score, System
 from macrec.report.scale import Axis, axis
 from macrec.report.svg import at, colour, empty, picture, text
 

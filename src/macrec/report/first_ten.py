@@ -5,8 +5,8 @@ from itertools import groupby
 from typing import Final
 
 from macrec.report import numbers, tables
+from macrec.report.contents import Group, Score, System
 from macrec.report.markup import Raw, clean, el, join
-from macrec.report.model import Group, Score, System
 
 FIRST: Final = "The first ten places"
 GROUPS: Final = "Groups of users"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from macrec.report import numbers
-from macrec.report.model import Report, Role, Score, System
+from macrec.report.contents import Report, Role, Score, System
 
 ARROW = "\N{RIGHTWARDS ARROW}"
 

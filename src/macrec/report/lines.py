@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from macrec.report import numbers
+from macrec.report.contents import Panel, Series
 from macrec.report.markup import Raw, clean, el, join
-from macrec.report.model import Panel, Series
 from macrec.report.scale import Axis, axis, spread
 from macrec.report.svg import BOLD_LETTER, LETTER, at, colour, empty, picture, text
 

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Sequence
 
-from macrec.report import churn, first_ten, numbers, tokenizer
+from macrec.report import churn_section, first_ten, numbers, tokenizer_section
+from macrec.report.contents import Example, Panel, Report, Score
 from macrec.report.headline import headline
 from macrec.report.markup import clean
-from macrec.report.model import Example, Panel, Report, Score
 from macrec.report.tables import COLLISION_KEY, score_columns
 
 ACTIVE = re.compile(r"([\\`*_\[\]()#~|!])")
@@ -128,8 +128,12 @@ def _codes(report: Report) -> list[str]:
     ]
     blocks: list[str] = []
     if report.churn:
-        rows = churn.rows(report.churn)
-        blocks += [f"### {churn.TITLE}", table(["Modality", *churn.HEADS], rows), churn.KEY]
+        rows = churn_section.rows(report.churn)
+        blocks += [
+            f"### {churn_section.TITLE}",
+            table(["Modality", *churn_section.HEADS], rows),
+            churn_section.KEY,
+        ]
     if used:
         heads = ["Level", "Codes used", "Share", "Perplexity", "Gini", "Largest code"]
         blocks += ["### Codebook use", table(heads, used)]
@@ -146,17 +150,17 @@ def _codes(report: Report) -> list[str]:
 def _prefixes(report: Report) -> list[str]:
     blocks: list[str] = []
     for measured in report.tokenizers:
-        rows = tokenizer.prefix_rows(measured)
+        rows = tokenizer_section.prefix_rows(measured)
         if rows:
             blocks.append(
-                table([f"{measured.modality.capitalize()} codes", *tokenizer.HEADS], rows)
+                table([f"{measured.modality.capitalize()} codes", *tokenizer_section.HEADS], rows)
             )
     if report.agreement:
-        rows = tokenizer.agreement_rows(report.agreement)
-        blocks.append(table(["Text and image", *tokenizer.AGREEMENT_HEADS], rows))
+        rows = tokenizer_section.agreement_rows(report.agreement)
+        blocks.append(table(["Text and image", *tokenizer_section.AGREEMENT_HEADS], rows))
     if blocks:
-        told = [f"- {name}: {meaning}" for name, meaning in tokenizer.key(report).items()]
-        blocks = ["### What the codes say", tokenizer.LEAD, *blocks, "\n".join(told)]
+        told = [f"- {name}: {meaning}" for name, meaning in tokenizer_section.key(report).items()]
+        blocks = ["### What the codes say", tokenizer_section.LEAD, *blocks, "\n".join(told)]
     return blocks
 
 

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from macrec.report import sections
-from macrec.report.examples import users, within_budget
+from macrec.report.contents import Report
+from macrec.report.example_section import users, within_budget
 from macrec.report.headline import headline
 from macrec.report.markup import Raw, clean, el
-from macrec.report.model import Report
 from macrec.report.style import CSS
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from macrec.report import charts, churn, first_ten, numbers, tables, tokenizer
+from macrec.report import charts, churn_section, first_ten, numbers, tables, tokenizer_section
+from macrec.report.contents import Collisions, Panel, Report
 from macrec.report.headline import Tile
 from macrec.report.lines import line_chart
 from macrec.report.markup import Raw, clean, el
-from macrec.report.model import Collisions, Panel, Report
 
 SHOWN_SCORES = {
     "HR@10": "Users whose next item is among the first 10",
@@ -82,7 +82,7 @@ def codes(report: Report) -> Raw | None:
     """How evenly the codebooks are used, what the codes keep, and how items collided."""
     if not (report.codebooks or report.collisions or report.tokenizers or report.churn):
         return None
-    parts: list[Any] = [*churn.section(report.churn)]
+    parts: list[Any] = [*churn_section.section(report.churn)]
     if report.codebooks:
         most = max((max(level.counts, default=0) for level in report.codebooks), default=0)
         drawn = [
@@ -94,7 +94,7 @@ def codes(report: Report) -> Raw | None:
             el("div", drawn, class_="pairs"),
             el("p", tables.CODEBOOK_KEY, class_="quiet"),
         ]
-    parts += tokenizer.measures(report)
+    parts += tokenizer_section.measures(report)
     if report.collisions:
         drawn = [_collisions(c) for c in report.collisions]
         parts += [

@@ -5,8 +5,8 @@ Colours are CSS classes, so that one drawing serves light, dark and print.
 
 from typing import Any
 
+from macrec.report.contents import Role
 from macrec.report.markup import Raw, clean, el
-from macrec.report.model import Role
 
 LETTER = 6.1
 """Mean width of a letter of 11 px, for the room that labels need; bold ones are wider."""

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from macrec.report import charts, numbers
-from macrec.report.headline import best
-from macrec.report.markup import Raw, clean, el, join
-from macrec.report.model import (
+from macrec.report.contents import (
     CUTOFFS,
     METRICS,
     ArtifactDigest,
@@ -14,6 +12,8 @@ from macrec.report.model import (
     Score,
     System,
 )
+from macrec.report.headline import best
+from macrec.report.markup import Raw, clean, el, join
 
 CODEBOOK_KEY = (
     "Curves: items per code, most used code first, one vertical scale for all; dashed: even use. "

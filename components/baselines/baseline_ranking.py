@@ -1,0 +1,164 @@
+"""Full ranking of the catalogue: for validation users one number, for test users all metrics.
+
+Shapes: U users, B users of a batch, K places of a list, N items.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from components.baselines.interface import Model
+from macrec.core.errors import check
+from macrec.core.progress import Progress
+from macrec.data.sequences import seen_pairs
+from macrec.data.split import Cases, Split
+from macrec.metrics.predictions import SHOWN_CUTOFF, SystemScores, first_places, rows
+from macrec.metrics.ranking_metrics import (
+    CUTOFFS,
+    Ranks,
+    exposure,
+    per_user,
+    popularity,
+    ranks_in_scores,
+    shown_counts,
+)
+from macrec.ranking.lists import Lists
+
+USERS_AT_ONCE: Final = 16_384
+"""Users whose lists are held in memory together."""
+CHOSEN_BY: Final = "ndcg_10"
+
+
+class Protocol(NamedTuple):
+    """What every model's lists have in common."""
+
+    max_history: int
+    """Items of a history that a model is shown, the last ones."""
+    drop_seen: bool
+    """Whether no list holds an item of its user's history, of all of it."""
+    batch_size: int
+    """Users scored together."""
+
+
+class Batch(NamedTuple):
+    """Some users' scores."""
+
+    user_B: np.ndarray
+    """Their places among the cases."""
+    scores_BN: np.ndarray
+
+
+def scored(model: Model, cases: Cases, protocol: Protocol) -> Iterator[Batch]:
+    """Scores of all cases, histories of like length together; -inf for what is not listed."""
+    lengths_U = np.array([len(history) for history in cases.histories])
+    order_U = np.argsort(np.minimum(lengths_U, protocol.max_history), kind="stable")
+    for start in range(0, len(order_U), protocol.batch_size):
+        user_B = order_U[start : start + protocol.batch_size]
+        histories = [cases.histories[user] for user in user_B]
+        scores_BN = model.score_all([history[-protocol.max_history :] for history in histories])
+        assert np.isfinite(scores_BN).all(), "a score is not finite"
+        if protocol.drop_seen:
+            scores_BN = scores_BN.copy()
+            scores_BN[seen_pairs(histories)] = -np.inf
+        yield Batch(user_B, scores_BN)
+
+
+def validator(split: Split, protocol: Protocol) -> Callable[[Model], float]:
+    """NDCG@10 of the last item but one of every user with three interactions or more.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    cases = split.validation(0, np.random.default_rng(0))  # all: nothing is drawn
+    check(
+        len(cases.targets_T) > 0,
+        "sequences: no user has three items, so there is nothing to validate on.",
+    )
+
+    def validate(model: Model) -> float:
+        total = 0.0
+        for user_B, scores_BN in scored(model, cases, protocol):
+            ranks = ranks_in_scores(scores_BN, cases.targets_T[user_B])
+            total += float(per_user(ranks, (10,))[CHOSEN_BY].sum())
+        return total / len(cases.targets_T)
+
+    return validate
+
+
+class Tested(NamedTuple):
+    """What the test found."""
+
+    scores: SystemScores
+    seconds: float
+    """Scoring and choosing the first places, without the metrics."""
+
+
+def test(
+    model: Model,
+    name: str,
+    split: Split,
+    items: int,
+    protocol: Protocol,
+    *,
+    top_k: int,
+    write: Callable[[pa.Table], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> Tested:
+    """Ranks for every test user and hands the lists to `write`, users in their order."""
+    scores, seconds = SystemScores(np.zeros(items, np.int64)), 0.0
+    cutoffs = tuple(cutoff for cutoff in CUTOFFS if cutoff <= top_k)
+    with Progress(f"{name}, test", len(split.users_T), "users") as progress:
+        for start in range(0, len(split.users_T), USERS_AT_ONCE):
+            users_U = split.users_T[start : start + USERS_AT_ONCE]
+            cases = split.test(users_U)
+            order: list[np.ndarray] = []
+            ranks: list[Ranks] = []
+            lists: list[Lists] = []
+            batches = scored(model, cases, protocol)
+            started = clock()
+            for user_B, scores_BN in batches:
+                lists.append(first_places(scores_BN, top_k))
+                seconds += clock() - started
+                ranks.append(ranks_in_scores(scores_BN, cases.targets_T[user_B]))
+                order.append(user_B)
+                progress.advance(len(user_B))
+                started = clock()
+            back_U = np.argsort(np.concatenate(order))
+            found = Ranks(*(np.concatenate(part)[back_U] for part in zip(*ranks, strict=True)))
+            together = _joined(lists, back_U)
+            scores.add(found, cutoffs)
+            scores.shown_N += shown_counts(together.items_UK, SHOWN_CUTOFF, items)
+            write(rows(split.user_ids.take(users_U), name, cases.targets_T, together))
+    return Tested(scores, seconds)
+
+
+def _joined(lists: list[Lists], back_U: np.ndarray) -> Lists:
+    """The batches' lists as one, users in their order."""
+    widest = max(found.items_UK.shape[1] for found in lists)
+
+    def together(parts: list[np.ndarray], fill: float) -> np.ndarray:
+        wide = [
+            np.pad(part, ((0, 0), (0, widest - part.shape[1])), constant_values=fill)
+            for part in parts
+        ]
+        return np.concatenate(wide)[back_U]
+
+    return Lists(
+        together([found.items_UK for found in lists], -1),
+        together([found.scores_UK for found in lists], -np.inf),
+    )
+
+
+def figures(tested: Tested, split: Split, items: int) -> dict[str, float]:
+    """Means over the test users, and what was shown to them together."""
+    found = {name: float(value_T.mean()) for name, value_T in tested.scores.values.items()}
+    shown = exposure(tested.scores.shown_N, popularity(split.training().items, items))
+    found |= {f"{figure}_10": value for figure, value in shown._asdict().items()}
+    users = len(split.users_T)
+    return found | {
+        "users": float(users),
+        "users_per_second": users / max(tested.seconds, 1e-9),
+    }

@@ -1,0 +1,45 @@
+"""A model on disk: model.safetensors, config.json, history.json (the learning curve)."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from components.baselines.interface import Data, Fitted, Model
+from components.baselines.registry import ModelName, baseline
+from macrec.core.artifact import Artifact
+from macrec.data.sequences import Sequences
+
+WEIGHTS: Final = "model.safetensors"
+CONFIG: Final = "config.json"
+CURVE: Final = "history.json"
+
+
+def save(folder: Path, name: ModelName, config: Any, data: Data, fitted: Fitted) -> None:
+    """Writes the model; the same model gives the same bytes."""
+    from safetensors.numpy import save_file
+
+    state = {key: np.ascontiguousarray(value) for key, value in fitted.model.state().items()}
+    save_file(state, folder / WEIGHTS)
+    told = {
+        "model": name,
+        "settings": dataclasses.asdict(config),
+        "items": data.items,
+        "max_history": data.max_history,
+    }
+    (folder / CONFIG).write_text(json.dumps(told, indent=1) + "\n")
+    (folder / CURVE).write_text(json.dumps(fitted.curve, indent=1, allow_nan=False) + "\n")
+
+
+def load(fitted: Artifact) -> Model:
+    """The model that the stage has left, on a CPU."""
+    from safetensors.numpy import load_file
+
+    told = json.loads(fitted.file(CONFIG).read_bytes())
+    module = baseline(told["model"])
+    nobody = Sequences(np.zeros(0, np.int32), np.zeros(1, np.int64))
+    data = Data(told["items"], nobody, told["max_history"], {})
+    state = load_file(fitted.file(WEIGHTS))
+    return module.load(module.Config(**told["settings"]), data, state)

@@ -1,0 +1,31 @@
+"""How the semantic IDs differ from those of an earlier run, if one is given."""
+
+from typing import TYPE_CHECKING
+
+from macrec.core.artifact import Artifact
+from macrec.tokenizer.churn import Churn, compare
+
+if TYPE_CHECKING:
+    from components.evaluate.main import Inputs
+
+
+def measure_churn(inputs: "Inputs") -> dict[str, Churn]:
+    """By modality; nothing without an earlier run.
+
+    Raises:
+        UserError: what is given as the earlier run's semantic IDs is something else.
+    """
+    if inputs.previous_semantic_ids is None:
+        return {}
+    earlier = Artifact.open(inputs.previous_semantic_ids.path())
+    return compare(earlier, inputs.semantic_ids)
+
+
+def figures(churn: dict[str, Churn]) -> dict[str, float]:
+    """text_ids_kept, text_ids_moved, text_ids_new, text_ids_gone, text_churn, and of images."""
+    found: dict[str, float] = {}
+    for modality, counts in churn.items():
+        named = counts._asdict().items()
+        found |= {f"{modality}_ids_{name}": float(count) for name, count in named}
+        found[f"{modality}_churn"] = counts.share
+    return found

@@ -1,0 +1,89 @@
+"""The KFP container component of a stage, derived from what the stage's main.py declares.
+
+One source of truth: the component's inputs, outputs, parameters, defaults and descriptions are the
+fields of Inputs, Outputs, Config and Execution, so they cannot drift apart.
+"""
+
+import dataclasses
+import inspect
+from typing import Any
+
+from kfp import dsl
+
+from macrec.core.artifact import ParameterOutput
+from macrec.core.fingerprint import Stage, stage_name
+from macrec.core.parameters import Parameter, fields
+from macrec.core.stage import input_artifacts, settings, sources
+from macrec.core.stage_command import METRICS, common
+
+_KFP_TYPES = {str: str, int: int, float: float, bool: bool, dict: dict}
+
+
+def container_component(stage: Stage, pool: str) -> Any:
+    """A container component that runs the stage's main.py in the image of its pool.
+
+    Args:
+        stage: the module components.NAME.main.
+        pool: "cpu" or "gpu"; the image is named here and pinned when the pipeline is compiled.
+    """
+    name = stage_name(stage)
+
+    def component(*_: Any) -> dsl.ContainerSpec:
+        return dsl.ContainerSpec(
+            image=f"macrec-{pool}",
+            command=["python", "-m", f"components.{name}.main"],
+            args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
+        )
+
+    declared = parameters(stage)
+    artifacts = input_artifacts(stage)
+    arguments = [_argument(p.name, dsl.Input[dsl.Artifact], p.default) for p in artifacts]
+    arguments += [_argument(p.name, kfp_type(p), p.default) for p in declared]
+    for output in fields(stage.Outputs):
+        kind = output.kind.kfp_type
+        is_parameter = output.kind is ParameterOutput
+        annotation = dsl.OutputPath(str) if is_parameter else dsl.Output[getattr(dsl, kind)]
+        arguments.append(_argument(output.name, annotation))
+    arguments.append(_argument(METRICS, dsl.Output[dsl.Metrics]))
+    component.__name__ = name
+    component.__doc__ = _docstring(stage, declared)
+    component.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+    component.__annotations__ = {a.name: a.annotation for a in arguments}
+    return dsl.container_component(component)
+
+
+def parameters(stage: Stage) -> list[Parameter]:
+    """Everything a stage takes by value: URIs with their snapshots, settings, the common ones."""
+    uris: list[Parameter] = []
+    for p in sources(stage):
+        uris.append(Parameter(p.name, str, "", p.doc))
+        uris.append(Parameter(f"{p.name}_snapshot", str, "", f"Digest of {p.name}, if known."))
+    return [*uris, *settings(stage), *common(stage)]
+
+
+def kfp_type(parameter: Parameter) -> Any:
+    """The type of a parameter in KFP; enumerations are strings, tuples are lists."""
+    if parameter.choices:
+        return str
+    return _KFP_TYPES.get(parameter.kind, list)
+
+
+def kfp_default(parameter: Parameter) -> Any:
+    """The default of a parameter in KFP's terms; `inspect.Parameter.empty` if it has none."""
+    if parameter.default is dataclasses.MISSING:
+        return inspect.Parameter.empty
+    return list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+
+
+def _argument(name: str, annotation: Any, default: Any = dataclasses.MISSING) -> inspect.Parameter:
+    default = kfp_default(Parameter(name, annotation, default, ""))
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+    )
+
+
+def _docstring(stage: Stage, declared: list[Parameter]) -> str:
+    summary = (stage.__doc__ or "").partition("\n")[0]
+    documented = [*input_artifacts(stage), *declared, *fields(stage.Outputs)]
+    lines = [f"    {p.name}: {' '.join(p.doc.split())}" for p in documented]
+    return "\n".join([summary, "", "Args:", *lines])

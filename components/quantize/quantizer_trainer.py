@@ -1,0 +1,298 @@
+"""The training itself: steps, epochs, codebooks, and the state that a checkpoint holds.
+
+Shape suffixes: N items, B batch, D latent size, S steps, T loss terms.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from components.quantize import codebooks, quantizer_losses
+from components.quantize.config import Config
+from components.quantize.data import Catalogue, batches, fit_normalisation, items, timed
+from components.quantize.objective import forward, loss_terms, other_labels, term_weights
+from macrec.compute.device import warn_if_slow
+from macrec.core.errors import UserError
+from macrec.core.processes import ALONE, Processes
+from macrec.tokenizer.quantizer import ROWS, CrossModalQuantizer, QuantizerSpec
+from macrec.tokenizer.residual_quantization import grid_codebooks
+
+REFIT_ITEMS = 131_072
+"""k-means takes a sample of so many items, or of 256 a codeword if that is more: a mean of 256 is
+known to a sixteenth of the spread, and a million items would take minutes each time."""
+
+
+class Trainer:
+    """The state that steps and epochs share, and change.
+
+    Args:
+        catalogue: the modalities that get codes; the vectors may lie on a disk.
+        config: with every size filled in.
+        device: where the model is trained.
+        processes: those that train together, each with the whole catalogue.
+        compiled: whether the networks are compiled.
+        state: of a training to go on with, as `state` gave it.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        config: Config,
+        device: torch.device,
+        *,
+        processes: Processes = ALONE,
+        compiled: bool = False,
+        state: Any = None,
+    ) -> None:
+        dims = {name: data.dim for name, data in catalogue.items()}
+        spec = QuantizerSpec(
+            text_dim=dims.get("text", 0),
+            image_dim=dims.get("image", 0),
+            tokenizer=config.tokenizer,
+            latent_dim=config.latent_dim,
+            projection=config.projection,
+            hidden=config.hidden,
+            levels=config.levels,
+            codebook_size=config.codebook_size,
+            shared_levels=config.shared_levels if len(dims) == 2 else 0,
+        )
+        warn_if_slow(config.precision, device.type)
+        self.catalogue, self.config, self.device = catalogue, config, device
+        self.processes = processes
+        self.weights = term_weights(config, tuple(catalogue))
+        self.anchored = [n for n in catalogue if any(f"{n}_contr" in term for term in self.weights)]
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.model = CrossModalQuantizer(spec, config.seed)
+        self.heads = self._heads()
+        self.model.to(device)
+        self.heads.to(device)
+        if compiled:
+            for part in self.model.parts().values():
+                part.encoder.compile()  # in place: the names of the weights stay
+                part.decoder.compile()
+        if state is None:
+            with timed("normalisation"):
+                for name, data in catalogue.items():
+                    fit_normalisation(self.model.modality(name), data, name)
+            with timed("first codebooks"):
+                self.start_codebooks()
+        if config.tokenizer == "fsq" or config.codebook_update == "ema":
+            for codebook in self.codebooks:
+                codebook.requires_grad_(False)
+        batch_size = min(config.batch_size, items(catalogue))
+        self.means = codebooks.MovingMeans(self.model, config.ema_decay, batch_size)
+        self.parameters = [
+            p for m in (self.model, self.heads) for p in m.parameters() if p.requires_grad
+        ]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.history: list[dict[str, Any]] = []
+        self.steps = 0
+        """Steps of all epochs."""
+        self.epoch_start = self.generator.get_state()
+        self._begin_epoch()
+        if state is not None:
+            self._restore(state)
+
+    def _begin_epoch(self) -> None:
+        self.names: list[str] = []
+        self.terms: list[Tensor] = []
+        self.anchors: list[Tensor] = []
+
+    def state(self) -> dict[str, Any]:
+        """All that changes, for a checkpoint after any step.
+
+        Raises UserError when it is not finite: it must not take the place of a good checkpoint.
+        """
+        if self.terms:
+            losses_ST = torch.stack(self.terms).double().cpu()
+            _check_finite(losses_ST, self.names, len(self.history) + 1)
+        if not all(bool(p.isfinite().all()) for p in self.parameters):
+            raise UserError(
+                f"quantize: weights stopped being finite in step {self.steps}. Lower "
+                "quantizer_learning_rate, or look for extreme values in the embeddings."
+            )
+        return {
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "means": {"counts": self.means.counts, "sums": self.means.sums},
+            "generator": self.epoch_start,
+            "history": self.history,
+            "steps": self.steps,
+            "names": self.names,
+            "terms": torch.stack(self.terms) if self.terms else None,
+            "anchors": torch.stack(self.anchors) if self.anchors else None,
+        }
+
+    def _restore(self, state: Any) -> None:
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self.model.parts().items():
+            for level in range(len(part.codebooks)):
+                self.means.counts[name][level].copy_(state["means"]["counts"][name][level])
+                self.means.sums[name][level].copy_(state["means"]["sums"][name][level])
+        self.generator.set_state(state["generator"])
+        self.history, self.steps = state["history"], state["steps"]
+        if state["terms"] is not None:
+            self.names = state["names"]
+            self.terms = list(state["terms"].to(self.device))
+            self.anchors = list(state["anchors"].to(self.device))
+
+    def _heads(self) -> nn.ModuleDict:
+        if not (self.config.align_head and "align" in self.weights):
+            return nn.ModuleDict()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.config.seed + 1)
+            size = self.config.latent_dim, self.config.align_head
+            return nn.ModuleDict({name: nn.Linear(*size) for name in self.catalogue})
+
+    @property
+    def codebooks(self) -> list[nn.Parameter]:
+        """The codebooks of all modalities and levels."""
+        return [book for part in self.model.parts().values() for book in part.codebooks]
+
+    def start_codebooks(self) -> None:
+        """The codebooks before the first step."""
+        config = self.config
+        if config.tokenizer == "fsq":
+            for part in self.model.parts().values():
+                grids = grid_codebooks(config.fsq_levels, config.levels)
+                for codebook, grid_MD in zip(part.codebooks, grids, strict=True):
+                    codebook.data.copy_(grid_MD)
+        elif config.codebook_init == "kmeans" or config.tokenizer == "rqkmeans":
+            self._refit()
+
+    def _refit(self) -> None:
+        count, most = items(self.catalogue), max(REFIT_ITEMS, 256 * self.config.codebook_size)
+        rows_R = None
+        if count > most:
+            rows_R = torch.randperm(count, generator=self.generator)[:most].sort().values
+        codebooks.refit(self.model, *self.latents(rows_R), self.generator)
+        self.processes.spread(codebook.data for codebook in self.codebooks)
+
+    def latents(self, rows_R: Tensor | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The latents of the given or all items and which of them mean anything, by modality."""
+        if rows_R is None:
+            rows_R = torch.arange(items(self.catalogue))
+        present = {
+            n: data.present_N[rows_R.to(data.present_N.device)].to(self.device)
+            for n, data in self.catalogue.items()
+        }
+        latents = {
+            name: torch.zeros(len(rows_R), part.latent_dim, device=self.device)
+            for name, part in self.model.parts().items()
+        }
+        for start in range(ROWS * self.processes.rank, len(rows_R), ROWS * self.processes.count):
+            chunk = slice(start, start + ROWS)
+            vectors = {
+                name: data.embedding_NE[rows_R[chunk].to(data.embedding_NE.device)]
+                for name, data in self.catalogue.items()
+            }
+            here = {name: present_R[chunk] for name, present_R in present.items()}
+            for encoded in self.model.encode_chunks(vectors, here):
+                for name, done in encoded.items():
+                    latents[name][chunk] = done.latents_ND
+        for latents_RD in latents.values():
+            self.processes.sum(latents_RD)  # of zeros and the chunks of each
+        return latents, present
+
+    def update_codebooks(self) -> dict[str, float]:
+        """k-means in "refit"; else the codewords no item uses move. Returns what happened."""
+        if self.config.tokenizer == "fsq":
+            return {}
+        if self.config.codebook_update == "refit":
+            self._refit()
+            for codebook in self.codebooks:
+                # Momentum gathered for codewords that are gone would push the new ones.
+                self.optimizer.state.pop(codebook, None)
+            return {"codebooks_refitted": 1.0}
+        if not self.config.reseed_dead:
+            return {}
+        moved = codebooks.reseed_dead(self.model, *self.latents())
+        self.processes.spread(codebook.data for codebook in self.codebooks)
+        self.means.reset()
+        return {f"{name}_codewords_reseeded": float(count) for name, count in moved.items()}
+
+    def step(self, batch: Catalogue) -> tuple[dict[str, Tensor], Tensor]:
+        """One update; the loss terms, and by modality the anchors with a positive and all."""
+        passes = forward(self.model, batch, self.config, processes=self.processes)
+        pairs = {
+            name: quantizer_losses.find_pairs(
+                other_labels(batch, name), self.config.contrastive_positives
+            )
+            for name in self.anchored
+        }
+        terms = loss_terms(self.model, self.heads, passes, pairs, self.config, self.processes)
+        total = torch.stack([self.weights[term] * loss for term, loss in terms.items()]).sum()
+        self.optimizer.zero_grad()
+        total.backward()
+        terms = self._joined(terms)
+        self.optimizer.step()
+        if self.config.codebook_update == "ema" and self.config.tokenizer == "rqvae":
+            quantized = {name: done.quantized for name, done in passes.items()}
+            self.means.update(quantized, {name: data.present_N for name, data in batch.items()})
+        counts = [found.count_anchors() for found in pairs.values()]
+        return terms, torch.stack(counts) if counts else torch.zeros(0, 2)
+
+    def _joined(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums gradients and loss terms over the processes, so that they are those of the batch."""
+        count = self.processes.count
+        if count == 1:
+            return terms
+        # What follows the latents is computed by all, on the whole batch.
+        for whole in (*self.codebooks, *self.heads.parameters()):
+            if whole.grad is not None:
+                whole.grad /= count
+        parts = [
+            loss.detach() / (1 if term.endswith("_reconstruction") else count)
+            for term, loss in terms.items()
+        ]
+        joined_T = torch.stack(parts)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.processes.sum_all([*gradients, joined_T])
+        return dict(zip(terms, joined_T, strict=True))
+
+    def epoch(self, after_step: Callable[[], None] = lambda: None) -> None:
+        """One pass over the items in a seeded order, or the rest of it; adds to the history."""
+        config, count, number = self.config, items(self.catalogue), len(self.history) + 1
+        self.epoch_start = self.generator.get_state()
+        order_N = torch.randperm(count, generator=self.generator)
+        # Batches of equal size: a last batch of a few items would hardly hold a positive.
+        rows = order_N.tensor_split(math.ceil(count / config.batch_size))[len(self.terms) :]
+        with timed(f"steps of epoch {number}"):
+            for batch in batches(self.catalogue, rows, self.device, self.processes.share):
+                terms, anchors = self.step(batch)
+                self.names = list(terms)
+                self.terms.append(torch.stack([loss.detach() for loss in terms.values()]))
+                self.anchors.append(anchors)
+                self.steps += 1
+                after_step()
+        # Looked at once an epoch: reading a loss at every step would make a GPU wait.
+        losses_ST = torch.stack(self.terms).double().cpu()
+        _check_finite(losses_ST, self.names, number)
+        counted = torch.stack(self.anchors).double().sum(0).cpu()
+        names = [*self.names, *(f"{name}_anchors_with_positive" for name in self.anchored)]
+        found = (counted[:, 0] / counted[:, 1].clamp(min=1)).tolist()
+        figures = dict(zip(names, losses_ST.mean(0).tolist() + found, strict=True))
+        self.history.append({"epoch": number, **figures})
+        if number % config.refit_every == 0 or number == config.epochs:
+            with timed("new codebooks"):
+                self.history[-1] |= self.update_codebooks()
+        self._begin_epoch()
+
+
+def _check_finite(losses_ST: Tensor, names: list[str], epoch: int) -> None:
+    bad_ST = ~losses_ST.isfinite()
+    if bad_ST.any():
+        step = int(bad_ST.any(1).nonzero()[0, 0])
+        blamed = ", ".join(n for n, bad in zip(names, bad_ST[step].tolist(), strict=True) if bad)
+        raise UserError(
+            f"quantize: {blamed} stopped being finite in epoch {epoch}, step {step}. Lower "
+            "quantizer_learning_rate, or look for extreme values in the embeddings."
+        )

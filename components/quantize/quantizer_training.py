@@ -1,0 +1,72 @@
+"""Trains the quantizers together, and goes on where a training was cut short."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from components.quantize.config import Config
+from components.quantize.data import Catalogue
+from components.quantize.quantizer_trainer import Trainer
+from macrec.core.checkpoint import Checkpoints, SharedCheckpoints
+from macrec.core.errors import check
+from macrec.core.processes import ALONE, Processes
+from macrec.tokenizer.quantizer import CrossModalQuantizer
+
+
+class Trained(NamedTuple):
+    """The model with one record of figures per epoch, losses as means over the steps."""
+
+    model: CrossModalQuantizer
+    history: list[dict[str, Any]]
+
+
+def _check_counts(catalogue: Catalogue, config: Config) -> None:
+    for name, data in catalogue.items():
+        count = int(data.present_N.sum())
+        check(
+            count >= config.codebook_size or config.tokenizer == "fsq",
+            f"{name}_embeddings: {count} of {len(data.present_N)} items have a vector, too few for "
+            f"{config.codebook_size} codewords a level. Set quantizer_codebook_size to at most "
+            f"{max(count // 4, 1)} (a quarter of the items), or to 0.",
+        )
+
+
+def train(
+    catalogue: Catalogue,
+    config: Config,
+    device: torch.device,
+    on_epoch: Callable[[int], None] = lambda _: None,
+    *,
+    checkpoints: Checkpoints | None = None,
+    processes: Processes = ALONE,
+    compiled: bool = False,
+) -> Trained:
+    """Trains, or goes on with a training that was cut short.
+
+    The same catalogue, config and kind of device give the same model, on a CPU bit for bit and
+    whether it was cut short or not.
+
+    Args:
+        catalogue: the modalities that get codes.
+        config: with every size filled in (`components.quantize.sizes`).
+        device: where the model is trained; the vectors may lie elsewhere.
+        on_epoch: told of every epoch done.
+        checkpoints: where the state is saved to and found; nowhere if None.
+        processes: those that train together.
+        compiled: whether the networks are compiled.
+    """
+    _check_counts(catalogue, config)
+    checkpoints = checkpoints or Checkpoints()
+    shared = SharedCheckpoints(checkpoints, processes)
+    found = shared.latest()
+    state = found.state if found else None
+    trainer = Trainer(
+        catalogue, config, device, processes=processes, compiled=compiled, state=state
+    )
+    on_epoch(len(trainer.history))
+    with checkpoints.watching():
+        while config.tokenizer != "rqkmeans" and len(trainer.history) < config.epochs:
+            trainer.epoch(lambda: shared.save_if_due(trainer.steps, trainer.state))
+            on_epoch(1)
+    return Trained(trainer.model.eval(), trainer.history)

@@ -1,0 +1,95 @@
+"""Validation: NDCG@10 of the fused list, on the last item but one of a sample of users."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from components.train.streams import Stream, generator
+from macrec.core.errors import check
+from macrec.core.processes import ALONE, Processes
+from macrec.data.sequences import SeenItems, Sequences, drops_seen
+from macrec.generator.model import Recommender
+from macrec.generator.tokens import Int32Array
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import T5ForConditionalGeneration
+
+    from components.train.config import Config
+    from components.train.main import Execution
+
+CUTOFF: Final = 10
+
+
+class Validation(NamedTuple):
+    """Users whose last item but one is predicted from all that came before."""
+
+    histories: list[Int32Array]
+    targets_U: Int32Array
+    drop_seen: bool
+    """Whether lists hold no item of their user's history."""
+
+
+def validation_split(
+    sequences: Sequences, users: int, seed: int, seen_items: SeenItems
+) -> Validation:
+    """Histories and targets of at most `users` random users (0: all) with three items or more."""
+    able = np.flatnonzero(np.diff(sequences.offsets) >= 3)
+    if users and users < len(able):
+        draw = generator(seed, Stream.VALIDATION)
+        able = np.sort(draw.choice(able, users, replace=False))
+    end = sequences.offsets[able + 1] - 2
+    spans = zip(sequences.offsets[able], end, strict=True)
+    histories = [sequences.items[first:last] for first, last in spans]
+    return Validation(histories, sequences.items[end], drops_seen(seen_items, sequences))
+
+
+def fused_ndcg(
+    recommender: Recommender,
+    validation: Validation,
+    config: "Config",
+    execution: "Execution",
+    device: "torch.device",
+    processes: Processes = ALONE,
+) -> Callable[["T5ForConditionalGeneration"], float]:
+    """The score of a model: mean NDCG@10 of the fused lists, one relevant item per user.
+
+    Several processes share out the users, and all get the score of all users.
+    """
+    import torch
+
+    from macrec.metrics.ranking_metrics import per_user, ranks_in_lists
+    from macrec.ranking.ranker import rank_users
+
+    check(
+        len(validation.targets_U) > 0,
+        "sequences: no user has three items, so there is nothing to validate on.",
+    )
+
+    own = slice(processes.rank, None, processes.count)
+    histories, targets_U = validation.histories[own], validation.targets_U[own]
+
+    def total() -> float:
+        if not histories:
+            return 0.0
+        lists = rank_users(
+            recommender,
+            histories,
+            beams=config.validation_beams,
+            top_k=CUTOFF,
+            fusion_weight=config.fusion_weight,
+            batch_size=execution.validation_batch,
+            device=device,
+            drop_seen=validation.drop_seen,
+        )
+        ranks = ranks_in_lists(lists.fused_items_UK, lists.fused_scores_UK, targets_U)
+        return float(per_user(ranks, (CUTOFF,))[f"ndcg_{CUTOFF}"].sum())
+
+    def score(model: "T5ForConditionalGeneration") -> float:
+        assert model is recommender.model
+        summed = torch.tensor(total(), dtype=torch.float64)
+        processes.sum(summed)
+        return float(summed) / len(validation.targets_U)
+
+    return score

@@ -1,0 +1,283 @@
+"""The stages of the DAG in a bench: in process, by one store.
+
+What is wired to what is read from the compiled pipeline. A result lies in OUT/stages/STAGE/ under
+its fingerprint, so what does not depend on a seed or on an ablation is made once: pseudo-labels and
+histories, and the quantizer for all that differ in the generator alone.
+"""
+
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from macrec.core.artifact import Artifact, write_atomically
+from macrec.core.errors import UserError
+from macrec.core.fingerprint import code_version, fingerprint
+from macrec.core.parameters import build, fields
+from macrec.core.progress import log
+from macrec.core.stage import execute
+from macrec.core.store import ArtifactStore
+from pipelines.bench.dataset import figures_of, main_list, parameters_of
+from pipelines.bench.recipes import SEEDS, STAGES, Settings, module
+from pipelines.dag import compiled_dag
+from pipelines.dag.run_form import PREFIXES, run_parameters
+from pipelines.local.executor import PIPELINE_YAML
+
+GIVEN: Final = ("sequences", "items", "text_embeddings", "image_embeddings")
+"""Artifacts that a data set must have."""
+MODALITIES: Final = ("text", "image")
+TIMED_USERS: Final = 256
+QUANTIZER_WEIGHTS: Final = ("model.safetensors", "codebooks.safetensors")
+
+
+class Place(NamedTuple):
+    """What is worked on and where; can be sent to another process."""
+
+    artifacts: dict[str, Path]
+    """The folders of those that are given, by name."""
+    out: Path
+    device: str
+    threads: int
+
+
+class Made(NamedTuple):
+    """What the stages have made."""
+
+    artifacts: dict[str, Artifact]
+    metrics: dict[str, dict[str, float]]
+    """By stage."""
+    seconds: dict[str, float]
+    """By stage: of the call that computed it, however often it was taken from the store since."""
+
+
+class Trained(NamedTuple):
+    """A system under one seed."""
+
+    predictions: Path
+    list: str
+    """The system in the predictions that counts."""
+    figures: dict[str, float]
+
+
+class Job(NamedTuple):
+    """What one process is to do."""
+
+    system: str
+    seed: int
+    settings: Settings
+
+
+@lru_cache(maxsize=1)
+def wiring() -> dict[str, dict[str, str]]:
+    """Of every stage, the artifact that each of its inputs is."""
+    pipeline = compiled_dag.of_file(PIPELINE_YAML)
+    return {
+        name: {
+            taken: source["taskOutputArtifact"]["outputArtifactKey"]
+            for taken, source in pipeline.inputs(name)["artifacts"].items()
+        }
+        for name in STAGES
+    }
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """The code of every stage."""
+    return {name: code_version(module(name)) for name in STAGES}
+
+
+def seeded(settings: Settings, seed: int) -> Settings:
+    """The settings for one training."""
+    return settings | dict.fromkeys(SEEDS, seed)
+
+
+def make(place: Place, settings: Settings, until: str) -> Made:
+    """Runs the stages up to and with `until`, or takes what is there.
+
+    Raises:
+        UserError: a stage cannot use its input, or what it made is of no use.
+    """
+    if place.threads:
+        import torch
+
+        torch.set_num_threads(place.threads)  # not every stage has the setting
+    made = Made({n: Artifact.open(path) for n, path in place.artifacts.items()}, {}, {})
+    for name in STAGES[: STAGES.index(until) + 1]:
+        asked = settings | (_lists(settings, made.metrics) if name == "evaluate" else {})
+        _make_one(place, name, asked, made)
+    return made
+
+
+def _lists(settings: Settings, metrics: Mapping[str, Mapping[str, float]]) -> Settings:
+    """Only the list that counts: hybrid or fused, or that of the only modality with wide beams."""
+    declared = run_parameters()
+    beams, wide = (
+        settings.get(name, declared[name].default)
+        for name in ("evaluation_beams", "evaluation_single_modality_beams")
+    )
+    if len(_coded(metrics)) == 1:
+        beams = max(beams, wide)
+    return {"evaluation_beams": beams, "evaluation_single_modality_beams": 0}
+
+
+def _coded(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The modalities that have codes."""
+    return [m for m in MODALITIES if metrics["resolve_collisions"][f"{m}_items"]]
+
+
+def _make_one(place: Place, name: str, settings: Settings, made: Made) -> None:
+    stage, prefix = module(name), PREFIXES[name]
+    own = {n.removeprefix(prefix): v for n, v in settings.items() if n.startswith(prefix)}
+    config = build(stage.Config, own)
+    execution = build(stage.Execution, own | {"device": place.device, "threads": place.threads})
+    inputs = stage.Inputs(**{taken: made.artifacts[a] for taken, a in wiring()[name].items()})
+    folder = place.out / "stages" / name / fingerprint(stage, config, inputs)[:16]
+    outputs = stage.Outputs(**{p.name: p.kind(folder / p.name) for p in fields(stage.Outputs)})
+    noted = folder / "seconds.json"
+    with _alone(folder):
+        store = ArtifactStore(str(place.out / "store"))
+        started = time.monotonic()
+        done = execute(stage, config, inputs, outputs, execution, store=store)
+        if not done.reused:
+            seconds = time.monotonic() - started
+            write_atomically(noted, (json.dumps({"seconds": seconds}) + "\n").encode())
+    made.metrics[name] = done.metrics
+    if noted.is_file():
+        made.seconds[name] = json.loads(noted.read_bytes())["seconds"]
+    for output in vars(outputs).values():
+        if output.path.is_dir():
+            made.artifacts[output.path.name] = Artifact.open(output.path)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Of several processes that want one result, the first makes it and the others wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def trained(place: Place, settings: Settings) -> Trained:
+    """Trains and tests a system under the seed that the settings have.
+
+    Raises:
+        UserError: see `make`.
+    """
+    made = make(place, settings, "evaluate")
+    name = main_list(made.metrics["evaluate"])
+    return Trained(made.artifacts["predictions"].path, name, _figures(place, settings, made, name))
+
+
+def _figures(place: Place, settings: Settings, made: Made, name: str) -> dict[str, float]:
+    evaluated, fitted = made.metrics["evaluate"], made.metrics["train"]
+    figures = figures_of(name, evaluated, fitted, made.artifacts["recommender"])
+    quantizer = made.artifacts["quantizer"]
+    weights = [quantizer.file(file) for file in QUANTIZER_WEIGHTS]
+    figures["quantizer_parameters"] = float(parameters_of(*weights))
+    resolved = made.metrics["resolve_collisions"]
+    for modality in _coded(made.metrics):
+        for when in ("before", "after"):
+            rate = resolved[f"{modality}_collision_rate_{when}"]
+            figures[f"{modality}_collisions_{when}"] = rate
+    figures["users_per_second"] = _speed(place, settings, made)
+    seconds = made.seconds
+    figures |= {f"seconds_{stage}": seconds[stage] for stage in seconds}
+    if "quantize" in seconds and "train" in seconds:  # labels, histories, resolution: a few seconds
+        figures["train_seconds"] = seconds["quantize"] + seconds["train"]
+    return figures
+
+
+def _speed(place: Place, settings: Settings, made: Made) -> float:
+    """Test users for whom a list is made in a second, the model loaded; measured once."""
+    predictions = made.artifacts["predictions"]
+    noted = predictions.path.parent / "speed.json"
+    if not noted.is_file():
+        measured = {"users_per_second": _measured(place, settings, made)}
+        write_atomically(noted, (json.dumps(measured) + "\n").encode())
+    return json.loads(noted.read_bytes())["users_per_second"]
+
+
+def _measured(place: Place, settings: Settings, made: Made) -> float:
+    from macrec.data.sequences import drops_seen
+    from macrec.data.split import read_split
+    from macrec.ranking.fusion import Weights, best_lists
+    from macrec.ranking.inference import open_ranker, open_recommender
+    from macrec.ranking.neighbour_mix import Mix, mixed_neighbours
+
+    asked = settings | _lists(settings, made.metrics)
+    prefix = PREFIXES["evaluate"]
+    own = {n.removeprefix(prefix): v for n, v in asked.items() if n.startswith(prefix)}
+    config = build(module("evaluate").Config, own)
+    recommender = open_recommender(made.artifacts["recommender"], made.artifacts["semantic_ids"])
+    items = made.artifacts["items"].rows
+    split = read_split(made.artifacts["sequences"], items)
+    stated = made.artifacts["predictions"].metadata
+    weights = Weights(stated["fusion_weight"], stated["neighbour_weight"])
+    neighbours = None
+    if config.neighbour_weights:
+        mix = Mix.of(stated)
+        known = mixed_neighbours(split.training(), items, made.artifacts["latents"], [mix])
+        neighbours = known[mix]
+    ranker = open_ranker(
+        recommender,
+        device=place.device,
+        batch_size=0,
+        threads=place.threads,
+        renormalise=config.renormalise,
+        drop_seen=drops_seen(config.seen_items, split.sequences),
+        precision=config.precision,
+        neighbours=neighbours,
+    )
+    users_U = split.users_T
+    some_U = users_U[np.linspace(0, len(users_U) - 1, min(len(users_U), TIMED_USERS)).astype(int)]
+    histories = split.test(some_U).histories
+    ranker.candidates(histories[:8], config.beams)  # what is made at the first use
+    started = time.monotonic()
+    candidates = ranker.candidates(histories, config.beams)
+    best_lists(candidates, weights, config.top_k)
+    return len(histories) / max(time.monotonic() - started, 1e-9)
+
+
+def done(place: Place, job: Job) -> Trained | str:
+    """What came of a job: a system, or why there is none."""
+    log.info("%s, seed %d: begins", job.system, job.seed)
+    try:
+        return trained(place, seeded(job.settings, job.seed))
+    except UserError as error:
+        log.warning("%s, seed %d: failed: %s", job.system, job.seed, error)
+        return str(error)
+
+
+def candidate(
+    place: Place,
+    settings_with: Callable[[Settings], Settings],
+    space: Mapping[str, tuple[Any, ...]],
+) -> Any:
+    """What the search tries: the training, without the test.
+
+    Args:
+        place: where.
+        settings_with: all settings from those drawn.
+        space: of the settings.
+    """
+    from components.baselines.search import Candidate, Tried
+
+    declared = run_parameters()
+
+    def made(**drawn: Any) -> tuple[tuple[str, Any], ...]:
+        settings = settings_with(drawn)
+        return tuple((name, settings.get(name, declared[name].default)) for name in space)
+
+    def attempt(config: Any, out_of_time: Callable[[], bool]) -> Tried:
+        settings = seeded(settings_with(dict(config)), 0)
+        fitted = make(place, settings, "train").metrics["train"]
+        return Tried(fitted["validation_ndcg_at_10"], int(fitted["epochs"]))
+
+    return Candidate(space, made, dict, attempt)

@@ -1,0 +1,101 @@
+"""The models of the stage baselines in a bench: their searches and trainings."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components.baselines import main as stage
+from components.baselines.registry import ENTRIES, ModelName
+from macrec.core.artifact import Artifact, Json
+from macrec.core.fingerprint import code_version
+from macrec.core.parameters import fields
+from macrec.core.progress import log
+from macrec.core.stage import execute
+from macrec.core.store import ArtifactStore
+from macrec.metrics.significance import read_scores
+from pipelines.bench import settings_search
+from pipelines.bench.dataset import Dataset
+from pipelines.bench.options import Options
+from pipelines.bench.table import System
+from pipelines.bench.work import work
+
+
+class Training(NamedTuple):
+    """What one process is to do; can be sent to it."""
+
+    config: stage.Config
+    artifacts: dict[str, Path]
+    """The folders of the inputs, by name."""
+    folder: Path
+    store: Path
+    execution: stage.Execution
+
+
+def systems(options: Options, dataset: Dataset, names: Sequence[ModelName]) -> dict[str, System]:
+    """Searches, trains and tests, `options.jobs` trainings at once."""
+    found, trainings = dict[str, System](), list[Training]()
+    for name in names:
+        search = settings_search.search_of(options, name, partial(searched, options, dataset, name))
+        best = search["best"]["settings"] if search else {}
+        given = dict(assignment.split("=", 1) for assignment in options.own[name])
+        settings = tuple(f"{n}={value}" for n, value in (best | given).items())
+        seeds = list(range(options.seeds if ENTRIES[name].seeded else 1))
+        found[name] = System(name, ENTRIES[name].title, [*seeds], [], [], settings, search)
+        trainings += [_training(options, dataset, name, settings, seed) for seed in seeds]
+    for training, figures in work(_trained, trainings, options.jobs):
+        name, seed = training.config.model, training.config.seed
+        found[name].figures.append(figures)
+        predictions = _outputs(training).predictions
+        found[name].scores.append(read_scores(Artifact.open(predictions.path), name))
+        log.info("%s, seed %d: NDCG@10 %.4f", name, seed, figures["ndcg_10"])
+    return found
+
+
+def _training(
+    options: Options, dataset: Dataset, name: ModelName, settings: tuple[str, ...], seed: int
+) -> Training:
+    config = stage.Config(model=name, settings=settings, seed=seed, **options.stage)
+    given = vars(inputs_of(dataset, name)).items()
+    artifacts = {n: artifact.path.resolve() for n, artifact in given if artifact}
+    out = options.out.resolve()
+    folder = out / name / f"seed-{seed}"
+    return Training(config, artifacts, folder, out / "store", options.execution)
+
+
+def _outputs(training: Training) -> stage.Outputs:
+    kinds = fields(stage.Outputs)
+    return stage.Outputs(**{p.name: p.kind(training.folder / p.name) for p in kinds})
+
+
+def _trained(training: Training) -> dict[str, float]:
+    inputs = stage.Inputs(**{n: Artifact.open(path) for n, path in training.artifacts.items()})
+    outputs, store = _outputs(training), ArtifactStore(str(training.store))
+    done = execute(stage, training.config, inputs, outputs, training.execution, store=store)
+    return done.metrics
+
+
+def inputs_of(dataset: Dataset, name: ModelName) -> stage.Inputs:
+    """Of the data set, what the model reads."""
+    takes = {f.name for f in dataclasses.fields(stage.Inputs)}
+    inputs = stage.Inputs(**{n: a for n, a in dataset.artifacts.items() if n in takes})
+    return stage.used_inputs(stage.Config(model=name), inputs)
+
+
+def searched(options: Options, dataset: Dataset, name: ModelName) -> Path:
+    """The file of a model's trials, made anew unless it is that of the same search."""
+    from components.baselines.registry import baseline, read_settings
+    from components.baselines.search import of_baseline
+
+    def candidate() -> Any:
+        config = stage.Config(model=name, **options.stage)
+        _, data, course = stage.opened(config, inputs_of(dataset, name), options.execution)
+        return of_baseline(baseline(name), data, course, read_settings(name, options.own[name]))
+
+    asked: Json = {
+        "stage": options.stage,
+        "inputs": {n: dataset.artifacts[n].digest for n in ("sequences", *ENTRIES[name].reads)},
+        "code_version": code_version(stage, stage.Config(model=name)),
+    }
+    return settings_search.searched(options, name, asked, candidate)

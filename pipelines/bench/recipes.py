@@ -1,0 +1,209 @@
+"""Our own systems in a bench: which run parameters each has, and where they come from.
+
+A system is a preset of the stages of the DAG, or MACRec with one thing taken away. Later wins:
+
+1. the preset's file;
+2. what the data set says: `--config`, or the arguments of the run whose output folder it is, save
+   those that a preset decides (`taken_from_a_run`);
+3. what the search has found; an ablation takes what it found for MACRec, or it would be compared
+   with another search as well;
+4. `--set SYSTEM.NAME=VALUE`; those of MACRec hold for its ablations;
+5. the lines of the ablation, and `--set ABLATION.NAME=VALUE`;
+6. what is the same for every system of the bench: history length, length of lists; the seed.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from macrec.core.errors import UserError
+from macrec.core.fingerprint import Stage
+from macrec.core.parameters import fields
+from pipelines.dag import run_form
+from pipelines.dag.config_file import read_config
+from pipelines.dag.run_form import PREFIXES, REQUIRED, run_parameters
+from pipelines.local.executor import PIPELINE_YAML
+
+Settings = dict[str, Any]
+"""Run parameters by name."""
+
+CONFIGS: Final = PIPELINE_YAML.parent / "configs"
+STAGES: Final = (
+    *("embed_histories", "pseudo_label", "quantize", "resolve_collisions", "train", "evaluate"),
+)
+"""The stages from the vectors to the lists, in their order."""
+SEEDS: Final = ("quantizer_seed", "generator_seed")
+SHARED: Final = {
+    "generator_max_history": "max_history",
+    "generator_seen_items": "seen_items",
+    "evaluation_seen_items": "seen_items",
+    "evaluation_top_k": "top_k",
+}
+"""Run parameter -> setting of the stage baselines that it must agree with."""
+SIZES: Final = frozenset(
+    {
+        *("label_clusters", "quantizer_codebook_size", "quantizer_levels", "quantizer_latent_dim"),
+        *("quantizer_epochs", "quantizer_batch_size"),
+    }
+)
+"""What a preset may name and a data set decides all the same."""
+
+
+class Recipe(NamedTuple):
+    """How a system is made."""
+
+    title: str
+    preset: str
+    """A file of configs/, without its suffix."""
+    changed: Settings
+    """Of an ablation: what is otherwise than in MACRec."""
+
+    @property
+    def ablation(self) -> bool:
+        """Whether it is MACRec with something changed."""
+        return bool(self.changed)
+
+
+_SAME_MODALITY = ("seq_text_text", "seq_image_image")
+OWN: Final = {
+    "tiger": Recipe("TIGER", "tiger", {}),
+    "mql4grec": Recipe("MQL4GRec", "mql4grec", {}),
+    "paper": Recipe("MACRec, losses as printed", "paper", {}),
+    "macrec": Recipe("MACRec", "macrec", {}),
+}
+ABLATIONS: Final = {
+    "no_con": Recipe("MACRec without L_con", "macrec", {"quantizer_contrastive_weights": ()}),
+    "no_align": Recipe("MACRec without L_align", "macrec", {"quantizer_align_weight": 0.0}),
+    "no_implicit": Recipe(
+        "MACRec without implicit alignment", "macrec", {"generator_implicit_weight": 0.0}
+    ),
+    "no_explicit": Recipe(
+        "MACRec without explicit alignment", "macrec", {"generator_tasks": _SAME_MODALITY}
+    ),
+    "one_direction": Recipe(
+        "MACRec, L_con on text alone", "macrec", {"quantizer_contrastive_side": "text"}
+    ),
+    "no_neighbours": Recipe(
+        "MACRec, the generator alone", "macrec", {"evaluation_neighbour_weights": ()}
+    ),
+    "no_histories": Recipe("MACRec without histories in the codes", "macrec", {"history_dim": 0}),
+}
+RECIPES: Final[dict[str, Recipe]] = OWN | ABLATIONS
+MAIN: Final = "macrec"
+"""What the ablations are ablations of."""
+
+SPACE: Final[dict[str, tuple[Any, ...]]] = {
+    "generator_learning_rate": (1e-3, 2e-3, 3e-3, 5e-3),
+    "generator_batch_size": (128, 256, 512),
+    "generator_dropout": (0.1, 0.2, 0.3),
+    "generator_history_dropout": (0.0, 0.1, 0.2),
+    "generator_label_smoothing": (0.0, 0.1),
+    "generator_average_decay": (0.0, 0.99, 0.999),
+    "generator_epochs": (8, 16, 24),
+    "generator_decay": (0.25, 0.5, 1.0),
+}
+HISTORY_SPACE: Final[dict[str, tuple[Any, ...]]] = {"quantizer_history_weight": (0.5, 1.0, 2.0)}
+"""In addition, where histories are part of the codes."""
+
+
+def searched_as(name: str) -> str:
+    """The system whose search finds the settings."""
+    return MAIN if RECIPES[name].ablation else name
+
+
+def space(settings: Mapping[str, Any], fixed: Iterable[str]) -> dict[str, tuple[Any, ...]]:
+    """What a search may set, without what is fixed."""
+    histories = settings.get("history_dim", run_parameters()["history_dim"].default)
+    whole = SPACE | (HISTORY_SPACE if histories else {})
+    return {name: values for name, values in whole.items() if name not in set(fixed)}
+
+
+def settable() -> list[str]:
+    """The run parameters that a `--set SYSTEM.NAME` may name: those that change a result here."""
+    names = [PREFIXES[name] + p.name for name in STAGES for p in fields(module(name).Config)]
+    return [name for name in names if name not in (*SEEDS, *SHARED)]
+
+
+def module(name: str) -> Stage:
+    """The module of a stage."""
+    return run_form.stage(name)
+
+
+def preset(name: str) -> Settings:
+    """The lines of a preset's file."""
+    return dict(read_config(CONFIGS / f"{name}.yaml"))
+
+
+def decided_by_presets() -> set[str]:
+    """Run parameters that are a matter of the system, not of the data set."""
+    names = {name for recipe in RECIPES.values() for name in preset(recipe.preset)}
+    names |= {name for recipe in ABLATIONS.values() for name in recipe.changed}
+    return names - SIZES
+
+
+def taken_from_a_run(arguments: Mapping[str, Any]) -> Settings:
+    """Of a run's arguments those that say how large and how long: what no preset decides."""
+    taken = set(settable()) - decided_by_presets()
+    return {name: value for name, value in arguments.items() if name in taken}
+
+
+def of_files(paths: Iterable[Path]) -> tuple[Settings, dict[str, str]]:
+    """Run parameters of the data set's files, the later one wins, and where each is from."""
+    values: Settings = {}
+    origins: dict[str, str] = {}
+    for path in paths:
+        content = read_config(path)
+        values |= content
+        origins |= dict.fromkeys(content, str(path))
+    return values, origins
+
+
+def assigned(name: str, assignments: Iterable[str]) -> Settings:
+    """NAME=VALUE of `--set`, without the system's name.
+
+    Raises:
+        UserError: no such setting, or one that is the same for all.
+    """
+    values: Settings = {}
+    for assignment in assignments:
+        setting, _, value = assignment.partition("=")
+        if setting in SEEDS or setting in SHARED:
+            shared = f"--set {SHARED[setting]}=" if setting in SHARED else "--seeds"
+            raise UserError(f"--set {name}.{setting}: the same for all systems; use {shared}.")
+        if setting in run_parameters() and setting not in settable():
+            raise UserError(f"--set {name}.{setting}: changes nothing in a bench.")
+        values[setting] = value
+    return values
+
+
+def settings_of(
+    name: str,
+    *,
+    data: Mapping[str, Any],
+    origins: Mapping[str, str],
+    found: Mapping[str, Any],
+    own: Mapping[str, Iterable[str]],
+    shared: Mapping[str, Any],
+) -> Settings:
+    """The run parameters of a system, typed and checked.
+
+    Args:
+        name: of the system.
+        data: those of the data set.
+        origins: the file that each of them is from.
+        found: those of the search.
+        own: NAME=VALUE of `--set`, by system.
+        shared: settings of the stage baselines.
+
+    Raises:
+        UserError: a name that there is not, or a value that cannot be.
+    """
+    recipe = RECIPES[name]
+    values = preset(recipe.preset) | dict(data) | dict(found)
+    if recipe.ablation:
+        values |= assigned(MAIN, own.get(MAIN, ())) | recipe.changed
+    values |= assigned(name, own.get(name, ()))
+    values |= {parameter: shared[setting] for parameter, setting in SHARED.items()}
+    # the data are prepared already, so what a run requires is not required here
+    declared = {n: p for n, p in run_parameters().items() if p.default is not REQUIRED}
+    return run_form.resolve(values, origins, declared)

@@ -1,0 +1,192 @@
+"""The figures of a bench: means and deviations over seeds, intervals and p values over users."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import stdev
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from macrec.core.artifact import Json
+from macrec.metrics.ranking_metrics import bootstrap
+from macrec.metrics.significance import UserScores, compare
+from macrec.report import numbers
+
+JUDGED_BY = "ndcg_10"
+QUALITY = ("hr_1", "hr_5", "hr_10", "ndcg_5", "ndcg_10", "mrr_10", "coverage_10")
+ALPHA = 0.05
+STAGES = ("quantize", "train", "evaluate")
+"""Whose seconds the table has."""
+SEED = 0
+
+
+class System(NamedTuple):
+    """One system, trained under one or more seeds."""
+
+    name: str
+    title: str
+    seeds: list[int | None]
+    """None: of a run that was not trained here."""
+    scores: list[UserScores]
+    figures: list[dict[str, float]]
+    """What the stage measured, by seed."""
+    settings: tuple[str, ...]
+    search: Json | None
+    """How the settings were found."""
+
+
+def compared(systems: Sequence[System]) -> Json:
+    """All figures of all systems; the best is the one with the highest mean NDCG@10 of the test.
+
+    Raises:
+        UserError: the systems were not tested on the same users with the same targets.
+    """
+    means = {s.name: np.mean([scores.values[JUDGED_BY] for scores in s.scores]) for s in systems}
+    best = max(systems, key=lambda system: means[system.name])
+    return {
+        "users": len(systems[0].scores[0].user_ids_U),
+        "judged_by": JUDGED_BY,
+        "best": best.name,
+        "systems": {system.name: _told(system, best) for system in systems},
+    }
+
+
+def _told(system: System, best: System) -> Json:
+    names = list(system.scores[0].values)
+    by_user = {
+        name: np.mean([scores.values[name] for scores in system.scores], axis=0) for name in names
+    }
+    intervals = bootstrap(by_user, np.random.default_rng(SEED))
+    by_seed = [
+        {**figures, **{name: float(scores.values[name].mean()) for name in names}}
+        for scores, figures in zip(system.scores, system.figures, strict=True)
+    ]
+    known = [n for n in by_seed[0] if all(n in f for f in by_seed)]
+    differences = [] if system is best else compare(best.scores, system.scores, _generator())
+    return {
+        "title": system.title,
+        "seeds": system.seeds,
+        "settings": list(system.settings),
+        "search": system.search,
+        "by_seed": by_seed,
+        "mean": {n: float(np.mean([f[n] for f in by_seed])) for n in known},
+        "sd": {n: stdev(f[n] for f in by_seed) for n in known} if len(by_seed) > 1 else {},
+        "interval": {name: intervals[name]._asdict() for name in names},
+        "to_the_best": {d.metric: {**d.difference._asdict(), "p": d.p} for d in differences},
+    }
+
+
+def _generator() -> np.random.Generator:
+    return np.random.default_rng(SEED)
+
+
+def markdown(told: Mapping[str, Any]) -> Iterator[str]:
+    """The tables, and what they say of the run's own system."""
+    systems: dict[str, Json] = told["systems"]
+    yield f"{told['users']:,} test users, {told['items']:,} items, full ranking."
+    yield ""
+    yield "| | seeds | " + " | ".join(map(heading, QUALITY)) + " |"
+    yield "|---" * (2 + len(QUALITY)) + "|"
+    for system in systems.values():
+        cells = [_deviating(system, name) for name in QUALITY]
+        yield f"| {system['title']} | {len(system['seeds'])} | {' | '.join(cells)} |"
+    yield ""
+    judged = heading(told["judged_by"])
+    yield f"| | {judged}, 95 % of users | difference to the best | p |"
+    yield "|---|---|---|---|"
+    for system in systems.values():
+        yield f"| {system['title']} | {_compared(system, told['judged_by'])} |"
+    yield ""
+    yield "| | validation | trials | parameters | training, s | users/s |"
+    yield "|---|---|---|---|---|---|"
+    for system in systems.values():
+        yield f"| {system['title']} | {' | '.join(_costs(system))} |"
+    yield ""
+    yield from _of_the_stages(systems)
+    yield from _notes(told)
+
+
+def heading(metric: str) -> str:
+    """NDCG@10 for ndcg_10."""
+    name, _, cutoff = metric.rpartition("_")
+    return f"{name if name == 'coverage' else name.upper()}@{cutoff}"
+
+
+def _deviating(system: Json, name: str) -> str:
+    mean = numbers.metric(system["mean"].get(name))
+    return f"{mean} ± {numbers.metric(system['sd'][name])}" if name in system["sd"] else mean
+
+
+def _span(found: Mapping[str, float]) -> str:
+    return f"{numbers.metric(found['low'])} to {numbers.metric(found['high'])}"
+
+
+def _compared(system: Json, metric: str) -> str:
+    interval = _span(system["interval"][metric])
+    if not system["to_the_best"]:
+        return f"{interval} | the best | "
+    found = system["to_the_best"][metric]
+    return f"{interval} | {numbers.metric(found['mean'])} ({_span(found)}) | {found['p']:.4f}"
+
+
+def _costs(system: Json) -> Iterator[str]:
+    mean, search = system["mean"], system["search"]
+    yield numbers.metric(mean.get("validation_ndcg_10"))
+    yield str(len(search["trials"])) if search else numbers.DASH
+    yield numbers.count(mean.get("parameters"))
+    yield numbers.decimal(mean.get("train_seconds"))
+    yield numbers.count(mean.get("users_per_second"))
+
+
+def _of_the_stages(systems: Mapping[str, Json]) -> Iterator[str]:
+    """What only systems with semantic IDs have; nothing where there are none."""
+    ours = {n: s for n, s in systems.items() if "quantizer_parameters" in s["mean"]}
+    if not ours:
+        return
+    yield (
+        "| | parameters of the quantizer | quantize, s | train, s | evaluate, s | epochs | "
+        "collisions before, text / image |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for system in ours.values():
+        mean = system["mean"]
+        seconds = [numbers.decimal(mean.get(f"seconds_{s}")) for s in STAGES]
+        shares = [mean.get(f"{m}_collisions_before") for m in ("text", "image")]
+        collisions = " / ".join(numbers.DASH if s is None else f"{s:.1%}" for s in shares)
+        count = numbers.count(mean["quantizer_parameters"])
+        epochs = numbers.count(mean["epochs"])
+        yield f"| {system['title']} | {count} | {' | '.join(seconds)} | {epochs} | {collisions} |"
+    yield ""
+
+
+def _notes(told: Mapping[str, Any]) -> Iterator[str]:
+    systems, judged = told["systems"], told["judged_by"]
+    yield f"Best by {heading(judged)}: {systems[told['best']]['title']}."
+    even = [
+        system["title"]
+        for system in systems.values()
+        if system["to_the_best"] and system["to_the_best"][judged]["p"] >= ALPHA
+    ]
+    if even:
+        yield f"Not told apart from it by these users (p {ALPHA} or more): {', '.join(even)}."
+    for name, system in systems.items():
+        if (name == "macrec" or name.startswith("run_")) and system["to_the_best"]:
+            found = system["to_the_best"][judged]
+            word = "loses to" if found["p"] < ALPHA else "does not win against"
+            yield (
+                f"{system['title']} {word} {systems[told['best']]['title']}: "
+                f"{numbers.metric(found['mean'])} ({_span(found)})."
+            )
+    for name, reason in told.get("left_out", {}).items():
+        yield f"Left out: {name} {reason}."
+    for one in told.get("failed", ()):
+        seed = "" if one["seed"] is None else f", seed {one['seed']}"
+        yield f"Failed: {one['system']}{seed}: {one['reason']}"
+    yield ""
+    yield (
+        "±: standard deviation over seeds. Interval: bootstrap over users, seeds averaged; p: "
+        "two-sided, random signs of the users' differences, not corrected for the number of "
+        "systems. Training: until the last epoch, validations included; of our own "
+        "systems quantize and train. users/s: scoring and ranking, the model loaded; of a run, its "
+        "stage recommend, start included. Parameters are those that rank, of our own systems the "
+        "generator's; a count of kept numbers stands for those of what is not trained."
+    )

@@ -1,0 +1,1 @@
+"""Runs on a Kubeflow Pipelines backend: submission, schedules, status, reruns."""

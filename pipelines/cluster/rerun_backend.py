@@ -1,0 +1,123 @@
+"""`macrec rerun RUN_ID`: a run on a cluster once more, retried or cloned."""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from macrec.core.errors import UserError, check
+from macrec.core.progress import log
+from pipelines.cluster import status, submit
+from pipelines.cluster.client import Backend
+from pipelines.cluster.rerun import Choice, Given, forced, known_parameters
+from pipelines.dag.compiled_dag import Dag, of_file
+
+
+def rerun_backend(
+    backend: Backend, options: argparse.Namespace, chosen: Choice, given: Given
+) -> str:
+    """Retries the run, or clones it with the code at hand; returns the id of what runs.
+
+    A failed run whose pipeline version is that of the code at hand is retried: finished stages
+    keep their results, the snapshot of the data among them. All else is a new run with the same
+    parameters, where finished stages come from KFP's cache or the artifact store.
+
+    Raises:
+        UserError: the run is at work, or not one of ours.
+        TryAgain: the backend does not answer.
+    """
+    with backend.calling(f"run {options.run}"):
+        run = backend.client.get_run(options.run)
+    check(
+        run.state in ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR"),
+        f"{options.run}: {run.state or 'not begun'}, so it is still at work. Wait for its end, or "
+        "terminate it in the UI.",
+    )
+    dag = of_file(options.package)
+    _check_ours(backend, run, dag)
+    found = {s.stage: s.state for s in status.of_backend(backend, options.run).stages}
+    stage = dag.checked(chosen.stage) if chosen.mode else ""
+    finished = found.get(stage) in status.FINISHED
+    earlier = dict((run.runtime_config and run.runtime_config.parameters) or {})
+    salts = forced(dag, chosen, finished)
+    values = submit.arguments(given({**earlier, **salts}, known_parameters("recommender")))
+    changed = sorted(n for n in {*values, *earlier} if values.get(n) != earlier.get(n))
+    as_it_was = run.state == "FAILED" and not (chosen.mode or changed or options.clone)
+    if as_it_was and _is_current(backend, run, options):
+        started = _retried(backend, options.run)
+    else:
+        started = _cloned(
+            backend, run, options, dag, stage if chosen.mode == "only" else "", values
+        )
+    if options.wait:
+        submit.wait(backend, started)
+    return started
+
+
+def _is_current(backend: Backend, run: Any, options: argparse.Namespace) -> bool:
+    """Whether the run is of the very pipeline that is at hand; a retry takes the old images."""
+    reference = run.pipeline_version_reference
+    if reference is None:
+        return False
+    with backend.calling("reading the run's pipeline version"):
+        version = backend.client.get_pipeline_version(
+            reference.pipeline_id, reference.pipeline_version_id
+        )
+    return version.display_name == submit.version_name(options.package.read_bytes())
+
+
+def _retried(backend: Backend, run_id: str) -> str:
+    with backend.calling(f"retrying run {run_id}"):
+        backend.client.runs.run_service_retry_run(run_id=run_id)
+    print(
+        f"run: {run_id} (retried: finished stages keep their results)\nUI: {backend.link(run_id)}"
+    )
+    return run_id
+
+
+def _cloned(
+    backend: Backend,
+    run: Any,
+    options: argparse.Namespace,
+    dag: Dag,
+    only: str,
+    values: dict[str, Any],
+) -> str:
+    """A new run with the parameters of an earlier one."""
+    submit.check_sources(values)
+    log.info("a new run with the parameters of %s", run.run_id)
+    name = f"{run.display_name} again" + (f", only {only}" if only else "")
+    common = {
+        "experiment_id": run.experiment_id,
+        "params": values,
+        "service_account": run.service_account or None,
+    }
+    if not only:
+        version = submit.uploaded(backend, dag.name, options.package)
+        return submit.start(
+            backend,
+            name,
+            pipeline_id=version.pipeline_id,
+            version_id=version.version_id,
+            **common,
+        )
+    # Not a version: the newest version is what the UI offers for new runs and shows first.
+    with tempfile.TemporaryDirectory(prefix="macrec-") as folder:
+        package = Path(folder) / "pipeline.yaml"
+        package.write_text(dag.cut(only))
+        return submit.start(backend, name, pipeline_package_path=str(package), **common)
+
+
+def _check_ours(backend: Backend, run: Any, dag: Dag) -> None:
+    """Raises `UserError` for a run of another pipeline."""
+    reference, spec = run.pipeline_version_reference, run.pipeline_spec
+    if reference is not None:
+        with backend.calling("reading the run's pipeline"):
+            name = backend.client.get_pipeline(reference.pipeline_id).display_name
+    else:
+        spec = (spec or {}).get("pipeline_spec", spec or {})
+        name = spec.get("pipelineInfo", {}).get("name", "unknown")
+    if name != dag.name:
+        raise UserError(
+            f"{run.run_id}: a run of pipeline {name!r}, not of {dag.name!r}. Clone it in the UI."
+        )

@@ -1,0 +1,173 @@
+"""`macrec schedule`: a recurring run that is made, or made anew where something changed."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from macrec.core.progress import log
+from pipelines.cluster import client
+from pipelines.cluster import cron as crons
+from pipelines.cluster.client import Backend, named
+from pipelines.cluster.submit import Version, arguments, check_sources, experiment, uploaded
+from pipelines.dag.compiled_dag import of_file
+
+NAME = "macrec retraining"
+AT_WORK = ("PENDING", "RUNNING", "CANCELING", "PAUSED")
+_ENABLED = "ENABLED"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """When, and under which name."""
+    parser.add_argument(
+        "cron",
+        metavar="CRON",
+        help='six fields, seconds first, in UTC: "0 0 3 * * MON" is every Monday at 03:00:00',
+    )
+    parser.add_argument("--name", default=NAME, help=f"the schedule (default: {NAME})")
+    parser.add_argument("--explain", action="store_true", help="only check CRON and say its times")
+
+
+def schedule(
+    options: argparse.Namespace,
+    given: Callable[[], Mapping[str, Any]],
+    now: datetime | None = None,
+) -> None:
+    """Makes the schedule, unless it stands already; one that differs is replaced.
+
+    Args:
+        options: with the flags of `submit.add_flags` and `add_flags`.
+        given: gives the run parameters.
+        now: the time, for the times that are told.
+
+    Raises:
+        UserError: no such time, parameters that a cluster cannot use, or the backend refuses.
+        TryAgain: the backend does not answer.
+    """
+    when = crons.parse(options.cron)
+    times = when.next_times(now or datetime.now(UTC), 2)
+    print(f"{when.text}: {crons.in_words(when)} (UTC)")
+    print("next: " + ", ".join(f"{t:%a %Y-%m-%d %H:%M:%S}" for t in times))
+    if options.explain:
+        return
+    values = given()
+    check_sources(values)
+    dag = of_file(options.package)
+    backend = client.connected(options)
+    version = uploaded(backend, dag.name, options.package)
+    wanted = {
+        "job_name": options.name,
+        "experiment_id": experiment(backend, options.experiment),
+        "cron_expression": when.text,
+        "max_concurrency": 1,
+        "no_catchup": True,
+        "params": arguments(values),
+        "pipeline_id": version.pipeline_id,
+        "version_id": version.version_id,
+        "service_account": options.service_account,
+    }
+    _settle(backend, options.name, wanted, version)
+
+
+def _settle(backend: Backend, name: str, wanted: Mapping[str, Any], version: Version) -> None:
+    """Leaves one enabled schedule of that name, which is as wanted."""
+    standing = backend.pages(
+        "listing schedules",
+        backend.client.list_recurring_runs,
+        "recurring_runs",
+        namespace=backend.namespace or None,
+        filter=named(name),
+    )
+    standing = [s for s in standing if s.display_name == name]
+    same = next((s for s in standing if _is_enabled(s) and not differences(s, wanted)), None)
+    old = [s for s in standing if s is not same]
+    enabled = [s for s in old if _is_enabled(s)]
+    if same:
+        _disable(backend, enabled)
+        print(f"schedule {name!r}: unchanged ({same.recurring_run_id})")
+    else:
+        for found in old:
+            changed = ", ".join(differences(found, wanted)) or "it was disabled"
+            log.info("changed: %s", changed)
+        created = _replaced(backend, enabled, wanted)
+        verb = "replaced" if old else "made"
+        print(f"schedule {name!r}: {verb} ({created}), version {version.name}")
+    _remove(backend, old)
+
+
+def _replaced(backend: Backend, enabled: list[Any], wanted: Mapping[str, Any]) -> str:
+    """Disables the old schedules and makes the new one; if that fails the old ones go on."""
+    try:
+        _disable(backend, enabled)  # first, so that not both start a run
+        with backend.calling("making the schedule"):
+            return backend.client.create_recurring_run(**wanted).recurring_run_id
+    except BaseException:
+        for found in enabled:
+            with backend.calling("enabling the old schedule again"):
+                backend.client.enable_recurring_run(found.recurring_run_id)
+        raise
+
+
+def _disable(backend: Backend, enabled: list[Any]) -> None:
+    for found in enabled:
+        with backend.calling("disabling the old schedule"):
+            backend.client.disable_recurring_run(found.recurring_run_id)
+
+
+def _is_enabled(found: Any) -> bool:
+    return found.status == _ENABLED
+
+
+def differences(found: Any, wanted: Mapping[str, Any]) -> list[str]:
+    """What of a standing schedule is not as wanted, in the field's words."""
+    trigger = found.trigger.cron_schedule if found.trigger else None
+    reference = found.pipeline_version_reference
+    standing = {
+        "cron_expression": trigger.cron if trigger else None,
+        "experiment_id": found.experiment_id,
+        "max_concurrency": int(found.max_concurrency or 0),
+        "no_catchup": bool(found.no_catchup),
+        "version_id": reference.pipeline_version_id if reference else None,
+    }
+    result = [name for name, value in standing.items() if value != wanted[name]]
+    if wanted["service_account"] and found.service_account != wanted["service_account"]:
+        result.append("service_account")
+    parameters = (found.runtime_config.parameters if found.runtime_config else None) or {}
+    names = sorted({*parameters, *wanted["params"]})
+    return result + [n for n in names if parameters.get(n) != wanted["params"].get(n)]
+
+
+def _remove(backend: Backend, old: list[Any]) -> None:
+    """Deletes old schedules, but one whose run is at work only the next time.
+
+    A workflow belongs to its schedule, and deleting the one kills the other
+    (kubeflow/pipelines#12573), except in versions of KFP that know the policy ORPHAN.
+    """
+    for found in old:
+        recurring_run_id = found.recurring_run_id
+        if running := _at_work(backend, found):
+            print(
+                f"old schedule {recurring_run_id}: disabled, not deleted, because its run "
+                f"{running[0]} is at work and goes on; `macrec schedule` deletes it later"
+            )
+            continue
+        with backend.calling("deleting the old schedule"):
+            backend.client.recurring_runs.recurring_run_service_delete_recurring_run(
+                recurring_run_id=recurring_run_id, propagation_policy="ORPHAN"
+            )
+
+
+def _at_work(backend: Backend, found: Any) -> list[str]:
+    """The runs of a schedule that have not ended."""
+    runs = backend.pages(
+        "listing the schedule's runs",
+        backend.client.list_runs,
+        "runs",
+        experiment_id=found.experiment_id,
+        sort_by="created_at desc",
+    )
+    return [
+        r.run_id
+        for r in runs
+        if r.recurring_run_id == found.recurring_run_id and r.state in (*AT_WORK, None)
+    ]

@@ -1,0 +1,1 @@
+"""The pipelines as Kubeflow Pipelines sees them: DAG, run form, compilation, policy."""

@@ -1,0 +1,127 @@
+"""A compiled pipeline as data: which stage follows which, and the part that one stage needs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from macrec.core.errors import UserError
+from pipelines.dag.run_form import STAGES
+
+# libyaml's reader is ten times faster; PyYAML may be built without it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_FROM_TASK = ("taskOutputArtifact", "taskOutputParameter")
+
+
+class Dag:
+    """The tasks of a compiled pipeline.
+
+    Args:
+        text: the content of its file.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.documents: list[dict[str, Any]] = list(yaml.load_all(text, _LOADER))
+        spec = self.documents[0]
+        self.name = str(spec["pipelineInfo"]["name"])
+        self.parameters: dict[str, Any] = spec["root"]["inputDefinitions"]["parameters"]
+        self.tasks: dict[str, Any] = spec["root"]["dag"]["tasks"]
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages in their order."""
+        return [name for name in STAGES if task_name(name) in self.tasks]
+
+    def checked(self, stage: str) -> str:
+        """The name of a stage that can be computed again.
+
+        Raises:
+            UserError: there is none of that name in this pipeline.
+        """
+        name = stage.replace("-", "_")
+        forced = [s for s in self.stages if f"{STAGES[s]}force" in self.parameters]
+        if name not in forced:
+            raise UserError(f"no stage {stage} to run again; there are {', '.join(forced)}.")
+        return name
+
+    def from_stage(self, stage: str) -> list[str]:
+        """The stage and all that use what it makes, directly or not."""
+        found = {task_name(stage)}
+        while True:
+            more = {t for t in self.tasks if found & set(self._needed(t))} - found
+            if not more:
+                return [s for s in self.stages if task_name(s) in found]
+            found |= more
+
+    def inputs(self, stage: str) -> dict[str, Any]:
+        """What a stage's task is given: `artifacts` and `parameters`, as KFP states them."""
+        return self.tasks[task_name(stage)].get("inputs", {})
+
+    def outputs(self, stage: str) -> dict[str, Any]:
+        """What a stage's task makes: `artifacts` and `parameters`, as KFP states them."""
+        task = self.tasks[task_name(stage)]
+        component = self.documents[0]["components"][task["componentRef"]["name"]]
+        return component["outputDefinitions"]
+
+    def imported(self, task: str) -> str:
+        """The run parameter that says where a task's artifact lies; empty if the task makes it."""
+        if "importer" not in self.tasks[task]["componentRef"]["name"]:
+            return ""
+        return self.tasks[task]["inputs"]["parameters"]["uri"]["componentInputParameter"]
+
+    def _needed(self, task: str) -> Iterator[str]:
+        inputs = self.tasks[task].get("inputs", {})
+        for given in [
+            *inputs.get("artifacts", {}).values(),
+            *inputs.get("parameters", {}).values(),
+        ]:
+            yield from (given[kind]["producerTask"] for kind in _FROM_TASK if kind in given)
+
+    def cut(self, stage: str) -> str:
+        """The text of a pipeline that ends with the stage: it and what it needs, no more."""
+        kept, pending = set[str](), [task_name(stage)]
+        while pending:
+            task = pending.pop()
+            kept.add(task)
+            pending += [t for t in self._needed(task) if t not in kept]
+        spec = dict(self.documents[0])
+        components = {self.tasks[task]["componentRef"]["name"] for task in kept}
+        spec["components"] = {n: c for n, c in spec["components"].items() if n in components}
+        executors = {c["executorLabel"] for c in spec["components"].values()}
+        spec["deploymentSpec"] = _with_executors(spec["deploymentSpec"], executors)
+        tasks = {name: task for name, task in self.tasks.items() if name in kept}
+        spec["root"] = {**spec["root"], "dag": {**spec["root"]["dag"], "tasks": tasks}}
+        documents = [spec]
+        for platform in self.documents[1:]:
+            kubernetes = platform["platforms"]["kubernetes"]
+            kubernetes = {
+                **kubernetes,
+                "deploymentSpec": _with_executors(kubernetes["deploymentSpec"], executors),
+            }
+            documents.append({"platforms": {"kubernetes": kubernetes}})
+        return "---\n".join(yaml.safe_dump(d, sort_keys=True, width=100) for d in documents)
+
+
+def _with_executors(deployment: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    executors = {n: e for n, e in deployment["executors"].items() if n in names}
+    return {**deployment, "executors": executors}
+
+
+def task_name(stage: str) -> str:
+    """The name of a stage's task in KFP."""
+    return stage.replace("_", "-")
+
+
+def of_file(path: Path) -> Dag:
+    """The pipeline of a compiled file.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return Dag(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: no compiled pipeline ({error!r}). `macrec compile --out {path}` writes one."
+        ) from error

@@ -1,0 +1,73 @@
+"""`macrec encode-items`: semantic IDs for a changed catalogue, on this machine."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from macrec.core.artifact import MANIFEST
+from pipelines.dag.compile import compiled
+from pipelines.dag.run_form import encode_parameters
+from pipelines.local import containers, id_version
+from pipelines.local.executor import LocalRun
+from pipelines.local.run import MODALITIES, run_stages, timings
+
+QUANTIZER = "quantizer"
+
+
+def encode_items(
+    values: Mapping[str, Any], out: Path, in_containers: containers.Options | None = None
+) -> LocalRun:
+    """Runs the encoding pipeline, prints what changed and says where the next version lies.
+
+    Args:
+        values: run parameters, resolved; those that the pipeline does not have are left out.
+        out: gets runs/ (the artifacts of each run), quantizer/ (a copy, so that the folder can be
+            carried on by itself), version.json and metrics.json.
+        in_containers: how stages are run in containers; None: in processes.
+    """
+    known = {name: value for name, value in values.items() if name in encode_parameters()}
+    with tempfile.TemporaryDirectory(prefix="macrec-") as folder:
+        yaml = Path(folder) / "encode.yaml"
+        yaml.write_text(compiled(name="encode"))
+        record, arguments = run_stages(known, out, yaml, in_containers)
+    _publish(record, arguments, out)
+    for line in summary(record):
+        print(line)
+    return record
+
+
+def _publish(record: LocalRun, arguments: Mapping[str, Any], out: Path) -> None:
+    quantizer, folder = Path(arguments["previous_quantizer"]), record.stage("encode_items").folder
+    copy = out / QUANTIZER
+    if not copy.exists() or not quantizer.samefile(copy):
+        shutil.rmtree(copy, ignore_errors=True)
+        # The manifest last, and without the mode of the originals, which are read-only.
+        leave_out = shutil.ignore_patterns(MANIFEST)
+        shutil.copytree(quantizer, copy, ignore=leave_out, copy_function=shutil.copyfile)
+        shutil.copyfile(quantizer / MANIFEST, copy / MANIFEST)
+    made = {name: folder / name for name in ("semantic_ids", "latents")}
+    id_version.write(out, {**made, QUANTIZER: copy}, arguments)
+    metrics = {s.stage: s.metrics for s in record.stages}
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+
+
+def summary(record: LocalRun) -> Iterator[str]:
+    """What became of the items and their IDs."""
+    encoded = record.stage("encode_items")
+    counts = {name: f"{value:,.0f}" for name, value in encoded.metrics.items()}
+    yield ""
+    yield f"{counts['items']} items: {counts['new']} new, {counts['removed']} removed"
+    columns = ("items", "kept", "new", "changed", "lost", "moved")
+    yield f"{'':<14}" + "".join(f"{column:>10}" for column in (*columns, "churn"))
+    for modality in MODALITIES:
+        if f"{modality}_items" in counts:
+            figures = "".join(f"{counts[f'{modality}_{column}']:>10}" for column in columns)
+            churn = encoded.metrics[f"{modality}_churn"]
+            yield f"{modality + ' codes':<14}{figures}{churn:>10.2%}"
+    yield ""
+    yield from timings(record)
+    yield ""
+    yield f"semantic IDs: {(encoded.folder / 'semantic_ids').resolve()}"

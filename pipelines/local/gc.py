@@ -1,0 +1,239 @@
+"""`macrec gc`: removes what no record names from an artifact store, and what runs left unfinished.
+
+Nothing goes that was written or used within the age, so that a run at work loses nothing: a stage
+uploads its files at its end, and one that is there already counts as used again. Where a stage
+should still need what is removed, it finds it absent and computes it.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from macrec.core.artifact import MANIFEST, UNFINISHED, FolderOutput
+from macrec.core.errors import UserError
+from macrec.core.storage.local import LocalStorage, Object, Storage, is_remote, open_storage
+from pipelines.local import id_version, run_record
+
+AGE = "7d"
+SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+STORE_FOLDERS = ("blobs", "records", "checkpoints", "caches")
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}")
+"""Names of files that are being written (`core.artifact`, `core.storage.local`)."""
+
+
+class Found(NamedTuple):
+    """Something to remove."""
+
+    kind: str
+    name: str
+    bytes: int
+    remove: Callable[[], bool]
+    """Whether it was removed: it stays if somebody uses it by now."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("place", metavar="STORE_OR_OUT", help="store, or the folder of a `run`")
+    parser.add_argument(
+        "--older-than",
+        default=AGE,
+        metavar="AGE",
+        help="what is younger stays; 30d, 12h (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--unused",
+        action="store_true",
+        help="also finished work that no run has made or used since: records, cached vectors, "
+        "and in OUT all runs but the last",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+
+
+def collect(options: argparse.Namespace) -> None:
+    """Removes what the command line names and prints it."""
+    limit = time.time() - seconds(options.older_than)
+    counts: dict[str, list[int]] = defaultdict(list)
+    for found in rubbish(options.place, limit, options.unused):
+        if options.dry_run or found.remove():
+            counts[found.kind].append(found.bytes)
+    done = "would remove" if options.dry_run else "removed"
+    for kind, sizes in sorted(counts.items()):
+        print(f"{done} {len(sizes):,} {kind} ({sum(sizes):,} bytes)")
+    if not counts:
+        print(f"nothing to remove that is older than {options.older_than}")
+
+
+def seconds(age: str) -> float:
+    """An age as it is written on the command line."""
+    match = re.fullmatch(r"(\d+)([smhd])", age)
+    if match is None:
+        raise UserError(f"--older-than {age}: write a number and s, m, h or d, such as 30d.")
+    return int(match[1]) * SECONDS[match[2]]
+
+
+def rubbish(place: str, limit: float, unused: bool = False) -> Iterator[Found]:
+    """What may go from a store or an output folder: all of it older than the limit.
+
+    Raises:
+        UserError: the place is neither, or a record in the store is damaged.
+    """
+    if is_remote(place) or _is_store(Path(place)):
+        yield from in_store(open_storage(place), limit, unused)
+    elif _is_output(Path(place)):
+        if _is_store(Path(place) / "store"):
+            yield from in_store(LocalStorage(Path(place) / "store"), limit, unused)
+        yield from in_output(Path(place), limit, unused)
+    else:
+        raise UserError(
+            f"{place}: neither an artifact store ({', '.join(STORE_FOLDERS)}) nor the output "
+            "folder of a run or a stage. Check the path."
+        )
+    if not is_remote(place):
+        yield from _temporary(limit)
+
+
+def _is_store(path: Path) -> bool:
+    return any((path / name).is_dir() for name in STORE_FOLDERS)
+
+
+def _is_output(path: Path) -> bool:
+    marks = (MANIFEST, UNFINISHED)
+    return (path / run_record.FILE).is_file() or any(
+        next(path.glob(f"*/{mark}"), None) for mark in marks
+    )
+
+
+def in_store(storage: Storage, limit: float, unused: bool) -> Iterator[Found]:
+    """Partial files, blobs without a record, checkpoints; if asked for, records and caches."""
+    objects = list(storage.objects())  # before the records: a blob listed here may get one later
+    folders: dict[str, list[Object]] = defaultdict(list)
+    for entry in objects:
+        folders[entry.name.partition("/")[0]].append(entry)
+    kept: set[str] = set()
+    for record in [o for o in folders["records"] if not _is_partial(o.name)]:
+        if unused and record.modified < limit:
+            yield _object(storage, "records", record, limit)
+        else:
+            kept |= _blobs_of(storage, record.name)
+    for entry in objects:
+        if _is_partial(entry.name) and entry.modified < limit:
+            yield _object(storage, "partial files", entry, limit)
+    for blob in folders["blobs"]:
+        named = PurePosixPath(blob.name).name in kept or _is_partial(blob.name)
+        if not named and blob.modified < limit:
+            yield _object(storage, "blobs without a record", blob, limit)
+    yield from _checkpoints(storage, folders["checkpoints"], limit)
+    if unused:
+        for file in folders["caches"]:
+            if file.modified < limit and not _is_partial(file.name):
+                yield _object(storage, "files of cached vectors", file, limit)
+
+
+def _is_partial(name: str) -> bool:
+    return PARTIAL.fullmatch(PurePosixPath(name).name) is not None
+
+
+def _object(storage: Storage, kind: str, entry: Object, limit: float) -> Found:
+    def remove() -> bool:
+        modified = storage.modified(entry.name)  # again: a run may have come to use it meanwhile
+        if modified is None or modified >= limit:
+            return False
+        storage.delete(entry.name)
+        return True
+
+    return Found(kind, entry.name, entry.bytes, remove)
+
+
+def _blobs_of(storage: Storage, record: str) -> set[str]:
+    content = storage.read(record)
+    if content is None:  # just replaced
+        return set()
+    try:
+        outputs = json.loads(content)["outputs"].values()
+        return {entry["sha256"] for listed in outputs for entry in listed}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{storage.uri}/{record}: damaged ({error}); what it names cannot be told. Nothing was "
+            "removed that it may name: delete it, then run this again."
+        ) from error
+
+
+def _checkpoints(storage: Storage, objects: list[Object], limit: float) -> Iterator[Found]:
+    """Those of a training go together: an old one is the last resort while a new one is young."""
+    by_training: dict[str, list[Object]] = defaultdict(list)
+    for entry in objects:
+        by_training[str(PurePosixPath(entry.name).parent)].append(entry)
+    for folder, entries in by_training.items():
+        if max(entry.modified for entry in entries) >= limit:
+            continue
+        for entry in sorted(entries):  # a manifest before its tensors: half a checkpoint is none
+            if not _is_partial(entry.name):
+                yield _object(storage, "files of checkpoints", entry, limit)
+        if isinstance(storage, LocalStorage):
+            with suppress(OSError):  # it is not empty: somebody has just saved there
+                (storage.root / folder).rmdir()
+
+
+def in_output(out: Path, limit: float, unused: bool) -> Iterator[Found]:
+    """Outputs of attempts that were cut short, partial files; if asked for, runs but the last."""
+    old_runs = list(_old_runs(out, limit)) if unused else []
+    for path in old_runs:
+        yield _folder("earlier runs", path, limit)
+    for path in sorted(out.rglob("*")):
+        if (out / "store") in path.parents or any(run in path.parents for run in old_runs):
+            continue
+        if path.name == UNFINISHED and _newest(path.parent) < limit:
+            yield _folder("unfinished outputs", path.parent, limit, held=True)
+        elif PARTIAL.fullmatch(path.name) and path.is_file() and path.stat().st_mtime < limit:
+            yield _folder("partial files", path, limit)
+
+
+def _old_runs(out: Path, limit: float) -> Iterator[Path]:
+    """Folders of runs/ that neither the last run nor the last results are in."""
+    runs = sorted((out / run_record.RUNS).glob("*/"))
+    if not runs or not (out / run_record.FILE).is_file() or run_record.is_at_work(out):
+        return
+    named = set(run_record.read(out).only) | {runs[-1].name}
+    if (out / id_version.VERSION).is_file():
+        content = json.loads((out / id_version.VERSION).read_bytes())
+        named |= {part for path in content["artifacts"].values() for part in Path(path).parts}
+    yield from (run for run in runs if run.name not in named and _newest(run) < limit)
+
+
+def _folder(kind: str, path: Path, limit: float, held: bool = False) -> Found:
+    def remove() -> bool:
+        if not path.exists() or _newest(path) >= limit:
+            return False
+        if not held:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return True
+        try:
+            with FolderOutput(path).held():
+                shutil.rmtree(path)
+            return True
+        except UserError:  # a stage is at work in it
+            return False
+
+    size = sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
+    return Found(kind, str(path), size, remove)
+
+
+def _newest(path: Path) -> float:
+    return max(p.lstat().st_mtime for p in [path, *path.rglob("*")])
+
+
+def _temporary(limit: float) -> Iterator[Found]:
+    """Folders for temporary files of processes that were killed."""
+    for path in sorted(Path(tempfile.gettempdir()).glob("macrec-*/")):
+        with suppress(OSError):  # of a process that has just ended, or of another user
+            if path.stat().st_uid == os.getuid() and _newest(path) < limit:
+                yield _folder("temporary folders", path, limit)

@@ -1,0 +1,102 @@
+"""Where a run has left the semantic IDs and what made them, for the run that carries them on."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from macrec.core.artifact import write_atomically
+from macrec.core.errors import UserError
+from pipelines.dag.run_form import PREVIOUS, SOURCES, encode_parameters
+
+VERSION = "version.json"
+# Settings of these prefixes decide what a vector is: they hold for every later version.
+_KEPT = ("catalog_", "text_", "image_")
+
+
+class Version(NamedTuple):
+    """What `read` finds."""
+
+    artifacts: dict[str, str]
+    """Folder of each artifact, by run parameter of the encoding pipeline."""
+    settings: dict[str, Any]
+    """How the catalogue was read and embedded."""
+    store: str
+    """The artifact store of that run."""
+
+
+def write(out: Path, artifacts: Mapping[str, Path], arguments: Mapping[str, Any]) -> None:
+    """Names a run's artifacts and settings in its output folder.
+
+    Args:
+        out: the output folder.
+        artifacts: semantic_ids, latents and quantizer; of a whole run, also what recommends.
+        arguments: the run parameters that were given, store included.
+    """
+    settings = {
+        name: value
+        for name, value in arguments.items()
+        if name.startswith(_KEPT)
+        and name in encode_parameters()
+        and name not in SOURCES.values()
+        and not name.endswith("_force")  # of one run alone
+    }
+    store = str(arguments["store"])
+    content = {
+        "artifacts": {name: os.path.relpath(path, out) for name, path in artifacts.items()},
+        "settings": settings,
+        "store": store if "://" in store else str(Path(store).resolve()),
+    }
+    write_atomically(out / VERSION, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read(out: Path) -> Version:
+    """What the last run with this output folder has left.
+
+    Raises:
+        UserError: no run has ended there.
+    """
+    try:
+        content = json.loads((out / VERSION).read_bytes())
+        found = _artifacts(content, out)
+        artifacts = {
+            parameter: found[parameter.removeprefix("previous_")] for parameter in PREVIOUS.values()
+        }
+        return Version(artifacts, dict(content["settings"]), str(content["store"]))
+    except OSError as error:
+        raise UserError(
+            f"--previous {out}: no {VERSION} here. Give the output folder of a `macrec run` or "
+            "`macrec encode-items` that has ended; one of an older version is run again, which "
+            "reuses what it has stored."
+        ) from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{out / VERSION}: damaged ({error!r}). Run that run again.") from error
+
+
+def left_by(out: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Folders of some artifacts of the `macrec run` with this output folder.
+
+    Raises:
+        UserError: no run has ended there, or it has left none of that name.
+    """
+    path = out / VERSION
+    try:
+        found = _artifacts(json.loads(path.read_bytes()), out)
+    except OSError as error:
+        raise UserError(
+            f"{out}: no {VERSION} here. Give the output folder of a `macrec run` that has ended."
+        ) from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error!r}). Run that run again.") from error
+    absent = [name for name in names if name not in found]
+    if absent:
+        raise UserError(
+            f"{path}: names no {', '.join(absent)}. Give the output folder of a `macrec run`; one "
+            "of an older version is run again, which reuses what it has stored."
+        )
+    return {name: Path(found[name]) for name in names}
+
+
+def _artifacts(content: Mapping[str, Any], out: Path) -> dict[str, str]:
+    return {name: str((out / path).resolve()) for name, path in content["artifacts"].items()}

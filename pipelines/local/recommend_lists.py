@@ -1,0 +1,93 @@
+"""`macrec recommend`: lists for users from what a run has left, on this machine."""
+
+import argparse
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from macrec.core.artifact import Artifact
+from macrec.core.errors import check
+from macrec.core.parameters import Parameter
+from macrec.core.stage import Result, input_artifacts, settings, sources
+from macrec.core.stage_command import Request, add_flag, run_request
+from pipelines.dag.run_form import stage
+from pipelines.local import id_version
+
+STAGE = "recommend"
+DATASET = "recommendations"
+FILE = f"{DATASET}.parquet"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The lists of ids and the settings of the stage; what is not given is as in the run."""
+    for parameter in sources(stage(STAGE)):
+        add_flag(parser, parameter, "path or gs://: ")
+    for parameter in settings(stage(STAGE)):
+        add_flag(parser, parameter._replace(default=None))
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """The values of the flags that were given."""
+    known: list[Parameter] = [*sources(stage(STAGE)), *settings(stage(STAGE))]
+    values = {p.name: getattr(options, p.name) for p in known}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def recommend(run: Path, values: Mapping[str, Any], to: str, store: str = "") -> Result:
+    """Runs the stage on a run's artifacts and writes its dataset as one file.
+
+    Args:
+        run: output folder of a `macrec run` that has ended.
+        values: URIs and settings of the stage; the rest is as the run had it.
+        to: the Parquet file.
+        store: artifact store, where finished shards are kept too; empty: that of the run.
+
+    Raises:
+        UserError: no run has ended there, or what it left does not suffice.
+    """
+    check(
+        "://" not in to and to.endswith(".parquet") and not Path(to).is_dir(),
+        f"--to {to}: name a file on this machine that ends in .parquet.",
+    )
+    module = stage(STAGE)
+    found = id_version.left_by(run, [*(p.name for p in input_artifacts(module)), DATASET])
+    earlier = dict(Artifact.open(found.pop(DATASET)).manifest["config"])
+    if not earlier.get("top_k"):  # the run had left the stage out
+        earlier.pop("top_k", None)
+    with tempfile.TemporaryDirectory(prefix="macrec-recommend-") as folder:
+        outputs = {DATASET: f"{folder}/{DATASET}"}
+        settled = {**earlier, **values, "store": store or id_version.read(run).store}
+        result = run_request(module, Request(settled, found, outputs, None))
+        publish(Path(folder) / DATASET, Path(to))
+    print(f"recommendations: {to} ({describe(result.metrics)})")
+    return result
+
+
+def describe(metrics: Mapping[str, float]) -> str:
+    """How many users and rows there are."""
+    return f"{metrics['users']:,.0f} users, {metrics['rows']:,.0f} rows"
+
+
+def publish(dataset: Path, to: Path) -> None:
+    """Writes a dataset as one Parquet file, which appears when it is whole."""
+    artifact = Artifact.open(dataset)
+    parts = [entry["name"] for entry in artifact.manifest["files"]]
+    to.parent.mkdir(parents=True, exist_ok=True)
+    partial = to.with_name(f".{to.name}.{uuid.uuid4().hex}")
+    try:
+        if len(parts) == 1:
+            # A copy, not a link: whoever edits it must not edit the artifact.
+            shutil.copyfile(artifact.file(parts[0]), partial)
+        else:
+            with pq.ParquetWriter(partial, artifact.schema, compression="zstd") as writer:
+                for batch in artifact.batches():
+                    writer.write_batch(batch)
+        os.replace(partial, to)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,159 @@
+"""`macrec rerun OUT`: a local run once more, or one stage of it."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from macrec.core.errors import UserError, check
+from macrec.core.progress import log
+from macrec.core.stage_command import source
+from pipelines.cluster.rerun import Choice, Given, forced, known_parameters
+from pipelines.dag.compiled_dag import Dag, task_name
+from pipelines.local import containers, run_record
+from pipelines.local.encode_new_items import encode_items
+from pipelines.local.executor import PROGRESS_SECONDS, in_process
+from pipelines.local.run import absolute_sources, run
+from pipelines.local.run_record import Record, Task
+
+
+def rerun_local(
+    out: Path, chosen: Choice, given: Given, in_containers: containers.Options | None = None
+) -> None:
+    """Runs a local run again with its own arguments; what is finished is reused from the store.
+
+    How the earlier run ran its stages does not matter: their results are the same bytes.
+
+    Ends the process with the exit code of a stage that fails.
+
+    Raises:
+        UserError: no run was begun there, it is still at work, or there is no such stage.
+    """
+    record = run_record.read(out)
+    check(
+        not run_record.is_at_work(out),
+        f"{out}: this run is still at work. Wait for its end (`macrec status {out}`).",
+    )
+    dag = run_record.dag_of(record)
+    stage = dag.checked(chosen.stage) if chosen.mode else ""
+    finished = stage in (found := record.tasks(dag)) and found[stage].finished
+    earlier = {**record.arguments, **forced(dag, chosen, finished)}
+    values = absolute_sources(given(earlier, known_parameters(record.pipeline)))
+    if chosen.mode == "only":
+        run_one(record, dag, stage, values, in_containers)
+    elif record.pipeline == "encode":
+        encode_items(values, out, in_containers)
+    else:
+        run(values, out, in_containers)
+
+
+def run_one(
+    record: Record,
+    dag: Dag,
+    stage: str,
+    values: Mapping[str, Any],
+    in_containers: containers.Options | None = None,
+) -> None:
+    """Runs one stage on what a run has finished; the results in OUT stay as they are.
+
+    Raises:
+        UserError: a stage whose artifacts it needs has not finished.
+    """
+    name = f"{dag.name}-{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
+    folder = record.out.resolve() / run_record.RUNS / name / task_name(stage)
+    arguments = {"store": str((record.out / "store").resolve()), **values}
+    call = _call(record, dag, stage, arguments, folder)
+    launch = in_process
+    if in_containers:
+        launch = containers.of_run(in_containers, arguments, record.out)
+    folder.mkdir(parents=True)
+    with run_record.at_work(record.out):
+        run_record.write(record._replace(arguments=dict(values), only=[*record.only, name]))
+        progress = os.environ.get("MACREC_PROGRESS_SECONDS", PROGRESS_SECONDS)
+        command = ["python", "-m", f"components.{stage}.main", "--executor-input", json.dumps(call)]
+        code = launch(command, {"MACREC_PROGRESS_SECONDS": progress})
+    if code:
+        print(f"\n{stage} failed with exit code {code}", file=sys.stderr)
+        sys.exit(code)
+    rest = f"the results in {record.out} are as before"
+    log.info("%s has run; %s: `macrec rerun %s` goes on", stage, rest, record.out)
+    print(f"{stage}: {folder}")
+
+
+def _call(
+    record: Record, dag: Dag, stage: str, arguments: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """What KFP would hand the stage (ExecutorInput), from the folders of the run."""
+    tasks, inputs, outputs = record.tasks(dag), dag.inputs(stage), dag.outputs(stage)
+    given: dict[str, Any] = {}
+    for name, origin in inputs.get("parameters", {}).items():
+        if "componentInputParameter" in origin:
+            key = origin["componentInputParameter"]
+            value = arguments.get(key, dag.parameters[key].get("defaultValue"))
+            given[name] = list(value) if isinstance(value, tuple) else value
+        elif "taskOutputParameter" in origin:
+            made = origin["taskOutputParameter"]
+            path = _finished(tasks, made["producerTask"], stage) / made["outputParameterKey"]
+            given[name] = path.read_text()
+        else:
+            given[name] = origin["runtimeValue"]["constant"]
+    _check_unchanged(stage, given)
+    artifacts: dict[str, Any] = {}
+    for name, origin in inputs.get("artifacts", {}).items():
+        made = origin["taskOutputArtifact"]
+        if imported := dag.imported(made["producerTask"]):
+            artifacts[name] = _listed(arguments[imported])
+        else:
+            producer = _finished(tasks, made["producerTask"], stage)
+            artifacts[name] = _listed(producer / made["outputArtifactKey"])
+    return {
+        "inputs": {
+            "parameterValues": {n: v for n, v in given.items() if v is not None},
+            "artifacts": artifacts,
+        },
+        "outputs": {
+            "artifacts": {n: _listed(folder / n) for n in outputs.get("artifacts", {})},
+            "parameters": {
+                n: {"outputFile": str(folder / n)} for n in outputs.get("parameters", {})
+            },
+            "outputFile": str(folder / "executor_output.json"),
+        },
+    }
+
+
+def _check_unchanged(stage: str, given: Mapping[str, Any]) -> None:
+    """Raises `UserError` if data that the stage reads are not those of the run.
+
+    Their digests are those that the run took at its beginning, and the result is stored under them.
+    """
+    snapshots = {
+        n.removesuffix("_snapshot"): d for n, d in given.items() if n.endswith("_snapshot")
+    }
+    changed = [
+        str(given[name])
+        for name, digest in snapshots.items()
+        if (found := source(str(given.get(name) or ""))) and found.digest != digest
+    ]
+    check(
+        not changed,
+        f"{stage}: {', '.join(changed)} changed since the run took its snapshot. Rerun without "
+        "--only, which takes a new one.",
+    )
+
+
+def _listed(uri: object) -> dict[str, Any]:
+    return {"artifacts": [{"uri": str(uri)}]}
+
+
+def _finished(tasks: Mapping[str, Task], producer: str, stage: str) -> Path:
+    """The folder of a task that has finished."""
+    name = producer.replace("-", "_")
+    if name in tasks and tasks[name].finished:
+        return tasks[name].folder
+    raise UserError(
+        f"{stage} needs what {name} makes, and {name} has not finished in this run. Rerun without "
+        f"--only, or run --only {name} first."
+    )

@@ -1,0 +1,1 @@
+"""Where and how a stage computes: devices, precision, shards."""

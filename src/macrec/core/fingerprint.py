@@ -1,0 +1,125 @@
+"""The identity of a result: the code, the configuration and the content of the inputs."""
+
+import ast
+import dataclasses
+import hashlib
+import importlib.util
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from macrec.core.artifact import FORMAT, json_digest
+
+# It moves bytes and computes nothing: a change there leaves finished work valid.
+PLUMBING = "macrec.core"
+
+
+class Stage(Protocol):
+    """The module of a stage."""
+
+    Config: type
+    Inputs: type
+    Outputs: type
+    Execution: type
+    run: Callable[..., dict[str, float]]
+    __name__: str
+    __doc__: str | None
+
+
+def stage_name(stage: Stage) -> str:
+    """The folder of the stage below components/."""
+    spec = getattr(stage, "__spec__", None)
+    name = spec.name if spec else stage.__name__
+    return name.split(".")[-2]
+
+
+def code_version(stage: Stage, config: Any = None) -> str:
+    """Digest of the sources a stage runs: its folder's modules and what they import of macrec.
+
+    Imports are followed through the syntax tree, so that nothing heavy is loaded. A stage whose
+    configuration chooses what is run says by `not_run(config)` which imports stand for the rest.
+    """
+    not_run = getattr(stage, "not_run", None)
+    left_out = not_run(config) if not_run and config is not None else ()
+    return module_version(f"components.{stage_name(stage)}.main", left_out)
+
+
+def module_version(module: str, left_out: Collection[tuple[str, str]] = ()) -> str:
+    """Return a digest of what the `sources` of a module of a stage compute."""
+    digest = hashlib.sha256()
+    for name, source in sorted(sources(module, left_out).items()):
+        digest.update(f"{name}\0{_tree_digest(source)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _tree_digest(source: bytes) -> str:
+    """Digest a source by its syntax tree, so that comments, docstrings and layout do not count."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            body[:] = [statement for statement in body if not _is_text(statement)]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """Whether a statement is a text alone: a docstring, of a module or of an attribute."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def sources(module: str, left_out: Collection[tuple[str, str]] = ()) -> dict[str, bytes]:
+    """The sources of one module of a stage and of all that it imports, but for the (importing,
+    imported) modules in `left_out`."""
+    package = module.rpartition(".")[0]
+    pending, seen = [module], dict[str, bytes]()
+    while pending:
+        name = pending.pop()
+        if name in seen or f"{name}.".startswith(f"{PLUMBING}."):
+            continue
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.origin:
+            continue
+        seen[name] = Path(spec.origin).read_bytes()
+        found = [m for m in _imported(seen[name], name) if (name, m) not in left_out]
+        pending += [m for m in found if m.startswith(("macrec", package))]
+    return seen
+
+
+def _imported(source: bytes, module: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{module}: relative imports are not followed"
+            yield node.module
+            for alias in node.names:
+                candidate = f"{node.module}.{alias.name}"
+                if candidate.startswith(("macrec.", "components.")) and _is_module(candidate):
+                    yield candidate
+
+
+def _is_module(name: str) -> bool:
+    parent = importlib.util.find_spec(name.rpartition(".")[0])
+    # A plain module has none below it; to ask for one would import it, and torch with it.
+    if parent is None or parent.submodule_search_locations is None:
+        return False
+    return importlib.util.find_spec(name) is not None
+
+
+def fingerprint(stage: Stage, config: Any, inputs: Any, salt: str = "") -> str:
+    """Identity of the result: code, configuration and content of the inputs, nothing else."""
+    values = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
+    return json_digest(
+        {
+            "format": FORMAT,
+            "stage": stage_name(stage),
+            "code_version": code_version(stage, config),
+            "config": dataclasses.asdict(config),
+            "inputs": {name: value.digest if value else None for name, value in values.items()},
+            "salt": salt,
+        }
+    )

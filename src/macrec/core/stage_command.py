@@ -1,0 +1,268 @@
+"""The command line of a stage, by hand (flags) and under Kubeflow Pipelines (executor input)."""
+
+import argparse
+import dataclasses
+import json
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from macrec.core import ui_facts
+from macrec.core.artifact import (
+    Artifact,
+    FolderOutput,
+    Json,
+    Output,
+    ParameterOutput,
+    Source,
+    write_atomically,
+)
+from macrec.core.errors import EXIT_PREEMPTED, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TryAgain, UserError
+from macrec.core.fingerprint import Stage, stage_name
+from macrec.core.launch import launch, launched
+from macrec.core.parameters import Parameter, build, fields, parse
+from macrec.core.processes import leave, processes
+from macrec.core.progress import log
+from macrec.core.stage import Result, execute, finished, input_artifacts, settings, sources
+from macrec.core.store import ArtifactStore
+from macrec.core.task_note import noted
+
+METRICS = "metrics"
+# Where the KFP launcher mounts an artifact's URI in the container.
+KFP_MOUNTS = {"gs://": "/gcs/", "minio://": "/minio/", "s3://": "/s3/"}
+# What every stage accepts besides its own parameters.
+COMMON = [
+    Parameter("store", str, "", "Artifact store, a local folder or gs://; empty: reuse nothing."),
+    Parameter("cache_salt", str, "", "Any text; a new one forces the stage to compute again."),
+]
+# Also of every stage, but each has its own among the run parameters.
+FORCE = Parameter(
+    "force",
+    str,
+    "",
+    "Any text; a new one makes this stage compute again, and what follows if its bytes changed.",
+)
+# A choice of texts, for KFP's driver reads the parameter of a GPU limit as text: given a number, it
+# sets no limit at all.
+GpuCount = Literal["0", "1", "2", "3", "4", "5", "6", "7", "8", "16"]
+PROCESSES = Parameter(
+    "processes",
+    GpuCount,
+    "1",
+    "Processes that share the work, a GPU for each; 0 and 1: this one alone.",
+)
+
+
+class Request(NamedTuple):
+    """A stage's call, whoever made it."""
+
+    values: dict[str, Any]
+    artifacts: dict[str, Path]
+    outputs: dict[str, str]
+    executor_output: Path | None
+
+
+def main(stage: Stage, argv: list[str]) -> None:
+    """Serves one call and ends the process with its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_PREEMPTED))
+    code = guarded(lambda: serve(stage, argv))
+    leave()
+    sys.exit(code)
+
+
+def serve(stage: Stage, argv: list[str]) -> None:
+    """Runs the call that the arguments state, in this process or in those that it starts.
+
+    Under KFP the first of them writes down how it began and ended.
+    """
+    request = parse_request(stage, argv)
+    count = int(parse(PROCESSES, request.values.get("processes", PROCESSES.default)))
+    path = None if launched() else request.executor_output
+    with noted(stage_name(stage), path) if path else nullcontext({}) as note:
+        if count < 2 or launched():
+            note["reused"] = run_request(stage, request).reused
+            return
+        note["reused"] = hand_over(stage, request)
+        if not note["reused"]:
+            module = f"components.{stage_name(stage)}.main"
+            launch(module, argv, count, str(request.values.get("device", "auto")))
+
+
+def common(stage: Stage) -> list[Parameter]:
+    """What the stage accepts besides its own parameters."""
+    several = [PROCESSES] if getattr(stage, "DISTRIBUTED", False) else []
+    return [*COMMON, FORCE, *several]
+
+
+def guarded(work: Callable[[], object]) -> int:
+    """Runs the work; an error that has an exit code of its own gives it, without a traceback."""
+    try:
+        work()
+        return 0
+    except UserError as error:
+        log.error("error: %s", error)
+        return EXIT_USER_ERROR
+    except TryAgain as error:
+        log.error("try again: %s", error)
+        return EXIT_TRY_AGAIN
+
+
+def parse_request(stage: Stage, argv: list[str]) -> Request:
+    """Reads a call from flags or, after `--executor-input`, from KFP's JSON."""
+    options = parser(stage).parse_args(argv)
+    if options.executor_input:
+        return _from_executor_input(stage, json.loads(options.executor_input))
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    artifacts = {p.name: Path(given.pop(p.name)) for p in input_artifacts(stage) if p.name in given}
+    required = [p.name for p in input_artifacts(stage) if p.default is dataclasses.MISSING]
+    absent = [name for name in required if name not in artifacts]
+    if absent or "out" not in given:
+        flags = ", ".join(
+            f"--{n.replace('_', '-')}" for n in [*absent, *["out"][: "out" not in given]]
+        )
+        raise UserError(f"{stage_name(stage)}: give {flags}.")
+    out = given.pop("out")
+    outputs = {p.name: f"{out}/{p.name}" for p in fields(stage.Outputs)}
+    given.pop("executor_input", None)
+    return Request(given, artifacts, outputs, None)
+
+
+def parser(stage: Stage) -> argparse.ArgumentParser:
+    """The flags of a stage: its artifacts, sources, settings and the common ones."""
+    name = stage_name(stage)
+    result = argparse.ArgumentParser(prog=f"macrec stage {name}", description=stage.__doc__)
+    result.add_argument("--executor-input", help="the call as KFP v2 states it, instead of flags")
+    result.add_argument("--out", help="folder for the outputs, one sub-folder each")
+    for parameter in input_artifacts(stage):
+        add_flag(result, parameter, "artifact folder: ")
+    for parameter in sources(stage):
+        add_flag(result, parameter, "path or gs://: ")
+        snapshot = Parameter(f"{parameter.name}_snapshot", str, "", "its digest, if known")
+        add_flag(result, snapshot)
+    for parameter in [*settings(stage), *common(stage)]:
+        add_flag(result, parameter)
+    return result
+
+
+def add_flag(to: argparse.ArgumentParser, parameter: Parameter, prefix: str = "") -> None:
+    """A flag for the parameter, with its doc as the help text."""
+    flag = "--" + parameter.name.replace("_", "-")
+    text = prefix + parameter.doc
+    if isinstance(parameter.default, str | int | float | bool | tuple) and not prefix:
+        text += f" (default: {parameter.default})"
+    to.add_argument(flag, help=text.replace("%", "%%"), choices=parameter.choices or None)
+
+
+def _from_executor_input(stage: Stage, call: Json) -> Request:
+    values = dict(call["inputs"].get("parameterValues", {}))
+    artifacts = {
+        name: Path(local_path(listed["artifacts"][0]["uri"]))
+        for name, listed in call["inputs"].get("artifacts", {}).items()
+    }
+    declared = call["outputs"].get("artifacts", {})
+    outputs = {name: listed["artifacts"][0]["uri"] for name, listed in declared.items()}
+    for name, parameter in call["outputs"].get("parameters", {}).items():
+        outputs[name] = parameter["outputFile"]
+    return Request(values, artifacts, outputs, Path(call["outputs"]["outputFile"]))
+
+
+def local_path(uri: str) -> str:
+    """The path in the container at which the KFP launcher provides a URI."""
+    for prefix, mount in KFP_MOUNTS.items():
+        if uri.startswith(prefix):
+            return mount + uri.removeprefix(prefix)
+    return uri
+
+
+def source(uri: str, snapshot: str = "", cache: Path | None = None) -> Source | None:
+    """The Source of a URI, None for an empty one; `hub:NAME/MODEL@REVISION` is a model hub's."""
+    if not uri:
+        return None
+    hub = uri.startswith("hub:")
+    return Source(uri.removeprefix("hub:"), snapshot=snapshot, cache=cache, hub=hub)
+
+
+class Call(NamedTuple):
+    """A request as the stage takes it."""
+
+    config: Any
+    inputs: Any
+    outputs: Any
+    execution: Any
+    store: ArtifactStore | None
+    salt: str
+
+
+@contextmanager
+def _built(stage: Stage, request: Request) -> Iterator[Call]:
+    """The stage's arguments; remote data lies in a temporary folder until the end of the block."""
+    values = request.values
+    store, salt, force = (values.get(name, "") for name in ("store", "cache_salt", "force"))
+    with tempfile.TemporaryDirectory(prefix="macrec-") as cache:
+        inputs: dict[str, Any] = {n: Artifact.open(path) for n, path in request.artifacts.items()}
+        for parameter in sources(stage):
+            snapshot = values.get(f"{parameter.name}_snapshot", "")
+            inputs[parameter.name] = source(values.get(parameter.name, ""), snapshot, Path(cache))
+        outputs = {
+            p.name: p.kind(Path(local_path(request.outputs[p.name]))) for p in fields(stage.Outputs)
+        }
+        yield Call(
+            build(stage.Config, values),
+            stage.Inputs(**inputs),
+            stage.Outputs(**outputs),
+            build(stage.Execution, values),
+            ArtifactStore(store) if store else None,
+            f"{salt}\0{force}" if force else salt,
+        )
+
+
+def run_request(stage: Stage, request: Request) -> Result:
+    """Executes the stage and writes KFP's executor output."""
+    with _built(stage, request) as call:
+        *arguments, store, salt = call
+        result = execute(stage, *arguments, store=store, salt=salt)
+    if processes().first:
+        _write_executor_output(stage, request, vars(call.outputs), result)
+    return result
+
+
+def hand_over(stage: Stage, request: Request) -> bool:
+    """Does the same if the store has the result; computes nothing. Whether it had."""
+    with _built(stage, request) as call:
+        if call.store is None:
+            return False
+        result = finished(stage, call.config, call.inputs, call.outputs, call.store, call.salt)
+    if result:
+        _write_executor_output(stage, request, vars(call.outputs), result)
+    return result is not None
+
+
+def _write_executor_output(
+    stage: Stage, request: Request, outputs: Mapping[str, Output], result: Result
+) -> None:
+    path, uris = request.executor_output, request.outputs
+    if path is None:
+        return
+    read_from = {p.name: request.values.get(p.name, "") for p in sources(stage)}
+    artifacts: dict[str, Any] = {}
+    for name, output in outputs.items():
+        if isinstance(output, ParameterOutput):
+            continue
+        metadata: Json = {"fingerprint": result.fingerprint, "reused": result.reused}
+        if isinstance(output, FolderOutput):
+            metadata |= ui_facts.facts(Artifact.open(output.path), read_from)
+        artifacts[name] = {"artifacts": [{"name": name, "uri": uris[name], "metadata": metadata}]}
+    metrics = {
+        "name": METRICS,
+        "uri": uris.get(METRICS, ""),
+        "metadata": ui_facts.shown(result.metrics),
+    }
+    artifacts[METRICS] = {"artifacts": [metrics]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({"artifacts": artifacts}, allow_nan=False).encode())

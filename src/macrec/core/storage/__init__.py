@@ -1,0 +1,1 @@
+"""Storage backends: local folders and Google Cloud Storage."""

@@ -1,0 +1,44 @@
+"""How a task of a pipeline began and ended, written down beside its executor output."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from macrec.core.artifact import Json, write_atomically
+from macrec.core.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR, TryAgain, UserError
+
+TASK = "task.json"
+"""The file, in the folder of the executor output; `macrec status` reads it."""
+
+
+@contextmanager
+def noted(stage: str, executor_output: Path) -> Iterator[Json]:
+    """Notes the block's beginning, end, exit code and error; what is put into the dict too."""
+    path = executor_output.with_name(TASK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note: Json = {"stage": stage, "started": _now()}
+    write_atomically(path, json.dumps(note).encode())
+    note |= {"code": 1, "error": ""}
+    try:
+        yield note
+        note["code"] = 0
+    except UserError as error:
+        note |= {"code": EXIT_USER_ERROR, "error": str(error)}
+        raise
+    except TryAgain as error:
+        note |= {"code": EXIT_TRY_AGAIN, "error": str(error)}
+        raise
+    except SystemExit as ended:
+        note["code"] = ended.code
+        raise
+    except BaseException as error:
+        note["error"] = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        write_atomically(path, json.dumps(note | {"ended": _now()}).encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,1 @@
+"""What is read and written: schemas, histories, splits, vectors and encoders."""

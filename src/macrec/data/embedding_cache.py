@@ -1,0 +1,283 @@
+"""Vectors that an encoder has made before, kept in the store by content of the item.
+
+A cache belongs to a stage and, within it, to one encoder: everything that a vector depends on but
+the item. It holds the vectors as the encoder gave them, before a mean is subtracted, in few large
+Parquet files that are named by their SHA-256 and never changed. A file that is not what its name
+says is told, deleted, and its vectors are made again.
+
+How it stays bounded: see `EmbeddingCache.tidy`.
+
+Shape suffixes: K keys wanted, D components, B vectors of a batch.
+"""
+
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from macrec.core.artifact import Json, json_digest
+from macrec.core.errors import TryAgain
+from macrec.core.failpoint import failpoint
+from macrec.core.progress import log
+from macrec.core.storage.local import open_storage, sha256_file
+from macrec.data.columns import vector_column
+from macrec.data.vectors import ROWS_AT_ONCE, ScratchMatrix
+
+pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
+
+KEY = pa.binary(32)
+"""SHA-256 of what the encoder reads of an item."""
+PENDING_BYTES = 256 << 20
+"""Vectors that wait for the next file, at most."""
+FILE_BYTES = 1 << 30
+"""Size of a file when vectors are gathered anew."""
+FREE_BYTES = 4 << 30
+"""A cache up to this size holds more than the last run used, whatever that was."""
+TIMES_USED = 4
+"""A larger one holds at most this many times the bytes that the last run used."""
+MAX_FILES = 256
+ENCODERS = 4
+"""Encoders of a stage that have a cache; the one that got no new vectors for longest gives way."""
+_NAME = re.compile(r"(?P<encoder>[0-9a-f]{16})/(?P<number>\d{8})-(?P<sha256>[0-9a-f]{64})\.parquet")
+
+
+class Found(NamedTuple):
+    """What the cache holds of the keys asked for."""
+
+    row_K: np.ndarray
+    """int64: the row of `matrix` that a key's vector stands in, or -1."""
+    matrix: ScratchMatrix | None
+    """The vectors found, float32; None if there are none."""
+
+
+class _File(NamedTuple):
+    name: str
+    encoder: str
+    number: int
+    """Files are numbered in the order in which they were written."""
+    sha256: str
+
+
+class EmbeddingCache:
+    """The vectors of one encoder in a folder of the store; a context manager around its use.
+
+    However the block ends, what was added is kept, so that an embedding that was cut short goes on
+    where it stopped. A storage that does not answer costs the vectors, not the run.
+
+    Args:
+        uri: the stage's folder, local or gs://; empty: nothing is kept and nothing is found.
+        encoder: everything that a vector depends on but the item, as JSON.
+        dim: components of a vector.
+        every_seconds: time between two files while vectors are made.
+        keep_all: the run embeds a part of the items, so what it does not use is not superfluous.
+        clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        encoder: Json,
+        dim: int,
+        every_seconds: float = 300.0,
+        keep_all: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.uri, self.dim, self._every_seconds = uri, dim, every_seconds
+        self._storage = open_storage(uri) if uri else None
+        self._encoder, self._keep_all = json_digest(encoder)[:16], keep_all
+        self._files: list[_File] = []
+        self._wanted = _Wanted(pa.array([], KEY), dim)
+        self._cache_bytes = self._used_bytes = 0
+        self._written: set[str] = set()
+        self._keys: list[bytes] = []
+        self._vectors: list[np.ndarray] = []
+        self._clock, self._saved_at = clock, clock()
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is a place to keep vectors at."""
+        return self._storage is not None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._save()
+        if kind is None and not self._keep_all:
+            self.tidy()
+
+    def find(self, keys: pa.Array) -> Found:
+        """Looks for the vectors of some keys, nulls and repeated ones among them.
+
+        Every file of the encoder is read once and checked; vectors found wait in a scratch file.
+        """
+        if self._storage is None:
+            return Found(np.full(len(keys), -1, np.int64), None)
+        self._files = [file for name in self._storage.names() if (file := _parsed(name))]
+        with tempfile.TemporaryDirectory(prefix="macrec-cache-") as folder:
+            wanted = self._wanted = _Wanted(keys, self.dim)
+            for file in self._own():
+                path = Path(folder) / file.sha256
+                for batch in self._batches(file, path):
+                    wanted.take(batch)
+                path.unlink(missing_ok=True)
+        self._used_bytes = wanted.count * self.dim * 4
+        log.info("embedding cache: %s of %s vectors found", f"{wanted.count:,}", f"{len(wanted):,}")
+        return Found(wanted.rows(keys), wanted.matrix)
+
+    def _own(self) -> list[_File]:
+        return [file for file in self._files if file.encoder == self._encoder]
+
+    def _batches(self, file: _File, path: Path) -> Iterator[pa.RecordBatch]:
+        """The rows of a file, after a check of it; none if it is damaged or gone."""
+        assert self._storage is not None
+        try:
+            if not self._storage.exists(file.name):
+                return  # another run has tidied up
+            self._storage.download(file.name, path)
+            if sha256_file(path) != file.sha256:
+                raise ValueError("its content is not what was written (SHA-256)")
+            self._storage.touch(file.name)
+            self._cache_bytes += path.stat().st_size
+            with pq.ParquetFile(path, pre_buffer=False) as parquet:
+                if parquet.schema_arrow != _schema(self.dim):
+                    raise ValueError("it holds vectors of another kind")
+                yield from parquet.iter_batches(ROWS_AT_ONCE)
+        except (ValueError, OSError, pa.ArrowException) as error:
+            log.warning(
+                "%s/%s: damaged, its vectors are made again (%s)", self.uri, file.name, error
+            )
+            self._drop([file])
+
+    def add(self, keys: Sequence[bytes], vectors_BD: np.ndarray) -> None:
+        """Keeps new vectors; those that are not finite are left out."""
+        if self._storage is None:
+            return
+        usable = np.flatnonzero(np.isfinite(vectors_BD).all(1))
+        self._keys += [keys[row] for row in usable.tolist()]
+        self._vectors.append(vectors_BD[usable].astype(np.float32))
+        waiting = len(self._keys) * self.dim * 4
+        if waiting > PENDING_BYTES or self._clock() - self._saved_at >= self._every_seconds:
+            self._save()
+
+    def _save(self) -> None:
+        if self._keys:
+            try:
+                self._write(pa.array(self._keys, KEY), np.concatenate(self._vectors))
+                self._written.add(self._files[-1].name)
+                self._used_bytes += len(self._keys) * self.dim * 4
+            except TryAgain as error:
+                log.warning("%s vectors are not cached: %s", f"{len(self._keys):,}", error)
+        self._keys, self._vectors = [], []
+        self._saved_at = self._clock()
+
+    def _write(self, keys: pa.Array, vectors_BD: np.ndarray) -> None:
+        assert self._storage is not None
+        columns = [keys, vector_column(vectors_BD, np.ones(len(keys), bool))]
+        number = 1 + max((file.number for file in self._files), default=0)
+        with tempfile.TemporaryDirectory(prefix="macrec-cache-") as folder:
+            path = Path(folder) / "vectors.parquet"
+            table = pa.table(columns, schema=_schema(self.dim))
+            pq.write_table(table, path, compression="zstd", use_dictionary=False)
+            sha256, size = sha256_file(path), path.stat().st_size
+            name = f"{self._encoder}/{number:08d}-{sha256}.parquet"
+            failpoint("cache file written")
+            self._storage.upload(path, name)
+            failpoint("cache file uploaded")
+        self._cache_bytes += size
+        self._files.append(_File(name, self._encoder, number, sha256))
+
+    def tidy(self) -> None:
+        """Bounds the cache, after a run that has ended well.
+
+        If it has grown beyond `TIMES_USED` times what the run used and beyond `FREE_BYTES`, or into
+        more than `MAX_FILES` files, a new generation of files takes the place of all the others: it
+        holds what the run used. Caches of other encoders go, but for the `ENCODERS` newest.
+        """
+        if self._storage is None:
+            return
+        newest: dict[str, int] = {}
+        for file in self._files:
+            newest[file.encoder] = max(newest.get(file.encoder, 0), file.number)
+        newest[self._encoder] = sys.maxsize
+        kept = sorted(newest, key=newest.__getitem__)[-ENCODERS:]
+        too_large = self._cache_bytes > max(FREE_BYTES, TIMES_USED * self._used_bytes)
+        try:
+            self._drop([file for file in self._files if file.encoder not in kept])
+            if too_large or len(self._own()) > MAX_FILES:
+                self._renew()
+        except TryAgain as error:
+            log.warning("%s: not tidied: %s", self.uri, error)
+
+    def _renew(self) -> None:
+        """Writes the vectors found once more, in large files, and drops those they came from."""
+        earlier = [file for file in self._own() if file.name not in self._written]
+        step = max(1, FILE_BYTES // (4 * self.dim))
+        for start in range(0, self._wanted.count, step):
+            self._write(*self._wanted.held(slice(start, min(start + step, self._wanted.count))))
+        self._drop(earlier)
+        log.info("embedding cache: %d files gathered anew (%s)", len(earlier), self.uri)
+
+    def _drop(self, files: Sequence[_File]) -> None:
+        assert self._storage is not None
+        for file in files:
+            self._storage.delete(file.name)
+            failpoint("cache file dropped")
+            self._files.remove(file)
+
+
+class _Wanted:
+    """The distinct keys asked for, and the vectors found of them."""
+
+    def __init__(self, keys: pa.Array, dim: int) -> None:
+        self._keys, self._dim = keys.drop_null().unique(), dim
+        self._place_W = np.full(len(self._keys), -1, np.int64)
+        self.matrix: ScratchMatrix | None = None
+        self.count = 0
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def take(self, batch: pa.RecordBatch) -> None:
+        """Takes over the vectors of a batch (key, vector) that are wanted and not yet there."""
+        at_B = np.asarray(pc.index_in(batch.column(0), value_set=self._keys).fill_null(-1))
+        row_B = np.flatnonzero((at_B >= 0) & (np.append(self._place_W, 0)[at_B] < 0))
+        row_B = np.sort(row_B[np.unique(at_B[row_B], return_index=True)[1]])
+        if not len(row_B):
+            return
+        if self.matrix is None:
+            self.matrix = ScratchMatrix(len(self._keys), self._dim)
+        end = self.count + len(row_B)
+        vectors_BD = np.asarray(batch.column(1).take(pa.array(row_B)).flatten())
+        self.matrix[self.count : end] = vectors_BD.reshape(-1, self._dim)
+        self._place_W[at_B[row_B]] = np.arange(self.count, end)
+        self.count = end
+
+    def rows(self, keys: pa.Array) -> np.ndarray:
+        """The row of the matrix of each key, -1 for a null or one that was not found."""
+        at_K = np.asarray(pc.index_in(keys, value_set=self._keys, skip_nulls=True).fill_null(-1))
+        return np.append(self._place_W, -1)[at_K]
+
+    def held(self, rows: slice) -> tuple[pa.Array, np.ndarray]:
+        """Keys and vectors of some rows of the matrix."""
+        assert self.matrix is not None
+        found = np.flatnonzero(self._place_W >= 0)
+        order = found[np.argsort(self._place_W[found])]
+        return self._keys.take(pa.array(order[rows])), self.matrix[rows]
+
+
+def _schema(dim: int) -> pa.Schema:
+    return pa.schema([pa.field("key", KEY), pa.field("vector", pa.list_(pa.float32(), dim))])
+
+
+def _parsed(name: str) -> _File | None:
+    match = _NAME.fullmatch(name)
+    return _File(name, match["encoder"], int(match["number"]), match["sha256"]) if match else None

@@ -1,0 +1,301 @@
+"""Item vectors: how both embedding stages write them, and how given ones are read.
+
+N items of a chunk, D components
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.errors import UserError, check
+from macrec.core.stage import log
+from macrec.data import schema
+from macrec.data.centring import write_means
+from macrec.data.columns import vector_column
+from macrec.data.vectors import ScratchMatrix
+
+pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
+
+FLOAT32 = pa.float32()
+OK, MISSING, NOT_FINITE, ALL_ZERO = "ok", "missing", "not_finite", "all_zero"
+
+MAX_UNUSABLE_SHARE = 0.001
+"""Above this share of NaN, infinite or zero vectors the encoder is broken, not the item."""
+
+LARGEST_DIM = 65_536
+"""Components of a given vector; a list may be as long as its file says."""
+
+ROWS_AT_ONCE = 8_192
+"""Rows held in memory: 128 MiB at 4,096 components."""
+
+
+class Vectors(NamedTuple):
+    """The vectors of some consecutive items."""
+
+    matrix_ND: np.ndarray
+    """float32 or float16; a row whose status is not "ok" has no meaning."""
+    status: np.ndarray
+    """Object array of N strings: "ok", "missing" or the reason why there is no vector."""
+
+
+class Given(NamedTuple):
+    """Vectors that the user brings, in item order."""
+
+    dim: int
+    chunks: Iterator[Vectors]
+    unknown: int
+    """Rows of the file that name no item of the catalogue."""
+    kind: pa.DataType
+    """float16 if the file has it, else float32."""
+
+
+def write_vectors(
+    output: DatasetOutput,
+    chunks: Iterable[Vectors],
+    *,
+    dim: int,
+    centre: bool,
+    kind: pa.DataType = FLOAT32,
+) -> Counter[str]:
+    """Streams vectors into an embeddings artifact; row k is item k.
+
+    Args:
+        output: where to.
+        chunks: the catalogue's vectors in item order.
+        dim: components of every vector.
+        centre: subtract the mean of all vectors (they are kept in a temporary file meanwhile).
+        kind: how the components are stored: float32 or float16.
+
+    Returns:
+        How many items have each status.
+
+    Raises:
+        UserError: no item has a vector, or too many vectors are NaN, infinite or zero.
+    """
+    counts: Counter[str] = Counter()
+    checked = _quarantine(chunks, counts)
+    with output.dataset(schema.embeddings(dim, kind)) as writer:
+        start = 0
+        for matrix_ND, status in _centred(checked, dim, output.path) if centre else checked:
+            writer.write(_rows(Vectors(matrix_ND, status), start, kind))
+            start += len(status)
+        if counts[OK] == 0:
+            raise UserError(f"none of {start:,} items got a vector: {dict(counts)}.")
+    return counts
+
+
+def count(chunks: Iterable[Vectors]) -> Counter[str]:
+    """Takes vectors that are not written here; returns how many items have each status."""
+    counts: Counter[str] = Counter()
+    for chunk in chunks:
+        counts.update(chunk.status.tolist())
+    return counts
+
+
+def write_absent(output: DatasetOutput, items: int) -> dict[str, float]:
+    """Writes null vectors of one component, for a run without this modality; returns metrics."""
+    missing = Vectors(np.zeros((items, 1), np.float32), np.full(items, MISSING, object))
+    with output.dataset(schema.embeddings(1)) as writer:
+        writer.write(_rows(missing, 0))
+    return metrics(Counter({MISSING: items}), 1)
+
+
+def metrics(counts: Counter[str], dim: int) -> dict[str, float]:
+    """Figures of a stage from the counts of `write_vectors`; a reason that was met has its own."""
+    total = {"items": counts.total(), "dim": dim, OK: 0, MISSING: 0}
+    return {name: float(count) for name, count in {**total, **counts}.items()}
+
+
+def _rows(vectors: Vectors, start: int, kind: pa.DataType = FLOAT32) -> pa.Table:
+    """Rows of the artifact, the first one being item `start`."""
+    matrix_ND, status = vectors.matrix_ND.astype(kind.to_pandas_dtype(), copy=False), vectors.status
+    columns = [
+        pa.array(np.arange(start, start + len(status), dtype=np.int32)),
+        vector_column(matrix_ND, status == OK),
+        pa.array(status, pa.string()),
+    ]
+    return pa.table(columns, schema=schema.embeddings(matrix_ND.shape[1], kind))
+
+
+def _quarantine(chunks: Iterable[Vectors], counts: Counter[str]) -> Iterator[Vectors]:
+    """Turns unusable vectors into null rows, counts every status, fails if there are too many."""
+    first: list[str] = []
+    start = 0
+    for matrix_ND, given_status in chunks:
+        status, present = given_status.copy(), given_status == OK
+        finite = np.isfinite(matrix_ND).all(1)
+        status[present & ~finite] = NOT_FINITE
+        status[present & finite & ~matrix_ND.any(1)] = ALL_ZERO
+        unusable = np.flatnonzero(present & (status != OK))
+        first += [f"{start + row} ({status[row]})" for row in unusable[: 10 - len(first)]]
+        counts.update(status.tolist())
+        start += len(status)
+        yield Vectors(matrix_ND, status)
+    bad = counts[NOT_FINITE] + counts[ALL_ZERO]
+    if bad == 0:
+        return
+    message = f"{bad:,} of {counts[OK] + bad:,} vectors are NaN, infinite or all zero"
+    if bad > MAX_UNUSABLE_SHARE * (counts[OK] + bad):
+        raise UserError(
+            f"{message} (at most {MAX_UNUSABLE_SHARE:.1%} may be): item_index {', '.join(first)}. "
+            "Repair the given vectors, or choose another dtype or encoder."
+        )
+    log.warning("%s and become null: item_index %s", message, ", ".join(first))
+
+
+def _centred(chunks: Iterable[Vectors], dim: int, folder: Path) -> Iterator[Vectors]:
+    """The same vectors less their mean, which is written to the folder.
+
+    They wait in a temporary file until it is known.
+    """
+    statuses: list[np.ndarray] = []
+    total_D, count = np.zeros(dim), 0
+    with tempfile.TemporaryFile(prefix="macrec-vectors-") as spool:
+        for matrix_ND, status in chunks:
+            spool.write(np.ascontiguousarray(matrix_ND, np.float32).data)
+            total_D += matrix_ND[status == OK].sum(0, dtype=np.float64)
+            count += int((status == OK).sum())
+            statuses.append(status)
+        mean_D = (total_D / max(count, 1)).astype(np.float32)
+        write_means(folder, {"embedding": mean_D})
+        spool.seek(0)
+        for status in statuses:
+            content = spool.read(len(status) * dim * 4)
+            yield Vectors(np.frombuffer(content, np.float32).reshape(-1, dim) - mean_D, status)
+
+
+def spooled_matrix(rows: int, dim: int) -> np.ndarray:
+    """A float32 matrix of zeros [rows, dim] on disk: the kernel may write it out at any time."""
+    with tempfile.TemporaryFile(prefix="macrec-matrix-") as file:  # the map outlives it
+        return np.memmap(file, np.float32, "w+", shape=(rows, dim))
+
+
+def read_given(source: Source, items: Artifact) -> Given:
+    """Reads vectors from Parquet (columns item_id, embedding) and aligns them with the items.
+
+    Items that the file lacks, or whose vector is null there, have the status "missing".
+
+    Raises:
+        UserError: not Parquet, columns absent or of another type, vectors of several lengths, an
+            item named twice, or no item named at all.
+    """
+    ids = items.table(["item_id"]).column(0).combine_chunks()
+    matrix_ND: ScratchMatrix | None = None
+    kind = FLOAT32
+    seen = np.zeros(len(ids), bool)
+    present = np.zeros(len(ids), bool)
+    unknown = 0
+    for batch in _given_batches(source):
+        where = pc.index_in(batch.column(0), value_set=ids)
+        unknown += where.null_count
+        known = pc.is_valid(where)
+        rows = np.asarray(where.drop_null())
+        _refuse_repeated(source, ids, rows, seen)
+        vectors = batch.column(1).filter(known)
+        valid = np.asarray(vectors.is_valid())
+        if matrix_ND is None and valid.any():
+            dim = pc.list_value_length(vectors.drop_null())[0].as_py()
+            kind = vectors.type.value_type if vectors.type.value_type == pa.float16() else FLOAT32
+            check(
+                dim <= LARGEST_DIM,
+                f"{source.uri}: the first vector has {dim:,} components, at most {LARGEST_DIM:,} "
+                "are read.",
+            )
+            matrix_ND = ScratchMatrix(len(ids), dim, kind.to_pandas_dtype())
+        if matrix_ND is not None:
+            matrix_ND[rows[valid]] = _matrix(source, vectors.drop_null(), matrix_ND.shape[1])
+        present[rows[valid]] = True
+    if matrix_ND is None:
+        raise UserError(
+            f"{source.uri}: {unknown:,} vectors and none of an item of the catalogue "
+            f"(items are named like {', '.join(ids[:3].to_pylist())}). Compare the item ids."
+        )
+    if unknown:
+        log.warning("%s: %s vectors of unknown items are left out", source.uri, f"{unknown:,}")
+    return Given(matrix_ND.shape[1], _chunks(matrix_ND, present), unknown, kind)
+
+
+def copy_given(
+    source: Source, items: Artifact, output: DatasetOutput, *, centre: bool
+) -> dict[str, float]:
+    """Writes the user's vectors as an embeddings artifact; returns the stage's metrics."""
+    given = read_given(source, items)
+    counts = write_vectors(output, given.chunks, dim=given.dim, centre=centre, kind=given.kind)
+    return metrics(counts, given.dim) | {"unknown": float(given.unknown)}
+
+
+def _chunks(matrix_ND: ScratchMatrix, present_N: np.ndarray) -> Iterator[Vectors]:
+    for start in range(0, len(matrix_ND), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        status = np.where(present_N[part], OK, MISSING).astype(object)
+        yield Vectors(matrix_ND[part], status)
+
+
+def _given_batches(source: Source) -> Iterator[pa.RecordBatch]:
+    """Batches of (item_id string, embedding list) of one Parquet file or of a folder of them."""
+    path = source.path()
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith((".", "_")))
+    if not files:
+        raise UserError(f"{source.uri}: the folder has no .parquet file.")
+    for file in files:
+        try:
+            # Without the checksums most flipped bits would read back as other numbers.
+            with pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as parquet:
+                _check_columns(file, parquet.schema_arrow)
+                for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=["item_id", "embedding"]):
+                    names = batch.column("item_id").cast(pa.string())
+                    yield pa.record_batch(
+                        [names, batch.column("embedding")], ["item_id", "embedding"]
+                    )
+        except (pa.ArrowException, UnicodeError, OSError, MemoryError) as error:
+            raise UserError(f"{file}: cannot be read as Parquet ({error}).") from error
+
+
+def _check_columns(file: Path, found: pa.Schema) -> None:
+    problems = [f"no column {n!r}" for n in ("item_id", "embedding") if n not in found.names]
+    if not problems:
+        name, vector = found.field("item_id").type, found.field("embedding").type
+        value = getattr(vector, "value_type", pa.null())
+        if not (pa.types.is_floating(value) or pa.types.is_integer(value)):
+            problems.append(f"embedding is {vector}, not a list of numbers")
+        if not (pa.types.is_string(name) or pa.types.is_large_string(name)):
+            problems.append(f"item_id is {name}, not string")
+    if problems:
+        raise UserError(f"{file}: {'; '.join(problems)}. Its columns: {', '.join(found.names)}.")
+
+
+def _refuse_repeated(source: Source, ids: pa.Array, rows: np.ndarray, seen: np.ndarray) -> None:
+    """Marks the rows as seen; an item that has two vectors is an error."""
+    unique, counts = np.unique(rows, return_counts=True)
+    repeated = np.unique(np.concatenate([unique[counts > 1], unique[seen[unique]]]))
+    if len(repeated):
+        named = ", ".join(ids.take(pa.array(repeated[:10])).to_pylist())
+        raise UserError(
+            f"{source.uri}: at least {len(repeated):,} items have more than one vector: {named}."
+        )
+    seen[unique] = True
+
+
+def _matrix(source: Source, vectors: pa.Array, dim: int) -> np.ndarray:
+    """List array without nulls -> float32 [rows, dim]; a null component becomes NaN."""
+    lengths = np.asarray(pc.list_value_length(vectors))
+    wrong = lengths[lengths != dim]
+    if len(wrong):
+        raise UserError(
+            f"{source.uri}: the first vector has {dim} components, {len(wrong):,} others have "
+            f"{wrong.min()} to {wrong.max()}. All must have the same number."
+        )
+    check(dim > 0, f"{source.uri}: the vectors are empty lists.")
+    values = vectors.flatten().to_numpy(zero_copy_only=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # too large becomes infinite: quarantined
+        return values.astype(np.float32).reshape(-1, dim)

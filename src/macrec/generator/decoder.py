@@ -1,0 +1,115 @@
+"""T5's encoder over sources, and its decoder over the prefixes of their beams.
+
+Shapes: B users, W beams, P decoder positions so far, S source length, V tokens, D model width,
+H heads, E width of a head.
+
+The keys and values of a source are computed once per user and shared by all its beams, which
+`generate` would repeat. The prefixes of a user are a tree, and its own keys and values stay where
+they were put: a mask lets every position see the ones it follows, so nothing is copied when beams
+change places.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from macrec.generator import t5
+
+if TYPE_CHECKING:
+    from transformers import T5ForConditionalGeneration
+
+
+class Encoded(NamedTuple):
+    """Sources as the decoder reads them, and its weights."""
+
+    weights: t5.Weights
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    """keys and values [B, H, S, E]"""
+    bias_B11S: torch.Tensor
+    """the padding"""
+
+    @property
+    def users(self) -> int:
+        """B"""
+        return self.bias_B11S.shape[0]
+
+
+class Decoded(NamedTuple):
+    """Decoder positions so far, step by step: those of the last step are the W newest."""
+
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    """keys and values [B, H, P, E]"""
+    sees_BWP: torch.Tensor
+    """which positions each of the newest follows, itself included; [1, W, P] if all users agree"""
+    positions: tuple[int, ...]
+    """how many there are of each depth"""
+
+
+@torch.inference_mode()
+def encode(
+    model: "T5ForConditionalGeneration", source_BS: torch.Tensor, dtype: torch.dtype | None = None
+) -> Encoded:
+    """Run the encoder over source ids [B, S] (PAD after the end). The model is in eval mode.
+
+    `dtype` is that of its matrix products and the decoder's; the weights' if None.
+    """
+    assert not model.training, "decoding a model in training mode: its weights may yet change"
+    weights = t5.weights_of(model, dtype)
+    state_BSD, _, bias_B11S = t5.encode(weights, source_BS)
+    # every step reads them, and as they come their products would copy them each time
+    sources = [
+        (key.contiguous(), value.contiguous()) for key, value in t5.memory(weights, state_BSD)
+    ]
+    return Encoded(weights, sources, bias_B11S)
+
+
+def decoder_states(
+    encoded: Encoded,
+    token_BW: torch.Tensor,
+    past: Decoded | None = None,
+    parent_BW: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, Decoded]:
+    """The decoder over one more token of every beam: its states [B, W, D].
+
+    `parent_BW` [B, W], or [1, W] for all users, tells which of the last step's positions each
+    token follows; the first step has neither.
+    """
+    device, width = token_BW.device, token_BW.shape[1]
+    sees_BWP = torch.eye(width, dtype=torch.bool, device=device)[None]
+    positions = (width,)
+    if past is not None and parent_BW is not None:
+        users, seen = len(parent_BW), past.sees_BWP.shape[2]
+        row_BWP = parent_BW[..., None].expand(-1, -1, seen)
+        before_BWP = past.sees_BWP.expand(users, -1, -1).gather(1, row_BWP)
+        sees_BWP = torch.cat([before_BWP, sees_BWP.expand(users, -1, -1)], dim=2)
+        positions = (*past.positions, width)
+    weights, steps = encoded.weights, len(positions)
+    bias_H1L = t5.distance_bias(weights.decoder_bias, weights, steps - 1, 1, causal=True)
+    parts = zip(bias_H1L.unbind(dim=2), positions, strict=True)
+    bias_H1P = torch.cat([bias_H1.expand(-1, count)[:, None] for bias_H1, count in parts], dim=2)
+    bias_BHWP = torch.where(sees_BWP[:, None], bias_H1P.to(weights.dtype), -torch.inf)
+    state = functional.embedding(token_BW, weights.embedding_VD)
+    layers = []
+    for depth, (layer, source) in enumerate(zip(weights.decoder, encoded.layers, strict=True)):
+        own, cross = layer.own, layer.cross
+        assert cross is not None
+        into = functional.linear(t5.normed(state, own.norm_D, weights), own.into)
+        query, key, value = t5.heads_of(into, 3, weights)
+        if past:
+            key = torch.cat([past.layers[depth][0], key], dim=2)
+            value = torch.cat([past.layers[depth][1], value], dim=2)
+        layers.append((key, value))
+        mixed = t5.merged(t5.attend(query, key, value, bias_BHWP))
+        state = state + functional.linear(mixed, own.out)
+        into = functional.linear(t5.normed(state, cross.norm_D, weights), cross.query)
+        (query,) = t5.heads_of(into, 1, weights)
+        mixed = t5.merged(t5.attend(query, *source, encoded.bias_B11S))
+        state = state + functional.linear(mixed, cross.out)
+        state = t5.feed_forward(state, layer.wide, weights)
+    return t5.normed(state, weights.decoder_norm_D, weights), Decoded(layers, sees_BWP, positions)
+
+
+def logits(encoded: Encoded, state_BWD: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    """Logits [B, W, V] of the tokens first..last (last excluded)."""
+    return functional.linear(state_BWD, encoded.weights.head_VD[first:last]).float()

@@ -1,0 +1,110 @@
+"""Exhaustive decoding: the score of every code, the oracle that beam search approximates.
+
+Shapes: B users, W nodes or codes, C children, F leaves, U users of all batches.
+"""
+
+from copy import copy
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from macrec.generator.beam_search import Beams, child_steps
+from macrec.generator.decoder import Decoded, Encoded, decoder_states
+
+if TYPE_CHECKING:
+    from macrec.generator.hidden import Hidden
+    from macrec.generator.tokens import Modality
+    from macrec.generator.trie import Trie
+    from macrec.ranking.ranker import Histories, Ranker
+
+POSITIONS_AT_ONCE: Final = 2**12
+"""Prefixes that the decoder is run on at once, over all users."""
+NODES_AT_ONCE: Final = 2**5
+"""Prefixes of a user that the decoder is run on at once: their attention grows by the square."""
+
+
+class _Piece(NamedTuple):
+    """Neighbouring nodes of one depth, still to be decoded, and what led to them."""
+
+    depth: int
+    first: int
+    last: int
+    score_BW: torch.Tensor
+    past: Decoded | None
+    """of the piece that their parents stand in, and of its own parents"""
+    parent_1W: torch.Tensor | None
+
+
+@torch.inference_mode()
+def score_catalogue(
+    encoded: Encoded,
+    start_token: int,
+    trie: "Trie",
+    *,
+    renormalise: bool = False,
+    hidden: "Hidden | None" = None,
+) -> torch.Tensor:
+    """Scores [B, F] of every code: the exhaustive answer that beam search approximates.
+
+    The trie is walked from the root and every prefix decoded once, however many codes share it;
+    in pieces of neighbouring nodes, deepest first, which bounds the memory.
+    """
+    users, device = encoded.users, encoded.bias_B11S.device
+    score_BF = torch.full((users, trie.leaves), -torch.inf, device=device)
+    if not score_BF.numel():
+        return score_BF
+    at_once = max(1, min(NODES_AT_ONCE, POSITIONS_AT_ONCE // users))
+    pieces = [_Piece(0, 0, 1, torch.zeros(users, 1, device=device), None, None)]
+    while pieces:
+        depth, first, last, score_BW, past, parent_1W = pieces.pop()
+        token_W = trie.token[first:last].long() if depth else torch.tensor([start_token])
+        token_BW = token_W.to(device).expand(users, -1)
+        state_BWD, past = decoder_states(encoded, token_BW, past, parent_1W)
+        node_BW = torch.arange(first, last, device=device).expand(users, -1)
+        below = [int(trie.first_child[node]) for node in (first, last)]
+        all_BW = torch.ones_like(node_BW, dtype=torch.bool)
+        width = below[1] - below[0]
+        _, parent_BC, step_BC = child_steps(
+            encoded, state_BWD, trie, node_BW, all_BW, depth, width, renormalise, hidden
+        )
+        total_BC = score_BW.gather(1, parent_BC) + step_BC
+        if depth + 1 == trie.levels:
+            score_BF[:, below[0] - trie.depth_start[-2] :][:, :width] = total_BC
+            continue
+        for start in range(0, width, at_once):
+            part = slice(start, min(start + at_once, width))
+            bounds = below[0] + part.start, below[0] + part.stop
+            pieces.append(_Piece(depth + 1, *bounds, total_BC[:, part], past, parent_BC[:1, part]))
+    return score_BF
+
+
+def best_codes(
+    encoded: Encoded,
+    start_token: int,
+    trie: "Trie",
+    codes: int,
+    *,
+    renormalise: bool = False,
+    hidden: "Hidden | None" = None,
+) -> Beams:
+    """What `beam_search` would give if it never dropped a prefix."""
+    score_BF = score_catalogue(encoded, start_token, trie, renormalise=renormalise, hidden=hidden)
+    score_BW, leaf_BW = score_BF.topk(min(codes, trie.leaves), dim=1)
+    return Beams(leaf_BW.masked_fill_(score_BW == -torch.inf, -1), score_BW)
+
+
+def beam_recall(
+    ranker: "Ranker", histories: "Histories", modality: "Modality", beams: int, top_k: int
+) -> npt.NDArray[np.float64]:
+    """Share [U] of the truly best `top_k` items of every user that a beam search lists."""
+    oracle = copy(ranker)
+    oracle.exhaustive = True
+    best = oracle.search(histories, modality, max(beams, top_k), top_k)
+    found = ranker.search(histories, modality, beams, top_k)
+    recall_U = np.ones(len(histories))
+    for user, (best_K, found_K) in enumerate(zip(best.items_UK, found.items_UK, strict=True)):
+        if best_K[0] >= 0:
+            recall_U[user] = np.isin(best_K[best_K >= 0], found_K).mean()
+    return recall_U

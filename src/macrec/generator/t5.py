@@ -1,0 +1,379 @@
+"""T5's equations on the weights of transformers' model, for training and for decoding.
+
+Shapes: B rows, S source length, T decoder positions, G blocks of L positions, P cached positions,
+D model width, H heads, E width of a head, F feed-forward width, V vocabulary.
+
+Why not transformers' own forward pass: it computes the same (tests hold the two together, loss and
+gradients, in float64), but projects queries, keys and values one by one, the encoder's keys and
+values layer by layer, repeats them for every beam, and leaves dropout to a kernel that on a CPU
+costs more than the matrix products beside it (benchmarks/train_speed.py).
+
+The residual stream is float32; `dtype` is that of matrix products and of what lies between them.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from macrec.generator.tokens import PAD, source_mask
+
+if TYPE_CHECKING:
+    from transformers import T5ForConditionalGeneration
+
+HALVES = (torch.bfloat16, torch.float16)
+BITS = 16
+"""Random bits that decide over one value: a rate is kept to a part in 65,536."""
+
+
+class AttentionWeights(NamedTuple):
+    """Of a self-attention: `into` is q, k and v one below the other [3HE, D]."""
+
+    norm_D: Tensor
+    into: Tensor
+    out: Tensor
+
+
+class CrossWeights(NamedTuple):
+    """Of an attention over the source; its keys and values are in `Weights.memory`."""
+
+    norm_D: Tensor
+    query: Tensor
+    out: Tensor
+
+
+class FeedForwardWeights(NamedTuple):
+    """Of a feed-forward layer."""
+
+    norm_D: Tensor
+    into_FD: Tensor
+    out_DF: Tensor
+
+
+class Layer(NamedTuple):
+    """Of a block; an encoder's has no `cross`."""
+
+    own: AttentionWeights
+    cross: CrossWeights | None
+    wide: FeedForwardWeights
+
+
+class Weights(NamedTuple):
+    """The weights of a model in the dtype of its matrix products; what is used as one is joined.
+
+    Gradients reach the model through them; after a step they must be made anew.
+    """
+
+    embedding_VD: Tensor
+    encoder: list[Layer]
+    decoder: list[Layer]
+    memory: Tensor
+    """Keys and values of the source for all decoder layers [layers * 2HE, D]."""
+    encoder_bias: Tensor
+    """By bucket of distance and by head."""
+    decoder_bias: Tensor
+    encoder_norm_D: Tensor
+    decoder_norm_D: Tensor
+    head_VD: Tensor
+    """Of the logits, T5's scaling of the last state included."""
+    heads: int
+    epsilon: float
+    buckets: int
+    farthest: int
+    causal_encoder: bool
+    """No token of the source sees those behind it."""
+    tokens_per_position: int
+    """Source tokens that the encoder reads as one: 1, or the L of an item."""
+    dtype: torch.dtype
+
+
+def weights_of(model: "T5ForConditionalGeneration", dtype: torch.dtype | None = None) -> Weights:
+    """The weights of a T5 model with ReLU feed-forward layers (the first T5, as `build_model`).
+
+    Args:
+        model: read, not changed.
+        dtype: of the matrix products; that of the weights if None.
+    """
+    config = model.config
+    assert config.feed_forward_proj == "relu", f"T5 with {config.feed_forward_proj} layers"
+    dtype = dtype or model.shared.weight.dtype
+    encoder, decoder = (list[Any](stack.block) for stack in (model.encoder, model.decoder))
+
+    def joined(*parts: Any) -> Tensor:
+        return torch.cat([part.weight for part in parts]).to(dtype)
+
+    def layer(block: Any) -> Layer:
+        own, wide = block.layer[0], block.layer[-1]
+        attention, dense = own.SelfAttention, wide.DenseReluDense
+        cross = None
+        if len(block.layer) == 3:
+            over = block.layer[1].EncDecAttention
+            cross = CrossWeights(block.layer[1].layer_norm.weight, joined(over.q), joined(over.o))
+        return Layer(
+            AttentionWeights(
+                own.layer_norm.weight,
+                joined(attention.q, attention.k, attention.v),
+                joined(attention.o),
+            ),
+            cross,
+            FeedForwardWeights(wide.layer_norm.weight, joined(dense.wi), joined(dense.wo)),
+        )
+
+    over = [block.layer[1].EncDecAttention for block in decoder]
+    scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+    head = model.lm_head.weight * config.d_model**-0.5 if scaled else model.lm_head.weight
+    return Weights(
+        embedding_VD=model.shared.weight,
+        encoder=[layer(block) for block in encoder],
+        decoder=[layer(block) for block in decoder],
+        memory=joined(*(part for attention in over for part in (attention.k, attention.v))),
+        encoder_bias=encoder[0].layer[0].SelfAttention.relative_attention_bias.weight,
+        decoder_bias=decoder[0].layer[0].SelfAttention.relative_attention_bias.weight,
+        encoder_norm_D=model.encoder.final_layer_norm.weight,
+        decoder_norm_D=model.decoder.final_layer_norm.weight,
+        head_VD=head.to(dtype),
+        heads=config.num_heads,
+        epsilon=config.layer_norm_epsilon,
+        buckets=config.relative_attention_num_buckets,
+        farthest=config.relative_attention_max_distance,
+        causal_encoder=getattr(config, "causal_encoder", False),
+        tokens_per_position=getattr(config, "tokens_per_position", 1),
+        dtype=dtype,
+    )
+
+
+class _Dropped(torch.autograd.Function):
+    """x * keep * scale; keep is bool."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.scale = scale
+        return (x * scale).mul_(keep)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return (gradients[0] * ctx.scale).mul_(keep), None, None
+
+
+class _Rectified(torch.autograd.Function):
+    """relu(x) * keep in place: where the result is above 0 the gradient passes, elsewhere not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, keep: Tensor) -> Tensor:
+        x.relu_().mul_(keep)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(gradients[0], y, 0), None
+
+
+class Dropout:
+    """Dropout of a rate; 0 in evaluation.
+
+    On a CPU torch draws a random number per value; here 64 random bits serve four values. They come
+    from torch's own generator, whose state is thus all that a checkpoint needs.
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        self.rate = rate
+        self._dropped = round(rate * 2**BITS)
+
+    @property
+    def scale(self) -> float:
+        """What a kept value is multiplied by."""
+        return 1 / (1 - self._dropped / 2**BITS)
+
+    def _keep(self, x: Tensor) -> Tensor:
+        words = torch.empty(-(-x.numel() * BITS // 64), dtype=torch.int64)
+        bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()]
+        return (bits >= self._dropped - 2 ** (BITS - 1)).view(x.shape)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x with a share `rate` of its values set to 0 and the others scaled."""
+        if not self.rate:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.rate)
+        return _Dropped.apply(x, self._keep(x), self.scale)  # pyright: ignore[reportReturnType]
+
+    def rectified(self, x: Tensor) -> tuple[Tensor, float]:
+        """relu(x) with dropout, still to be multiplied by the number; x is overwritten."""
+        if not self.rate:
+            return x.relu_(), 1.0
+        if x.device.type != "cpu":
+            return F.dropout(x.relu_(), self.rate), 1.0
+        return _Rectified.apply(x, self._keep(x)), self.scale  # pyright: ignore[reportReturnType]
+
+
+NO_DROPOUT = Dropout()
+
+
+def normed(x: Tensor, weight_D: Tensor, weights: Weights) -> Tensor:
+    """x by the root of its mean square, scaled: T5's layer norm; in the dtype of the products."""
+    return F.rms_norm(x, weight_D.shape, weight_D, weights.epsilon).to(weights.dtype)
+
+
+def distance_bias(
+    table: Tensor, weights: Weights, past: int, length: int, *, causal: bool
+) -> Tensor:
+    """Relative position bias [H, T, P + T] of T queries after P earlier positions.
+
+    `causal` is the decoder's: later positions have -inf.
+    """
+    distance = torch.arange(past + length) - torch.arange(past, past + length)[:, None]
+    buckets, offset = weights.buckets, torch.zeros_like(distance)
+    if causal:
+        far = -distance.clamp(max=0)
+    else:
+        buckets //= 2
+        offset, far = (distance > 0) * buckets, distance.abs()
+    exact = buckets // 2
+    # In float32 with these very operations: another rounding would move the edges of the buckets.
+    share = torch.log(far.float() / exact) / torch.log(torch.tensor(weights.farthest / exact))
+    wide = exact + (share * (buckets - exact)).long()
+    bucket = offset + torch.where(far < exact, far, wide.clamp(max=buckets - 1))
+    bias = table[bucket.to(table.device)].permute(2, 0, 1)
+    return bias.masked_fill((distance > 0).to(bias.device), -torch.inf) if causal else bias
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, drop: Dropout = NO_DROPOUT
+) -> Tensor:
+    """Attention [..., T, E] without scaling, as T5 has it; `bias` is added to the scores.
+
+    On a CPU the fused kernel takes twice the time of two products in bfloat16, and it knows only
+    torch's dropout. The softmax is float32 or wider either way.
+    """
+    if query.device.type != "cpu" or not (drop.rate or query.dtype in HALVES):
+        rate = drop.rate
+        return F.scaled_dot_product_attention(query, key, value, bias, dropout_p=rate, scale=1.0)
+    weight = torch.softmax(_wide(query @ key.transpose(-1, -2)) + bias, dim=-1)
+    return drop(weight.to(value.dtype)) @ value
+
+
+def _wide(x: Tensor) -> Tensor:
+    """x as float32, or as it is where it is that or wider."""
+    return x.float() if x.dtype in HALVES else x
+
+
+def heads_of(x: Tensor, parts: int, weights: Weights) -> tuple[Tensor, ...]:
+    """`parts` tensors [B, H, T, E] of a product [B, T, parts * H * E]."""
+    split = x.view(*x.shape[:-1], parts, weights.heads, -1)
+    return split.permute(-3, 0, -2, 1, -1).unbind()
+
+
+def merged(x: Tensor) -> Tensor:
+    """[B, H, T, E] as [B, T, HE]."""
+    return x.transpose(-2, -3).flatten(-2)
+
+
+def feed_forward(
+    x: Tensor, layer: FeedForwardWeights, weights: Weights, drop: Dropout = NO_DROPOUT
+) -> Tensor:
+    """x with the feed-forward layer's result added."""
+    wide, scale = drop.rectified(F.linear(normed(x, layer.norm_D, weights), layer.into_FD))
+    return x + drop(F.linear(wide, layer.out_DF * scale))
+
+
+def embed(weights: Weights, source_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """Source ids as the encoder reads them [B, S, D], and which positions it reads [B, S].
+
+    Where several tokens are a position, S falls by as much: it is the sum of their embeddings,
+    over the root of their number, so that it is as large as that of one token.
+    """
+    count = weights.tokens_per_position
+    if count == 1:
+        mask_BS = source_mask(source_BS, weights.causal_encoder)
+        return F.embedding(source_BS, weights.embedding_VD), mask_BS
+    token_BSL = F.pad(source_BS, (0, -source_BS.shape[1] % count), value=PAD)
+    token_BSL = token_BSL.unflatten(1, (-1, count))
+    x_BSLD = F.embedding(token_BSL, weights.embedding_VD) * (token_BSL != PAD).unsqueeze(-1)
+    return x_BSLD.sum(2) * count**-0.5, source_mask(token_BSL[:, :, 0], weights.causal_encoder)
+
+
+def encode(
+    weights: Weights, source_BS: Tensor, drop: Dropout = NO_DROPOUT
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of source ids the encoder's states [B, S, D], which of them are read [B, S], and the padding
+    as a bias [B, 1, 1, S]; S as `embed` has it."""
+    x_BSD, mask_BS = embed(weights, source_BS)
+    encoded_BSD, padding = encode_embedded(weights, x_BSD, mask_BS, drop)
+    return encoded_BSD, mask_BS, padding
+
+
+def encode_embedded(
+    weights: Weights, x_BSD: Tensor, mask_BS: Tensor, drop: Dropout = NO_DROPOUT
+) -> tuple[Tensor, Tensor]:
+    """The encoder's states [B, S, D] of what stands for the source ids, and the padding as a bias
+    [B, 1, 1, S]."""
+    x = drop(x_BSD)
+    padding = torch.zeros_like(mask_BS, dtype=weights.dtype).masked_fill_(~mask_BS, -torch.inf)
+    padding = padding[:, None, None, :]
+    bias = distance_bias(weights.encoder_bias, weights, 0, mask_BS.shape[1], causal=False)
+    bias = bias.to(weights.dtype) + padding
+    if weights.causal_encoder:
+        ahead_SS = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).triu_(1)
+        bias = bias.masked_fill(ahead_SS, -torch.inf)
+    for layer in weights.encoder:
+        own = layer.own
+        into = F.linear(normed(x, own.norm_D, weights), own.into)
+        query, key, value = heads_of(into, 3, weights)
+        mixed = merged(attend(query, key, value, bias, drop))
+        x = x + drop(F.linear(mixed, own.out))
+        x = feed_forward(x, layer.wide, weights, drop)
+    return drop(F.rms_norm(x, x.shape[-1:], weights.encoder_norm_D, weights.epsilon)), padding
+
+
+def memory(weights: Weights, encoded_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values [B, H, S, E] of the source, by decoder layer."""
+    parts = heads_of(
+        F.linear(encoded_BSD.to(weights.dtype), weights.memory), 2 * len(weights.decoder), weights
+    )
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def decode_blocks(
+    weights: Weights,
+    sources: list[tuple[Tensor, Tensor]],
+    padding: Tensor,
+    decoder_BGL: Tensor,
+    drop: Dropout = NO_DROPOUT,
+) -> Tensor:
+    """Logits [B, G, L, V] of G targets of each source, none of which sees another.
+
+    Args:
+        weights: of the model.
+        sources: keys and values of the sources (`memory`).
+        padding: of the sources (`encode`).
+        decoder_BGL: decoder input tokens.
+        drop: in training.
+    """
+    rows, blocks, levels = decoder_BGL.shape
+    x = drop(F.embedding(decoder_BGL, weights.embedding_VD).flatten(0, 1))  # [BG, L, D]
+    bias = distance_bias(weights.decoder_bias, weights, 0, levels, causal=True).to(weights.dtype)
+    for layer, (key, value) in zip(weights.decoder, sources, strict=True):
+        own, cross = layer.own, layer.cross
+        assert cross is not None
+        into = F.linear(normed(x, own.norm_D, weights), own.into)
+        mixed = merged(attend(*heads_of(into, 3, weights), bias, drop))
+        x = x + drop(F.linear(mixed, own.out))
+        # The blocks of a row stand side by side as queries of one attention over its source.
+        query = F.linear(normed(x, cross.norm_D, weights), cross.query)
+        (query,) = heads_of(query.view(rows, blocks * levels, -1), 1, weights)
+        mixed = merged(attend(query, key, value, padding, drop)).view(rows * blocks, levels, -1)
+        x = x + drop(F.linear(mixed, cross.out))
+        x = feed_forward(x, layer.wide, weights, drop)
+    return logits(weights, x, drop).view(rows, blocks, levels, -1)
+
+
+def logits(weights: Weights, state: Tensor, drop: Dropout = NO_DROPOUT) -> Tensor:
+    """Logits [..., V], float32 or wider, of the decoder's last states [..., D]."""
+    last = drop(normed(state, weights.decoder_norm_D, weights))
+    return _wide(F.linear(last, weights.head_VD))

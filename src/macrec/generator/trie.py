@@ -1,0 +1,268 @@
+"""The trie of legal codes, which constrained decoding walks down.
+
+Shapes: N items, R items with a code, L levels, B users, W nodes of a user, C children of a user's
+nodes together, P (user, item) pairs.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from macrec.core.errors import check
+from macrec.generator.hidden import Hidden, by_user, wholly
+from macrec.generator.sorted_codes import sorted_rows
+from macrec.generator.tokens import PAD
+
+Int32Array = npt.NDArray[np.int32]
+IntegerArray = npt.NDArray[np.integer]
+
+TRIE_FILE: Final = "trie.json"
+FORMAT: Final = 1
+SMALL_TOKENS: Final = 2**15
+"""Tokens below it are kept in 16 bits."""
+
+
+class Children(NamedTuple):
+    """The children of each user's nodes, side by side; existing nodes stand in where none is."""
+
+    child_BC: torch.Tensor
+    """int64, nodes of the next depth"""
+    parent_BC: torch.Tensor
+    """int64, place of the parent among the W nodes given"""
+    exists_BC: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Trie:
+    """The legal token sequences as flat arrays; nodes are numbered level by level, siblings sorted.
+
+    Node 0 is the root. The children of node n are first_child[n] .. first_child[n + 1] - 1. The
+    last level's nodes are the leaves: distinct codes, numbered from 0 in lexicographic order. Items
+    may share a leaf.
+    """
+
+    first_child: torch.Tensor
+    """int32 [inner nodes + 1]"""
+    token: torch.Tensor
+    """int16 or int32 [nodes], the token on the edge to the node; the root's is PAD"""
+    leaf_tokens: torch.Tensor
+    """int16 or int32 [leaves, L]"""
+    leaf_of_item_N: Int32Array
+    """Leaf of every item, -1 for one without code."""
+    items: Int32Array
+    """Items sorted by leaf, then by index."""
+    first_item: Int32Array
+    """[leaves + 1]; the items of leaf f are items[first_item[f] : first_item[f + 1]]."""
+    depth_start: tuple[int, ...]
+    """First node of each depth 0..L, then the number of nodes."""
+    token_range_L: tuple[tuple[int, int], ...]
+    """Least token of each depth 1..L, and the largest plus one."""
+    _most: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, tokens_NL: IntegerArray, device: "torch.device | str" = "cpu") -> "Trie":
+        """The trie of token rows [N, L]; rows of -1 (items without code) are left out."""
+        levels = tokens_NL.shape[1]
+        order, shared_R = sorted_rows(tokens_NL)
+        small = tokens_NL.max(initial=0) < SMALL_TOKENS
+        kind = np.dtype(np.int16 if small else np.int32)
+        rows_L = [np.flatnonzero(shared_R <= level).astype(np.int32) for level in range(levels)]
+        first_child = [np.zeros(1, np.int32)]
+        for level in range(1, levels):
+            # the first child of a prefix is the longer prefix that begins at the same row
+            child_R = np.cumsum(shared_R <= level, dtype=np.int32) - 1
+            first_child.append(child_R[rows_L[level - 1]])
+        leaf_of_item_N = np.full(len(tokens_NL), -1, np.int32)
+        leaf_of_item_N[order] = np.cumsum(shared_R < levels, dtype=np.int32) - 1
+        return _assemble(
+            first_child,
+            [tokens_NL[order[rows_L[level]], level].astype(kind) for level in range(levels)],
+            tokens_NL[order[rows_L[-1]]].astype(kind),
+            leaf_of_item_N,
+            order,
+            np.append(rows_L[-1], np.int32(len(order))),
+            device,
+        )
+
+    @property
+    def levels(self) -> int:
+        """L, the tokens of a code."""
+        return self.leaf_tokens.shape[1]
+
+    @property
+    def leaves(self) -> int:
+        """Number of distinct codes."""
+        return self.leaf_tokens.shape[0]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all its arrays."""
+        return sum(array.nbytes for array in self._arrays().values())
+
+    def restricted(self, allowed_N: npt.NDArray[np.bool_]) -> "Trie":
+        """The trie of the allowed items alone, items numbered as before; no sort is needed."""
+        kept = self.items[allowed_N[self.items]]
+        leaf_R = self.leaf_of_item_N[kept]
+        keep = np.zeros(self.leaves, bool)
+        keep[leaf_R] = True
+        leaf_of_item_N = np.full(len(self.leaf_of_item_N), -1, np.int32)
+        leaf_of_item_N[kept] = (np.cumsum(keep, dtype=np.int32) - 1)[leaf_R]
+        first_item = np.append(np.flatnonzero(np.diff(leaf_R, prepend=-1)), len(kept))
+        host = self._arrays()
+        leaf_tokens = host["leaf_tokens"][keep]
+        token, first_child = [], []
+        for depth in reversed(range(self.levels)):
+            here, below, end = self.depth_start[depth : depth + 3]
+            token.insert(0, host["token"][below:end][keep])
+            before = np.zeros(len(keep) + 1, np.int32)
+            np.cumsum(keep, out=before[1:])
+            bounds = before[host["first_child"][here : below + 1] - below]
+            # the root stays even if nothing does
+            keep = np.diff(bounds) > 0 if depth else np.ones(1, bool)
+            first_child.insert(0, bounds[:-1][keep])
+        return _assemble(
+            first_child,
+            token,
+            leaf_tokens,
+            leaf_of_item_N,
+            kept,
+            first_item.astype(np.int32),
+            self.token.device,
+        )
+
+    def children(
+        self,
+        node_BW: torch.Tensor,
+        alive_BW: torch.Tensor,
+        width: int | None = None,
+    ) -> Children:
+        """The children of the nodes [B, W], all of one depth; those not alive have none.
+
+        C is `width` (see `most_children`), or the most that a user has.
+        """
+        first_BW = self.first_child[node_BW].long()
+        count_BW = (self.first_child[node_BW + 1] - first_BW).masked_fill_(~alive_BW, 0)
+        end_BW = count_BW.cumsum(dim=1)
+        if width is None:
+            width = int(end_BW[:, -1].max())
+        column_BC = torch.arange(max(width, 1), device=node_BW.device).repeat(len(node_BW), 1)
+        parent_BC = torch.searchsorted(end_BW, column_BC, right=True)
+        parent_BC.clamp_(max=node_BW.shape[1] - 1)
+        exists_BC = column_BC < end_BW[:, -1:]
+        within_BC = column_BC - (end_BW - count_BW).gather(1, parent_BC)
+        child_BC = first_BW.gather(1, parent_BC) + within_BC.masked_fill_(~exists_BC, 0)
+        return Children(child_BC, parent_BC, exists_BC)
+
+    def most_children(self, depth: int, nodes: int) -> int:
+        """The most children that so many nodes of `depth` have together."""
+        if (depth, nodes) not in self._most:
+            here, below = self.depth_start[depth : depth + 2]
+            count = self.first_child[here : below + 1].diff()
+            most = count.topk(min(nodes, len(count)), sorted=False).values.sum()
+            self._most[depth, nodes] = int(most)
+        return self._most[depth, nodes]
+
+    def hidden(self, user_P: IntegerArray, item_P: IntegerArray, users: int) -> Hidden:
+        """The nodes with nothing left for a user beneath them but the items of his own pairs.
+
+        A leaf that he shares between such an item and another one is not hidden.
+        """
+        items = len(self.leaf_of_item_N)
+        user, item = np.divmod(np.unique(user_P.astype(np.int64) * items + item_P), items)
+        leaf = self.leaf_of_item_N[item]
+        user, node = wholly(user[leaf >= 0], leaf[leaf >= 0], self.first_item)
+        node += self.depth_start[-2]
+        node_LBH: list[torch.Tensor] = []
+        for depth in reversed(range(self.levels)):
+            node_BH = by_user(user, node, users, padding=self.depth_start[-1])
+            node_LBH.insert(0, torch.from_numpy(node_BH).to(self.token.device))
+            here, below = self.depth_start[depth : depth + 2]
+            bounds = self._first_child[here : below + 1]
+            parent = np.searchsorted(bounds, node, side="right") - 1
+            user, node = wholly(user, parent, bounds)
+            node += here
+        return Hidden(tuple(node_LBH))
+
+    @cached_property
+    def _first_child(self) -> Int32Array:
+        return self.first_child.cpu().numpy()
+
+    def _arrays(self) -> dict[str, npt.NDArray[np.integer]]:
+        """All arrays on the host; on the CPU these are the same memory."""
+        tensors = {name: getattr(self, name) for name in ("first_child", "token", "leaf_tokens")}
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()} | {
+            name: getattr(self, name) for name in ("leaf_of_item_N", "items", "first_item")
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the folder that `load` reads: one .npy file per array."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in self._arrays().items():
+            np.save(folder / f"{name}.npy", array)
+        described = {
+            "format": FORMAT,
+            "depth_start": self.depth_start,
+            "token_range_L": self.token_range_L,
+        }
+        (folder / TRIE_FILE).write_text(json.dumps(described) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, device: "torch.device | str" = "cpu") -> "Trie":
+        """A trie of `save`; on the CPU its arrays stay on disk and are mapped into memory."""
+        check((folder / TRIE_FILE).is_file(), f"{folder}: not a trie, {TRIE_FILE} is missing")
+        described = json.loads((folder / TRIE_FILE).read_text(encoding="utf-8"))
+        check(
+            described.get("format") == FORMAT,
+            f"{folder}/{TRIE_FILE}: format {described.get('format')!r}, "
+            f"this version reads {FORMAT}; build the trie again",
+        )
+
+        def mapped(name: str) -> npt.NDArray[Any]:
+            # copy on write: torch does not take arrays that cannot be written
+            return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="c"))
+
+        return cls(
+            first_child=torch.from_numpy(mapped("first_child")).to(device),
+            token=torch.from_numpy(mapped("token")).to(device),
+            leaf_tokens=torch.from_numpy(mapped("leaf_tokens")).to(device),
+            leaf_of_item_N=mapped("leaf_of_item_N"),
+            items=mapped("items"),
+            first_item=mapped("first_item"),
+            depth_start=tuple(described["depth_start"]),
+            token_range_L=tuple((low, high) for low, high in described["token_range_L"]),
+        )
+
+
+def _assemble(
+    first_child: Sequence[Int32Array],
+    token: Sequence[IntegerArray],
+    leaf_tokens: IntegerArray,
+    leaf_of_item_N: Int32Array,
+    items: Int32Array,
+    first_item: Int32Array,
+    device: "torch.device | str",
+) -> Trie:
+    """A trie of arrays per depth; `first_child` counts from the first node of the next depth."""
+    start = np.cumsum([0, 1, *(len(part) for part in token)])
+    assert start[-1] < 2**31
+    bounds = [part + np.int32(below) for part, below in zip(first_child, start[1:], strict=False)]
+    root = np.array([PAD], leaf_tokens.dtype)
+    return Trie(
+        first_child=torch.from_numpy(np.concatenate([*bounds, start[-1:].astype(np.int32)])).to(
+            device
+        ),
+        token=torch.from_numpy(np.concatenate([root, *token])).to(device),
+        leaf_tokens=torch.from_numpy(leaf_tokens).to(device),
+        leaf_of_item_N=leaf_of_item_N,
+        items=items,
+        first_item=first_item,
+        depth_start=tuple(start.tolist()),
+        token_range_L=tuple((int(part.min()), int(part.max()) + 1) for part in token if len(part)),
+    )

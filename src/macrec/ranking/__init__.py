@@ -1,0 +1,1 @@
+"""Ranked lists: candidates of the generator and of neighbours, and their fusion."""

@@ -1,0 +1,164 @@
+"""Fusion of what is known of the candidates into one list per user; numpy only.
+
+Shapes: U users, K places of a list, P (user, item) pairs.
+
+The fused score is w log p_text + (1 - w) log p_image, a product of experts, over what the two beam
+searches found; normalising either modality over the candidates would shift all of a user's scores
+alike and change no order. An item that lacks a modality takes in its place the probability that
+keeps its share: p_image(i) / p_image(G) = p_text(i) / p_text(G), G being the user's candidates with
+both. So it is neither punished for a missing picture nor scored on another scale. Without any such
+G the other score stands in as it is, so where no item has a modality the fused list is the other
+one's.
+
+The hybrid list adds the neighbours by a mixture: (1 - v) p + v q, p being the fused score as a
+probability among the candidates and q the neighbours' share. A generator spreads over all that is
+like what was bought, neighbours know which two rare items went together; a mixture keeps what
+either is sure of, where a product would ask both. (Khandelwal et al. 2020, "Generalization through
+memorization", mix a language model with its memory so.)
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from macrec.generator.tokens import MODALITIES, Modality
+from macrec.ranking.candidates import Candidates, IntArray
+from macrec.ranking.lists import Lists, top_lists
+
+
+class Weights(NamedTuple):
+    """What counts how much."""
+
+    text: float
+    """w, of the text score in the fused one, 0..1."""
+    neighbours: float = 0.0
+    """v, of the neighbours in the hybrid list, 0..1, 1 excluded."""
+
+
+def listed(candidates: Candidates, modality: Modality, top_k: int) -> Lists:
+    """The list of one modality alone: what its own search found."""
+    found_P = candidates.found_P[modality]
+    return top_lists(
+        candidates.user_P[found_P],
+        candidates.item_P[found_P],
+        candidates.scores_P[modality][found_P],
+        candidates.users,
+        top_k,
+    )
+
+
+def listed_neighbours(candidates: Candidates, top_k: int) -> Lists:
+    """The list of the neighbours alone."""
+    near = candidates.where(candidates.share_P > 0)
+    return top_lists(near.user_P, near.item_P, near.share_P, near.users, top_k)
+
+
+def _log_mass(
+    score_P: npt.NDArray[np.floating], user_P: IntArray, users: int
+) -> npt.NDArray[np.float64]:
+    """log of the sum of exp(score) per user [U]; -inf for a user without pairs."""
+    top_U = np.full(users, -np.inf)
+    np.maximum.at(top_U, user_P, score_P)
+    mass_U = np.bincount(user_P, np.exp(score_P - top_U[user_P]), minlength=users)
+    with np.errstate(divide="ignore"):
+        return top_U + np.log(mass_U)
+
+
+def _stood_in(candidates: Candidates) -> tuple[npt.NDArray[np.floating], ...]:
+    """Scores by text and by image [P]; where an item lacks one, what keeps its share."""
+    text_P, image_P = candidates.scores_P["text"], candidates.scores_P["image"]
+    both_P = np.isfinite(text_P) & np.isfinite(image_P)
+    user_G = candidates.user_P[both_P]
+    mass_U = {
+        modality: _log_mass(candidates.scores_P[modality][both_P], user_G, candidates.users)
+        for modality in MODALITIES
+    }
+    some_U = np.isfinite(mass_U["text"])
+    gap_U = np.zeros(candidates.users)
+    gap_U[some_U] = mass_U["image"][some_U] - mass_U["text"][some_U]
+    gap_P = gap_U[candidates.user_P]
+    text_P = np.where(np.isnan(text_P), image_P - gap_P, text_P)
+    return text_P, np.where(np.isnan(image_P), text_P + gap_P, image_P)
+
+
+def fuse(candidates: Candidates, text_weight: float, top_k: int) -> Lists:
+    """Lists by w log p_text + (1 - w) log p_image over the union of both searches."""
+    candidates = candidates.searched()
+    fused_P = _fused(candidates, text_weight)
+    return top_lists(candidates.user_P, candidates.item_P, fused_P, candidates.users, top_k)
+
+
+def _fused(candidates: Candidates, text_weight: float) -> npt.NDArray[np.floating]:
+    text_P, image_P = _stood_in(candidates)
+    return text_weight * text_P + (1 - text_weight) * image_P
+
+
+def fuse_with_neighbours(candidates: Candidates, weights: Weights, top_k: int) -> Lists:
+    """The hybrid list: log((1 - v) p + v q) over what the searches found and the neighbours.
+
+    p is the fused score as a probability among the user's candidates, q the neighbours' share.
+    """
+    fused_P = _fused(candidates, weights.text)
+    mass_U = _log_mass(fused_P, candidates.user_P, candidates.users)
+    probability_P = np.exp(fused_P - mass_U[candidates.user_P])
+    mixed_P = (1 - weights.neighbours) * probability_P + weights.neighbours * candidates.share_P
+    score_P = np.log(np.maximum(mixed_P, np.finfo(np.float64).tiny))
+    return top_lists(candidates.user_P, candidates.item_P, score_P, candidates.users, top_k)
+
+
+def best_lists(candidates: Candidates, weights: Weights, top_k: int) -> Lists:
+    """What a shop would show: the hybrid list, or the fused one where neighbours have no weight."""
+    if weights.neighbours:
+        return fuse_with_neighbours(candidates, weights, top_k)
+    return fuse(candidates, weights.text, top_k)
+
+
+def fuse_reciprocal(candidates: Candidates, constant: float, top_k: int) -> Lists:
+    """Lists by 1 / (k + rank by text) + 1 / (k + rank by image), k being the constant.
+
+    Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009, who take k = 60). The ranks, from
+    1, are those in the union of both searches, where every item has a score under both; items
+    that tie share the mean of the reciprocals of their ranks.
+    """
+    candidates = candidates.searched()
+    fused_P = sum(
+        _reciprocal_ranks(score_P, candidates.user_P, constant) for score_P in _stood_in(candidates)
+    )
+    return top_lists(
+        candidates.user_P, candidates.item_P, np.asarray(fused_P), candidates.users, top_k
+    )
+
+
+def _reciprocal_ranks(
+    score_P: npt.NDArray[np.floating], user_P: IntArray, constant: float
+) -> npt.NDArray[np.float64]:
+    """1 / (constant + rank) of every pair among those of its user, [P]."""
+    order = np.lexsort((-score_P, user_P))
+    user_P, score_P = user_P[order], score_P[order]
+    begins_P = np.ones(len(order), bool)
+    begins_P[1:] = (user_P[1:] != user_P[:-1]) | (score_P[1:] != score_P[:-1])
+    start_T = np.flatnonzero(begins_P)  # T ties; most are of one item
+    size_T = np.diff(np.append(start_T, len(order)))
+    above_T = start_T - np.searchsorted(user_P, user_P[start_T])
+    most = int((above_T + size_T).max(initial=0))
+    total = np.concatenate([[0.0], np.cumsum(1 / (constant + np.arange(1, most + 1)))])
+    mean_T = (total[above_T + size_T] - total[above_T]) / size_T
+    reciprocal_P = np.empty(len(order))
+    reciprocal_P[order] = np.repeat(mean_T, size_T)
+    return reciprocal_P
+
+
+def fuse_published(candidates: Candidates, levels: int, top_k: int) -> Lists:
+    """The rule of the published code, for comparison: it puts what both searches found first.
+
+    With a and b the mean log-probabilities per token of an item in the two lists, its score is
+    (a + b) / 2 + 1 when both lists hold it, else a or b alone.
+    """
+    candidates = candidates.searched()
+    mean_P = {m: candidates.scores_P[m] / levels for m in MODALITIES}
+    text_found_P, image_found_P = candidates.found_P["text"], candidates.found_P["image"]
+    alone_P = np.where(text_found_P, mean_P["text"], mean_P["image"])
+    shared_P = (mean_P["text"] + mean_P["image"]) / 2 + 1
+    score_P = np.where(text_found_P & image_found_P, shared_P, alone_P)
+    return top_lists(candidates.user_P, candidates.item_P, score_P, candidates.users, top_k)

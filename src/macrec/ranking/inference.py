@@ -1,0 +1,80 @@
+"""A trained recommender, opened to rank: its folder checked, its ranker on its device."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from macrec.compute.device import Precision, choose_device
+from macrec.core.artifact import Artifact
+from macrec.core.errors import check
+from macrec.data.columns import codes_matrix
+from macrec.generator.model import Recommender, load_recommender
+from macrec.generator.tokens import MODALITIES
+
+if TYPE_CHECKING:
+    from macrec.ranking.neighbours import AnyNeighbours
+    from macrec.ranking.ranker import Ranker
+
+
+def open_recommender(recommender: Artifact, semantic_ids: Artifact) -> Recommender:
+    """The recommender, after a check that the semantic IDs are those it was trained on.
+
+    Raises:
+        UserError: they are of another run, so an item's id would be taken for another's.
+    """
+    opened = load_recommender(recommender.verify().path)
+    for modality in MODALITIES:
+        codes_NL = codes_matrix(semantic_ids, f"{modality}_codes")
+        trained_NL = opened.codes_NL(modality)
+        absent = not codes_NL.size and len(codes_NL) == len(trained_NL)
+        check(
+            bool((trained_NL < 0).all() if absent else np.array_equal(codes_NL, trained_NL)),
+            f"{semantic_ids.path}: the recommender was trained on other {modality} codes, so "
+            "items would be taken for others. Give the artifacts of one run, or train it again.",
+        )
+    return opened
+
+
+def open_ranker(
+    recommender: Recommender,
+    *,
+    device: str,
+    batch_size: int,
+    threads: int,
+    renormalise: bool,
+    drop_seen: bool,
+    precision: Precision,
+    allowed_N: npt.NDArray[np.bool_] | None = None,
+    neighbours: "AnyNeighbours | None" = None,
+) -> "Ranker":
+    """The recommender on its device.
+
+    Args:
+        recommender: the trained one.
+        device: cpu, cuda or auto.
+        batch_size: users decoded together; 0: 64 on a CPU, 512 on a GPU.
+        threads: of the CPU; 0 leaves them as they are.
+        renormalise: see `Ranker`.
+        drop_seen: see `Ranker`.
+        precision: see `Ranker`.
+        allowed_N: bool [N], the items that may be listed; None for all.
+        neighbours: see `Ranker`.
+    """
+    import torch
+
+    from macrec.ranking.ranker import Ranker
+
+    if threads:
+        torch.set_num_threads(threads)
+    chosen = choose_device(device)
+    return Ranker(
+        recommender,
+        device=chosen,
+        batch_size=batch_size or (64 if chosen.type == "cpu" else 512),
+        renormalise=renormalise,
+        drop_seen=drop_seen,
+        precision=precision,
+        allowed_N=allowed_N,
+        neighbours=neighbours,
+    )

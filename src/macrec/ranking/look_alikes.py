@@ -1,0 +1,121 @@
+"""Look-alikes: the items whose latents are nearest, as neighbours of each other.
+
+Latents are what the quantizer makes codes of: text, picture and histories as it sees them, before
+they are rounded. An item's vector is its text and its image latent, each less the catalogue's mean
+and of length one, side by side and of length one again; two items are as similar as a power of
+their cosine. An item that stands in no history has look-alikes too.
+
+All pairs of a catalogue of millions are too many. There each item is compared with those whose text
+code, or image code, begins like its own, as far as the code must be read for few to be left.
+
+Shape suffixes: N items, D dimensions, G items of a group, L levels, P pairs.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from macrec.core.artifact import Artifact
+from macrec.data.columns import codes_matrix, embedding_matrix, valid_rows
+from macrec.data.cooccurrence import Matrix
+from macrec.generator.tokens import MODALITIES
+from macrec.ranking.neighbours import DECAY, Neighbours
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+POWER: Final = 8
+"""Of the cosine: what is a little alike to much should not outweigh what is very much alike."""
+KEPT: Final = 50
+COMPARED: Final = 8192
+"""Items that one is compared with at most, by each of its codes."""
+ROWS_AT_ONCE: Final = 1024
+
+
+def look_alikes(latents: Artifact) -> Neighbours | None:
+    """Those of a catalogue; None where no item has any."""
+    codes = [codes_matrix(latents, f"{modality}_codes") for modality in MODALITIES]
+    alike = Neighbours(most_alike(unit_vectors(latents), codes), DECAY)
+    return alike if alike.similar_NN.nnz else None
+
+
+def unit_vectors(latents: Artifact) -> Float32Array:
+    """Text and image latent side by side, of length one [N, D]; 0 where an item has neither."""
+    parts: list[Float32Array] = []
+    for modality in MODALITIES:
+        column = f"{modality}_latent"
+        vector_ND, present_N = embedding_matrix(latents, column), valid_rows(latents, column)
+        part_ND = np.zeros(vector_ND.shape, np.float32)
+        if present_N.any():
+            part_ND[present_N] = vector_ND[present_N] - vector_ND[present_N].mean(axis=0)
+        parts.append(_of_length_one(part_ND))
+    return _of_length_one(np.concatenate(parts, axis=1))
+
+
+def _of_length_one(vector_ND: Float32Array) -> Float32Array:
+    length_N1 = np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    return np.divide(vector_ND, length_N1, out=np.zeros_like(vector_ND), where=length_N1 > 0)
+
+
+def most_alike(vector_ND: Float32Array, codes: list[npt.NDArray[np.integer]]) -> Matrix:
+    """The power of the cosine of the KEPT most similar items of every item, CSR float32 [N, N].
+
+    Args:
+        vector_ND: of length one, or 0: such an item has no look-alike.
+        codes: by which a large catalogue is divided, each [N, L]; a row of -1 is none.
+    """
+    items, found = len(vector_ND), list[Matrix]()
+    for code_NL in codes:
+        nothing = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        parts = [
+            _nearest(vector_ND, group_G, start)
+            for group_G in _groups(code_NL)
+            for start in range(0, len(group_G), ROWS_AT_ONCE)
+        ]
+        row_P, column_P, value_P = map(np.concatenate, zip(nothing, *parts, strict=True))
+        found.append(sparse.csr_matrix((value_P, (row_P, column_P)), (items, items)))
+        if items <= COMPARED:  # one group of all, whatever the codes
+            break
+    alike_NN: Any = found[0]
+    for other in found[1:]:
+        alike_NN = alike_NN.maximum(other)
+    return alike_NN.tocsr()
+
+
+def _groups(code_NL: npt.NDArray[np.integer]) -> Iterator[Int64Array]:
+    """Items that are compared with each other: those of one prefix, as short as it can be for
+    COMPARED at most to share it. More that share a whole code are compared in parts."""
+    left = np.arange(len(code_NL))
+    if len(left) <= COMPARED:
+        yield left
+        return
+    left = left[code_NL[left, 0] >= 0] if code_NL.shape[1] else left[:0]
+    for depth in range(1, code_NL.shape[1] + 1):
+        left = left[np.lexsort(code_NL[left, :depth].T[::-1])]
+        changes = (np.diff(code_NL[left, :depth], axis=0) != 0).any(axis=1)
+        parts = np.split(left, np.flatnonzero(changes) + 1) if len(left) else []
+        yield from (part for part in parts if len(part) <= COMPARED)
+        large = [part for part in parts if len(part) > COMPARED]
+        left = np.concatenate([left[:0], *large])
+        if depth == code_NL.shape[1]:
+            for part in large:
+                yield from np.array_split(part, -(-len(part) // COMPARED))
+
+
+def _nearest(
+    vector_ND: Float32Array, group_G: Int64Array, start: int
+) -> tuple[Int64Array, Int64Array, Float32Array]:
+    """Pairs of some items of a group with those they are most like, and the power of the cosine."""
+    row = group_G[start : start + ROWS_AT_ONCE]
+    cosine = vector_ND[row] @ vector_ND[group_G].T
+    own = np.arange(len(row))
+    cosine[own, start + own] = 0.0
+    most = min(KEPT, len(group_G))
+    place = np.argpartition(-cosine, most - 1, axis=1)[:, :most]
+    value = np.take_along_axis(cosine, place, axis=1).ravel()
+    kept_P = value > 0
+    row_P, column_P = np.repeat(row, most)[kept_P], group_G[place.ravel()[kept_P]]
+    return row_P, column_P, value[kept_P] ** POWER

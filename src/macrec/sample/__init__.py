@@ -1,0 +1,1 @@
+"""The sample catalogue with a known answer, and its encoders."""

@@ -1,0 +1,1 @@
+"""Semantic IDs: the quantizer, collisions, IDs across versions, measures."""

@@ -1,0 +1,242 @@
+"""The quantizer as a model: what turns the vectors of an item into latents and codes.
+
+Each modality has an encoder, a decoder and L codebooks of its own. Three kinds:
+
+    rqvae     MLP encoder and decoder, learned codebooks
+    rqkmeans  no network: the latent is the normalised vector itself, codebooks by k-means
+    fsq       MLP encoder and decoder, the latent bounded by tanh, codebooks a fixed grid
+
+Shape suffixes: N items, B batch, E embedding size, D latent size, L levels, M codebook size.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from macrec.core.errors import UserError, check
+from macrec.tokenizer.residual_quantization import (
+    Choose,
+    Quantized,
+    among,
+    nearest,
+    residual_quantize,
+    shared_codes,
+)
+
+MODALITIES = ("text", "image")
+FORMAT = "macrec-quantizer-2"
+ROWS = 8192  # items encoded at once
+
+Tokenizer = Literal["rqvae", "rqkmeans", "fsq"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerSpec:
+    """Everything that fixes the shapes of a quantizer; saved as config.json."""
+
+    text_dim: int
+    """Components of a text vector; 0 for a quantizer without text."""
+    image_dim: int
+    """Components of an image vector; 0 for a quantizer without images."""
+    tokenizer: Tokenizer = "rqvae"
+    latent_dim: int = 32
+    """Components of a latent; "rqkmeans" has those of the vector instead."""
+    projection: int = 0
+    """Size of a linear map before the encoder and after the decoder; 0 for none."""
+    hidden: tuple[int, ...] = (256, 128)
+    levels: int = 4
+    codebook_size: int = 256
+    shared_levels: int = 0
+    """Codes that text and image of an item share, from the first."""
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Components of a vector of each modality that the quantizer has."""
+        dims = {"text": self.text_dim, "image": self.image_dim}
+        return {name: dim for name, dim in dims.items() if dim}
+
+
+class Encoded(NamedTuple):
+    """Latents (float32) and codes (int64) of all rows, on the model's device."""
+
+    latents_ND: Tensor
+    codes_NL: Tensor
+
+
+def _mlp(sizes: Sequence[int]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return layers[:-1]
+
+
+class ModalityQuantizer(nn.Module):
+    """Encoder, codebooks and decoder of one modality.
+
+    Inputs are centred and divided by one number (the root of the mean variance), so that angles
+    are kept and a squared error of 1 per component means "nothing explained".
+    """
+
+    mean_E: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int, spec: QuantizerSpec) -> None:
+        super().__init__()
+        self.dim, self.latent_dim = dim, spec.latent_dim
+        if spec.tokenizer == "rqkmeans":
+            self.latent_dim = dim
+            self.encoder, self.decoder = nn.Sequential(), nn.Sequential()
+        else:
+            project = [dim, spec.projection] if spec.projection else [dim]
+            sizes = [project[-1], *spec.hidden, spec.latent_dim]
+            bound = [nn.Tanh()] if spec.tokenizer == "fsq" else []
+            self.encoder = nn.Sequential(*_mlp(project), *_mlp(sizes), *bound)
+            self.decoder = nn.Sequential(*_mlp(sizes[::-1]), *_mlp(project[::-1]))
+        self.codebooks = nn.ParameterList(
+            nn.Parameter(torch.randn(spec.codebook_size, self.latent_dim) * 0.1)
+            for _ in range(spec.levels)
+        )
+        self.register_buffer("mean_E", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(()))
+
+    def normalize(self, embedding_BE: Tensor) -> Tensor:
+        """The target of the reconstruction, and the encoder's input, float32."""
+        return (embedding_BE.to(self.mean_E.device, self.mean_E.dtype) - self.mean_E) / self.scale
+
+    def quantize(self, latent_BD: Tensor, **options: Any) -> Quantized:
+        """`residual_quantize` with this modality's codebooks."""
+        return residual_quantize(latent_BD, list(self.codebooks), **options)
+
+
+class CrossModalQuantizer(nn.Module):
+    """One `ModalityQuantizer` per modality of the spec; the weights follow from `seed`."""
+
+    def __init__(self, spec: QuantizerSpec, seed: int = 0) -> None:
+        super().__init__()
+        self.spec = spec
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            for name, dim in spec.dims.items():
+                self.add_module(name, ModalityQuantizer(dim, spec))
+
+    def modality(self, name: str) -> ModalityQuantizer:
+        """The part of one modality; KeyError if the quantizer does without it."""
+        part = self._modules[name]
+        assert isinstance(part, ModalityQuantizer)
+        return part
+
+    def parts(self) -> dict[str, ModalityQuantizer]:
+        """The parts by modality."""
+        return {name: self.modality(name) for name in self.spec.dims}
+
+    def quantize(
+        self,
+        latents: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        choose: Choose = nearest,
+        *,
+        live: bool = True,
+    ) -> dict[str, Quantized]:
+        """Codes of all modalities of a batch; `present` [B] says which rows mean anything."""
+        given: Tensor | None = None
+        if shared := self.spec.shared_levels:
+            books = {name: list(part.codebooks) for name, part in self.parts().items()}
+            given = shared_codes(latents, books, present, shared, choose)
+        return {
+            name: part.quantize(
+                latents[name], choose=among(present[name], choose), given_BS=given, live=live
+            )
+            for name, part in self.parts().items()
+        }
+
+    @torch.no_grad()
+    def encode_chunks(
+        self,
+        embeddings: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        rows: int = ROWS,
+    ) -> Iterator[dict[str, Encoded]]:
+        """Latents and codes of raw embeddings, chunk by chunk; they may lie on another device.
+
+        The codes of an item depend on nothing but the item. Rows not present hold the latent of
+        the mean vector and codes that mean nothing.
+        """
+        device = next(self.parameters()).device
+        count = len(next(iter(embeddings.values())))
+        for start in range(0, count, rows):
+            latents: dict[str, Tensor] = {}
+            here: dict[str, Tensor] = {}
+            for name, part in self.parts().items():
+                here[name] = present[name][start : start + rows].to(device)
+                normalized_BE = part.normalize(embeddings[name][start : start + rows])
+                latents[name] = part.encoder(normalized_BE.where(here[name][:, None], 0.0))
+            quantized = self.quantize(latents, here)
+            yield {name: Encoded(latents[name], quantized[name].codes_BL) for name in latents}
+
+    def encode(
+        self, embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor], rows: int = ROWS
+    ) -> dict[str, Encoded]:
+        """`encode_chunks`, joined."""
+        chunks = list(self.encode_chunks(embeddings, present, rows))
+        return {
+            name: Encoded(
+                torch.cat([chunk[name].latents_ND for chunk in chunks]),
+                torch.cat([chunk[name].codes_NL for chunk in chunks]),
+            )
+            for name in self.spec.dims
+        }
+
+    def save(self, folder: Path) -> None:
+        """Writes config.json, model.safetensors (MLPs, normalisation) and codebooks.safetensors.
+
+        The codebooks are apart, one tensor [L, M, D] under the name of each modality, for readers
+        without torch.
+        """
+        config = json.dumps({"format": FORMAT, **asdict(self.spec)}, indent=2)
+        (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+        tensors = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
+        stacked = {
+            name: torch.stack([tensors.pop(key) for key in self._codebook_keys(name)])
+            for name in self.spec.dims
+        }
+        save_file(tensors, folder / "model.safetensors")
+        save_file(stacked, folder / "codebooks.safetensors")
+
+    def _codebook_keys(self, modality: str) -> list[str]:
+        return [f"{modality}.codebooks.{level}" for level in range(self.spec.levels)]
+
+    def load(self, folder: Path) -> None:
+        """Takes over the tensors that `save` wrote; RuntimeError if their shapes differ."""
+        tensors = load_file(folder / "model.safetensors")
+        stacked = load_file(folder / "codebooks.safetensors")
+        for name in self.spec.dims:
+            keys = self._codebook_keys(name)
+            tensors |= dict(zip(keys, stacked[name].unbind(), strict=True))
+        self.load_state_dict(tensors, assign=True)
+
+
+def load_quantizer(folder: Path, device: torch.device | str = "cpu") -> CrossModalQuantizer:
+    """Reads what `save` wrote, in evaluation mode. Raises UserError on a foreign or torn folder."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = config.pop("format", None)
+        check(found == FORMAT, f"{folder}/config.json: format is {found!r}, expected {FORMAT!r}")
+        spec = QuantizerSpec(**{**config, "hidden": tuple(config["hidden"])})
+        # Shapes only, so that a forged size is refused before it takes memory.
+        with torch.device("meta"):
+            model = CrossModalQuantizer(spec)
+        model.load(folder)
+    except (
+        OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError
+    ) as error:  # fmt: skip
+        message = f"{folder}: not a readable quantizer ({error}); run the quantize stage again"
+        raise UserError(message) from error
+    return model.to(device).eval()
