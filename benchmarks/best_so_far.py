@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import published
-from components.train import main as train
+from components.train import spec as train
 from components.train.inputs import read_codes
 from macrec.core.artifact import FolderOutput
 from macrec.core.checkpoint import Checkpoints
@@ -14,7 +14,7 @@ from macrec.generator.model import Recommender, build_model, save_recommender
 
 
 def write(
-    store: Path, made: published.Published, config: train.Config, output: FolderOutput
+    store: Path, made: published.Published, config: train.Settings, output: FolderOutput
 ) -> dict[str, float]:
     """Writes what the last checkpoint below the store holds; returns figures of the training.
 

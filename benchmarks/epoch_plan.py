@@ -16,11 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import published
-from components.train import main as train
+from components.train import spec as train
+from components.train.learning_rate import decay_epochs
 from components.train.rows import training_rows
-from components.train.schedule import decay_epochs
 from macrec.core.artifact import FolderOutput
 from macrec.core.progress import log
+from macrec.core.stage import Job
 from macrec.data.sequences import Sequences, read_sequences
 
 TRIAL_USERS = 1000
@@ -38,7 +39,7 @@ def plan(
     work: Path,
     minutes: float,
     made: published.Published,
-    config: train.Config,
+    config: train.Settings,
     execution: train.Execution,
 ) -> dict[str, float]:
     """Epochs that fit into the minutes, at least one; read back if they were planned before."""
@@ -75,7 +76,7 @@ def _trial(
     work: Path,
     sequences: Sequences,
     made: published.Published,
-    config: train.Config,
+    config: train.Settings,
     execution: train.Execution,
 ) -> Trial:
     """One epoch and one validation of a random sample of users."""
@@ -90,11 +91,13 @@ def _trial(
         output = FolderOutput(Path(folder) / "recommender")
         output.prepare()
         started = time.monotonic()
-        figures = train.run(
-            short,
-            train.Inputs(sequences=sample, semantic_ids=made.semantic_ids),
-            train.Outputs(recommender=output),
-            execution,
+        figures = train.STAGE.run(
+            Job(
+                settings=short,
+                inputs=train.Inputs(sequences=sample, semantic_ids=made.semantic_ids),
+                outputs=train.Outputs(recommender=output),
+                execution=execution,
+            )
         )
         seconds = time.monotonic() - started
         rows = _rows(read_sequences(sample, made.items.rows), config)
@@ -102,7 +105,7 @@ def _trial(
     return Trial(figures["rows_per_second"], rest * wanted / short.validation_users)
 
 
-def _rows(sequences: Sequences, config: train.Config) -> int:
+def _rows(sequences: Sequences, config: train.Settings) -> int:
     """Source sequences of an epoch."""
     sources = {task.split("_")[1] for task in config.tasks if task.startswith("seq_")}
     first_R, _ = training_rows(sequences, config.max_history, config.augment)

@@ -24,9 +24,10 @@ import numpy as np
 import yaml
 
 from benchmarks import machine
-from components.train import main as train
+from components.train import spec as train
 from macrec.core.artifact import Artifact, FolderOutput
 from macrec.core.parameters import build
+from macrec.core.stage import Job
 from pipelines.dag.run_form import PREFIXES
 from pipelines.local.id_version import left_by
 
@@ -66,13 +67,20 @@ def settings(configs: list[Path]) -> dict[str, Any]:
 
 def measure(inputs: train.Inputs, given: Mapping[str, Any], threads: int) -> dict[str, Any]:
     """One training, and what it came to."""
-    config: train.Config = build(train.Config, given)
+    config: train.Settings = build(train.Settings, given)
     execution = train.Execution(device="cpu", threads=threads)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         output = FolderOutput(Path(folder) / "recommender")
         output.prepare()
-        figures = train.run(config, inputs, train.Outputs(recommender=output), execution)
+        figures = train.STAGE.run(
+            Job(
+                settings=config,
+                inputs=inputs,
+                outputs=train.Outputs(recommender=output),
+                execution=execution,
+            )
+        )
         curve = json.loads((output.path / "history.json").read_text(encoding="utf-8"))
     ndcg = {row["epoch"]: row["validation_ndcg_at_10"] for row in curve}
     return {

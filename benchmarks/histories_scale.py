@@ -56,7 +56,7 @@ def main() -> None:
         if options.kind:
             command = [sys.executable, "-c", COUNT, str(folder), str(items), options.kind]
         else:
-            command = [sys.executable, "-m", "components.embed_histories.main"]
+            command = [sys.executable, "-m", "components", "embed_histories"]
             for name in ("items", "sequences", "out"):
                 command += [f"--{name}", str(folder / name)]
         told = {

@@ -30,14 +30,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import best_so_far, epoch_plan, machine, published
-from components.evaluate import main as evaluate
-from components.train import main as train
+from components.evaluate import spec as evaluate
+from components.train import spec as train
 from components.train.rows import TASKS
 from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput, HtmlOutput, MarkdownOutput
 from macrec.core.errors import EXIT_PREEMPTED, UserError
+from macrec.core.executor import execute
 from macrec.core.parameters import build
 from macrec.core.progress import log
-from macrec.core.stage import execute
 from macrec.core.store import ArtifactStore
 from macrec.generator.tokens import MODALITIES
 
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         users=options.users,
         only=options.only,
     )
-    config: train.Config = build(train.Config, _train_settings(options))
+    config: train.Settings = build(train.Settings, _train_settings(options))
     execution: train.Execution = build(train.Execution, _execution(options))
     plan: dict[str, float] = {}
     if options.minutes:
@@ -86,11 +86,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             outputs = train.Outputs(recommender=output)
             inputs = train.Inputs(sequences=made.sequences, semantic_ids=made.semantic_ids)
             keep = ArtifactStore(str(store))
-            figures = execute(train, config, inputs, outputs, execution, store=keep).metrics
+            figures = execute(train.STAGE, config, inputs, outputs, execution, store=keep).metrics
     recommender = Artifact.open(output.path)
     history = json.loads(recommender.file("history.json").read_text(encoding="utf-8"))
     started = time.monotonic()
-    evaluation = build(evaluate.Config, dict(pair.split("=", 1) for pair in options.set_evaluate))
+    evaluation = build(evaluate.Settings, dict(pair.split("=", 1) for pair in options.set_evaluate))
     tested = _evaluate(options, made, recommender, evaluation, options.work)
     seconds = round(time.monotonic() - started, 1)
     published_protocol = replace(evaluation, seen_items="keep")
@@ -120,7 +120,7 @@ def _evaluate(
     options: argparse.Namespace,
     made: published.Published,
     recommender: Artifact,
-    config: evaluate.Config,
+    config: evaluate.Settings,
     out: Path,
 ) -> dict[str, float]:
     inputs = evaluate.Inputs(
@@ -137,7 +137,7 @@ def _evaluate(
         summary=MarkdownOutput(out / "summary.md"),
     )
     execution = build(evaluate.Execution, _execution(options))
-    return execute(evaluate, config, inputs, outputs, execution).metrics
+    return execute(evaluate.STAGE, config, inputs, outputs, execution).metrics
 
 
 class Timeline(logging.Handler):
@@ -184,7 +184,7 @@ def _train_settings(options: argparse.Namespace) -> dict[str, str]:
     settings = dict(pair.split("=", 1) for pair in options.set)
     given = {"tasks": options.tasks, "epochs": options.epochs}
     settings |= {name: value for name, value in given.items() if value}
-    known = set(train.Config.__dataclass_fields__)
+    known = set(train.Settings.__dataclass_fields__)
     if unknown := sorted(set(settings) - known):
         raise UserError(f"--set: {', '.join(unknown)} are no settings of train.")
     return settings

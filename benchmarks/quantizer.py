@@ -26,6 +26,7 @@ import yaml
 from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.core.errors import UserError
 from macrec.core.parameters import build
+from macrec.core.stage import Job
 from macrec.data.columns import codes_matrix
 from macrec.tokenizer.prefix_lift import consecutive_pairs, prefix_lift
 
@@ -100,8 +101,8 @@ def artifact(run: Path, stage: str, name: str) -> Artifact:
 
 
 def _tokenize(run: Path, settings: dict[str, Any], folder: Path) -> dict[str, float]:
-    from components.quantize import main as quantize
-    from components.resolve_collisions import main as resolve
+    from components.quantize import spec as quantize
+    from components.resolve_collisions import spec as resolve
 
     def outputs(kind: Any, **made: Any) -> Any:
         for output in made.values():
@@ -119,20 +120,26 @@ def _tokenize(run: Path, settings: dict[str, Any], folder: Path) -> dict[str, fl
         history_embeddings=artifact(run, "embed-histories", "history_embeddings"),
         pseudo_labels=artifact(run, "pseudo-label", "pseudo_labels"),
     )
-    config = build(quantize.Config, settings)
-    metrics = quantize.run(config, inputs, made, quantize.Execution(device="cpu"))
+    config = build(quantize.Settings, settings)
+    metrics = quantize.STAGE.run(
+        Job(
+            settings=config, inputs=inputs, outputs=made, execution=quantize.Execution(device="cpu")
+        )
+    )
     for output in vars(made).values():
         output.commit({})
     resolved = outputs(resolve.Outputs, semantic_ids=DatasetOutput(folder / "ids"))
-    metrics |= resolve.run(
-        resolve.Config(),
-        resolve.Inputs(
-            items=artifact(run, "prepare-data", "items"),
-            latents=Artifact.open(folder / "latents"),
-            quantizer=Artifact.open(folder / "quantizer"),
-        ),
-        resolved,
-        resolve.Execution(),
+    metrics |= resolve.STAGE.run(
+        Job(
+            settings=resolve.Settings(),
+            inputs=resolve.Inputs(
+                items=artifact(run, "prepare-data", "items"),
+                latents=Artifact.open(folder / "latents"),
+                quantizer=Artifact.open(folder / "quantizer"),
+            ),
+            outputs=resolved,
+            execution=resolve.Execution(),
+        )
     )
     resolved.semantic_ids.commit({})
     return metrics | lifts(

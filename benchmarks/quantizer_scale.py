@@ -115,7 +115,7 @@ def write_histories(
 def measure(folder: Path, items: int, settings: dict[str, str]) -> dict[str, Any]:
     """Runs the stage for one epoch; what it took."""
     flags = {"epochs": "1", "min_perplexity_share": "0"} | settings
-    command = [sys.executable, "-m", "components.quantize.main", "--out", str(folder / "out")]
+    command = [sys.executable, "-m", "components", "quantize", "--out", str(folder / "out")]
     for name in INPUTS:
         command += [f"--{name.replace('_', '-')}", str(folder / name)]
     for name, value in flags.items():

@@ -18,11 +18,11 @@ from dataclasses import replace
 
 import torch
 
-from components.quantize.config import Config
 from components.quantize.data import Modality
 from components.quantize.objective import other_labels
 from components.quantize.quantizer_losses import find_pairs
 from components.quantize.quantizer_trainer import Trainer
+from components.quantize.spec import Settings
 
 CLASSES = 512
 
@@ -38,7 +38,7 @@ def main() -> None:
         return Modality(vectors, torch.ones(options.items, dtype=torch.bool), label_N)
 
     catalogue = {"text": modality(options.text), "image": modality(options.image)}
-    paper = Config(
+    paper = Settings(
         projection=768,
         hidden=(2048, 1024, 512, 256, 128, 64),
         contrastive_weights=(0.1, 0.1),

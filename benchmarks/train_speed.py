@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks import generator_data, machine, stock
-from components.train import main as train
+from components.train import spec as train
 from components.train.batches import NO_TASK, epoch_batches, make_batch
 from components.train.generator_trainer import Trainer
 from components.train.rows import training_data
@@ -60,7 +60,7 @@ def main() -> None:
     data = generator_data.load(options.data)
     settings = {"precision": options.precision, "batch_size": options.batch}
     settings |= dict(pair.split("=", 1) for pair in options.set)
-    config: train.Config = build(train.Config, settings)
+    config: train.Settings = build(train.Settings, settings)
     ours = _ours(data, config, device)
     if options.profile:
         print(_profile(ours, options.seconds, device))
@@ -111,7 +111,7 @@ def _timed(seconds: float, step: Callable[[], None], device: torch.device) -> tu
     return time.perf_counter() - started, steps
 
 
-def _stock(data: generator_data.Data, config: train.Config, device: torch.device) -> Side:
+def _stock(data: generator_data.Data, config: train.Settings, device: torch.device) -> Side:
     torch.manual_seed(0)
     vocabulary = data.vocabulary
     model = stock.build(vocabulary.levels, vocabulary.codebook_size, config.model_size)
@@ -138,7 +138,7 @@ def _stock(data: generator_data.Data, config: train.Config, device: torch.device
     return block
 
 
-def _ours(data: generator_data.Data, config: train.Config, device: torch.device) -> Side:
+def _ours(data: generator_data.Data, config: train.Settings, device: torch.device) -> Side:
     torch.manual_seed(0)
     model = build_model(data.vocabulary, config.model_size)
     model.to(device).train()  # pyright: ignore[reportArgumentType]

@@ -1,1 +1,1 @@
-"""One folder per node of the DAG: `main.py` is the stage, `component.py` its KFP component."""
+"""One folder per stage: `spec.py` declares it, `stage.py` computes it; `stages.py` lists them."""

@@ -1,51 +1,49 @@
-"""The KFP container component of a stage, derived from what the stage's main.py declares.
+"""The KFP container component of a stage, derived from what its spec.py declares.
 
-One source of truth: the component's inputs, outputs, parameters, defaults and descriptions are the
-fields of Inputs, Outputs, Config and Execution, so they cannot drift apart.
+The component's inputs, outputs, parameters, defaults and descriptions are the fields of Inputs,
+Outputs, Settings and Execution, so they cannot drift apart.
 """
 
 import dataclasses
 import inspect
+from functools import cache
 from typing import Any
 
 from kfp import dsl
 
 from macrec.core.artifact import ParameterOutput
-from macrec.core.fingerprint import Stage, stage_name
 from macrec.core.parameters import Parameter, fields
-from macrec.core.stage import input_artifacts, settings, sources
+from macrec.core.stage import Stage
 from macrec.core.stage_command import METRICS, common
 
 _KFP_TYPES = {str: str, int: int, float: float, bool: bool, dict: dict}
 
 
-def container_component(stage: Stage, pool: str) -> Any:
-    """A container component that runs the stage's main.py in the image of its pool.
+@cache
+def container_component(stage: Stage) -> Any:
+    """Return a container component that runs the stage in the image of its pool.
 
-    Args:
-        stage: the module components.NAME.main.
-        pool: "cpu" or "gpu"; the image is named here and pinned when the pipeline is compiled.
+    The image is named after the pool here, and pinned when the pipeline is compiled.
     """
-    name = stage_name(stage)
 
     def component(*_: Any) -> dsl.ContainerSpec:
         return dsl.ContainerSpec(
-            image=f"macrec-{pool}",
-            command=["python", "-m", f"components.{name}.main"],
+            image=f"macrec-{stage.pool}",
+            command=["python", "-m", "components", stage.name],
             args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
         )
 
     declared = parameters(stage)
-    artifacts = input_artifacts(stage)
+    artifacts = stage.artifacts
     arguments = [_argument(p.name, dsl.Input[dsl.Artifact], p.default) for p in artifacts]
     arguments += [_argument(p.name, kfp_type(p), p.default) for p in declared]
-    for output in fields(stage.Outputs):
+    for output in fields(stage.outputs):
         kind = output.kind.kfp_type
         is_parameter = output.kind is ParameterOutput
         annotation = dsl.OutputPath(str) if is_parameter else dsl.Output[getattr(dsl, kind)]
         arguments.append(_argument(output.name, annotation))
     arguments.append(_argument(METRICS, dsl.Output[dsl.Metrics]))
-    component.__name__ = name
+    component.__name__ = stage.name
     component.__doc__ = _docstring(stage, declared)
     component.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
     component.__annotations__ = {a.name: a.annotation for a in arguments}
@@ -55,10 +53,10 @@ def container_component(stage: Stage, pool: str) -> Any:
 def parameters(stage: Stage) -> list[Parameter]:
     """Everything a stage takes by value: URIs with their snapshots, settings, the common ones."""
     uris: list[Parameter] = []
-    for p in sources(stage):
+    for p in stage.sources:
         uris.append(Parameter(p.name, str, "", p.doc))
         uris.append(Parameter(f"{p.name}_snapshot", str, "", f"Digest of {p.name}, if known."))
-    return [*uris, *settings(stage), *common(stage)]
+    return [*uris, *stage.parameters, *common(stage)]
 
 
 def kfp_type(parameter: Parameter) -> Any:
@@ -83,7 +81,6 @@ def _argument(name: str, annotation: Any, default: Any = dataclasses.MISSING) ->
 
 
 def _docstring(stage: Stage, declared: list[Parameter]) -> str:
-    summary = (stage.__doc__ or "").partition("\n")[0]
-    documented = [*input_artifacts(stage), *declared, *fields(stage.Outputs)]
+    documented = [*stage.artifacts, *declared, *fields(stage.outputs)]
     lines = [f"    {p.name}: {' '.join(p.doc.split())}" for p in documented]
-    return "\n".join([summary, "", "Args:", *lines])
+    return "\n".join([stage.summary, "", "Args:", *lines])

@@ -24,22 +24,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
-TOY_STAGE = '''
-"""A stage of tests: repeats its input."""
-import os
-import signal
-import sys
+TOY_SPEC = '''
+"""What the stage of tests is."""
 from dataclasses import dataclass
 from typing import Literal
-import pyarrow as pa
-from macrec.core import stage
 from macrec.core.artifact import Artifact, DatasetOutput, HtmlOutput, Source
-from macrec.core.errors import UserError
-
-SCHEMA = pa.schema([pa.field("value", pa.int64(), nullable=False)])
+from macrec.core.stage import Pool, Stage
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Settings:
     times: int = 2
     """How often each row is repeated."""
     weights: tuple[float, ...] = (0.5, 1.0)
@@ -66,39 +59,59 @@ class Outputs:
     page: HtmlOutput
     """A page."""
 
+STAGE = Stage(
+    name="toy",
+    summary="Repeat the input.",
+    pool=Pool.CPU,
+    settings=Settings,
+    execution=Execution,
+    inputs=Inputs,
+    outputs=Outputs,
+)
+'''
+TOY_CODE = '''
+"""A stage of tests: repeats its input."""
+import os
+import signal
+import pyarrow as pa
+from components.toy import spec
+from macrec.core.errors import UserError
+
+SCHEMA = pa.schema([pa.field("value", pa.int64(), nullable=False)])
 calls = 0
 
-def run(config, inputs, outputs, execution):
+def run(job):
     global calls
     calls += 1
-    with outputs.repeated.dataset(SCHEMA) as out:
-        for batch in inputs.numbers.batches(batch_size=execution.batch):
-            for _ in range(config.times):
+    mode = job.settings.mode
+    with job.outputs.repeated.dataset(SCHEMA) as out:
+        for batch in job.inputs.numbers.batches(batch_size=job.execution.batch):
+            for _ in range(job.settings.times):
                 out.write(batch)
-        if config.mode == "fail":
+        if mode == "fail":
             raise RuntimeError("half way")
-        if config.mode == "terminated":
+        if mode == "terminated":
             os.kill(os.getpid(), signal.SIGTERM)
-        if config.mode == "user_error":
+        if mode == "user_error":
             raise UserError("numbers: 1 of 2 is odd. Remove it.")
-    outputs.page.write_text("<p>done</p>")
-    return {"rows": float("nan") if config.mode == "nan" else float(inputs.numbers.rows)}
-
-if __name__ == "__main__":
-    stage.main(sys.modules[__name__])
+    job.outputs.page.write_text("<p>done</p>")
+    return {"rows": float("nan") if mode == "nan" else float(job.inputs.numbers.rows)}
 '''
 
 
 @pytest.fixture
 def toy_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A stage as a module of components/, from a file that the test may edit."""
+    """A stage of components/ from files that the test may edit: its spec, with its `code`."""
     folder = tmp_path / "toy_components" / "toy"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("")
-    (folder / "main.py").write_text(TOY_STAGE)
+    (folder / "spec.py").write_text(TOY_SPEC)
+    (folder / "stage.py").write_text(TOY_CODE)
     monkeypatch.setattr(components, "__path__", [*components.__path__, str(folder.parent)])
     importlib.invalidate_caches()
-    yield importlib.import_module("components.toy.main")
+    spec = importlib.import_module("components.toy.spec")
+    spec.code = importlib.import_module("components.toy.stage")  # type: ignore[attr-defined]
+    yield spec
     for name in [n for n in sys.modules if n.startswith("components.toy")]:
         del sys.modules[name]
     if hasattr(components, "toy"):

@@ -8,19 +8,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from components.quantize import main as stage
-from components.quantize import sizes
-from components.quantize.config import Config
+from components.quantize import sizes, spec, stage
 from components.quantize.data import Catalogue, Modality
 from components.quantize.quantizer_trainer import Trainer
+from components.quantize.spec import Settings
 from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.data import schema
 from macrec.data.columns import vector_column
 from tests.artifacts import dataset
+from tests.jobs import job
 
 CPU = torch.device("cpu")
 GROUPS = 6
-SMALL = Config(
+SMALL = Settings(
     codebook_size=8, levels=3, latent_dim=4, hidden=(12,), epochs=3, batch_size=45, refit_every=2
 )
 
@@ -47,12 +47,12 @@ def without(catalogue: Catalogue, name: str, *rows: int) -> dict[str, Modality]:
     return {**catalogue, name: data._replace(present_N=present_N, label_N=label_N)}
 
 
-def settled(config: Config, items: int = 90) -> Config:
+def settled(config: Settings, items: int = 90) -> Settings:
     """The settings with the sizes filled in, as the stage does it."""
     return sizes.settle(config, sizes.choose(config, {"text": items}))
 
 
-def untrained(catalogue: Catalogue, config: Config) -> Trainer:
+def untrained(catalogue: Catalogue, config: Settings) -> Trainer:
     """The state before the first step: model, heads, codebooks."""
     return Trainer(catalogue, config, CPU)
 
@@ -73,9 +73,7 @@ def history_embeddings(
     return dataset(path, schema.histories(vector_NH.shape[1]), columns)
 
 
-def make_inputs(
-    path: Path, catalogue: Catalogue, histories: Artifact | None = None
-) -> stage.Inputs:
+def make_inputs(path: Path, catalogue: Catalogue, histories: Artifact | None = None) -> spec.Inputs:
     """The catalogue as artifacts of the stages before; without histories no item was met."""
     count = len(catalogue["text"].present_N)
     index = np.arange(count, dtype=np.int32)
@@ -92,7 +90,7 @@ def make_inputs(
     given["history_embeddings"] = histories or history_embeddings(
         path / "histories", np.zeros((count, 1)), np.zeros(count)
     )
-    return stage.Inputs(**given)
+    return spec.Inputs(**given)
 
 
 class Done(NamedTuple):
@@ -103,14 +101,14 @@ class Done(NamedTuple):
     metrics: Mapping[str, float]
 
 
-def run(path: Path, inputs: stage.Inputs, config: Config = SMALL, **execution: Any) -> Done:
+def run(path: Path, inputs: spec.Inputs, config: Settings = SMALL, **execution: Any) -> Done:
     """Runs the stage."""
-    outputs = stage.Outputs(
+    outputs = spec.Outputs(
         latents=DatasetOutput(path / "latents"), quantizer=FolderOutput(path / "quantizer")
     )
     for output in vars(outputs).values():
         output.prepare()
-    metrics = stage.run(config, inputs, outputs, stage.Execution(device="cpu", **execution))
+    metrics = stage.run(job(config, inputs, outputs, spec.Execution(device="cpu", **execution)))
     for output in vars(outputs).values():
         output.commit({})
     return Done(Artifact.open(outputs.latents.path), outputs.quantizer.path, metrics)

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from components.baselines import main as stage
+from components.baselines import spec
 from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
-from macrec.core.stage import execute
+from macrec.core.executor import execute
 from macrec.data import schema
 from tests.artifacts import dataset
 
@@ -76,19 +76,19 @@ def random_vectors(items: int = ITEMS, seed: int = 0) -> dict[str, list[Any]]:
 VECTORS = ("text_embeddings", "image_embeddings")
 
 
-def inputs(data: Path) -> stage.Inputs:
+def inputs(data: Path) -> spec.Inputs:
     """What lies in the folder."""
     names = ("sequences", "items", *(name for name in VECTORS if (data / name).is_dir()))
-    return stage.Inputs(**{name: Artifact.open(data / name) for name in names})
+    return spec.Inputs(**{name: Artifact.open(data / name) for name in names})
 
 
 def run(data: Path, out: Path, model: str, *settings: str, **config: Any) -> Done:
     """The stage, without a store."""
-    outputs = stage.Outputs(
+    outputs = spec.Outputs(
         predictions=DatasetOutput(out / "predictions"), fitted=FolderOutput(out / "fitted")
     )
-    asked = stage.Config(model=model, settings=settings, **config)
-    execution = stage.Execution(device="cpu", threads=1, batch_size=64)
-    result = execute(stage, asked, inputs(data), outputs, execution)
+    asked = spec.Settings(model=model, settings=settings, **config)
+    execution = spec.Execution(device="cpu", threads=1, batch_size=64)
+    result = execute(spec.STAGE, asked, inputs(data), outputs, execution)
     opened = {name: Artifact.open(o.path) for name, o in vars(outputs).items()}
     return Done(result.metrics, **opened)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from components.train import main as stage
+from components.train import spec, stage
 from components.train.generator_training import Trained, prepare, train
 from components.train.rows import TASKS, TrainingData, training_data
 from macrec.core.artifact import FolderOutput
@@ -17,12 +17,13 @@ from macrec.data.sequences import Sequences
 from macrec.generator.model import ModelSize, build_model
 from macrec.generator.tokens import Int32Array, Vocabulary
 from tests.artifacts import dataset
+from tests.jobs import job
 
 CPU = torch.device("cpu")
 ITEMS, LEVELS, CODES = 12, 3, 4
 VOCABULARY = Vocabulary(LEVELS, CODES)
 SIZE = ModelSize(d_model=16, d_ff=32, d_kv=8, layers=2, heads=2, dropout=0.0)
-SMALL = stage.Config(
+SMALL = spec.Settings(
     d_model=16,
     d_ff=32,
     d_kv=8,
@@ -85,7 +86,7 @@ def small_model(seed: int = 0, size: ModelSize = SIZE) -> Any:
     return build_model(VOCABULARY, size)
 
 
-def stage_inputs(folder: Path, histories: list[list[int]], item_codes: Codes) -> stage.Inputs:
+def stage_inputs(folder: Path, histories: list[list[int]], item_codes: Codes) -> spec.Inputs:
     """Histories and codes as artifacts of the stages before."""
     items = len(item_codes[0])
     moved = np.full(items, -1, np.int8)
@@ -102,7 +103,7 @@ def stage_inputs(folder: Path, histories: list[list[int]], item_codes: Codes) ->
         "item_index": histories,
         "timestamp": [None] * len(histories),
     }
-    return stage.Inputs(
+    return spec.Inputs(
         sequences=dataset(folder / "sequences", schema.SEQUENCES, sequences),
         semantic_ids=dataset(
             folder / "semantic_ids", schema.SEMANTIC_IDS, semantic_ids, codebook_size=CODES
@@ -111,13 +112,13 @@ def stage_inputs(folder: Path, histories: list[list[int]], item_codes: Codes) ->
 
 
 def run_stage(
-    folder: Path, config: stage.Config, inputs: stage.Inputs
+    folder: Path, config: spec.Settings, inputs: spec.Inputs
 ) -> tuple[dict[str, float], dict[str, bytes]]:
     """Runs the stage; its metrics and its files."""
     output = FolderOutput(folder)
     output.prepare()
-    execution = stage.Execution(device="cpu", threads=1)
-    metrics = stage.run(config, inputs, stage.Outputs(recommender=output), execution)
+    execution = spec.Execution(device="cpu", threads=1)
+    metrics = stage.run(job(config, inputs, spec.Outputs(recommender=output), execution))
     return metrics, {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
@@ -134,7 +135,7 @@ def weight_score(model: Any) -> float:
     return total * 7.0 % 1.0
 
 
-def train_small(config: stage.Config = SMALL, score: Any = weight_score, **settings: Any) -> Run:
+def train_small(config: spec.Settings = SMALL, score: Any = weight_score, **settings: Any) -> Run:
     """Trains from seeded weights on random histories."""
     prepare(config.seed, "cpu", 1)
     model = build_model(VOCABULARY, config.model_size)

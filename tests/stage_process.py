@@ -29,7 +29,7 @@ class StageProcess(NamedTuple):
         """The running stage; what it logs comes from `stderr`."""
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
         command = [sys.executable, *([*torchrun, str(processes)] if processes > 1 else [])]
-        command += ["-m", f"components.{self.stage}.main", "--device", "cpu"]
+        command += ["-m", "components", self.stage, "--device", "cpu"]
         places = {"out": self.folder / out, "store": self.folder / store}
         command += flags(self.inputs, self.settings | places)
         limits = {

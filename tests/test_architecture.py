@@ -5,65 +5,126 @@ import dataclasses
 import importlib
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+from components.stages import STAGES
 from macrec.core.parameters import fields
-from pipelines.dag.run_form import STAGES, stage
+from macrec.core.stage import Stage
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "sklearn", "polars", "PIL", "kfp", "scipy", "google.cloud")
+# From the bottom: a file imports from its own package and from those before it in the list.
+LAYERS = (
+    "macrec",
+    "macrec.core",
+    "macrec.compute",
+    "macrec.data",
+    "macrec.tokenizer",
+    "macrec.generator",
+    "macrec.ranking",
+    "macrec.metrics",
+    "macrec.report",
+    "macrec.sample",
+    "components",
+    "pipelines",
+    "pipelines.dag",
+    "pipelines.local",
+    "pipelines.cluster",
+    "pipelines.bench",
+    "pipelines.cli",
+)
+# Basenames that stand in every stage or package.
+REPEATED = ("__init__", "__main__", "spec", "stage")
+FOLDERS = ("src", "components", "pipelines")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
-def imports(path: Path) -> set[str]:
-    found: set[str] = set()
+def module_of(path: Path) -> str:
+    """The dotted name of a file."""
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removeprefix("src.").removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in SOURCES}
+
+
+def imports(path: Path) -> Iterator[tuple[ast.stmt, str]]:
+    """Every import of a file, wherever it stands: the statement and the module it names."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
+            for alias in node.names:
+                below = f"{node.module}.{alias.name}"
+                yield node, below if below in MODULES else node.module
 
 
-def sources(folder: str) -> list[Path]:
-    return sorted((ROOT / folder).rglob("*.py"))
+def layer(module: str) -> int:
+    """The place of a module's package in LAYERS."""
+    return max(k for k, name in enumerate(LAYERS) if f"{module}.".startswith(f"{name}."))
 
 
-def test_macrec_imports_neither_components_nor_pipelines():
-    for path in sources("src/macrec"):
-        upward = {m for m in imports(path) if m.split(".")[0] in ("components", "pipelines", "kfp")}
-        assert not upward, f"{path.relative_to(ROOT)} imports {upward}"
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_imports_from_a_layer_above_it(module):
+    upward = {m for _, m in imports(MODULES[module]) if m in MODULES and layer(m) > layer(module)}
+    assert not upward, f"{module} imports {upward}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """An import within a function, or for types alone, counts as any other."""
+    graph = {m: {i for _, i in imports(p) if i in MODULES} - {m} for m, p in MODULES.items()}
+    TopologicalSorter(graph).prepare()
+
+
+def test_no_basename_stands_twice():
+    names = Counter(path.stem for path in SOURCES if path.stem not in REPEATED)
+    assert not {name for name, count in names.items() if count > 1}
 
 
 def test_a_stage_imports_no_other_stage_and_no_kfp():
-    shared = {"components.kfp_component"}
-    for name in STAGES:
-        own = f"components.{name}"
-        for path in sources(f"components/{name}"):
-            found = imports(path) - ({"kfp"} | shared if path.name == "component.py" else set())
+    for stage in STAGES:
+        for path in (ROOT / "components" / stage.name).glob("*.py"):
             wrong = {
                 m
-                for m in found
+                for _, m in imports(path)
                 if m.split(".")[0] in ("kfp", "pipelines")
-                or (m.startswith("components.") and not m.startswith(own))
+                or (m.startswith("components.") and not m.startswith(stage.package))
             }
             assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
+def test_helpers_of_a_stage_import_its_spec_and_never_its_stage():
+    for stage in STAGES:
+        for path in (ROOT / "components" / stage.name).glob("*.py"):
+            assert f"{stage.package}.stage" not in {m for _, m in imports(path)}, path
+
+
+def test_components_import_at_the_heads_of_their_files():
+    """What must be light is so by spec.py, and not by imports within functions."""
+    for stage in STAGES:
+        for path in (ROOT / "components" / stage.name).glob("*.py"):
+            within = [node.lineno for node, _ in imports(path) if node.col_offset]
+            assert not within, f"{path.relative_to(ROOT)}: lines {within}"
+
+
 def test_every_stage_is_a_folder_with_both_files():
-    folders = {p.parent.name for p in (ROOT / "components").glob("*/component.py")}
-    assert folders == {p.parent.name for p in (ROOT / "components").glob("*/main.py")}
-    assert folders == set(STAGES)
+    folders = {p.parent.name for p in (ROOT / "components").glob("*/spec.py")}
+    assert folders == {p.parent.name for p in (ROOT / "components").glob("*/stage.py")}
+    assert folders == {stage.name for stage in STAGES}
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_is_light_to_import(name):
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_stage_is_light_to_import(stage):
     """A finished stage is handed over in a second: nothing heavy is loaded to find that out."""
     program = (
-        f"import sys, components.{name}.main as stage\n"
+        f"import sys; from components.{stage.name}.spec import STAGE\n"
         "from macrec.core.fingerprint import code_version\n"
-        "code_version(stage)\n"
+        "code_version(STAGE)\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
     command = [sys.executable, "-c", program]
@@ -71,14 +132,13 @@ def test_a_stage_is_light_to_import(name):
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_every_field_is_documented_and_has_a_default(name):
-    module = stage(name)
-    for cls in (module.Config, module.Execution, module.Inputs, module.Outputs):
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_field_is_documented_and_has_a_default(stage: Stage):
+    for cls in (stage.settings, stage.execution, stage.inputs, stage.outputs):
         assert cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}(")
         for parameter in fields(cls):
-            assert parameter.doc, f"{name}.{cls.__name__}.{parameter.name} has no docstring"
-    for cls in (module.Config, module.Execution):
+            assert parameter.doc, f"{stage.name}.{cls.__name__}.{parameter.name} has no docstring"
+    for cls in (stage.settings, stage.execution):
         for parameter in fields(cls):
             assert parameter.default is not dataclasses.MISSING
         assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
@@ -87,11 +147,11 @@ def test_every_field_is_documented_and_has_a_default(name):
 def test_no_file_speaks_of_this_machine():
     """No absolute path of a developer's machine in what is shipped."""
     home = str(Path.home())
-    for path in [*sources("src"), *sources("components"), *sources("pipelines")]:
+    for path in SOURCES:
         assert home not in path.read_text()
 
 
 def test_modules_can_be_imported_on_their_own():
-    for path in [*sources("src/macrec"), *sources("components"), *sources("pipelines")]:
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("src.")
-        importlib.import_module(module.removesuffix(".__init__"))
+    for module in MODULES:
+        if not module.endswith("__main__"):
+            importlib.import_module(module)

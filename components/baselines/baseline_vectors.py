@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 from torch import nn
 
@@ -90,8 +91,6 @@ def clustered(modality: Modality, clusters: int, seed: int) -> Clusters:
 
     One thread, so that the sums are those of every machine; the same seed gives the same clusters.
     """
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-
     kept_KE = modality.matrix_NE[modality.present_N]
     kind = KMeans if len(kept_KE) <= ALL_AT_ONCE else MiniBatchKMeans
     settings: dict[str, Any] = {"n_init": 1, "random_state": seed}

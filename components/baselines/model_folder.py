@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
+from components.baselines.entries import ModelName
 from components.baselines.interface import Data, Fitted, Model
-from components.baselines.registry import ModelName, baseline
+from components.baselines.registry import baseline
 from macrec.core.artifact import Artifact
 from macrec.data.sequences import Sequences
 
@@ -19,8 +21,6 @@ CURVE: Final = "history.json"
 
 def save(folder: Path, name: ModelName, config: Any, data: Data, fitted: Fitted) -> None:
     """Writes the model; the same model gives the same bytes."""
-    from safetensors.numpy import save_file
-
     state = {key: np.ascontiguousarray(value) for key, value in fitted.model.state().items()}
     save_file(state, folder / WEIGHTS)
     told = {
@@ -35,8 +35,6 @@ def save(folder: Path, name: ModelName, config: Any, data: Data, fitted: Fitted)
 
 def load(fitted: Artifact) -> Model:
     """The model that the stage has left, on a CPU."""
-    from safetensors.numpy import load_file
-
     told = json.loads(fitted.file(CONFIG).read_bytes())
     module = baseline(told["model"])
     nobody = Sequences(np.zeros(0, np.int32), np.zeros(1, np.int64))

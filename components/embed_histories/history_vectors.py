@@ -10,20 +10,20 @@ million items with 58 million pairs took 2.3 GB; at a window of 3 they can have 
 N items, K training interactions, P pairs, D components
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
+from sklearn.utils.extmath import row_norms
 from threadpoolctl import threadpool_limits
 
+from components.embed_histories.spec import Settings
 from macrec.core.artifact import Artifact
-from macrec.core.stage import log
+from macrec.core.progress import log
 from macrec.data.cooccurrence import Matrix, count_neighbours
 from macrec.data.sequences import read_sequences
-
-if TYPE_CHECKING:
-    from components.embed_histories.main import Config
 
 LEAST_SHARE = 0.001
 """Below this share of the length of an item's row of the matrix, its vector is but the error of the
@@ -52,7 +52,7 @@ def no_vectors(met_N: NDArray[np.int64], interactions: int = 0) -> HistoryVector
     return HistoryVectors(matrix_N1, np.zeros(len(met_N), bool), met_N, interactions)
 
 
-def embed(sequences: Artifact, items: int, config: "Config") -> HistoryVectors:
+def embed(sequences: Artifact, items: int, config: Settings) -> HistoryVectors:
     """The vectors of all items, from the training parts of the histories alone.
 
     Raises:
@@ -104,9 +104,6 @@ def _factorised(
     information_NN: Matrix, dim: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
     """Singular vectors times singular values, rows of length one; which are valid; the energy."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.utils.extmath import row_norms
-
     model: Any = TruncatedSVD(dim, random_state=seed)
     # Threads add up their shares in the order in which they end: one thread, one result.
     with threadpool_limits(1):

@@ -25,7 +25,7 @@ from components.embed_image.pictures import (
 from macrec.compute.sharding import shard_range
 from macrec.core.artifact import Artifact, Source
 from macrec.core.errors import UserError, check
-from macrec.core.stage import Progress, log
+from macrec.core.progress import Progress, log
 from macrec.data.embedding_cache import KEY, EmbeddingCache
 from macrec.data.embeddings import MISSING, OK, ROWS_AT_ONCE, Vectors, spooled_matrix
 

@@ -12,7 +12,7 @@ import torch
 from macrec.compute.device import choose_device
 from macrec.core.artifact import Source
 from macrec.core.errors import check
-from macrec.core.stage import Progress
+from macrec.core.progress import Progress
 from macrec.data import encoders
 from macrec.data.embeddings import MISSING, OK, Vectors
 

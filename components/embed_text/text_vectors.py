@@ -9,7 +9,7 @@ import pyarrow as pa
 from components.embed_text.text_encoder import TextEncoder
 from macrec.compute.sharding import shard_range
 from macrec.core.artifact import Artifact
-from macrec.core.stage import Progress
+from macrec.core.progress import Progress
 from macrec.data.embedding_cache import KEY, EmbeddingCache
 from macrec.data.embeddings import OK, ROWS_AT_ONCE, Vectors
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from macrec.core import stage
+from macrec.core.progress import log
+from macrec.core.stage import Metrics
 from macrec.tokenizer.measures import has_codes
 from macrec.tokenizer.renewal import Renewed
 
 
-def figures(row_N: np.ndarray, before: int, renewed: Mapping[str, Renewed]) -> stage.Metrics:
+def figures(row_N: np.ndarray, before: int, renewed: Mapping[str, Renewed]) -> Metrics:
     """Counts of the catalogue, and of each modality under its name.
 
     `items`, `new`, `removed`. Per modality: `items` with codes, `new` ones without codes before,
@@ -26,8 +27,8 @@ def figures(row_N: np.ndarray, before: int, renewed: Mapping[str, Renewed]) -> s
     """
     still = int((row_N >= 0).sum())
     counts = {"items": len(row_N), "new": len(row_N) - still, "removed": before - still}
-    stage.log.info("%s items: %s new, %s removed", *(f"{count:,}" for count in counts.values()))
-    result: stage.Metrics = {name: float(count) for name, count in counts.items()}
+    log.info("%s items: %s new, %s removed", *(f"{count:,}" for count in counts.values()))
+    result: Metrics = {name: float(count) for name, count in counts.items()}
     for name, after in renewed.items():
         has_N = has_codes(after.version.codes_NL)
         had, same = int(after.had_N.sum()), int(after.same_N.sum())
@@ -40,7 +41,7 @@ def figures(row_N: np.ndarray, before: int, renewed: Mapping[str, Renewed]) -> s
             "kept": same,
             "churn": (had - same) / had if had else 0.0,
         }
-        stage.log.info(
+        log.info(
             "%s codes: %s items, %s of them new, %s changed, %s kept; churn %.2f %%",
             name,
             *(f"{own[figure]:,}" for figure in ("items", "new", "changed", "kept")),

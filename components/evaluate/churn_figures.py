@@ -1,15 +1,11 @@
 """How the semantic IDs differ from those of an earlier run, if one is given."""
 
-from typing import TYPE_CHECKING
-
+from components.evaluate.spec import Inputs
 from macrec.core.artifact import Artifact
 from macrec.tokenizer.churn import Churn, compare
 
-if TYPE_CHECKING:
-    from components.evaluate.main import Inputs
 
-
-def measure_churn(inputs: "Inputs") -> dict[str, Churn]:
+def measure_churn(inputs: Inputs) -> dict[str, Churn]:
     """By modality; nothing without an earlier run.
 
     Raises:

@@ -9,9 +9,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageOps
 
 from macrec.core.artifact import Artifact, Source
-from macrec.core.storage.local import is_remote, open_storage
+from macrec.core.storage.uris import is_remote, open_storage
 from macrec.data.split import Split
 from macrec.ranking.fusion import Weights, best_lists
 from macrec.ranking.ranker import Ranker
@@ -124,8 +125,6 @@ def thumbnail(root: Path, uri: str) -> str | None:
     None too for a path that leaves the root, be it by a symbolic link, and for what expands to
     more than MAX_PIXELS.
     """
-    from PIL import Image, ImageOps
-
     try:
         path = (root / uri).resolve()
         if not _plain(uri) or not path.is_relative_to(root.resolve()) or not path.is_file():

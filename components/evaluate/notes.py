@@ -1,15 +1,11 @@
 """The sentences under the report's headline: what a reader of the table must know."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from components.evaluate.spec import Settings
 from components.evaluate.systems import BOOTSTRAP_STREAM, Evaluated, WeightChoice
 from macrec.generator.tokens import MODALITIES, Modality
 from macrec.metrics.ranking_metrics import bootstrap
-
-if TYPE_CHECKING:
-    from components.evaluate.main import Config
 
 
 def sides(modalities: tuple[Modality, ...]) -> str:
@@ -20,7 +16,7 @@ def sides(modalities: tuple[Modality, ...]) -> str:
 
 
 def notes(
-    config: "Config",
+    config: Settings,
     choice: WeightChoice,
     evaluated: Evaluated,
     drop_seen: bool,
@@ -58,7 +54,7 @@ def notes(
     )
 
 
-def _fusion_gain(config: "Config", evaluated: Evaluated) -> str:
+def _fusion_gain(config: Settings, evaluated: Evaluated) -> str:
     """The fused list against the best single modality."""
     singles = [name for name in evaluated.systems if name.startswith(("text", "image"))]
     best = _best(singles, evaluated)
@@ -66,7 +62,7 @@ def _fusion_gain(config: "Config", evaluated: Evaluated) -> str:
     return _gain(told, "fused", best, config, evaluated)
 
 
-def _hybrid_gain(config: "Config", evaluated: Evaluated) -> str:
+def _hybrid_gain(config: Settings, evaluated: Evaluated) -> str:
     """The hybrid list against the better of its two parts."""
     best = _best(["neighbours", evaluated.generated], evaluated)
     return _gain(f"Hybrid minus the better of the two ({best})", "hybrid", best, config, evaluated)
@@ -76,7 +72,7 @@ def _best(names: list[str], evaluated: Evaluated) -> str:
     return max(names, key=lambda name: float(evaluated.systems[name].values["ndcg_10"].mean()))
 
 
-def _gain(told: str, name: str, other: str, config: "Config", evaluated: Evaluated) -> str:
+def _gain(told: str, name: str, other: str, config: Settings, evaluated: Evaluated) -> str:
     """A difference user by user."""
     ndcg = [evaluated.systems[system].values["ndcg_10"] for system in (name, other)]
     generator = np.random.default_rng([config.seed, BOOTSTRAP_STREAM])

@@ -7,19 +7,17 @@ and by what the next item has codes of. T test users, N items.
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from components.evaluate.spec import Settings
 from components.evaluate.systems import BOOTSTRAP_STREAM, Evaluated
 from macrec.data.split import Split
 from macrec.generator.model import Recommender
 from macrec.generator.tokens import Modality, has_code
 from macrec.metrics.ranking_metrics import POPULARITY, Interval, bootstrap, popularity_groups
-
-if TYPE_CHECKING:
-    from components.evaluate.main import Config
 
 FILE: Final = "slices.json"
 METRICS: Final = ("hr_10", "ndcg_10")
@@ -40,7 +38,7 @@ class Slice(NamedTuple):
 
 
 def measure_slices(
-    config: "Config", split: Split, evaluated: Evaluated, recommender: Recommender
+    config: Settings, split: Split, evaluated: Evaluated, recommender: Recommender
 ) -> tuple[Slice, ...]:
     """HR@10 and NDCG@10 of every group that has users, each with its bootstrap interval."""
     values = {

@@ -1,13 +1,14 @@
 """Fills the run report from the artifacts and from what the evaluation found."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
 from components.evaluate import curves, notes
 from components.evaluate.example_users import Cards, choose_users, example_users
 from components.evaluate.slices import Slice
+from components.evaluate.spec import Inputs, Outputs, Settings
 from components.evaluate.systems import (
     BOOTSTRAP_STREAM,
     EXAMPLES_STREAM,
@@ -38,16 +39,13 @@ from macrec.report import (
 from macrec.tokenizer.churn import Churn
 from macrec.tokenizer.item_vectors_from_histories import items_met
 
-if TYPE_CHECKING:
-    from components.evaluate.main import Config, Inputs, Outputs
-
 METRIC_NAMES: Final = {"hr": "HR", "ndcg": "NDCG", "mrr": "MRR"}
 
 
 def write_report(
-    config: "Config",
-    inputs: "Inputs",
-    outputs: "Outputs",
+    config: Settings,
+    inputs: Inputs,
+    outputs: Outputs,
     ranker: Ranker,
     split: Split,
     choice: WeightChoice,
@@ -92,7 +90,7 @@ def write_report(
     outputs.summary.write_text(render_markdown(report))
 
 
-def _names(config: "Config") -> dict[str, tuple[str, Role]]:
+def _names(config: Settings) -> dict[str, tuple[str, Role]]:
     """Each system as the report names it, in the order of the table."""
     wide = f"{config.single_modality_beams} beams"
     return {
@@ -110,7 +108,7 @@ def _names(config: "Config") -> dict[str, tuple[str, Role]]:
 
 
 def _systems(
-    config: "Config", evaluated: Evaluated, names: dict[str, tuple[str, Role]]
+    config: Settings, evaluated: Evaluated, names: dict[str, tuple[str, Role]]
 ) -> tuple[System, ...]:
     shown: list[System] = []
     for key, (name, role) in names.items():
@@ -144,7 +142,7 @@ def _metric_name(metric: str) -> str:
 
 
 def _facts(
-    inputs: "Inputs", split: Split, choice: WeightChoice, modalities: tuple[Modality, ...]
+    inputs: Inputs, split: Split, choice: WeightChoice, modalities: tuple[Modality, ...]
 ) -> tuple[Fact, ...]:
     items, users = inputs.items.rows, len(split.user_ids)
     interactions = len(split.sequences.items)
@@ -185,12 +183,12 @@ def _codebooks(semantic_ids: Artifact, codebook_size: int) -> tuple[CodebookLeve
     return tuple(levels)
 
 
-def _artifacts(inputs: "Inputs") -> dict[str, Artifact]:
+def _artifacts(inputs: Inputs) -> dict[str, Artifact]:
     values = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
     return {name: value for name, value in values.items() if isinstance(value, Artifact)}
 
 
-def _parameters(config: "Config", artifacts: dict[str, Artifact]) -> dict[str, str]:
+def _parameters(config: Settings, artifacts: dict[str, Artifact]) -> dict[str, str]:
     """The settings of every stage that made an input, and of this one."""
     settings: dict[str, str] = {}
     for artifact in artifacts.values():

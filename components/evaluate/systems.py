@@ -9,12 +9,13 @@ Shapes: U users of a chunk, T all test users, K places, N items.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from components.evaluate.spec import Settings
 from macrec.core.progress import Progress, log
 from macrec.data.sequences import seen_pairs
 from macrec.data.split import Cases, Split
@@ -43,9 +44,6 @@ from macrec.ranking.lists import Lists
 from macrec.ranking.neighbour_mix import Mix
 from macrec.ranking.neighbours import AnyNeighbours
 from macrec.ranking.ranker import Ranker
-
-if TYPE_CHECKING:
-    from components.evaluate.main import Config
 
 USERS_AT_ONCE: Final = 16_384
 """Users whose candidates are held in memory together."""
@@ -89,7 +87,7 @@ class Evaluated:
 
 
 def choose_weights(
-    ranker: Ranker, split: Split, config: "Config", known: Mapping[Mix, AnyNeighbours]
+    ranker: Ranker, split: Split, config: Settings, known: Mapping[Mix, AnyNeighbours]
 ) -> WeightChoice:
     """The weights with the best NDCG@10 on validation users, text first, then the neighbours.
 
@@ -154,7 +152,7 @@ def evaluate(
     ranker: Ranker,
     split: Split,
     weights: Weights,
-    config: "Config",
+    config: Settings,
     write: Callable[[pa.Table], None],
 ) -> Evaluated:
     """Ranks for every test user and hands each system's lists to `write` as predictions."""
@@ -187,7 +185,7 @@ def evaluate(
 
 
 def _lists(
-    ranker: Ranker, cases: Cases, weights: Weights, config: "Config", progress: Progress
+    ranker: Ranker, cases: Cases, weights: Weights, config: Settings, progress: Progress
 ) -> Iterator[tuple[str, Lists]]:
     candidates = ranker.candidates(cases.histories, config.beams, progress)
     for modality in ranker.modalities:
@@ -200,14 +198,14 @@ def _lists(
         yield "hybrid", best_lists(candidates, weights, config.top_k)
 
 
-def _wide(ranker: Ranker, cases: Cases, config: "Config") -> Iterator[tuple[str, Lists]]:
+def _wide(ranker: Ranker, cases: Cases, config: Settings) -> Iterator[tuple[str, Lists]]:
     beams = config.single_modality_beams
     for modality in ranker.modalities if beams else ():
         yield f"{modality}_wide", ranker.search(cases.histories, modality, beams, config.top_k)
 
 
 def _fused(
-    ranker: Ranker, candidates: Candidates, weights: Weights, config: "Config"
+    ranker: Ranker, candidates: Candidates, weights: Weights, config: Settings
 ) -> Iterator[tuple[str, Lists]]:
     if config.published_fusion:
         levels = ranker.recommender.vocabulary.levels

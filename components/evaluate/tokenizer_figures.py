@@ -4,12 +4,14 @@ N items, L levels, M codewords, D latent dimension; R rows with codes.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load_file
 
 from components.evaluate.curves import read_history
+from components.evaluate.spec import Inputs
 from macrec.core.artifact import Artifact
 from macrec.data.columns import codes_matrix, embedding_matrix
 from macrec.data.split import Split
@@ -24,9 +26,6 @@ from macrec.tokenizer.measures import (
     shared_code_share,
 )
 from macrec.tokenizer.prefix_lift import PrefixLift, consecutive_pairs, prefix_lift
-
-if TYPE_CHECKING:
-    from components.evaluate.main import Inputs
 
 CODEBOOKS: Final = "codebooks.safetensors"
 LEARNED: Final = ("unexplained_variance", "recall", "candidates")
@@ -45,7 +44,7 @@ class Measured(NamedTuple):
     collisions: tuple[Collisions, ...]
 
 
-def measure(inputs: "Inputs", split: Split, codebook_size: int) -> Measured:
+def measure(inputs: Inputs, split: Split, codebook_size: int) -> Measured:
     """Measures the codes that the recommender was trained on, of the modalities that have any.
 
     To what `measure_tokenizer` names it adds, per modality: the figures of quantize in LEARNED;
@@ -127,9 +126,7 @@ def _tokenizer(modality: Modality, levels: int, figures: Figures, lifts: Lifts) 
     return Tokenizer(modality=modality, prefixes=prefixes)
 
 
-def _collisions(
-    inputs: "Inputs", modality: Modality, after_NL: npt.NDArray[np.int32]
-) -> Collisions:
+def _collisions(inputs: Inputs, modality: Modality, after_NL: npt.NDArray[np.int32]) -> Collisions:
     before_NL = codes_matrix(inputs.latents, f"{modality}_codes")
     moved_N = inputs.semantic_ids.table([f"{modality}_moved"]).column(0).to_numpy()
     by_level = np.bincount(moved_N[moved_N >= 0], minlength=after_NL.shape[1])
@@ -146,7 +143,7 @@ def _collisions(
 
 
 def _displacement(
-    inputs: "Inputs",
+    inputs: Inputs,
     modality: Modality,
     before_NL: npt.NDArray[np.int32],
     after_NL: npt.NDArray[np.int32],
@@ -155,8 +152,6 @@ def _displacement(
 
     0 where none moved, None where the quantizer's folder holds no codebooks of this modality.
     """
-    from safetensors.numpy import load_file
-
     if not inputs.quantizer.has(CODEBOOKS):
         return None
     codebooks_LMD = load_file(inputs.quantizer.file(CODEBOOKS)).get(modality)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from components.prepare_data.findings import Tally, mask, pc, source_problems
+from components.prepare_data.findings import Tally, mask, pc
 from components.prepare_data.readers import TEXT, Chunk, Reader, is_blank
+from components.prepare_data.source_problems import source_problems
+from components.prepare_data.spec import Settings
 from components.prepare_data.text_rows import Kind
-
-if TYPE_CHECKING:
-    from components.prepare_data.main import Config
 
 ROWS = 8_192  # descriptions are long
 GROUP_BYTES = 128 << 20  # of texts that are written together
@@ -35,14 +33,14 @@ class Catalogue:
     look_alikes: int = 0
 
 
-def text_columns(config: Config) -> tuple[str, ...]:
+def text_columns(config: Settings) -> tuple[str, ...]:
     """The columns joined into the text; by default title and description."""
     if config.text_columns == type(config).text_columns:
         return (config.title_column, "description")
     return config.text_columns
 
 
-def _settings(config: Config) -> dict[str, str]:
+def _settings(config: Settings) -> dict[str, str]:
     """Which setting names each column to read."""
     settings = {name: "text_columns" for name in text_columns(config)}
     if config.image_column:
@@ -54,7 +52,7 @@ def _settings(config: Config) -> dict[str, str]:
     }
 
 
-def _optional(config: Config) -> set[str]:
+def _optional(config: Settings) -> set[str]:
     """Columns that may be absent: those that only a default names."""
     optional: set[str] = set()
     if config.text_columns == type(config).text_columns:
@@ -64,14 +62,14 @@ def _optional(config: Config) -> set[str]:
     return optional - {config.item_id_column, config.title_column}
 
 
-def _kinds(config: Config) -> dict[str, Kind]:
+def _kinds(config: Settings) -> dict[str, Kind]:
     return {name: "id" if name == config.item_id_column else "text" for name in _settings(config)}
 
 
 class _Scan:
     """Collects over the chunks of a pass."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Settings) -> None:
         self.config = config
         self.ids: list[pa.Array] = []
         self.has_image: list[np.ndarray] = []
@@ -99,7 +97,7 @@ class _Scan:
         return Catalogue(pa.concat_arrays(self.ids), *arrays)
 
 
-def read_catalogue(config: Config, path: Path) -> Catalogue:
+def read_catalogue(config: Settings, path: Path) -> Catalogue:
     """One pass over the catalogue that finds all that is wrong with it.
 
     Raises:
@@ -130,7 +128,7 @@ def read_catalogue(config: Config, path: Path) -> Catalogue:
     return found
 
 
-def _id_problems(name: str, config: Config, ids: pa.Array, no_id: Tally) -> Iterator[str]:
+def _id_problems(name: str, config: Settings, ids: pa.Array, no_id: Tally) -> Iterator[str]:
     if no_id.count:
         yield (
             f"{name}: {no_id.count:,} of {len(ids):,} rows have no item id "
@@ -168,7 +166,7 @@ def _warn_of_look_alikes(name: str, found: Catalogue) -> None:
     )
 
 
-def image_paths(config: Config, chunk: Chunk) -> pa.Array:
+def image_paths(config: Settings, chunk: Chunk) -> pa.Array:
     """Paths of the pictures as the catalogue states them; null where there is none."""
     if not config.image_column:
         return pa.nulls(chunk.rows, TEXT)
@@ -176,7 +174,7 @@ def image_paths(config: Config, chunk: Chunk) -> pa.Array:
     return pc.if_else(pa.array(is_blank(column)), pa.scalar(None, TEXT), column)
 
 
-def joined_text(config: Config, chunk: Chunk) -> pa.Array:
+def joined_text(config: Settings, chunk: Chunk) -> pa.Array:
     """The text columns, a line each. Fields that are empty, white space or "." are left out."""
     text = pa.repeat(pa.scalar("", TEXT), chunk.rows)
     for name in text_columns(config):
@@ -187,7 +185,7 @@ def joined_text(config: Config, chunk: Chunk) -> pa.Array:
     return text
 
 
-def item_batches(config: Config, path: Path, keep: np.ndarray) -> Iterator[pa.RecordBatch]:
+def item_batches(config: Settings, path: Path, keep: np.ndarray) -> Iterator[pa.RecordBatch]:
     """The items artifact: a second pass over the catalogue, so that no more than a chunk is held.
 
     Args:

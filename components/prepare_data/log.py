@@ -7,20 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from components.prepare_data.catalogue import look_alike_form
-from components.prepare_data.findings import FIRST, Tally, pc, source_problems
+from components.prepare_data.findings import FIRST, Tally, pc
+from components.prepare_data.interactions import Interactions
 from components.prepare_data.readers import TEXT, Chunk, Reader, is_blank
-from components.prepare_data.sequences import Interactions
+from components.prepare_data.source_problems import source_problems
+from components.prepare_data.spec import Settings
 from components.prepare_data.text_rows import Kind
 from components.prepare_data.timestamps import to_microseconds
-
-if TYPE_CHECKING:
-    from components.prepare_data.main import Config
 
 ROWS = 131_072
 UNKNOWN_SHARE = 0.01
@@ -75,7 +73,7 @@ class Log:
     warnings: list[str] = field(default_factory=list[str])
 
 
-def _settings(config: Config) -> dict[str, str]:
+def _settings(config: Settings) -> dict[str, str]:
     """Which setting names each column to read."""
     settings = {
         config.user_id_column: "user_id_column",
@@ -89,7 +87,7 @@ def _settings(config: Config) -> dict[str, str]:
 class _Scan:
     """Collects over the chunks of a pass."""
 
-    def __init__(self, config: Config, items: pa.LargeStringArray) -> None:
+    def __init__(self, config: Settings, items: pa.LargeStringArray) -> None:
         self.config = config
         self.users, self.items = IdCodes(pa.array([], TEXT)), IdCodes(items)
         self.micros: list[np.ndarray] = []
@@ -124,7 +122,7 @@ class _Scan:
         return Log(self.rows, arrays, self.users.ids, 0)
 
 
-def read_log(config: Config, path: Path, items: pa.LargeStringArray) -> Log:
+def read_log(config: Settings, path: Path, items: pa.LargeStringArray) -> Log:
     """One pass over the log that finds all that is wrong with it.
 
     Args:
@@ -161,7 +159,7 @@ def read_log(config: Config, path: Path, items: pa.LargeStringArray) -> Log:
     return log
 
 
-def _time_problems(name: str, config: Config, scan: _Scan) -> Iterator[str]:
+def _time_problems(name: str, config: Settings, scan: _Scan) -> Iterator[str]:
     column = config.timestamp_column
     if scan.no_time.count:
         yield (
@@ -197,7 +195,7 @@ def _warn_of_odd_years(name: str, log: Log) -> None:
 
 
 def _judge_unknown_items(
-    name: str, config: Config, log: Log, items: pa.Array, ids: pa.LargeStringArray
+    name: str, config: Settings, log: Log, items: pa.Array, ids: pa.LargeStringArray
 ) -> None:
     """Counts rows of items that the catalogue lacks; more than 1 % of them is a problem."""
     log.unknown_rows = int(np.count_nonzero(log.interactions.item >= len(items)))

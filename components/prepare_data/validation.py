@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from components.prepare_data.catalogue import Catalogue, read_catalogue
 from components.prepare_data.findings import pc
-from components.prepare_data.log import Log, read_log
-from components.prepare_data.readers import TEXT
-from components.prepare_data.sequences import (
+from components.prepare_data.interactions import (
     SHORTEST,
     Interactions,
     Round,
@@ -22,10 +19,10 @@ from components.prepare_data.sequences import (
     users_with_tie_at_split,
     without_duplicates,
 )
+from components.prepare_data.log import Log, read_log
+from components.prepare_data.readers import TEXT
+from components.prepare_data.spec import Settings
 from macrec.core.errors import UserError
-
-if TYPE_CHECKING:
-    from components.prepare_data.main import Config
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class ValidationReport:
         return self.prepared
 
 
-def validate(config: Config, items_path: Path, interactions_path: Path) -> ValidationReport:
+def validate(config: Settings, items_path: Path, interactions_path: Path) -> ValidationReport:
     """Reads and checks catalogue and log.
 
     Args:
@@ -102,7 +99,7 @@ def validate(config: Config, items_path: Path, interactions_path: Path) -> Valid
 
 
 def _filter(
-    config: Config, catalogue: Catalogue, log: Log, report: ValidationReport
+    config: Settings, catalogue: Catalogue, log: Log, report: ValidationReport
 ) -> list[Round]:
     """Drops what the settings say, and counts it; returns what each round of the k-core left."""
     items, users = len(catalogue.ids), len(log.user_ids)
@@ -148,7 +145,7 @@ def _filter(
     return stages
 
 
-def _judge(config: Config, stages: list[Round], report: ValidationReport) -> None:
+def _judge(config: Settings, stages: list[Round], report: ValidationReport) -> None:
     """Checks that something is left, and warns of splits that the time does not decide."""
     users, tied = report.metrics["users"], report.metrics["users_with_tie_at_split"]
     if users == 0 or report.metrics["items"] < 2:

@@ -5,18 +5,17 @@ N items, R rows that have a vector, B rows of a batch, D components, K clusters
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans, MiniBatchKMeans, kmeans_plusplus
 from threadpoolctl import threadpool_limits
 
+from components.pseudo_label.spec import Settings
 from macrec.core.errors import UserError
-from macrec.core.stage import log
+from macrec.core.progress import log
 from macrec.data.vectors import Rows
-
-if TYPE_CHECKING:
-    from components.pseudo_label.main import Config
 
 ROWS_AT_ONCE = 2_048
 """Rows copied at a time where the result does not depend on it."""
@@ -55,7 +54,7 @@ class Vectors:
             yield part, self.read(part)
 
 
-def cluster(matrix_ND: Rows, valid_N: NDArray[np.bool_], config: "Config", name: str) -> Clustering:
+def cluster(matrix_ND: Rows, valid_N: NDArray[np.bool_], config: Settings, name: str) -> Clustering:
     """Clusters the valid rows; without any, there is no cluster.
 
     Raises:
@@ -114,10 +113,8 @@ def count_distinct(vectors: Vectors, name: str) -> int:
 
 
 def _fit_in_memory(
-    vectors: Vectors, clusters: int, config: "Config"
+    vectors: Vectors, clusters: int, config: Settings
 ) -> tuple[NDArray[np.int32], float]:
-    from sklearn.cluster import KMeans
-
     settings: dict[str, Any] = {
         "init": "k-means++",
         "n_init": 1,
@@ -132,10 +129,8 @@ def _fit_in_memory(
 
 
 def _fit_streamed(
-    vectors: Vectors, clusters: int, config: "Config"
+    vectors: Vectors, clusters: int, config: Settings
 ) -> tuple[NDArray[np.int32], float]:
-    from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
-
     rng = np.random.default_rng(config.seed)
     items, batch = len(vectors.rows), max(config.batch_items, clusters)
     sample = rng.permutation(items)[: max(batch, 8 * clusters)]

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from components.quantize.config import Config
 from components.quantize.data import Catalogue, items
 from components.quantize.quantizer_training import Trained
+from components.quantize.spec import Settings
 from macrec.core.errors import check
 from macrec.tokenizer.measures import measure_tokenizer
 from macrec.tokenizer.quantizer import Encoded
@@ -32,7 +32,7 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    trained: Trained, catalogue: Catalogue, config: Config, on_chunk: OnChunk = lambda _: None
+    trained: Trained, catalogue: Catalogue, config: Settings, on_chunk: OnChunk = lambda _: None
 ) -> Evaluation:
     """Encodes every item with the model of the last epoch and measures the codes.
 
@@ -96,7 +96,7 @@ def _every_kth(present_N: torch.Tensor) -> torch.Tensor:
     return present_N & (place_N % max(stride, 1) == 0)
 
 
-def _check_perplexity(figures: Mapping[str, float], config: Config, count: int) -> None:
+def _check_perplexity(figures: Mapping[str, float], config: Settings, count: int) -> None:
     floor = config.min_perplexity_share * config.codebook_size
     low = [
         f"{name} level {level}: perplexity {figures[f'{name}_perplexity_{level}']:.1f}, fullest "

@@ -4,27 +4,26 @@ N items, L levels
 """
 
 import shutil
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from macrec.core import stage
+from components.quantize.spec import Inputs, Outputs
 from macrec.core.artifact import MANIFEST, Artifact, FolderOutput, Source
 from macrec.core.errors import check
+from macrec.core.progress import log
+from macrec.core.stage import Metrics
 from macrec.tokenizer import frozen_codes
+from macrec.tokenizer.measures import has_codes, measure_tokenizer
+from macrec.tokenizer.quantizer import load_quantizer
 from macrec.tokenizer.renewal import MAX_CHANGED, TOLERANCE, check_changed, rows_before, settle
-
-if TYPE_CHECKING:
-    import torch
-
-    from components.quantize.main import Inputs, Outputs
 
 FROZEN = "frozen"
 """Mark in the metadata of the latents: the IDs of the version before stand."""
 REMEDY = "Use those, or set quantizer_mode=retrain."
 
 
-def run(inputs: "Inputs", outputs: "Outputs", device: "torch.device") -> stage.Metrics:
+def run(inputs: Inputs, outputs: Outputs, device: torch.device) -> Metrics:
     """Hands the earlier quantizer on and writes latents and codes of the new catalogue.
 
     An old item that has not changed keeps the latent and the codes on which its ID rests, so that
@@ -34,9 +33,6 @@ def run(inputs: "Inputs", outputs: "Outputs", device: "torch.device") -> stage.M
         UserError: an earlier artifact is absent or of another run, the vectors are not those of its
             encoder, or too many old items have changed.
     """
-    from macrec.tokenizer.measures import has_codes, measure_tokenizer
-    from macrec.tokenizer.quantizer import load_quantizer
-
     quantizer = earlier(inputs, "previous_quantizer")
     latents = earlier(inputs, "previous_latents")
     semantic_ids = earlier(inputs, "previous_semantic_ids")
@@ -58,7 +54,7 @@ def run(inputs: "Inputs", outputs: "Outputs", device: "torch.device") -> stage.M
     outputs.latents.metadata[FROZEN] = True
     frozen_codes.write_latents(outputs.latents, versions, len(item_ids))
     _copy(quantizer, outputs.quantizer)
-    stage.log.info(
+    log.info(
         "quantize: frozen, %s of %s items are new", f"{np.sum(row_N < 0):,}", f"{len(row_N):,}"
     )
     size = model.spec.codebook_size
@@ -69,7 +65,7 @@ def run(inputs: "Inputs", outputs: "Outputs", device: "torch.device") -> stage.M
     return figures | measure_tokenizer({n: v.nearest_NL for n, v in versions.items()}, size)
 
 
-def earlier(inputs: "Inputs", name: str) -> Artifact:
+def earlier(inputs: Inputs, name: str) -> Artifact:
     """An artifact of the earlier run."""
     source: Source | None = getattr(inputs, name)
     check(

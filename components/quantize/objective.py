@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from components.quantize import quantizer_losses
-from components.quantize.config import Config
 from components.quantize.data import Catalogue, Modality
+from components.quantize.spec import Settings
 from macrec.core.processes import ALONE, Processes
 from macrec.tokenizer.quantizer import CrossModalQuantizer
 from macrec.tokenizer.residual_quantization import (
@@ -34,7 +34,7 @@ class Pass(NamedTuple):
     quantized: Quantized
 
 
-def term_weights(config: Config, modalities: tuple[str, ...]) -> dict[str, float]:
+def term_weights(config: Settings, modalities: tuple[str, ...]) -> dict[str, float]:
     """The factor of every loss term in the total; a term of weight 0 is not computed."""
     weights = {f"{name}_reconstruction": 1.0 for name in modalities}
     if config.tokenizer == "rqvae":  # the grid of fsq has nothing to learn and nothing to commit to
@@ -50,7 +50,7 @@ def term_weights(config: Config, modalities: tuple[str, ...]) -> dict[str, float
 class Codes:
     """Picks the codes of a training batch: balanced where a level has an epsilon, else nearest."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Settings) -> None:
         self.epsilons = config.per_level(config.sinkhorn_epsilons)
         self.iterations = config.sinkhorn_iterations
 
@@ -64,7 +64,7 @@ class Codes:
 def forward(
     model: CrossModalQuantizer,
     batch: Catalogue,
-    config: Config,
+    config: Settings,
     *,
     training: bool = True,
     processes: Processes = ALONE,
@@ -92,7 +92,7 @@ def forward(
     return {n: Pass(batch[n], normalized[n], latents[n], quantized[n]) for n in latents}
 
 
-def in_precision(network: nn.Module, input_BX: Tensor, config: Config) -> Tensor:
+def in_precision(network: nn.Module, input_BX: Tensor, config: Settings) -> Tensor:
     """What a network makes of rows, in their precision; its products are of the set one."""
     low = config.precision == "bfloat16"
     with torch.autocast(input_BX.device.type, torch.bfloat16, enabled=low):
@@ -110,7 +110,7 @@ def loss_terms(
     heads: nn.ModuleDict,
     passes: Mapping[str, Pass],
     pairs: Mapping[str, quantizer_losses.Pairs],
-    config: Config,
+    config: Settings,
     processes: Processes = ALONE,
 ) -> dict[str, Tensor]:
     """Every live loss term of a batch, unweighted; the names are those of `term_weights`.

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from components.quantize import codebooks, quantizer_losses
-from components.quantize.config import Config
 from components.quantize.data import Catalogue, batches, fit_normalisation, items, timed
 from components.quantize.objective import forward, loss_terms, other_labels, term_weights
+from components.quantize.spec import Settings
 from macrec.compute.device import warn_if_slow
 from macrec.core.errors import UserError
 from macrec.core.processes import ALONE, Processes
@@ -40,7 +40,7 @@ class Trainer:
     def __init__(
         self,
         catalogue: Catalogue,
-        config: Config,
+        config: Settings,
         device: torch.device,
         *,
         processes: Processes = ALONE,

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from components.quantize.config import Config
 from components.quantize.data import Catalogue
 from components.quantize.quantizer_trainer import Trainer
+from components.quantize.spec import Settings
 from macrec.core.checkpoint import Checkpoints, SharedCheckpoints
 from macrec.core.errors import check
 from macrec.core.processes import ALONE, Processes
@@ -21,7 +21,7 @@ class Trained(NamedTuple):
     history: list[dict[str, Any]]
 
 
-def _check_counts(catalogue: Catalogue, config: Config) -> None:
+def _check_counts(catalogue: Catalogue, config: Settings) -> None:
     for name, data in catalogue.items():
         count = int(data.present_N.sum())
         check(
@@ -34,7 +34,7 @@ def _check_counts(catalogue: Catalogue, config: Config) -> None:
 
 def train(
     catalogue: Catalogue,
-    config: Config,
+    config: Settings,
     device: torch.device,
     on_epoch: Callable[[int], None] = lambda _: None,
     *,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from components.quantize.config import MAX_CODEBOOK, Config
+from components.quantize.spec import MAX_CODEBOOK, Settings
 
 SMALLEST = 8
 ROOM = 16  # codes for each item, at least
@@ -19,7 +19,7 @@ class Sizes(NamedTuple):
     reason: str
 
 
-def choose(config: Config, items: Mapping[str, int]) -> Sizes:
+def choose(config: Settings, items: Mapping[str, int]) -> Sizes:
     """The sizes that the settings name, or those that suit `items`, the vectors by modality.
 
     codebook_size 0: the power of two nearest to the square root of the items of the scarcer
@@ -52,7 +52,7 @@ def choose(config: Config, items: Mapping[str, int]) -> Sizes:
     return Sizes(size, levels, "; ".join(reasons) or "as set")
 
 
-def settle(config: Config, sizes: Sizes) -> Config:
+def settle(config: Settings, sizes: Sizes) -> Settings:
     """The settings with every size filled in."""
     return replace(
         config,

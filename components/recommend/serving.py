@@ -3,26 +3,25 @@
 Shapes: N items, U users of a shard, K places of a list.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from components.recommend.rule import Rule
+from components.recommend.spec import Settings
 from components.recommend.users import Shard
 from macrec.core.progress import Progress
 from macrec.ranking.fusion import best_lists
 from macrec.ranking.ranker import Ranker
-
-if TYPE_CHECKING:
-    from components.recommend.main import Config, Rule
 
 
 def recommend(
     ranker: Ranker,
     shard: Shard,
     item_ids: pa.Array,
-    config: "Config",
-    rule: "Rule",
+    config: Settings,
+    rule: Rule,
     progress: Progress,
 ) -> pa.Table:
     """Rows of the recommendations of a shard: its users in their order, each from rank 1."""

@@ -16,7 +16,8 @@ from macrec.core.artifact import Json, json_digest
 from macrec.core.errors import TryAgain
 from macrec.core.failpoint import failpoint
 from macrec.core.progress import log
-from macrec.core.storage.local import open_storage, sha256_file
+from macrec.core.storage.local import sha256_file
+from macrec.core.storage.uris import open_storage
 
 FORMAT = 1
 MANIFEST = ".json"

@@ -7,28 +7,24 @@ import math
 import time
 from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import T5ForConditionalGeneration
 
 from components.train.batches import Batch, epoch_batches, make_batch, pair_batch
 from components.train.generator_losses import BatchLoss, batch_loss, implicit_loss, mean_pooled
 from components.train.history_dropout import draw_dropped, thinned_lengths, thinned_sources
+from components.train.learning_rate import Schedule
 from components.train.rows import TASKS, TrainingData
-from components.train.schedule import Schedule
+from components.train.spec import Settings
 from components.train.state import CurveSums, State, copied
 from components.train.streams import Stream, generator
 from macrec.compute.device import low_precision, warn_if_slow
 from macrec.core.errors import UserError, check
 from macrec.core.processes import ALONE, Processes
 from macrec.generator.t5 import Dropout, Weights, weights_of
-
-if TYPE_CHECKING:
-    from transformers import T5ForConditionalGeneration
-
-    from components.train.config import Config
 
 
 class Trainer:
@@ -45,9 +41,9 @@ class Trainer:
 
     def __init__(
         self,
-        model: "T5ForConditionalGeneration",
+        model: T5ForConditionalGeneration,
         data: TrainingData,
-        config: "Config",
+        config: Settings,
         device: torch.device,
         *,
         processes: Processes = ALONE,
@@ -218,7 +214,7 @@ class Trainer:
         return implicit_loss(text_PD, image_PD, self.config.implicit_temperature)
 
 
-def _optimizer(model: "T5ForConditionalGeneration", config: "Config") -> torch.optim.Optimizer:
+def _optimizer(model: T5ForConditionalGeneration, config: Settings) -> torch.optim.Optimizer:
     embeddings = model.shared.weight
     matrices = [p for p in model.parameters() if p.ndim > 1 and p is not embeddings]
     scales = [p for p in model.parameters() if p.ndim == 1]  # of the norms

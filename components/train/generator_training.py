@@ -2,23 +2,20 @@
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
+from transformers import T5ForConditionalGeneration
 
 from components.train.generator_trainer import Trainer
+from components.train.learning_rate import decay_epochs
 from components.train.rows import TrainingData
-from components.train.schedule import decay_epochs
+from components.train.spec import Settings
 from components.train.state import CurveRow, State, write
 from macrec.compute.device import choose_device, keep_freed_memory
 from macrec.core.checkpoint import Checkpoints, SharedCheckpoints
 from macrec.core.processes import ALONE, Processes
 from macrec.core.progress import Progress, log
-
-if TYPE_CHECKING:
-    from transformers import T5ForConditionalGeneration
-
-    from components.train.config import Config
 
 Score = Callable[["T5ForConditionalGeneration"], float]
 
@@ -51,9 +48,9 @@ class Trained(NamedTuple):
 
 
 def train(
-    model: "T5ForConditionalGeneration",
+    model: T5ForConditionalGeneration,
     data: TrainingData,
-    config: "Config",
+    config: Settings,
     score: Score,
     device: torch.device,
     *,

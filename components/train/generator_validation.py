@@ -1,23 +1,21 @@
 """Validation: NDCG@10 of the fused list, on the last item but one of a sample of users."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+import torch
+from transformers import T5ForConditionalGeneration
 
+from components.train.spec import Execution, Settings
 from components.train.streams import Stream, generator
 from macrec.core.errors import check
 from macrec.core.processes import ALONE, Processes
 from macrec.data.sequences import SeenItems, Sequences, drops_seen
 from macrec.generator.model import Recommender
 from macrec.generator.tokens import Int32Array
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import T5ForConditionalGeneration
-
-    from components.train.config import Config
-    from components.train.main import Execution
+from macrec.metrics.ranking_metrics import per_user, ranks_in_lists
+from macrec.ranking.ranker import rank_users
 
 CUTOFF: Final = 10
 
@@ -48,19 +46,15 @@ def validation_split(
 def fused_ndcg(
     recommender: Recommender,
     validation: Validation,
-    config: "Config",
-    execution: "Execution",
-    device: "torch.device",
+    config: Settings,
+    execution: Execution,
+    device: torch.device,
     processes: Processes = ALONE,
-) -> Callable[["T5ForConditionalGeneration"], float]:
+) -> Callable[[T5ForConditionalGeneration], float]:
     """The score of a model: mean NDCG@10 of the fused lists, one relevant item per user.
 
     Several processes share out the users, and all get the score of all users.
     """
-    import torch
-
-    from macrec.metrics.ranking_metrics import per_user, ranks_in_lists
-    from macrec.ranking.ranker import rank_users
 
     check(
         len(validation.targets_U) > 0,
@@ -86,7 +80,7 @@ def fused_ndcg(
         ranks = ranks_in_lists(lists.fused_items_UK, lists.fused_scores_UK, targets_U)
         return float(per_user(ranks, (CUTOFF,))[f"ndcg_{CUTOFF}"].sum())
 
-    def score(model: "T5ForConditionalGeneration") -> float:
+    def score(model: T5ForConditionalGeneration) -> float:
         assert model is recommender.model
         summed = torch.tensor(total(), dtype=torch.float64)
         processes.sum(summed)

@@ -1,18 +1,15 @@
 """Reads the artifacts of the stage into flat arrays."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.train.spec import Settings
 from macrec.core.artifact import Artifact
 from macrec.core.errors import check
 from macrec.core.progress import log
 from macrec.data.columns import codes_matrix
 from macrec.generator.tokens import MODALITIES, Int32Array, Modality, Vocabulary
-
-if TYPE_CHECKING:
-    from components.train.config import Config
 
 
 def read_codes(semantic_ids: Artifact) -> tuple[tuple[Int32Array, Int32Array], Vocabulary]:
@@ -43,7 +40,7 @@ def read_codes(semantic_ids: Artifact) -> tuple[tuple[Int32Array, Int32Array], V
     return codes, vocabulary
 
 
-def without_absent(config: "Config", modalities: tuple[Modality, ...]) -> "Config":
+def without_absent(config: Settings, modalities: tuple[Modality, ...]) -> Settings:
     """Only what can be trained where items have codes in these modalities alone; logs the rest.
 
     Raises UserError when no sequence task is left.

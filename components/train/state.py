@@ -7,17 +7,15 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+from transformers import T5ForConditionalGeneration
 
+from components.train.learning_rate import Schedule
 from components.train.rows import TASKS
-from components.train.schedule import Schedule
-
-if TYPE_CHECKING:
-    from transformers import T5ForConditionalGeneration
 
 CurveRow = dict[str, Any]
 Weights = dict[str, Tensor]
@@ -60,7 +58,7 @@ class CurveSums:
 class State:
     """What changes while training."""
 
-    model: "T5ForConditionalGeneration"
+    model: T5ForConditionalGeneration
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     sums: CurveSums

@@ -16,18 +16,19 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from components.stages import EVALUATE, stage_named
 from macrec.core.artifact import Artifact, write_atomically
 from macrec.core.errors import UserError
+from macrec.core.executor import execute
 from macrec.core.fingerprint import code_version, fingerprint
 from macrec.core.parameters import build, fields
 from macrec.core.progress import log
-from macrec.core.stage import execute
 from macrec.core.store import ArtifactStore
 from pipelines.bench.dataset import figures_of, main_list, parameters_of
-from pipelines.bench.recipes import SEEDS, STAGES, Settings, module
+from pipelines.bench.recipes import SEEDS, STAGES, Settings
 from pipelines.dag import compiled_dag
 from pipelines.dag.run_form import PREFIXES, run_parameters
-from pipelines.local.executor import PIPELINE_YAML
+from pipelines.local.pipeline_runner import PIPELINE_YAML
 
 GIVEN: Final = ("sequences", "items", "text_embeddings", "image_embeddings")
 """Artifacts that a data set must have."""
@@ -89,7 +90,7 @@ def wiring() -> dict[str, dict[str, str]]:
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """The code of every stage."""
-    return {name: code_version(module(name)) for name in STAGES}
+    return {name: code_version(stage_named(name)) for name in STAGES}
 
 
 def seeded(settings: Settings, seed: int) -> Settings:
@@ -132,13 +133,13 @@ def _coded(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _make_one(place: Place, name: str, settings: Settings, made: Made) -> None:
-    stage, prefix = module(name), PREFIXES[name]
+    stage, prefix = stage_named(name), PREFIXES[name]
     own = {n.removeprefix(prefix): v for n, v in settings.items() if n.startswith(prefix)}
-    config = build(stage.Config, own)
-    execution = build(stage.Execution, own | {"device": place.device, "threads": place.threads})
-    inputs = stage.Inputs(**{taken: made.artifacts[a] for taken, a in wiring()[name].items()})
+    config = build(stage.settings, own)
+    execution = build(stage.execution, own | {"device": place.device, "threads": place.threads})
+    inputs = stage.inputs(**{taken: made.artifacts[a] for taken, a in wiring()[name].items()})
     folder = place.out / "stages" / name / fingerprint(stage, config, inputs)[:16]
-    outputs = stage.Outputs(**{p.name: p.kind(folder / p.name) for p in fields(stage.Outputs)})
+    outputs = stage.outputs(**{p.name: p.kind(folder / p.name) for p in fields(stage.outputs)})
     noted = folder / "seconds.json"
     with _alone(folder):
         store = ArtifactStore(str(place.out / "store"))
@@ -214,7 +215,7 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
     asked = settings | _lists(settings, made.metrics)
     prefix = PREFIXES["evaluate"]
     own = {n.removeprefix(prefix): v for n, v in asked.items() if n.startswith(prefix)}
-    config = build(module("evaluate").Config, own)
+    config = build(EVALUATE.settings, own)
     recommender = open_recommender(made.artifacts["recommender"], made.artifacts["semantic_ids"])
     items = made.artifacts["items"].rows
     split = read_split(made.artifacts["sequences"], items)

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.baselines import main as stage
-from components.baselines.registry import ENTRIES, ModelName
+from components.baselines.entries import ENTRIES, ModelName
+from components.baselines.spec import STAGE, Execution, Inputs, Outputs, Settings, used_inputs
 from macrec.core.artifact import Artifact, Json
+from macrec.core.executor import execute
 from macrec.core.fingerprint import code_version
 from macrec.core.parameters import fields
 from macrec.core.progress import log
-from macrec.core.stage import execute
 from macrec.core.store import ArtifactStore
 from macrec.metrics.significance import read_scores
 from pipelines.bench import settings_search
@@ -25,12 +25,12 @@ from pipelines.bench.work import work
 class Training(NamedTuple):
     """What one process is to do; can be sent to it."""
 
-    config: stage.Config
+    config: Settings
     artifacts: dict[str, Path]
     """The folders of the inputs, by name."""
     folder: Path
     store: Path
-    execution: stage.Execution
+    execution: Execution
 
 
 def systems(options: Options, dataset: Dataset, names: Sequence[ModelName]) -> dict[str, System]:
@@ -56,7 +56,7 @@ def systems(options: Options, dataset: Dataset, names: Sequence[ModelName]) -> d
 def _training(
     options: Options, dataset: Dataset, name: ModelName, settings: tuple[str, ...], seed: int
 ) -> Training:
-    config = stage.Config(model=name, settings=settings, seed=seed, **options.stage)
+    config = Settings(model=name, settings=settings, seed=seed, **options.stage)
     given = vars(inputs_of(dataset, name)).items()
     artifacts = {n: artifact.path.resolve() for n, artifact in given if artifact}
     out = options.out.resolve()
@@ -64,38 +64,39 @@ def _training(
     return Training(config, artifacts, folder, out / "store", options.execution)
 
 
-def _outputs(training: Training) -> stage.Outputs:
-    kinds = fields(stage.Outputs)
-    return stage.Outputs(**{p.name: p.kind(training.folder / p.name) for p in kinds})
+def _outputs(training: Training) -> Outputs:
+    kinds = fields(Outputs)
+    return Outputs(**{p.name: p.kind(training.folder / p.name) for p in kinds})
 
 
 def _trained(training: Training) -> dict[str, float]:
-    inputs = stage.Inputs(**{n: Artifact.open(path) for n, path in training.artifacts.items()})
+    inputs = Inputs(**{n: Artifact.open(path) for n, path in training.artifacts.items()})
     outputs, store = _outputs(training), ArtifactStore(str(training.store))
-    done = execute(stage, training.config, inputs, outputs, training.execution, store=store)
+    done = execute(STAGE, training.config, inputs, outputs, training.execution, store=store)
     return done.metrics
 
 
-def inputs_of(dataset: Dataset, name: ModelName) -> stage.Inputs:
+def inputs_of(dataset: Dataset, name: ModelName) -> Inputs:
     """Of the data set, what the model reads."""
-    takes = {f.name for f in dataclasses.fields(stage.Inputs)}
-    inputs = stage.Inputs(**{n: a for n, a in dataset.artifacts.items() if n in takes})
-    return stage.used_inputs(stage.Config(model=name), inputs)
+    takes = {f.name for f in dataclasses.fields(Inputs)}
+    inputs = Inputs(**{n: a for n, a in dataset.artifacts.items() if n in takes})
+    return used_inputs(Settings(model=name), inputs)
 
 
 def searched(options: Options, dataset: Dataset, name: ModelName) -> Path:
     """The file of a model's trials, made anew unless it is that of the same search."""
     from components.baselines.registry import baseline, read_settings
     from components.baselines.search import of_baseline
+    from components.baselines.stage import opened
 
     def candidate() -> Any:
-        config = stage.Config(model=name, **options.stage)
-        _, data, course = stage.opened(config, inputs_of(dataset, name), options.execution)
+        config = Settings(model=name, **options.stage)
+        _, data, course = opened(config, inputs_of(dataset, name), options.execution)
         return of_baseline(baseline(name), data, course, read_settings(name, options.own[name]))
 
     asked: Json = {
         "stage": options.stage,
         "inputs": {n: dataset.artifacts[n].digest for n in ("sequences", *ENTRIES[name].reads)},
-        "code_version": code_version(stage, stage.Config(model=name)),
+        "code_version": code_version(STAGE, Settings(model=name)),
     }
     return settings_search.searched(options, name, asked, candidate)

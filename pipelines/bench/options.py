@@ -5,8 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from components.baselines import main as stage
-from components.baselines.registry import MODELS
+from components.baselines.entries import MODELS
+from components.baselines.spec import Execution, Settings
 from macrec.core.errors import UserError, check
 from macrec.core.parameters import build, fields
 from pipelines.bench.earlier import Earlier, read_earlier
@@ -124,8 +124,8 @@ def given(options: argparse.Namespace) -> Options:
     check(not (earlier and options.trials), "--searched: settings found earlier, or --trials.")
     shared, own = _assigned(options.set, names)
     threads = options.threads or int(jobs > 1)
-    execution = stage.Execution(device=options.device, threads=threads)
-    config = dataclasses.asdict(build(stage.Config, shared))
+    execution = Execution(device=options.device, threads=threads)
+    config = dataclasses.asdict(build(Settings, shared))
     return Options(
         models=tuple(names),
         named=frozenset(asked) - set(GROUPS),
@@ -146,7 +146,7 @@ def _assigned(
     assignments: list[str], names: list[str]
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """What --set says of all models, and of single ones."""
-    known = [p.name for p in fields(stage.Config) if p.name not in DECIDED]
+    known = [p.name for p in fields(Settings) if p.name not in DECIDED]
     searched = [searched_as(name) for name in names if name in RECIPES]
     shared: dict[str, str] = {}
     own: dict[str, list[str]] = {name: [] for name in (*names, *searched)}

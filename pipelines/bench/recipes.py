@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from components.stages import stage_named
 from macrec.core.errors import UserError
-from macrec.core.fingerprint import Stage
 from macrec.core.parameters import fields
 from pipelines.dag import run_form
 from pipelines.dag.config_file import read_config
 from pipelines.dag.run_form import PREFIXES, REQUIRED, run_parameters
-from pipelines.local.executor import PIPELINE_YAML
+from pipelines.local.pipeline_runner import PIPELINE_YAML
 
 Settings = dict[str, Any]
 """Run parameters by name."""
@@ -120,13 +120,8 @@ def space(settings: Mapping[str, Any], fixed: Iterable[str]) -> dict[str, tuple[
 
 def settable() -> list[str]:
     """The run parameters that a `--set SYSTEM.NAME` may name: those that change a result here."""
-    names = [PREFIXES[name] + p.name for name in STAGES for p in fields(module(name).Config)]
+    names = [PREFIXES[name] + p.name for name in STAGES for p in fields(stage_named(name).settings)]
     return [name for name in names if name not in (*SEEDS, *SHARED)]
-
-
-def module(name: str) -> Stage:
-    """The module of a stage."""
-    return run_form.stage(name)
 
 
 def preset(name: str) -> Settings:

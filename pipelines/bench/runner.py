@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
-from components.baselines.registry import ENTRIES, ModelName
+from components.baselines.entries import ENTRIES, ModelName
 from macrec.core.artifact import Json, write_atomically
 from macrec.core.errors import UserError, check
 from macrec.core.progress import log

@@ -1,15 +1,20 @@
 """docs/data_contract.md, generated from the schemas and the stages' declarations."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
 
+from components.stages import STAGES
 from macrec.core.artifact import DatasetOutput
 from macrec.core.parameters import Parameter, fields
-from macrec.core.stage import input_artifacts, sources
+from macrec.core.stage import Stage
 from macrec.data import schema
-from pipelines.dag.run_form import SET_BY_PIPELINE, STAGES, encode_parameters, run_parameters, stage
+from pipelines.dag.run_form import (
+    ALL_PREFIXES,
+    SET_BY_PIPELINE,
+    encode_parameters,
+    run_parameters,
+)
 
 DIM = 32
 SCHEMAS: dict[str, pa.Schema] = {
@@ -49,29 +54,27 @@ def lines() -> Iterator[str]:
             yield f"| {column.name} | `{kind}` | {'yes' if column.nullable else ''} | {doc} |"
     yield ""
     yield "## Stages"
-    for name in STAGES:
-        yield from _stage(name)
+    for stage in STAGES:
+        yield from _stage(stage)
 
 
-def _stage(name: str) -> Iterator[str]:
-    module: Any = stage(name)
+def _stage(stage: Stage) -> Iterator[str]:
     yield ""
-    yield f"### {name}"
+    yield f"### {stage.name}"
     yield ""
-    yield (module.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
+    yield stage.summary
     yield ""
     yield "| | name | meaning |"
     yield "|---|---|---|"
-    yield from _rows("reads", input_artifacts(module))
-    yield from _rows("reads, external", sources(module))
-    for output in fields(module.Outputs):
+    yield from _rows("reads", stage.artifacts)
+    yield from _rows("reads, external", stage.sources)
+    for output in fields(stage.outputs):
         kind = "dataset" if output.kind is DatasetOutput else output.kind.kfp_type.lower()
         yield from _rows(f"writes, {kind}", [output])
-    prefix = STAGES[name]
+    prefix = ALL_PREFIXES[stage.name]
     declared = encode_parameters() | run_parameters()
     known = {n: p for n, p in declared.items() if n.startswith(prefix)}
-    settings = [p for cls in (module.Config, module.Execution) for p in fields(cls)]
-    own = [known.get(prefix + p.name, p) for p in settings if p.name not in SET_BY_PIPELINE]
+    own = [known.get(prefix + p.name, p) for p in stage.parameters if p.name not in SET_BY_PIPELINE]
     if own:
         yield ""
         yield f"| {'run parameter' if known else 'setting'} | default | meaning |"

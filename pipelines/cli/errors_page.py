@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from macrec.core.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR
 from pipelines.cluster.status import ADVICE
-from pipelines.dag.run_form import STAGES
+from pipelines.dag.run_form import ALL_PREFIXES
 
 ROOT = Path(__file__).parent.parent.parent
 CODES = {"UserError": EXIT_USER_ERROR, "check": EXIT_USER_ERROR, "TryAgain": EXIT_TRY_AGAIN}
@@ -69,7 +69,7 @@ def lines() -> Iterator[str]:
     by_place: dict[str, list[Message]] = defaultdict(list)
     for message in messages():
         by_place[message.place].append(message)
-    for place in [*STAGES, SHARED, COMMAND]:
+    for place in [*ALL_PREFIXES, SHARED, COMMAND]:
         if place in by_place:
             yield ""
             yield f"## {place}"

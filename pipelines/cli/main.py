@@ -2,11 +2,13 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.stages import STAGES, stage_named
 from macrec.core.errors import UserError
 from macrec.core.parameters import Parameter
 from macrec.core.stage_command import guarded
@@ -15,6 +17,7 @@ from pipelines.dag.config_file import read_config
 from pipelines.local import containers, images, recommend_lists
 
 COLUMN_SUFFIXES = ("_column", "_columns")
+EXIT_READER_GONE = 141  # as of a process that SIGPIPE has ended
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,16 +27,24 @@ def main(argv: list[str] | None = None) -> None:
         _stage(argv[1], argv[2:])
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    sys.exit(guarded(lambda: options.call(options)))
+    try:
+        code = guarded(lambda: options.call(options))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has what it wanted, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_READER_GONE
+    sys.exit(code)
 
 
 def _stage(name: str, argv: list[str]) -> None:
     from macrec.core import stage_command
 
-    if name not in run_form.STAGES:
-        print(f"error: no stage {name}; there are {', '.join(run_form.STAGES)}", file=sys.stderr)
+    try:
+        stage = stage_named(name)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    stage_command.main(run_form.stage(name), argv)
+    stage_command.main(stage, argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.set_defaults(call=_validate)
 
     stage = commands.add_parser("stage", help="run one stage: macrec stage NAME --help")
-    stage.add_argument("name", choices=list(run_form.STAGES), help="the stage")
+    stage.add_argument("name", choices=[stage.name for stage in STAGES], help="the stage")
     stage.set_defaults(call=lambda o: _stage(o.name, []))
 
     inspect = commands.add_parser("inspect", help="show an artifact: what, from what, three rows")

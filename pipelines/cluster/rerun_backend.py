@@ -9,8 +9,8 @@ from macrec.core.errors import UserError, check
 from macrec.core.progress import log
 from pipelines.cluster import status, submit
 from pipelines.cluster.client import Backend
-from pipelines.cluster.rerun import Choice, Given, forced, known_parameters
 from pipelines.dag.compiled_dag import Dag, of_file
+from pipelines.local.rerun_choice import Choice, Given, forced, known_parameters
 
 
 def rerun_backend(

@@ -9,11 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipelines.cluster import client, rerun
+from pipelines.cluster import client
 from pipelines.cluster.client import Backend
 from pipelines.dag.compiled_dag import Dag, task_name
 from pipelines.local import run_record
-from pipelines.local.executor import KILLED, PIPELINE_YAML
+from pipelines.local.pipeline_runner import KILLED, PIPELINE_YAML
 
 WAITING = "waiting"
 NOT_RUN = "not run"
@@ -75,7 +75,7 @@ class RunStatus(NamedTuple):
 
 def status(options: argparse.Namespace) -> None:
     """Prints the status of the run that the command line names."""
-    if rerun.is_local(options.run):
+    if run_record.is_output_folder(options.run):
         found = of_folder(Path(options.run))
     else:
         found = of_backend(client.connected(options, options.run), options.run)

@@ -16,7 +16,7 @@ from pipelines.cluster.client import Backend, named
 from pipelines.dag.compiled_dag import of_file
 from pipelines.dag.run_form import PREVIOUS, SOURCES
 from pipelines.local import run_record
-from pipelines.local.executor import PIPELINE_YAML
+from pipelines.local.pipeline_runner import PIPELINE_YAML
 from pipelines.local.run import source_problems
 
 EXPERIMENT = "macrec"

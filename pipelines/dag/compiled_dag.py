@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from macrec.core.errors import UserError
-from pipelines.dag.run_form import STAGES
+from pipelines.dag.run_form import ALL_PREFIXES
 
 # libyaml's reader is ten times faster; PyYAML may be built without it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -31,7 +31,7 @@ class Dag:
     @property
     def stages(self) -> list[str]:
         """The stages in their order."""
-        return [name for name in STAGES if task_name(name) in self.tasks]
+        return [name for name in ALL_PREFIXES if task_name(name) in self.tasks]
 
     def checked(self, stage: str) -> str:
         """The name of a stage that can be computed again.
@@ -40,7 +40,7 @@ class Dag:
             UserError: there is none of that name in this pipeline.
         """
         name = stage.replace("-", "_")
-        forced = [s for s in self.stages if f"{STAGES[s]}force" in self.parameters]
+        forced = [s for s in self.stages if f"{ALL_PREFIXES[s]}force" in self.parameters]
         if name not in forced:
             raise UserError(f"no stage {stage} to run again; there are {', '.join(forced)}.")
         return name

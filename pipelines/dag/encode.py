@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.encode_items.component import encode_items
+from components.stages import ENCODE_ITEMS
 from pipelines.dag.run_form import PREVIOUS, encode_parameters
 from pipelines.dag.tasks import Tasks, as_pipeline
 
@@ -17,7 +17,7 @@ def encode(*values: Any, embedding_shards: int = 1) -> None:
     # A new item has no interactions yet, so nothing is dropped for their lack.
     items, _, vectors = tasks.embedded(min_interactions=0)
     previous = {name: _imported(run[uri], name) for name, uri in PREVIOUS.items()}
-    tasks.task(encode_items, "Encode items", items=items, **vectors, **previous)
+    tasks.task(ENCODE_ITEMS, "Encode items", items=items, **vectors, **previous)
 
 
 def _imported(uri: Any, name: str) -> Any:

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from components.embed_histories.component import embed_histories
-from components.evaluate.component import evaluate
-from components.pseudo_label.component import pseudo_label
-from components.quantize.component import quantize
-from components.recommend.component import recommend
-from components.resolve_collisions.component import resolve_collisions
-from components.train.component import train
+from components.stages import (
+    EMBED_HISTORIES,
+    EVALUATE,
+    PSEUDO_LABEL,
+    QUANTIZE,
+    RECOMMEND,
+    RESOLVE_COLLISIONS,
+    TRAIN,
+)
 from pipelines.dag.run_form import run_parameters
 from pipelines.dag.tasks import Tasks, as_pipeline
 
@@ -17,14 +19,14 @@ def recommender(*values: Any, embedding_shards: int = 1) -> None:
     """Trains, evaluates and uses a multimodal generative recommender on a catalogue and its log."""
     tasks = Tasks(dict(zip(run_parameters(), values, strict=True)), embedding_shards)
     items, sequences, vectors = tasks.embedded()
-    labels = tasks.task(pseudo_label, "Pseudo-label", **vectors).outputs["pseudo_labels"]
+    labels = tasks.task(PSEUDO_LABEL, "Pseudo-label", **vectors).outputs["pseudo_labels"]
     histories = tasks.task(
-        embed_histories, "Embed histories", items=items, sequences=sequences
+        EMBED_HISTORIES, "Embed histories", items=items, sequences=sequences
     ).outputs["history_embeddings"]
     ids_before = tasks.source("previous_semantic_ids", "previous_semantic_ids")
     before = {**ids_before, **tasks.source("previous_latents", "previous_latents")}
-    quantized = tasks.gpu_task(
-        quantize,
+    quantized = tasks.task(
+        QUANTIZE,
         "Quantize",
         pseudo_labels=labels,
         history_embeddings=histories,
@@ -33,11 +35,11 @@ def recommender(*values: Any, embedding_shards: int = 1) -> None:
         **tasks.source("previous_quantizer", "previous_quantizer"),
     ).outputs
     codes = {"latents": quantized["latents"], "quantizer": quantized["quantizer"]}
-    resolved = tasks.task(resolve_collisions, "Resolve collisions", items=items, **codes, **before)
+    resolved = tasks.task(RESOLVE_COLLISIONS, "Resolve collisions", items=items, **codes, **before)
     inputs = {"sequences": sequences, "semantic_ids": resolved.outputs["semantic_ids"]}
-    model = tasks.gpu_task(train, "Train generator", **inputs).outputs["recommender"]
-    evaluated = tasks.gpu_task(
-        evaluate,
+    model = tasks.task(TRAIN, "Train generator", **inputs).outputs["recommender"]
+    evaluated = tasks.task(
+        EVALUATE,
         "Evaluate",
         items=items,
         recommender=model,
@@ -46,8 +48,8 @@ def recommender(*values: Any, embedding_shards: int = 1) -> None:
         **ids_before,
         **tasks.source("images", "images"),
     )
-    tasks.gpu_task(
-        recommend,
+    tasks.task(
+        RECOMMEND,
         "Recommend",
         recommender=model,
         latents=codes["latents"],

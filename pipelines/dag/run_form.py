@@ -5,16 +5,14 @@ Light to import: the command line checks a configuration with it before KFP is l
 
 import dataclasses
 import difflib
-import importlib
 import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from components.stages import ENCODE_ITEMS, SNAPSHOT_CATALOG, stage_named
 from macrec.core.errors import UserError
-from macrec.core.fingerprint import Stage
 from macrec.core.parameters import Parameter, build, fields, parse
-from macrec.core.stage import settings
 from macrec.core.stage_command import COMMON, FORCE, GpuCount
 
 # Stage -> prefix of its settings among the run parameters, in the order of the DAG.
@@ -33,7 +31,7 @@ PREFIXES = {
 }
 # All stages; the recommender's are those of PREFIXES. `baselines` is part of no pipeline (`macrec
 # bench` runs it), so its settings are no run parameters.
-STAGES = PREFIXES | {"encode_items": "encode_", "baselines": "baselines_"}
+ALL_PREFIXES = PREFIXES | {"encode_items": "encode_", "baselines": "baselines_"}
 _ENCODING = ("snapshot_catalog", "prepare_data", "embed_text", "embed_image", "encode_items")
 # External data (the inputs of snapshot_catalog) -> run parameter.
 SOURCES = {
@@ -91,11 +89,6 @@ PREVIOUS = {
 }
 
 
-def stage(name: str) -> Stage:
-    """The module of a stage."""
-    return importlib.import_module(f"components.{name}.main")  # type: ignore[return-value]
-
-
 @lru_cache(maxsize=1)
 def run_parameters() -> dict[str, Parameter]:
     """Every run parameter of the recommender by name."""
@@ -105,15 +98,15 @@ def run_parameters() -> dict[str, Parameter]:
 @lru_cache(maxsize=1)
 def encode_parameters() -> dict[str, Parameter]:
     """Every run parameter of the encoding pipeline by name."""
-    declared = _declared({name: STAGES[name] for name in _ENCODING})
+    declared = _declared({name: ALL_PREFIXES[name] for name in _ENCODING})
     del declared["catalog_min_interactions"]  # a new item has none: the k-core would drop it
-    docs = {p.name: p.doc for p in fields(stage("encode_items").Inputs)}
+    docs = {p.name: p.doc for p in fields(ENCODE_ITEMS.inputs)}
     given = {n: Parameter(n, str, REQUIRED, f"Folder: {docs[i]}") for i, n in PREVIOUS.items()}
     return given | declared
 
 
 def _declared(prefixes: Mapping[str, str]) -> dict[str, Parameter]:
-    docs = {p.name: p.doc for p in fields(stage("snapshot_catalog").Inputs)}
+    docs = {p.name: p.doc for p in fields(SNAPSHOT_CATALOG.inputs)}
     result: dict[str, Parameter] = {}
     for source, name in SOURCES.items():
         if source in _RECOMMENDER and "recommend" not in prefixes:
@@ -121,9 +114,9 @@ def _declared(prefixes: Mapping[str, str]) -> dict[str, Parameter]:
         default = REQUIRED if source in ("items", "interactions") else ""
         result[name] = Parameter(name, str, default, docs[source])
     for stage_name, prefix in prefixes.items():
-        module = stage(stage_name)
-        own = [FORCE] if getattr(module, "REUSABLE", True) else []
-        for setting in [*settings(module), *own]:
+        stage = stage_named(stage_name)
+        own = [FORCE] if stage.reusable else []
+        for setting in [*stage.parameters, *own]:
             if setting.name in SET_BY_PIPELINE:
                 continue
             name = prefix + setting.name
@@ -167,12 +160,12 @@ def resolve(
                 result[name] = parse(known[name], value)
         except UserError as error:
             told(str(error), name)
-    for stage_name, prefix in STAGES.items():
-        module = stage(stage_name)
+    for stage_name, prefix in ALL_PREFIXES.items():
+        stage = stage_named(stage_name)
         own = {n.removeprefix(prefix): v for n, v in result.items() if n.startswith(prefix)}
         try:
-            build(module.Config, own)
-            build(module.Execution, own)
+            build(stage.settings, own)
+            build(stage.execution, own)
         except UserError as error:
             words = set(re.findall(r"\w+", str(error)))
             problem = f"{stage_name}: {str(error).removeprefix(f'{stage_name}: ')}"

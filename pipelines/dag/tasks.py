@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 
 from kfp import dsl, kubernetes
 
-from components.embed_image.component import embed_image
-from components.embed_text.component import embed_text
-from components.kfp_component import kfp_default, kfp_type
-from components.prepare_data.component import prepare_data
-from components.snapshot_catalog.component import snapshot_catalog
+from components.kfp_component import container_component, kfp_default, kfp_type
+from components.stages import EMBED_IMAGE, EMBED_TEXT, PREPARE_DATA, SNAPSHOT_CATALOG
 from macrec.core.parameters import Parameter
-from pipelines.dag.run_form import SOURCES, STAGES
+from macrec.core.stage import Pool, Stage
+from pipelines.dag.run_form import ALL_PREFIXES, SOURCES
 
 HOURS = 3600
 TIMEOUT = 24 * HOURS
@@ -38,22 +36,18 @@ class Tasks:
     def __init__(self, run: Mapping[str, Any], embedding_shards: int = 1) -> None:
         self.run, self._shards = run, embedding_shards
         uris = {name: run[parameter] for name, parameter in SOURCES.items() if parameter in run}
-        self._snapshot = self.task(snapshot_catalog, "Snapshot", **uris)
+        self._snapshot = self.task(SNAPSHOT_CATALOG, "Snapshot", **uris)
         self._snapshot.set_caching_options(False)  # it is what notices new data
 
-    def task(self, component: Any, label: str, **inputs: Any) -> dsl.PipelineTask:
-        """A task off the GPU pool."""
-        created = self._task(component, label, **inputs)
-        # A taint on the pool would do; not every pool has one.
-        affinity = self.run["cpu_node_affinity"]
-        kubernetes.add_node_affinity_json(created, node_affinity_json=affinity)
-        return created
-
-    def _task(self, component: Any, label: str, **inputs: Any) -> dsl.PipelineTask:
-        """A task whose settings are the run parameters with its stage's prefix."""
-        run, prefix = self.run, STAGES[component.name.replace("-", "_")]
-        own = {n: run[prefix + n] for n in component.component_spec.inputs if prefix + n in run}
+    def task(self, stage: Stage, label: str, **inputs: Any) -> dsl.PipelineTask:
+        """Make a task on the stage's pool; its settings are the run parameters with its prefix."""
+        run, prefix = self.run, ALL_PREFIXES[stage.name]
+        component = container_component(stage)
+        declared = component.component_spec.inputs
+        own = {name: run[prefix + name] for name in declared if prefix + name in run}
         common = {"store": run["store"], "cache_salt": run["cache_salt"]}
+        if stage.distributed:
+            common["processes"] = run["gpu_count"]
         created = component(**{**own, **common, **inputs}).set_display_name(label)
         kubernetes.set_timeout(created, TIMEOUT)
         # An image is named by its digest: what a node has of that name is that image.
@@ -64,23 +58,25 @@ class Tasks:
         created.set_retry(
             3, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="900s"
         )
-        return created
-
-    def gpu_task(self, component: Any, label: str, **inputs: Any) -> dsl.PipelineTask:
-        """A task on the GPU pool that the run names."""
-        run = self.run
-        if "processes" in component.component_spec.inputs:
-            inputs["processes"] = run["gpu_count"]
-        created = self._task(component, label, **inputs)
-        created.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(run["gpu_count"])
-        kubernetes.add_node_selector_json(created, node_selector_json=run["gpu_node_selector"])
-        kubernetes.add_toleration_json(created, toleration_json=run["gpu_tolerations"])
-        kubernetes.empty_dir_mount(
-            created, volume_name="dshm", mount_path="/dev/shm", medium="Memory", size_limit="8Gi"
-        )
-        if "model" in inputs:  # gated weights; the secret need not exist
+        if stage.pool is Pool.GPU:
+            self._place_on_gpus(created)
+        else:
+            # A taint on the pool would do; not every pool has one.
+            affinity = run["cpu_node_affinity"]
+            kubernetes.add_node_affinity_json(created, node_affinity_json=affinity)
+        if stage.pool is Pool.GPU and "model" in inputs:  # gated weights; the secret need not exist
             kubernetes.use_secret_as_env(created, HF_SECRET, HF_KEYS, optional=True)
         return created
+
+    def _place_on_gpus(self, task: dsl.PipelineTask) -> None:
+        """Put a task on the GPU pool that the run names."""
+        run = self.run
+        task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(run["gpu_count"])
+        kubernetes.add_node_selector_json(task, node_selector_json=run["gpu_node_selector"])
+        kubernetes.add_toleration_json(task, toleration_json=run["gpu_tolerations"])
+        kubernetes.empty_dir_mount(
+            task, volume_name="dshm", mount_path="/dev/shm", medium="Memory", size_limit="8Gi"
+        )
 
     def source(self, name: str, as_name: str) -> dict[str, Any]:
         """A URI and the digest of what is there now."""
@@ -90,21 +86,21 @@ class Tasks:
     def embedded(self, **preparation: Any) -> Embedded:
         """Prepares the data and embeds the items; `preparation` are settings of prepare_data."""
         data = self.task(
-            prepare_data,
+            PREPARE_DATA,
             "Prepare data",
             **self.source("items", "catalog"),
             **self.source("interactions", "interactions"),
             **preparation,
         ).outputs
         text = self._embedding(
-            embed_text,
+            EMBED_TEXT,
             "Embed text",
             items=data["items"],
             **self.source("text_model", "model"),
             **self.source("text_embeddings", "embeddings"),
         )
         image = self._embedding(
-            embed_image,
+            EMBED_IMAGE,
             "Embed images",
             items=data["items"],
             **self.source("images", "images"),
@@ -117,14 +113,14 @@ class Tasks:
         }
         return Embedded(data["items"], data["sequences"], vectors)
 
-    def _embedding(self, component: Any, label: str, **inputs: Any) -> dsl.PipelineTask:
+    def _embedding(self, stage: Stage, label: str, **inputs: Any) -> dsl.PipelineTask:
         """A task that embeds all items, after those that embed a part each, if there are such."""
-        whole = self.gpu_task(component, label, **inputs)
+        whole = self.task(stage, label, **inputs)
         if self._shards > 1:
             parts = range(1, self._shards + 1)
             numbered = {k: f"{label}, part {k} of {self._shards}" for k in parts}
             shards = [
-                self.gpu_task(component, told, shard=f"{k}/{self._shards}", **inputs)
+                self.task(stage, told, shard=f"{k}/{self._shards}", **inputs)
                 for k, told in numbered.items()
             ]
             whole.after(*shards)

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 from macrec.core.errors import EXIT_PREEMPTED, UserError
 from pipelines.dag.run_form import PREVIOUS, SOURCES
+from pipelines.local import images
+from pipelines.local.engine import connect
 
 # Of the caller's environment, a stage gets what chooses its numeric kernels and its threads, on
 # which the bytes of results depend, and what gives it access to storage.
@@ -28,8 +30,6 @@ PASSED_ON = (
     "HF_ENDPOINT",
 )
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
-DOCKER_SOCKET = Path("/var/run/docker.sock")
-PODMAN_SOCKET = "podman/podman.sock"
 SECONDS_TO_STOP = 10
 SECONDS_FOR_LOG = 5  # after the end of a container, until its follower is given up
 LABEL = "macrec.core.stage"
@@ -64,8 +64,6 @@ def given(options: argparse.Namespace) -> Options | None:
     """What the flags say; None: no containers."""
     if options.containers is None:
         return None
-    from pipelines.local import images
-
     return Options(options.containers or images.reference("cpu"), options.network)
 
 
@@ -74,40 +72,6 @@ class Mount(NamedTuple):
 
     path: Path
     writable: bool
-
-
-def connect() -> Any:
-    """A client of the engine: DOCKER_HOST, else Docker's socket, else podman's.
-
-    Raises:
-        UserError: no engine answers.
-    """
-    from docker.errors import DockerException
-
-    import docker
-
-    chosen = engine()
-    try:
-        return docker.from_env(environment=chosen)
-    except DockerException as error:
-        address = chosen.get("DOCKER_HOST", f"unix://{DOCKER_SOCKET}")
-        raise UserError(
-            f"no container engine answers at {address} ({error}). Start Docker or "
-            "`podman system service --time 0`, or set DOCKER_HOST."
-        ) from error
-
-
-def engine() -> dict[str, str]:
-    """The environment that names the engine: the caller's, or podman's socket added to it."""
-    environment = dict(os.environ)
-    if "DOCKER_HOST" in environment or DOCKER_SOCKET.exists():
-        return environment
-    runtime = environment.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
-    for socket in (Path(runtime) / PODMAN_SOCKET, Path("/run") / PODMAN_SOCKET):
-        with contextlib.suppress(PermissionError):
-            if socket.exists():
-                return {**environment, "DOCKER_HOST": f"unix://{socket}"}
-    return environment
 
 
 def of_run(options: Options, arguments: Mapping[str, Any], out: Path) -> "Containers":
@@ -217,7 +181,7 @@ class Containers:
             "shm_size": "1g",
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges", "label=disable"],
-            "labels": {LABEL: command[-1] if len(command) < 3 else command[2]},
+            "labels": {LABEL: command[3] if command[1:3] == ["-m", "components"] else command[-1]},
         }
 
     def _user(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from macrec.core.artifact import MANIFEST
 from pipelines.dag.compile import compiled
 from pipelines.dag.run_form import encode_parameters
 from pipelines.local import containers, id_version
-from pipelines.local.executor import LocalRun
+from pipelines.local.pipeline_runner import LocalRun
 from pipelines.local.run import MODALITIES, run_stages, timings
 
 QUANTIZER = "quantizer"

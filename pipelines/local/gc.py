@@ -20,7 +20,9 @@ from typing import NamedTuple
 
 from macrec.core.artifact import MANIFEST, UNFINISHED, FolderOutput
 from macrec.core.errors import UserError
-from macrec.core.storage.local import LocalStorage, Object, Storage, is_remote, open_storage
+from macrec.core.storage.backend import Object, Storage
+from macrec.core.storage.local import LocalStorage
+from macrec.core.storage.uris import is_remote, open_storage
 from pipelines.local import id_version, run_record
 
 AGE = "7d"

@@ -17,8 +17,8 @@ from typing import Any
 from macrec.core.errors import UserError, check
 from macrec.core.progress import log
 from pipelines.dag.compile import IMAGES_LOCK, ROOT, compiled
-from pipelines.local.containers import connect
-from pipelines.local.executor import PIPELINE_YAML
+from pipelines.local.engine import connect
+from pipelines.local.pipeline_runner import PIPELINE_YAML
 
 POOLS = ("cpu", "gpu")
 DOCKERFILE = "docker/Dockerfile"

@@ -11,30 +11,29 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from components.stages import RECOMMEND
 from macrec.core.artifact import Artifact
 from macrec.core.errors import check
+from macrec.core.executor import Result
 from macrec.core.parameters import Parameter
-from macrec.core.stage import Result, input_artifacts, settings, sources
 from macrec.core.stage_command import Request, add_flag, run_request
-from pipelines.dag.run_form import stage
 from pipelines.local import id_version
 
-STAGE = "recommend"
 DATASET = "recommendations"
 FILE = f"{DATASET}.parquet"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The lists of ids and the settings of the stage; what is not given is as in the run."""
-    for parameter in sources(stage(STAGE)):
+    for parameter in RECOMMEND.sources:
         add_flag(parser, parameter, "path or gs://: ")
-    for parameter in settings(stage(STAGE)):
+    for parameter in RECOMMEND.parameters:
         add_flag(parser, parameter._replace(default=None))
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
     """The values of the flags that were given."""
-    known: list[Parameter] = [*sources(stage(STAGE)), *settings(stage(STAGE))]
+    known: list[Parameter] = [*RECOMMEND.sources, *RECOMMEND.parameters]
     values = {p.name: getattr(options, p.name) for p in known}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -55,15 +54,14 @@ def recommend(run: Path, values: Mapping[str, Any], to: str, store: str = "") ->
         "://" not in to and to.endswith(".parquet") and not Path(to).is_dir(),
         f"--to {to}: name a file on this machine that ends in .parquet.",
     )
-    module = stage(STAGE)
-    found = id_version.left_by(run, [*(p.name for p in input_artifacts(module)), DATASET])
+    found = id_version.left_by(run, [*(p.name for p in RECOMMEND.artifacts), DATASET])
     earlier = dict(Artifact.open(found.pop(DATASET)).manifest["config"])
     if not earlier.get("top_k"):  # the run had left the stage out
         earlier.pop("top_k", None)
     with tempfile.TemporaryDirectory(prefix="macrec-recommend-") as folder:
         outputs = {DATASET: f"{folder}/{DATASET}"}
         settled = {**earlier, **values, "store": store or id_version.read(run).store}
-        result = run_request(module, Request(settled, found, outputs, None))
+        result = run_request(RECOMMEND, Request(settled, found, outputs, None))
         publish(Path(folder) / DATASET, Path(to))
     print(f"recommendations: {to} ({describe(result.metrics)})")
     return result

@@ -11,11 +11,11 @@ from typing import Any
 from macrec.core.errors import UserError, check
 from macrec.core.progress import log
 from macrec.core.stage_command import source
-from pipelines.cluster.rerun import Choice, Given, forced, known_parameters
 from pipelines.dag.compiled_dag import Dag, task_name
 from pipelines.local import containers, run_record
 from pipelines.local.encode_new_items import encode_items
-from pipelines.local.executor import PROGRESS_SECONDS, in_process
+from pipelines.local.pipeline_runner import PROGRESS_SECONDS, in_process
+from pipelines.local.rerun_choice import Choice, Given, forced, known_parameters
 from pipelines.local.run import absolute_sources, run
 from pipelines.local.run_record import Record, Task
 
@@ -73,7 +73,7 @@ def run_one(
     with run_record.at_work(record.out):
         run_record.write(record._replace(arguments=dict(values), only=[*record.only, name]))
         progress = os.environ.get("MACREC_PROGRESS_SECONDS", PROGRESS_SECONDS)
-        command = ["python", "-m", f"components.{stage}.main", "--executor-input", json.dumps(call)]
+        command = ["python", "-m", "components", stage, "--executor-input", json.dumps(call)]
         code = launch(command, {"MACREC_PROGRESS_SECONDS": progress})
     if code:
         print(f"\n{stage} failed with exit code {code}", file=sys.stderr)

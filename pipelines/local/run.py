@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.stages import PREPARE_DATA
 from macrec.core.artifact import write_atomically
 from macrec.core.errors import UserError
 from macrec.core.parameters import build
 from macrec.core.progress import log
 from macrec.core.stage_command import source
 from macrec.tokenizer.churn import Churn
-from pipelines.dag.run_form import PREFIXES, SOURCES, stage
-from pipelines.local import containers, executor, id_version, recommend_lists, run_record
-from pipelines.local.executor import LocalRun, StageFailed
+from pipelines.dag.run_form import PREFIXES, SOURCES
+from pipelines.local import containers, id_version, pipeline_runner, recommend_lists, run_record
+from pipelines.local.pipeline_runner import LocalRun, StageFailed
 
 SYSTEMS = {
     "popular": "most popular",
@@ -73,7 +74,7 @@ def carried_on(values: Mapping[str, Any], previous: Path | None) -> dict[str, An
 def run_stages(
     values: Mapping[str, Any],
     out: Path,
-    yaml: Path = executor.PIPELINE_YAML,
+    yaml: Path = pipeline_runner.PIPELINE_YAML,
     in_containers: containers.Options | None = None,
 ) -> tuple[LocalRun, dict[str, Any]]:
     """Runs a compiled pipeline; returns also the arguments that it was given.
@@ -92,13 +93,15 @@ def run_stages(
     out.mkdir(parents=True, exist_ok=True)
     arguments = {**values, "store": values.get("store") or str((out / "store").resolve())}
     arguments = absolute_sources(arguments)
-    name = "recommender" if yaml == executor.PIPELINE_YAML else "encode"
-    launch = executor.in_process
+    name = "recommender" if yaml == pipeline_runner.PIPELINE_YAML else "encode"
+    launch = pipeline_runner.in_process
     if in_containers:
         launch = containers.of_run(in_containers, arguments, out)
     try:
         with run_record.kept(out, name, arguments):
-            return executor.run_pipeline(arguments, out / run_record.RUNS, yaml, launch), arguments
+            return pipeline_runner.run_pipeline(
+                arguments, out / run_record.RUNS, yaml, launch
+            ), arguments
     except StageFailed as failed:
         kept = "what was finished is kept: mend the cause, then `macrec rerun"
         print(f"\n{failed}; {kept} {out}`", file=sys.stderr)
@@ -121,7 +124,7 @@ def validate(values: Mapping[str, Any]) -> None:
 
     prefix = PREFIXES["prepare_data"]
     settings = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
-    config = build(stage("prepare_data").Config, settings)
+    config = build(PREPARE_DATA.settings, settings)
     with tempfile.TemporaryDirectory() as cache:
         paths: list[Path] = []
         for name in ("items", "interactions"):

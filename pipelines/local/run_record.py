@@ -12,7 +12,7 @@ from macrec.core.artifact import Json, write_atomically
 from macrec.core.errors import UserError
 from macrec.core.task_note import TASK
 from pipelines.dag.compiled_dag import Dag
-from pipelines.local.executor import PIPELINE_YAML, StageFailed
+from pipelines.local.pipeline_runner import PIPELINE_YAML, StageFailed
 
 FILE = "run.json"
 RUNS = "runs"
@@ -170,3 +170,8 @@ def dag_of(record: Record) -> Dag:
 def now() -> str:
     """The time, as it is noted."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def is_output_folder(run: str) -> bool:
+    """Return whether a RUN of the command line is an output folder of this machine."""
+    return Path(run).is_dir()

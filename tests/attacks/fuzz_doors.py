@@ -15,7 +15,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["components.prepare_data", "macrec"]):
-    from components.prepare_data.main import Config
+    from components.prepare_data.spec import Settings
     from components.prepare_data.validation import validate
     from macrec.core.artifact import FORMAT, MANIFEST, SEAL, Artifact, json_digest
     from macrec.core.errors import UserError
@@ -95,7 +95,7 @@ def rows(folder: Path, name: str) -> Callable[[bytes], None]:
 
     def check(content: bytes) -> None:
         (folder / name).write_bytes(content)
-        problems = validate(Config(min_interactions=0), folder / name, log).problems
+        problems = validate(Settings(min_interactions=0), folder / name, log).problems
         assert problems and all(problems)  # no user has three interactions
 
     return check

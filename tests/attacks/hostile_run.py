@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from components.evaluate import main as evaluate
-from components.prepare_data import main as prepare_data
-from components.recommend import main as recommend
+from components.evaluate import spec as evaluate
+from components.prepare_data import spec as prepare_data
+from components.recommend import spec as recommend
 from macrec.core.artifact import (
     Artifact,
     DatasetOutput,
@@ -20,7 +20,7 @@ from macrec.core.artifact import (
     MarkdownOutput,
     Source,
 )
-from macrec.core.stage import execute
+from macrec.core.executor import execute
 from macrec.data import schema
 from macrec.data.columns import codes_column, vector_column
 from macrec.generator.model import ModelSize, Recommender, build_model, save_recommender
@@ -127,8 +127,8 @@ def run_hostile(path: Path, texts: list[str]) -> HostileRun:
     inputs = prepare_data.Inputs(
         catalog=Source(str(path / "items.jsonl")), interactions=Source(str(path / "log.jsonl"))
     )
-    config = prepare_data.Config(min_interactions=0)
-    execute(prepare_data, config, inputs, outputs, prepare_data.Execution())
+    config = prepare_data.Settings(min_interactions=0)
+    execute(prepare_data.STAGE, config, inputs, outputs, prepare_data.Execution())
     made = Artifact.open(path / "items"), Artifact.open(path / "sequences")
     return HostileRun(titles, item_ids, users, *made, *_reported(path, *made))
 
@@ -157,13 +157,13 @@ def _reported(path: Path, items: Artifact, sequences: Artifact) -> tuple[Artifac
     given = evaluate.Inputs(
         items=items, quantizer=Artifact.open(quantizer.path), images=None, **shared
     )
-    config = evaluate.Config(beams=ITEMS, single_modality_beams=12, examples=12)
+    config = evaluate.Settings(beams=ITEMS, single_modality_beams=12, examples=12)
     execution = evaluate.Execution(device="cpu", threads=1)
-    execute(evaluate, config, given, report, execution)
+    execute(evaluate.STAGE, config, given, report, execution)
     lists = DatasetOutput(path / "recommendations")
     execute(
-        recommend,
-        recommend.Config(top_k=ITEMS, beams=ITEMS, seen_items="keep"),
+        recommend.STAGE,
+        recommend.Settings(top_k=ITEMS, beams=ITEMS, seen_items="keep"),
         recommend.Inputs(predictions=Artifact.open(path / "predictions"), **shared),
         recommend.Outputs(recommendations=lists),
         recommend.Execution(device="cpu", threads=1),

@@ -26,7 +26,7 @@ class Ended(NamedTuple):
 def run_stage(
     name: str, folder: Path, *arguments: object, limit: int = 0, seconds: float = 120
 ) -> Ended:
-    """Runs `python -m components.NAME.main` to its end.
+    """Runs `python -m components NAME` to its end.
 
     Args:
         name: the stage.
@@ -35,7 +35,7 @@ def run_stage(
         limit: address space in bytes (RLIMIT_AS), 0 for as much as there is.
         seconds: after which it is killed, and the test fails.
     """
-    command = [sys.executable, "-m", f"components.{name}.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "components", name, *map(str, arguments)]
     return run_limited(command, folder, limit, seconds)
 
 

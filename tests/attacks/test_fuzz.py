@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.embed_image.pictures import Geometry, load_picture
-from components.prepare_data.main import Config
+from components.prepare_data.spec import Settings
 from components.prepare_data.validation import validate
 from macrec.core.artifact import FORMAT, MANIFEST, SEAL, Artifact, Source, json_digest
 from macrec.core.errors import UserError
@@ -93,7 +93,7 @@ def test_rows_of_any_bytes(tmp_path, many, trials, suffix, door):
 
     def check(pieces: list[bytes]) -> None:
         (catalogue if door == "items" else log).write_bytes(b"".join(pieces))
-        found = validate(Config(min_interactions=0), catalogue, log)
+        found = validate(Settings(min_interactions=0), catalogue, log)
         assert found.problems  # no user has three interactions with items that are there
         assert all(isinstance(problem, str) and problem for problem in found.problems)
 
@@ -109,7 +109,7 @@ def test_parquet_of_changed_bytes(tmp_path, many, trials):
 
     def check(content: bytes) -> None:
         items.write_bytes(content)
-        assert validate(Config(min_interactions=0), items, log).problems
+        assert validate(Settings(min_interactions=0), items, log).problems
 
     trials("Parquet files", many(changed(whole), check, 300))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.prepare_data.main import Config
+from components.prepare_data.spec import Settings
 from components.prepare_data.timestamps import to_microseconds
 from components.prepare_data.validation import validate
 from tests.attacks.limited import Ended, run_stage
@@ -62,7 +62,7 @@ ALIKE = {
 @pytest.mark.parametrize("kind", ALIKE)
 def test_ids_that_look_alike_stay_apart_with_a_warning(tmp_path, kind):
     ids = ["a", "b", *ALIKE[kind]]
-    found = validate(Config(min_interactions=0), *write(tmp_path, ids, log_of(ids)))
+    found = validate(Settings(min_interactions=0), *write(tmp_path, ids, log_of(ids)))
     assert found.problems == [] and found.metrics["items"] == 4
     (warning,) = found.warnings
     assert "2 item ids differ only in case, outer spaces or Unicode form" in warning
@@ -73,7 +73,7 @@ def test_ids_that_look_alike_stay_apart_with_a_warning(tmp_path, kind):
 def test_unknown_items_that_only_look_like_known_ones_are_said_to(tmp_path):
     log = [*log_of(["a", "b", "c"]), ("u9", "A ", 1_500_000_000)]
     (problem,) = validate(
-        Config(min_interactions=0), *write(tmp_path, ["a", "b", "c"], log)
+        Settings(min_interactions=0), *write(tmp_path, ["a", "b", "c"], log)
     ).problems
     assert "(first: 'A ')" in problem and "1 of them match an item if case" in problem
 
@@ -117,7 +117,7 @@ def test_no_test_event_stands_before_its_train_events(tmp_path_factory, events, 
     log = [(f"u{events[k][0]}", f"i{events[k][1]}", events[k][2] * unit) for k in order]
     folder = tmp_path_factory.mktemp("log")
     items = [f"i{k}" for k in range(6)]
-    found = validate(Config(min_interactions=0), *write(folder, items, log))
+    found = validate(Settings(min_interactions=0), *write(folder, items, log))
     if found.problems:
         assert "Too little is left" in found.problems[0]
         return
@@ -146,6 +146,6 @@ def test_whatever_stands_for_a_time_is_one_or_marked(values):
 @pytest.mark.case(30)
 def test_units_must_not_be_mixed_and_times_before_1970_are_named(tmp_path):
     log = [*log_of(["a", "b", "c"]), ("u0", "a", 1_500_000_000_000), ("u1", "b", -5)]
-    found = validate(Config(min_interactions=0), *write(tmp_path, ["a", "b", "c"], log)).problems
+    found = validate(Settings(min_interactions=0), *write(tmp_path, ["a", "b", "c"], log)).problems
     assert any("mixes units (9 in seconds, 1 in milliseconds)" in problem for problem in found)
     assert any("1 of 11 values" in problem and "'-5'" in problem for problem in found)

@@ -13,7 +13,7 @@ from components.embed_image.image_encoder import ImageEncoder
 from components.embed_text.text_encoder import TextEncoder
 from macrec.core.artifact import Source
 from macrec.core.errors import UserError
-from macrec.core.storage.local import content_digest
+from macrec.core.storage.uris import content_digest
 from tests.attacks.limited import MIB, idle_peak, run_stage
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from components.embed_text.text_encoder import CHARACTERS_PER_TOKEN, TextEncoder
-from components.prepare_data.main import Config
 from components.prepare_data.readers import Reader
+from components.prepare_data.spec import Settings
 from components.prepare_data.validation import validate
 from macrec.core.artifact import Artifact, Source
 from tests.attacks.limited import MIB, run_stage
@@ -111,7 +111,7 @@ def test_a_time_beyond_all_numbers_is_no_time(tmp_path):
     )]  # fmt: skip
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in items))
     (tmp_path / "log.jsonl").write_text("".join(line + "\n" for line in lines))
-    found = validate(Config(min_interactions=0), tmp_path / "items.jsonl", tmp_path / "log.jsonl")
+    found = validate(Settings(min_interactions=0), tmp_path / "items.jsonl", tmp_path / "log.jsonl")
     (problem,) = [p for p in found.problems if "no time" in p]
     assert "6 of 10 values" in problem and "line 4" in problem and "line 10" in problem
 
@@ -157,7 +157,7 @@ def seconds_to_read(folder: Path, size: int) -> float:
     for name, content in (("items", rows), ("log", log)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     started = time.process_time()
-    found = validate(Config(min_interactions=0), folder / "items.jsonl", folder / "log.jsonl")
+    found = validate(Settings(min_interactions=0), folder / "items.jsonl", folder / "log.jsonl")
     assert found.problems == []
     return time.process_time() - started
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import epoch_plan, instruments, published
-from components.train import main as train
+from components.train import spec as train
+from components.train import stage
 from macrec.core.errors import UserError
 from macrec.core.progress import log
 from macrec.generator.model import load_recommender
@@ -114,7 +115,7 @@ def test_trains_evaluates_and_says_what_was_run(monkeypatch, caplog, data, tmp_p
 
 
 def test_a_plan_fills_the_time_and_is_kept(monkeypatch, data, tmp_path):
-    config = replace(train.Config(), tasks=("seq_text_text", "seq_text_image"), decay=0.5)
+    config = replace(train.Settings(), tasks=("seq_text_text", "seq_text_image"), decay=0.5)
     made = published.write(data, tmp_path / "data")
     trial = epoch_plan.Trial(rows_per_second=10.0, validation_seconds=4.0)
     monkeypatch.setattr(epoch_plan, "_trial", lambda *_: trial)
@@ -149,7 +150,7 @@ def test_a_training_cut_short_can_be_evaluated_and_resumed(monkeypatch, caplog, 
     with pytest.raises(UserError, match="no checkpoint"):
         instruments.run(options(monkeypatch, data, tmp_path, *command, "--best-so-far"))
     with monkeypatch.context() as broken, pytest.raises(OSError, match="no space"):
-        broken.setattr(train, "save_recommender", full_disk)
+        broken.setattr(stage, "save_recommender", full_disk)
         instruments.run(options(monkeypatch, data, tmp_path, *command))
     so_far = instruments.run(options(monkeypatch, data, tmp_path, *command, "--best-so-far"))
     steps = caplog.text.count("resumed")

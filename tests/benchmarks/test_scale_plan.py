@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import scale_plan
 from benchmarks.scale_plan import BYTES, CPU_STAGES, GPU_STAGES, Plan, gpu_hours
-from components.quantize.config import Config as Quantizer
-from components.train.config import Config as Generator
+from components.quantize.spec import Settings as Quantizer
+from components.train.spec import Settings as Generator
 from macrec.generator.model import build_model
 from macrec.generator.tokens import Vocabulary
 from pipelines.dag.tasks import HOURS, TIMEOUT

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import decode_speed, generator_data, published, stock, train_speed
-from components.train import main as train
+from components.train import spec as train
 from macrec.generator.model import ModelSize
 
 TINY = ["d_model=8", "d_ff=16", "d_kv=4", "layers=1", "heads=2", "item_pairs=3"]
@@ -54,7 +54,9 @@ def test_stock_rows_are_all_tasks_of_the_training_part():
 
 def test_a_step_is_counted_by_its_targets():
     data = generator_data.load(None)
-    config = train.Config(batch_size=4, item_pairs=3, d_model=8, d_ff=16, d_kv=4, layers=1, heads=2)
+    config = train.Settings(
+        batch_size=4, item_pairs=3, d_model=8, d_ff=16, d_kv=4, layers=1, heads=2
+    )
     _, steps, rows = train_speed._ours(data, config, torch.device("cpu"))(0.0)
     assert steps == 3
     assert rows == (3 * 4 * 2, 3 * 3 * 2)  # two targets of each source, both directions of a pair

@@ -1,13 +1,14 @@
 """The stage baselines: what the models learn, what they may see, and what comes out."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from components.baselines import main, model_folder, registry
+from components.baselines import model_folder, registry, spec, stage
+from components.baselines.entries import ENTRIES, MODELS
 from components.baselines.interface import Fitted
-from components.baselines.registry import ENTRIES, MODELS
 from macrec.core.artifact import Artifact
 from macrec.core.errors import UserError
 from macrec.core.fingerprint import code_version, fingerprint, sources
@@ -173,7 +174,8 @@ class Spy:
 def test_a_model_sees_the_training_part_alone_and_histories_as_in_evaluate(tmp_path, monkeypatch):
     histories = [[1, 2, 3, 4, 5, 6], [7, 8, 9], [10, 11], [12], [13, 14, 15, 16]]
     spy = Spy()
-    monkeypatch.setattr(registry, "baseline", lambda name: spy)
+    for module in (registry, stage):
+        monkeypatch.setattr(module, "baseline", lambda name: spy)
     given = {"max_history": 4, "seen_items": "keep"}
     done = run(prepared(tmp_path / "data", histories), tmp_path / "out", "popular", **given)
     training = spy.data.training
@@ -226,29 +228,34 @@ def test_what_a_model_does_not_read_may_be_left_out_and_is_no_part_of_its_identi
     data = two_back  # without vectors
     given = {"text_embeddings": "anything", "semantic_ids": "codes"}
     entry = ENTRIES["popular"]._replace(reads=("text_embeddings",))
-    monkeypatch.setitem(main.ENTRIES, "popular", entry)
-    inputs = main.Inputs(**{**vars(planted.inputs(data)), **given})
-    used = main.used_inputs(main.Config(model="popular"), inputs)
+    monkeypatch.setitem(stage.ENTRIES, "popular", entry)
+    inputs = spec.Inputs(**{**vars(planted.inputs(data)), **given})
+    used = spec.used_inputs(spec.Settings(model="popular"), inputs)
     assert (used.text_embeddings, used.semantic_ids) == ("anything", None)
     flags = ["--sequences", "a", "--items", "b", "--out", "o"]
-    assert set(parse_request(main, flags).artifacts) == {"sequences", "items"}
+    assert set(parse_request(spec.STAGE, flags).artifacts) == {"sequences", "items"}
     with pytest.raises(UserError, match="give --items"):
-        parse_request(main, flags[:2] + flags[4:])
+        parse_request(spec.STAGE, flags[:2] + flags[4:])
     with pytest.raises(UserError, match="popular reads text_embeddings"):
-        main.opened(main.Config(model="popular"), planted.inputs(data), SimpleNamespace(threads=0))
+        stage.opened(
+            spec.Settings(model="popular"), planted.inputs(data), SimpleNamespace(threads=0)
+        )
 
 
-def test_a_result_is_of_the_code_of_its_model_and_not_of_the_others(two_back, monkeypatch):
+def test_a_result_is_of_the_code_of_its_model_and_not_of_the_others(two_back):
     """So that a change of one model leaves what the others have learned valid."""
-    configs = {name: main.Config(model=name) for name in MODELS}
-    read = {n: set(sources("components.baselines.main", main.not_run(configs[n]))) for n in MODELS}
+    configs = {name: spec.Settings(model=name) for name in MODELS}
+    read = {
+        n: set(sources("components.baselines.stage", spec.unused_imports(configs[n])))
+        for n in MODELS
+    }
     for name in MODELS:
         assert f"components.baselines.{name}" in read[name]
     assert "components.baselines.missrec" not in read["s3rec"]
     assert "components.baselines.sasrec" in read["s3rec"]  # whose network it trains
     assert "components.baselines.learning" not in read["item_knn"]
-    assert len({code_version(main, config) for config in configs.values()}) == len(MODELS)
+    assert len({code_version(spec.STAGE, config) for config in configs.values()}) == len(MODELS)
     inputs = planted.inputs(two_back)
-    alone = fingerprint(main, configs["popular"], inputs)
-    monkeypatch.setattr(main, "not_run", lambda _: set())
-    assert fingerprint(main, configs["popular"], inputs) != alone
+    alone = fingerprint(spec.STAGE, configs["popular"], inputs)
+    everything = replace(spec.STAGE, unused_imports=lambda _: set())
+    assert fingerprint(everything, configs["popular"], inputs) != alone

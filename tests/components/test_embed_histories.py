@@ -5,13 +5,14 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from components.embed_histories import history_vectors as embedding
-from components.embed_histories import main as stage
+from components.embed_histories import spec, stage
 from macrec.core.artifact import Artifact, DatasetOutput
 from macrec.core.errors import UserError
 from macrec.data import schema
 from macrec.data.cooccurrence import count_neighbours
 from macrec.data.sequences import Sequences
 from tests.artifacts import dataset
+from tests.jobs import job
 
 HELD_OUT = [0, 1]  # what a history ends with in tests of its training part
 
@@ -26,13 +27,15 @@ def run(path, items, histories, **config):
     output = DatasetOutput(path / "history_embeddings")
     output.prepare()
     metrics = stage.run(
-        stage.Config(**config),
-        stage.Inputs(
-            items=dataset(path / "items", schema.ITEMS, columns),
-            sequences=dataset(path / "sequences", schema.SEQUENCES, log),
-        ),
-        stage.Outputs(history_embeddings=output),
-        stage.Execution(),
+        job(
+            spec.Settings(**config),
+            spec.Inputs(
+                items=dataset(path / "items", schema.ITEMS, columns),
+                sequences=dataset(path / "sequences", schema.SEQUENCES, log),
+            ),
+            spec.Outputs(history_embeddings=output),
+            spec.Execution(),
+        )
     )
     output.commit({})
     return Artifact.open(output.path), metrics
@@ -283,14 +286,14 @@ def test_items_outside_the_catalogue_are_refused(tmp_path, broken, place):
 @pytest.mark.parametrize("config", [{"dim": -1}, {"window": 0}, {"seed": -1}])
 def test_config_is_checked(config):
     with pytest.raises(UserError, match=next(iter(config))):
-        stage.Config(**config)
+        spec.Settings(**config)
 
 
 def test_met_stops_at_the_largest_int32(tmp_path, monkeypatch):
-    real = embedding.embed
+    real = stage.embed
     huge = 2**40
     monkeypatch.setattr(
-        embedding, "embed", lambda *given: real(*given)._replace(met_N=np.full(3, huge))
+        stage, "embed", lambda *given: real(*given)._replace(met_N=np.full(3, huge))
     )
     artifact, _ = run(tmp_path, 3, [[0, 1, 2, *HELD_OUT]])
     assert met(artifact) == [2**31 - 1] * 3

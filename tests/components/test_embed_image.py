@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from components.embed_image import main
+from components.embed_image import spec, stage
 from components.embed_image.image_encoder import ImageEncoder
 from components.embed_image.pictures import Geometry, load_picture
 from macrec.core.artifact import Artifact, DatasetOutput, Source
 from macrec.core.errors import UserError
 from macrec.data import schema
 from macrec.data.columns import embedding_matrix
+from tests.jobs import job
 
 PIXELS = 1_000_000
 
@@ -86,17 +87,19 @@ def run(
 ) -> tuple[Artifact, dict[str, float]]:
     output = DatasetOutput(folder / "out")
     output.prepare()
-    metrics = main.run(
-        main.Config(**settings),  # type: ignore[arg-type]
-        main.Inputs(
-            items=make_items(folder / "items", uris),
-            images=Source(str(images)) if images else None,
-            model=model,
-            embeddings=given,
-        ),
-        main.Outputs(image_embeddings=output),
-        main.Execution(batch_images=batch_images, workers=workers, device="cpu"),
-        cache_uri,
+    metrics = stage.run(
+        job(
+            spec.Settings(**settings),  # type: ignore[arg-type]
+            spec.Inputs(
+                items=make_items(folder / "items", uris),
+                images=Source(str(images)) if images else None,
+                model=model,
+                embeddings=given,
+            ),
+            spec.Outputs(image_embeddings=output),
+            spec.Execution(batch_images=batch_images, workers=workers, device="cpu"),
+            cache_uri=cache_uri,
+        )
     )
     output.commit({})
     return Artifact.open(folder / "out"), metrics
@@ -303,7 +306,7 @@ def test_given_vectors_instead_of_pictures(tmp_path: Path) -> None:
 
 def test_settings_and_inputs_that_are_refused(dino: Source, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="max_bad_images"):
-        main.Config(max_bad_images=1.5)
+        spec.Settings(max_bad_images=1.5)
     with pytest.raises(UserError, match="model needs images"):
         run(tmp_path, ["0.png"], dino)
     with pytest.raises(UserError, match="not both"):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from components.embed_text import main
+from components.embed_text import spec, stage
 from components.embed_text.text_encoder import (
     TextBatch,
     TextEncoder,
@@ -22,6 +22,7 @@ from macrec.core.artifact import Artifact, DatasetOutput, Source
 from macrec.core.errors import UserError
 from macrec.data import schema
 from macrec.data.columns import embedding_matrix
+from tests.jobs import job
 
 TEXTS = [
     "Fender Stratocaster",
@@ -93,17 +94,19 @@ def run(
     dtype: Literal["auto", "bfloat16"] = "auto",
     **settings: object,
 ) -> tuple[Artifact, dict[str, float]]:
-    execution = main.Execution(batch_tokens=batch_tokens, device="cpu", dtype=dtype)
+    execution = spec.Execution(batch_tokens=batch_tokens, device="cpu", dtype=dtype)
     output = DatasetOutput(folder / "out")
     output.prepare()
-    metrics = main.run(
-        main.Config(**settings),  # type: ignore[arg-type]
-        main.Inputs(
-            items=make_items(folder / "items", texts or TEXTS), model=model, embeddings=given
-        ),
-        main.Outputs(text_embeddings=output),
-        execution,
-        cache_uri,
+    metrics = stage.run(
+        job(
+            spec.Settings(**settings),  # type: ignore[arg-type]
+            spec.Inputs(
+                items=make_items(folder / "items", texts or TEXTS), model=model, embeddings=given
+            ),
+            spec.Outputs(text_embeddings=output),
+            execution,
+            cache_uri=cache_uri,
+        )
     )
     output.commit({})
     return Artifact.open(folder / "out"), metrics
@@ -307,12 +310,12 @@ def test_without_a_source_every_vector_is_null(tmp_path: Path) -> None:
 )
 def test_settings_that_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(settings))):
-        main.Config(**settings)  # type: ignore[arg-type]
+        spec.Settings(**settings)  # type: ignore[arg-type]
 
 
 def test_stage_is_light_to_import() -> None:
     code = (
-        "import sys, components.embed_text.main, components.embed_image.main;"
+        "import sys, components.embed_text.spec, components.embed_image.spec;"
         "print([m for m in ('torch', 'transformers', 'PIL', 'kfp') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from components.encode_items import main as stage
+from components.encode_items import stage
+from components.encode_items.spec import Execution, Inputs, Outputs, Settings
 from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.core.errors import UserError
 from macrec.data import schema
@@ -18,6 +19,7 @@ from macrec.tokenizer import frozen_codes, renewal
 from macrec.tokenizer.item_vectors_from_histories import fit_histories
 from macrec.tokenizer.quantizer import CrossModalQuantizer, QuantizerSpec
 from tests.artifacts import dataset
+from tests.jobs import job
 from tests.planted import history_embeddings
 
 BOTH = QuantizerSpec(text_dim=1, image_dim=1, tokenizer="rqkmeans", levels=2, codebook_size=4)
@@ -92,7 +94,7 @@ def make_inputs(path, catalogue, *, spec=BOTH, means=None, mean=None):
     moved = [np.array([-1, 1, -1, -1, -1], np.int8), np.full(5, -1, np.int8)]
     near = [codes_column(nearest(values)) for values in OLD[1:]]
     latents = [old_index, column(OLD.text), column(OLD.image), *near]
-    return stage.Inputs(
+    return Inputs(
         items=dataset(path / "items", schema.ITEMS, items),
         text_embeddings=embeddings(path / "text", catalogue.text, mean),
         image_embeddings=embeddings(path / "image", catalogue.image),
@@ -113,13 +115,13 @@ class Ran(NamedTuple):
 
 
 def run(path, inputs, **config):
-    outputs = stage.Outputs(
+    outputs = Outputs(
         semantic_ids=DatasetOutput(path / "new_ids"), latents=DatasetOutput(path / "new_latents")
     )
     for output in vars(outputs).values():
         output.prepare()
-    execution = stage.Execution(device="cpu")
-    metrics = stage.run(stage.Config(**config), inputs, outputs, execution)
+    execution = Execution(device="cpu")
+    metrics = stage.run(job(Settings(**config), inputs, outputs, execution))
     for output in vars(outputs).values():
         output.commit({})
     ids, latents = (Artifact.open(output.path) for output in vars(outputs).values())
@@ -301,7 +303,7 @@ def test_a_new_item_without_a_modality_works_or_fails_by_policy(tmp_path, modali
 @pytest.mark.parametrize("bad", [{"tolerance": -1}, {"max_changed": 1.5}])
 def test_a_configuration_out_of_range_is_refused(bad):
     with pytest.raises(UserError, match="|".join(bad)):
-        stage.Config(**bad)
+        Settings(**bad)
 
 
 def test_an_item_with_neither_text_nor_picture_is_refused(tmp_path):
@@ -340,23 +342,23 @@ def test_vectors_of_another_encoder_are_refused(tmp_path):
     two = vector_column(np.zeros((4, 2), np.float32), np.ones(4, bool))
     wide = dataset(tmp_path / "wide", schema.embeddings(2), [index, two, ["ok"] * 4])
     with pytest.raises(UserError, match="text vectors have 2 components, those"):
-        run(tmp_path, stage.Inputs(**{**vars(inputs), "text_embeddings": wide}))
+        run(tmp_path, Inputs(**{**vars(inputs), "text_embeddings": wide}))
     none = embeddings(tmp_path / "none", [None] * 4)
     with pytest.raises(UserError, match="no item has image vectors"):
-        run(tmp_path, stage.Inputs(**{**vars(inputs), "image_embeddings": none}))
+        run(tmp_path, Inputs(**{**vars(inputs), "image_embeddings": none}))
 
 
 def test_artifacts_of_several_runs_are_refused(tmp_path):
     one, other = make_inputs(tmp_path / "1", SAME), make_inputs(tmp_path / "2", OLD)
     with pytest.raises(UserError, match="4 items but 5 text vectors"):
-        run(tmp_path, stage.Inputs(**{**vars(one), "text_embeddings": other.text_embeddings}))
+        run(tmp_path, Inputs(**{**vars(one), "text_embeddings": other.text_embeddings}))
     few = dataset(
         tmp_path / "few",
         schema.latents(1, 1),
         [np.zeros(1, np.int32), column([1]), column([1]), *2 * [codes_column(nearest([1]))]],
     )
     with pytest.raises(UserError, match="5 previous semantic IDs but 1 previous latents"):
-        run(tmp_path, stage.Inputs(**{**vars(one), "previous_latents": few}))
+        run(tmp_path, Inputs(**{**vars(one), "previous_latents": few}))
 
 
 def test_a_quantizer_that_does_not_tell_its_mean_is_refused(tmp_path):
@@ -368,7 +370,7 @@ def test_a_quantizer_that_does_not_tell_its_mean_is_refused(tmp_path):
     output.commit({})
     other = Artifact.open(output.path)
     with pytest.raises(UserError, match="not known which mean"):
-        run(tmp_path, stage.Inputs(**{**vars(inputs), "quantizer": other}))
+        run(tmp_path, Inputs(**{**vars(inputs), "quantizer": other}))
 
 
 def test_what_an_item_gets_depends_on_no_other_item_but_by_collision(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.evaluate import main as stage
+from components.evaluate import spec
 from components.evaluate.example_users import choose_users, thumbnail
 from macrec.core.artifact import (
     Artifact,
@@ -24,7 +24,7 @@ from macrec.core.artifact import (
     Source,
 )
 from macrec.core.errors import UserError
-from macrec.core.stage import execute
+from macrec.core.executor import execute
 from macrec.data import schema
 from macrec.data.columns import codes_column, vector_column
 from macrec.generator.model import ModelSize, Recommender, build_model, save_recommender
@@ -106,7 +106,7 @@ def make_inputs(path, lists, recommender, images=None, image_uri=lambda item: No
         )
         for seed, m in enumerate(("text", "image"))
     ]
-    return stage.Inputs(
+    return spec.Inputs(
         items=dataset(path / "items", schema.ITEMS, columns),
         sequences=sequences_of(path / "sequences", lists),
         semantic_ids=dataset(
@@ -126,15 +126,15 @@ def make_inputs(path, lists, recommender, images=None, image_uri=lambda item: No
 
 
 def run(path, inputs, **config):
-    outputs = stage.Outputs(
+    outputs = spec.Outputs(
         predictions=DatasetOutput(path / "predictions"),
         report=HtmlOutput(path / "report.html"),
         summary=MarkdownOutput(path / "summary.md"),
     )
     usual = {"beams": ITEMS, "single_modality_beams": 12, "seen_items": "keep"}
-    given = stage.Config(**{**usual, **config})
+    given = spec.Settings(**{**usual, **config})
     done = execute(
-        stage, given, inputs, outputs, stage.Execution(device="cpu", batch_size=7, threads=1)
+        spec.STAGE, given, inputs, outputs, spec.Execution(device="cpu", batch_size=7, threads=1)
     )
     predictions = Artifact.open(outputs.predictions.path).table().to_pylist()
     return done.metrics, predictions, outputs.report.path.read_text()
@@ -441,7 +441,7 @@ def test_other_semantic_ids_than_those_trained_on_are_refused(tmp_path, lists, r
     )
     other = folder(tmp_path / "other", [], lambda to: save_recommender(to, swapped))
     with pytest.raises(UserError, match="trained on other text codes"):
-        run(tmp_path, stage.Inputs(**{**vars(inputs), "recommender": other}))
+        run(tmp_path, spec.Inputs(**{**vars(inputs), "recommender": other}))
 
 
 @pytest.mark.parametrize(
@@ -459,7 +459,7 @@ def test_other_semantic_ids_than_those_trained_on_are_refused(tmp_path, lists, r
 )
 def test_bad_config_is_refused(wrong):
     with pytest.raises(UserError, match="evaluate"):
-        stage.Config(**wrong)
+        spec.Settings(**wrong)
 
 
 def test_examples_are_half_hits():

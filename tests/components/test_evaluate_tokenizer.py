@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from components.evaluate import main as stage
+from components.evaluate import spec
 from components.evaluate.tokenizer_figures import measure
 from macrec.core.artifact import Artifact, FolderOutput
 from macrec.data import schema
@@ -67,7 +67,7 @@ def measured(path, text=(BEFORE, AFTER, MOVED), image=None, history=True, codebo
         {"epochs": [], "final": FINAL} if history else None,
         books if codebooks else {},
     )
-    inputs = stage.Inputs(
+    inputs = spec.Inputs(
         items=items,
         sequences=dataset(
             path / "sequences", schema.SEQUENCES, [users, lists, [None] * len(lists)]

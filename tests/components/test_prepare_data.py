@@ -9,13 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.prepare_data.main import Config, Execution, Inputs, Outputs, run
+from components.prepare_data.spec import Execution, Inputs, Outputs, Settings
+from components.prepare_data.stage import run
 from components.prepare_data.validation import validate
 from macrec.core.artifact import Artifact, DatasetOutput, Source
 from macrec.core.errors import UserError
+from tests.jobs import job
 
 Rows = list[dict[str, Any]]
-LOOSE = Config(min_interactions=0)
+LOOSE = Settings(min_interactions=0)
 
 
 def item(name: str, **more: Any) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def write(path: Path, rows: Iterable[dict[str, Any]] | str | bytes) -> Path:
     return path
 
 
-def prepare(folder: Path, items: Path, log: Path, config: Config) -> tuple[Rows, Rows, dict]:
+def prepare(folder: Path, items: Path, log: Path, config: Settings) -> tuple[Rows, Rows, dict]:
     """Runs the stage; the rows of both artifacts, and the metrics."""
     outputs = Outputs(
         items=DatasetOutput(folder / "items"), sequences=DatasetOutput(folder / "sequences")
@@ -48,19 +50,21 @@ def prepare(folder: Path, items: Path, log: Path, config: Config) -> tuple[Rows,
     outputs.items.prepare()
     outputs.sequences.prepare()
     inputs = Inputs(catalog=Source(str(items)), interactions=Source(str(log)))
-    metrics = run(config, inputs, outputs, Execution())
+    metrics = run(job(config, inputs, outputs, Execution()))
     outputs.items.commit({})
     outputs.sequences.commit({})
     tables = [Artifact.open(folder / name).table() for name in ("items", "sequences")]
     return tables[0].to_pylist(), tables[1].to_pylist(), metrics
 
 
-def small(tmp_path: Path, items: Any, log: Any, config: Config = LOOSE) -> tuple[Rows, Rows, dict]:
+def small(
+    tmp_path: Path, items: Any, log: Any, config: Settings = LOOSE
+) -> tuple[Rows, Rows, dict]:
     paths = write(tmp_path / "items.jsonl", items), write(tmp_path / "log.jsonl", log)
     return prepare(tmp_path / "out", *paths, config)
 
 
-def problems(tmp_path: Path, items: Any, log: Any, config: Config = LOOSE) -> list[str]:
+def problems(tmp_path: Path, items: Any, log: Any, config: Settings = LOOSE) -> list[str]:
     paths = write(tmp_path / "items.jsonl", items), write(tmp_path / "log.jsonl", log)
     return validate(config, *paths).problems
 
@@ -107,7 +111,7 @@ def test_writes_items_in_the_order_of_the_catalogue_and_sequences_in_time_order(
 
 def test_without_timestamps_the_order_of_the_log_is_kept_and_repeats_stay(tmp_path):
     log = [{"user_id": "u", "item_id": name} for name in ("c", "a", "a", "b")]
-    config = Config(timestamp_column="", min_interactions=0)
+    config = Settings(timestamp_column="", min_interactions=0)
     _, sequences, _ = small(tmp_path, ITEMS, log, config)
     assert sequences == [{"user_id": "u", "item_index": [2, 0, 0, 1], "timestamp": None}]
 
@@ -131,7 +135,7 @@ def test_exact_repeats_are_dropped_and_counted_later_ones_stay(tmp_path):
 def test_k_core_renumbers_the_items_that_stay(tmp_path):
     items = [item("rare"), *ITEMS]
     log = [*LOG, event("w", "rare", 1_500_000_000), event("w", "a", 1_500_000_001)]
-    found, sequences, metrics = small(tmp_path, items, log, Config(min_interactions=2))
+    found, sequences, metrics = small(tmp_path, items, log, Settings(min_interactions=2))
     assert [row["item_id"] for row in found] == ["a", "b", "c"]
     assert [row["item_index"] for row in found] == [0, 1, 2]
     assert [row["item_index"] for row in sequences] == [[0, 1, 2]] * 2
@@ -143,7 +147,7 @@ def test_without_k_core_items_nobody_met_stay_and_short_users_go(tmp_path):
     for minimum in (0, 1):
         folder = tmp_path / str(minimum)
         folder.mkdir()
-        config = Config(min_interactions=minimum)
+        config = Settings(min_interactions=minimum)
         found, sequences, metrics = small(folder, [*ITEMS, item("new")], log, config)
         assert [row["item_id"] for row in found] == ["a", "b", "c", "new"]
         assert [row["user_id"] for row in sequences] == ["u", "v"]
@@ -158,7 +162,7 @@ def test_items_without_image_are_kept_or_dropped_with_their_interactions(
     tmp_path, policy, kept, dropped, minimum
 ):
     log = [*LOG, event("u", "x", 1_600_000_000), event("v", "x", 1_600_000_000)]
-    config = Config(min_interactions=minimum, missing_image=policy)
+    config = Settings(min_interactions=minimum, missing_image=policy)
     found, _, metrics = small(tmp_path, [*ITEMS, item("x", image=" ")], log, config)
     assert [row["item_id"] for row in found] == kept
     assert metrics["interactions_dropped_no_image"] == dropped
@@ -167,7 +171,7 @@ def test_items_without_image_are_kept_or_dropped_with_their_interactions(
 def test_every_row_that_was_read_is_accounted_for(tmp_path):
     log = [*LOG, LOG[0], event("u", "zz", 1_500_000_000), event("u", "x", 1_500_000_005)]
     log += [event("w", "a", 1_500_000_000)]
-    config = Config(min_interactions=2, missing_image="drop", unknown_items="drop")
+    config = Settings(min_interactions=2, missing_image="drop", unknown_items="drop")
     _, sequences, metrics = small(tmp_path, [*ITEMS, item("x")], log, config)
     reasons = ("unknown_item", "no_image", "duplicate", "rare")
     counts = [metrics[f"interactions_dropped_{reason}"] for reason in reasons]
@@ -189,7 +193,7 @@ def test_unknown_items_up_to_one_percent_are_dropped_with_a_warning(tmp_path):
     (problem,) = validate(LOOSE, items, above).problems
     assert "1 of 91 rows" in problem and 'unknown_items="drop"' in problem
     assert "1 of them match an item if case" in problem
-    assert not validate(Config(unknown_items="drop", min_interactions=0), items, above).problems
+    assert not validate(Settings(unknown_items="drop", min_interactions=0), items, above).problems
 
 
 NO_TITLE = [{"item_id": name} for name in "abc"]
@@ -209,13 +213,13 @@ BAD = {
     "a text column of one's own must exist": (
         ITEMS,
         LOG,
-        Config(text_columns=("title", "brand")),
+        Settings(text_columns=("title", "brand")),
         ["no column 'brand' (text_columns)", "--text-columns"],
     ),
     "an image column of one's own must exist": (
         ITEMS,
         LOG,
-        Config(image_column="picture"),
+        Settings(image_column="picture"),
         ["no column 'picture' (image_column)", 'Set image_column="" if there are no pictures.'],
     ),
     "log columns": (
@@ -273,7 +277,7 @@ BAD = {
     "no image, to fail": (
         [*ITEMS, item("x")],
         LOG,
-        Config(missing_image="fail"),
+        Settings(missing_image="fail"),
         ["1 of 4 items have no image (first: x)", 'missing_image="keep"'],
     ),
     "bad lines": (
@@ -323,7 +327,7 @@ BAD = {
     "nothing is left": (
         ITEMS,
         LOG,
-        Config(min_interactions=4),
+        Settings(min_interactions=4),
         [
             "min_interactions=4",
             "2 users, 3 items, 6 interactions, then 0 users",
@@ -397,7 +401,7 @@ def test_exotic_text_is_kept_exactly(tmp_path):
 
 def test_the_default_text_follows_the_title_column(tmp_path):
     items = [{"item_id": n, "name": f"N {n}", "description": ["x", "y"]} for n in "abc"]
-    found, _, _ = small(tmp_path, items, LOG, Config(title_column="name", min_interactions=0))
+    found, _, _ = small(tmp_path, items, LOG, Settings(title_column="name", min_interactions=0))
     assert (found[0]["title"], found[0]["text"]) == ("N a", "N a\nx, y")
 
 
@@ -426,7 +430,7 @@ def test_same_input_same_bytes(tmp_path):
 )
 def test_config_is_checked(wrong):
     with pytest.raises(UserError):
-        Config(**wrong)
+        Settings(**wrong)
 
 
 def test_parquet_ids_keep_their_type_as_text(tmp_path):

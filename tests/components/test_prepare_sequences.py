@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.prepare_data.sequences import (
+from components.prepare_data.interactions import (
     Interactions,
     batches,
     in_time_order,

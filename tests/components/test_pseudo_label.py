@@ -5,12 +5,13 @@ import pyarrow as pa
 import pytest
 from threadpoolctl import threadpool_limits
 
-from components.pseudo_label import main as stage
+from components.pseudo_label import spec, stage
 from components.pseudo_label.clustering import capped
 from macrec.core.artifact import Artifact, DatasetOutput
 from macrec.core.errors import UserError
 from macrec.data import schema, vectors
 from macrec.data.columns import vector_column
+from tests.jobs import job
 
 STREAMED = {"minibatch_above": 0, "batch_items": 64, "passes": 4}
 
@@ -32,13 +33,15 @@ def run(path, text_ND, image_ND, *, text_valid=None, image_valid=None, **config)
     output = DatasetOutput(path / "pseudo_labels")
     output.prepare()
     metrics = stage.run(
-        stage.Config(**config),
-        stage.Inputs(
-            text_embeddings=embeddings(path / "text", text_ND, text_valid),
-            image_embeddings=embeddings(path / "image", image_ND, image_valid),
-        ),
-        stage.Outputs(pseudo_labels=output),
-        stage.Execution(),
+        job(
+            spec.Settings(**config),
+            spec.Inputs(
+                text_embeddings=embeddings(path / "text", text_ND, text_valid),
+                image_embeddings=embeddings(path / "image", image_ND, image_valid),
+            ),
+            spec.Outputs(pseudo_labels=output),
+            spec.Execution(),
+        )
     )
     output.commit({})
     return Artifact.open(output.path).table().to_pydict(), metrics
@@ -187,7 +190,7 @@ def test_artifacts_of_different_lengths_are_refused(tmp_path):
 )
 def test_config_is_checked(config):
     with pytest.raises(UserError, match=next(iter(config))):
-        stage.Config(**config)
+        spec.Settings(**config)
 
 
 @pytest.mark.parametrize("config", [{}, STREAMED])
@@ -204,6 +207,6 @@ def test_vectors_in_a_scratch_file_give_the_same_labels(tmp_path, monkeypatch, c
         sizes.append(type(found.matrix_NE))
         return found
 
-    monkeypatch.setattr(vectors, "read_vectors", scratch)
+    monkeypatch.setattr(stage, "read_vectors", scratch)
     assert run(tmp_path / "far", *given, **settings) == in_memory
     assert sizes == [vectors.ScratchMatrix] * 2

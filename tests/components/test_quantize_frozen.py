@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from components.quantize import main as stage
+from components.quantize import spec
 from macrec.core.artifact import Artifact, Source
 from macrec.core.errors import UserError
 from macrec.data import schema
@@ -67,8 +67,8 @@ def test_another_encoder_is_noticed(tmp_path, earlier):
 
 def test_an_earlier_run_is_read_only_by_a_frozen_quantizer(tmp_path, earlier):
     _, inputs = earlier
-    assert stage.used_inputs(FROZEN, inputs) == inputs
-    used = vars(stage.used_inputs(SMALL, inputs))
+    assert spec.used_inputs(FROZEN, inputs) == inputs
+    used = vars(spec.used_inputs(SMALL, inputs))
     assert not any(used[name] for name in used if name.startswith("previous"))
     with pytest.raises(UserError, match="frozen needs previous_latents"):
         run(tmp_path, replace(inputs, previous_latents=None), FROZEN)

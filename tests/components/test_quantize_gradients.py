@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from components.quantize import objective, quantizer_losses, quantizer_training
-from components.quantize.config import Config
+from components.quantize.spec import Settings
 from tests.planted import CPU, normal, planted, settled, untrained, without
 
 ITEMS = 14
 NOISE = 1e9 * torch.finfo(torch.float64).eps
 """The gradient of something that is reached: 2e-7, a billion times what rounding leaves."""
 
-BASE = Config(
+BASE = Settings(
     codebook_size=6, levels=3, latent_dim=4, hidden=(6,), codebook_init="normal",
     codebook_update="gradient", contrastive_weights=(0.2, 0.3, 0.5), align_gradient="codebooks",
     align_weight=0.9, rq_weight=0.7, temperature=0.3, epochs=1, batch_size=ITEMS,

@@ -14,7 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
 
 from components.quantize import evaluation, objective, quantizer_training, sizes
-from components.quantize.config import MAX_CODEBOOK, Config
+from components.quantize.spec import MAX_CODEBOOK, Settings
 from macrec.core.errors import UserError
 from macrec.data import schema
 from macrec.data.columns import codes_matrix
@@ -118,7 +118,7 @@ def clumped():
 )
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(UserError, match=message):
-        Config(**settings)
+        Settings(**settings)
 
 
 # ---------------------------------------------------------------- codes while training

@@ -14,11 +14,13 @@ import pytest
 
 from benchmarks.amazon import convert
 from components.prepare_data.files import find_files
-from components.prepare_data.main import Config, Execution, Inputs, Outputs, run
 from components.prepare_data.readers import Reader
+from components.prepare_data.spec import Execution, Inputs, Outputs, Settings
+from components.prepare_data.stage import run
 from components.prepare_data.validation import validate
 from macrec.core.artifact import Artifact, DatasetOutput, Source
 from macrec.core.errors import UserError
+from tests.jobs import job
 
 Rows = list[dict[str, Any]]
 
@@ -95,12 +97,12 @@ def hive(folder: Path, rows: Rows, suffix: str) -> Path:
     return folder / "data"
 
 
-def digests(folder: Path, items: Path, log: Path, config: Config) -> tuple[str, str]:
+def digests(folder: Path, items: Path, log: Path, config: Settings) -> tuple[str, str]:
     outputs = Outputs(items=DatasetOutput(folder / "i"), sequences=DatasetOutput(folder / "s"))
     for output in (outputs.items, outputs.sequences):
         output.prepare()
     inputs = Inputs(catalog=Source(str(items)), interactions=Source(str(log)))
-    run(config, inputs, outputs, Execution())
+    run(job(config, inputs, outputs, Execution()))
     for output in (outputs.items, outputs.sequences):
         output.commit({})
     return Artifact.open(folder / "i").digest, Artifact.open(folder / "s").digest
@@ -118,7 +120,7 @@ def test_every_format_and_layout_gives_the_same_artifacts(tmp_path):
             for name, rows in (("items", ITEMS), ("log", LOG)):
                 (folder / name).mkdir(parents=True)
                 paths.append(layout(folder / name, rows, suffix))
-            found[layout.__name__, suffix] = digests(folder, *paths, Config(min_interactions=2))
+            found[layout.__name__, suffix] = digests(folder, *paths, Settings(min_interactions=2))
     assert len(found) == 18 and len(set(found.values())) == 1
     table = Artifact.open(tmp_path / "hive.csv" / "i").table()
     assert table["item_id"].to_pylist() == [row["item_id"] for row in ITEMS]
@@ -212,7 +214,7 @@ def test_wrong_types_in_parquet_are_named(tmp_path, column, kind):
 def test_wrong_types_come_with_the_setting(tmp_path):
     rows = [{"item_id": 1.5, "title": "x"}, {"item_id": 2.5, "title": "x"}]
     items = one_file(tmp_path, rows, ".parquet")
-    (problem,) = validate(Config(), items, one_file(tmp_path, LOG, ".csv")).problems
+    (problem,) = validate(Settings(), items, one_file(tmp_path, LOG, ".csv")).problems
     assert "column 'item_id' is double, which item_id_column cannot be" in problem
 
 
@@ -221,7 +223,7 @@ def test_a_file_that_lacks_a_column_is_named(tmp_path):
     (tmp_path / "log/a.csv").write_bytes(as_csv(LOG))
     (tmp_path / "log/b.csv").write_text("user_id,item_id\n00,000\n")
     found = validate(
-        Config(min_interactions=2), one_file(tmp_path, ITEMS, ".jsonl"), tmp_path / "log"
+        Settings(min_interactions=2), one_file(tmp_path, ITEMS, ".jsonl"), tmp_path / "log"
     )
     assert any("1 of 2 files have no column 'timestamp'" in p for p in found.problems)
 
@@ -269,7 +271,7 @@ def test_the_converter_keeps_all_items_and_the_order(tmp_path):
     assert vectors["embedding"][3] == [6.0, 7.0]
     codes = pq.read_table(tmp_path / "out/semantic_ids.parquet").to_pydict()
     assert codes["text_codes"][3] == [3, 255]
-    config = Config(timestamp_column="", min_interactions=0)
+    config = Settings(timestamp_column="", min_interactions=0)
     assert digests(
         tmp_path, tmp_path / "out/items.parquet", tmp_path / "out/interactions.parquet", config
     )

@@ -5,13 +5,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from components.recommend import main as stage
-from components.recommend import shards
+from components.recommend import shards, spec
 from components.recommend.users import Users
 from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput, Source
 from macrec.core.errors import TryAgain, UserError
-from macrec.core.stage import execute
-from macrec.core.storage.local import open_storage
+from macrec.core.executor import execute
+from macrec.core.storage.uris import open_storage
 from macrec.core.store import ArtifactStore
 from macrec.data import schema
 from macrec.data.columns import codes_column, vector_column
@@ -91,11 +90,11 @@ def run(path, inputs, *, store=None, shard_users=7, **config):
     """Metrics and rows of the stage."""
     output = DatasetOutput(path / "recommendations")
     done = execute(
-        stage,
-        stage.Config(**config),
-        stage.Inputs(**inputs),
-        stage.Outputs(recommendations=output),
-        stage.Execution(device="cpu", batch_size=4, threads=1, shard_users=shard_users),
+        spec.STAGE,
+        spec.Settings(**config),
+        spec.Inputs(**inputs),
+        spec.Outputs(recommendations=output),
+        spec.Execution(device="cpu", batch_size=4, threads=1, shard_users=shard_users),
         store=store,
     )
     return done.metrics, Artifact.open(output.path).verify()
@@ -413,7 +412,7 @@ def test_lists_of_which_nothing_is_left_are_refused(tmp_path, inputs, name, ids,
 )
 def test_bad_config_is_refused(wrong):
     with pytest.raises(UserError, match="recommend"):
-        stage.Config(**wrong)
+        spec.Settings(**wrong)
 
 
 def test_users_are_read_a_bounded_number_at_a_time(tmp_path):

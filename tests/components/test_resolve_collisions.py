@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from components.resolve_collisions import main as stage
+from components.resolve_collisions import spec, stage
 from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput, Source
 from macrec.core.errors import UserError
 from macrec.data import schema
 from macrec.data.columns import codes_column, codes_matrix, vector_column
 from tests.artifacts import dataset
+from tests.jobs import job
 
 CODEBOOKS = {  # decoded: 00 -> 0, 01 -> 1, 10 -> 10, 11 -> 11
     "text": np.array([[[0], [10]], [[0], [1]]], np.float32),
@@ -51,7 +52,7 @@ def make_inputs(path, catalogue, codebooks=CODEBOOKS):
     quantizer.prepare()
     save_file(codebooks, quantizer.path / "codebooks.safetensors")
     quantizer.commit({})
-    return stage.Inputs(
+    return spec.Inputs(
         items=dataset(path / "items", schema.ITEMS, text),
         latents=dataset(path / "latents", schema.latents(1, 1), [index, *vectors, *codes]),
         quantizer=Artifact.open(quantizer.path),
@@ -61,8 +62,8 @@ def make_inputs(path, catalogue, codebooks=CODEBOOKS):
 def run(path, inputs):
     output = DatasetOutput(path / "semantic_ids")
     output.prepare()
-    outputs = stage.Outputs(semantic_ids=output)
-    metrics = stage.run(stage.Config(), inputs, outputs, stage.Execution())
+    outputs = spec.Outputs(semantic_ids=output)
+    metrics = stage.run(job(spec.Settings(), inputs, outputs, spec.Execution()))
     output.commit({})
     return Artifact.open(output.path), metrics
 
@@ -143,7 +144,7 @@ def test_a_quantizer_of_text_alone(tmp_path):
 def test_latents_of_another_catalogue_are_refused(tmp_path):
     inputs = make_inputs(tmp_path / "one", CATALOGUE)
     other = make_inputs(tmp_path / "other", Catalogue(*(field[:3] for field in CATALOGUE)))
-    mixed = stage.Inputs(items=inputs.items, latents=other.latents, quantizer=inputs.quantizer)
+    mixed = spec.Inputs(items=inputs.items, latents=other.latents, quantizer=inputs.quantizer)
     with pytest.raises(UserError, match="4 items but 3 rows of latents"):
         run(tmp_path, mixed)
 
@@ -194,9 +195,9 @@ def test_with_a_frozen_quantizer_ids_stand_and_the_others_make_way(tmp_path):
 
 def test_without_the_mark_an_earlier_run_counts_for_nothing(tmp_path):
     inputs = frozen_inputs(tmp_path, LATER, EARLIER, EARLIER_IDS)
-    assert stage.used_inputs(stage.Config(), inputs) == inputs
+    assert spec.used_inputs(spec.Settings(), inputs) == inputs
     plain = replace(inputs, latents=make_inputs(tmp_path / "plain", LATER).latents)
-    used = stage.used_inputs(stage.Config(), plain)
+    used = spec.used_inputs(spec.Settings(), plain)
     assert used.previous_latents is None and used.previous_semantic_ids is None
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from components.train import generator_trainer, generator_training
-from components.train import main as stage
+from components.train import generator_trainer, generator_training, spec, stage
+from components.train.learning_rate import Schedule, decay_epochs
 from components.train.rows import TASKS
-from components.train.schedule import Schedule, decay_epochs
 from macrec.compute.device import low_precision
 from macrec.core.errors import UserError
 from macrec.core.fingerprint import sources
@@ -282,7 +281,7 @@ def test_embeddings_move_by_their_own_rate():
 )
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
-        stage.Config(**settings)
+        spec.Settings(**settings)
 
 
 # ---------------------------------------------------------------- the stage
@@ -379,7 +378,7 @@ def test_items_that_have_no_semantic_id_are_counted(tmp_path):
 
 
 def test_how_neighbours_are_counted_is_no_part_of_a_training():
-    trained = sources("components.train.main", stage.not_run(stage.Config()))
-    evaluated = sources("components.evaluate.main")
+    trained = sources("components.train.stage", spec.unused_imports(spec.Settings()))
+    evaluated = sources("components.evaluate.stage")
     assert "macrec.ranking.ranker" in trained and "macrec.ranking.neighbours" not in trained
     assert "macrec.ranking.neighbours" in evaluated

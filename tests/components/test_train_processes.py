@@ -17,8 +17,8 @@ from components.train import generator_trainer
 from components.train.generator_trainer import Trainer
 from components.train.generator_training import prepare, train
 from components.train.generator_validation import fused_ndcg, validation_split
-from components.train.main import Execution
 from components.train.rows import TASKS
+from components.train.spec import Execution
 from macrec.core.artifact import Artifact
 from macrec.core.checkpoint import Checkpoints
 from macrec.core.errors import UserError

@@ -15,7 +15,7 @@ import yaml
 import docker
 from macrec.core.artifact import Artifact
 from pipelines.dag.run_form import PREFIXES, resolve
-from pipelines.local import containers, executor, images
+from pipelines.local import containers, images, pipeline_runner
 from pipelines.local.run import run_stages
 from tests.pipelines.conftest import ROOT, SMOKE
 
@@ -101,7 +101,7 @@ def test_a_stage_of_user_1000_gives_what_it_gives_here(client, image, sample, ma
     launch = containers.Containers(
         containers.Options(image, user="1000:1000"), containers.mounts([out], [data])
     )
-    command = ["python", "-m", "components.prepare_data.main", *flags, "--out", str(out)]
+    command = ["python", "-m", "components", "prepare_data", *flags, "--out", str(out)]
     assert launch(command, {}) == 0
     assert macrec("stage", "prepare_data", *flags, "--out", here).code == 0
     for name in ("items", "sequences"):
@@ -157,9 +157,9 @@ def test_a_failed_run_is_rerun_and_has_the_same_digests_as_in_processes(
 @pytest.fixture
 def broken_pipeline(tmp_path):
     """pipeline.yaml, but the second task ends with exit code 3."""
-    documents = list(yaml.safe_load_all(executor.PIPELINE_YAML.read_text()))
+    documents = list(yaml.safe_load_all(pipeline_runner.PIPELINE_YAML.read_text()))
     container = documents[0]["deploymentSpec"]["executors"]["exec-prepare-data"]["container"]
-    container["command"] = ["sh", "-c", "exit 3 # components.prepare_data.main"]
+    container["command"] = ["sh", "-c", "exit 3", "prepare_data"]
     path = tmp_path / "broken.yaml"
     path.write_text(yaml.safe_dump_all(documents))
     return path

@@ -16,7 +16,7 @@ from macrec.core.errors import UserError
 from macrec.core.stage_command import METRICS
 from macrec.core.task_note import TASK
 from pipelines.cli import main
-from pipelines.local import executor
+from pipelines.local import pipeline_runner
 from pipelines.local.gc import PARTIAL
 
 ROOT = Path(__file__).parent.parent.parent
@@ -89,7 +89,7 @@ class StageCall(NamedTuple):
 def recorded(sample_flags: Sequence[object], out: Path, patch: Callable[..., None]) -> list:
     """The calls of a run that nothing disturbs."""
     calls: list[StageCall] = []
-    original = executor.in_process
+    original = pipeline_runner.in_process
 
     def launch(command, environment):
         call = json.loads(command[command.index("--executor-input") + 1])
@@ -97,11 +97,11 @@ def recorded(sample_flags: Sequence[object], out: Path, patch: Callable[..., Non
         started = time.monotonic()
         code = original(command, environment)
         seconds = time.monotonic() - started
-        stage = command[2].split(".")[-2]
+        stage = command[3]
         calls.append(StageCall(stage, list(command), folder, out / "store", seconds))
         return code
 
-    patch(executor, "in_process", launch)
+    patch(pipeline_runner, "in_process", launch)
     try:
         main.main(run_flags(sample_flags, out))
     except SystemExit as ended:

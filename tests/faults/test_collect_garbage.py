@@ -11,7 +11,7 @@ import pytest
 
 from macrec.core.artifact import FolderOutput
 from macrec.core.errors import UserError
-from macrec.core.storage import gcs_session, local
+from macrec.core.storage import gcs_session, uris
 from pipelines.cli import main
 from pipelines.local import gc, run_record
 from tests.faults.test_concurrent import wait_for
@@ -31,7 +31,7 @@ def store(request, tmp_path) -> str:
 
 
 def names(store: str) -> set[str]:
-    return set(local.open_storage(store).names())
+    return set(uris.open_storage(store).names())
 
 
 def remove(place: str | Path, limit: float = LATER, **options) -> dict[str, int]:

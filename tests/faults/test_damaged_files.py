@@ -156,7 +156,7 @@ def test_a_damaged_record_of_the_store_is_refused(small_run, tmp_path, sized, tr
 @pytest.mark.case(13, 14)
 def test_a_damaged_blob_of_the_store_is_computed_again(toy_stage, numbers, tmp_path, sized, trials):
     from macrec.core.artifact import DatasetOutput, HtmlOutput
-    from macrec.core.stage import execute
+    from macrec.core.executor import execute
 
     rng, given = random.Random(SEED), Artifact.open(numbers(1, 2, 3))
     store = ArtifactStore(str(tmp_path / "store"))
@@ -165,8 +165,10 @@ def test_a_damaged_blob_of_the_store_is_computed_again(toy_stage, numbers, tmp_p
         outputs = toy_stage.Outputs(
             repeated=DatasetOutput(tmp_path / name / "r"), page=HtmlOutput(tmp_path / name / "p")
         )
-        inputs, config = toy_stage.Inputs(numbers=given), toy_stage.Config()
-        result = execute(toy_stage, config, inputs, outputs, toy_stage.Execution(), store=store)
+        inputs, config = toy_stage.Inputs(numbers=given), toy_stage.Settings()
+        result = execute(
+            toy_stage.STAGE, config, inputs, outputs, toy_stage.Execution(), store=store
+        )
         return result.reused, Artifact.open(tmp_path / name / "r").verify().digest
 
     _, digest = run("first")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not possible(), reason="unshare --net is not all
 
 def cut_off(name, *flags, **environment):
     """A stage without network, ended: exit code, log, seconds."""
-    command = [*CUT_OFF, sys.executable, "-m", f"components.{name}.main", *map(str, flags)]
+    command = [*CUT_OFF, sys.executable, "-m", "components", name, *map(str, flags)]
     absent = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "STORAGE_EMULATOR_HOST")
     env = {n: v for n, v in os.environ.items() if n not in absent} | environment
     started = time.monotonic()

@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from macrec.core import stage
+from components.stages import stage_named
+from macrec.core import executor
 from macrec.core.artifact import Artifact, DatasetOutput, HtmlOutput
 from macrec.core.errors import UserError
 from macrec.core.shortage import told
 from macrec.core.store import ArtifactStore
-from pipelines.dag.run_form import STAGES
-from pipelines.dag.run_form import stage as stage_of
-from pipelines.local.executor import StageFailed
+from pipelines.local.pipeline_runner import StageFailed
 from tests.faults.stage_runs import readable
 
 # The address space ends 64 MiB above what the process has when the encoder gets its first batch.
 LIMITED = """
 import resource, sys
-from components.embed_text import main, text_encoder
-from macrec.core import stage
+from components.embed_text import spec, text_encoder
+from macrec.core import stage_command
 original, limited = text_encoder.TextEncoder._forward, []
 def forward(self, batch, ids):
     if not limited:
@@ -31,7 +30,7 @@ def forward(self, batch, ids):
         resource.setrlimit(resource.RLIMIT_AS, (limited[0], limited[0]))
     return original(self, batch, ids)
 text_encoder.TextEncoder._forward = forward
-stage.main(main)
+stage_command.main(spec.STAGE, sys.argv[1:])
 """
 
 
@@ -81,18 +80,18 @@ def run_out(kind: str) -> None:
 @pytest.mark.case(6)
 @pytest.mark.parametrize("kind", ["numpy", "torch", "cuda", "python"])
 def test_every_librarys_error_takes_the_same_way(toy_stage, numbers, tmp_path, kind, monkeypatch):
-    original = toy_stage.run
+    original = toy_stage.code.run
 
     def run(*arguments):
         original(*arguments)
         run_out(kind)
 
-    monkeypatch.setattr(toy_stage, "run", run)
+    monkeypatch.setattr(toy_stage.code, "run", run)
     store = tmp_path / "store"
     with pytest.raises(UserError, match=r"toy: out of memory .* Lower toy's --batch \(now 10: "):
-        stage.execute(
-            toy_stage,
-            toy_stage.Config(),
+        executor.execute(
+            toy_stage.STAGE,
+            toy_stage.Settings(),
             toy_stage.Inputs(numbers=Artifact.open(numbers(1))),
             toy_stage.Outputs(
                 repeated=DatasetOutput(tmp_path / "repeated"), page=HtmlOutput(tmp_path / "page")
@@ -123,12 +122,11 @@ def test_other_errors_are_left_alone():
     ],
 )
 def test_a_stage_that_computes_in_batches_names_their_setting(name, flags):
-    settings = [(p, 7) for p in stage.settings(stage_of(name))]
+    settings = [(p, 7) for p in stage_named(name).parameters]
     with pytest.raises(UserError) as error, told(name, settings, []):
         raise MemoryError
     for flag in flags:
         assert f"{flag} (now 7: " in str(error.value)
-    assert name in STAGES
 
 
 @pytest.mark.case(6)

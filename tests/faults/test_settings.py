@@ -9,14 +9,14 @@ import typing
 
 import pytest
 
+from components import stages
 from macrec.core import fingerprint, stage_command
 from macrec.core.artifact import FolderOutput
 from macrec.core.errors import UserError
 from macrec.core.parameters import fields
-from macrec.core.stage import input_artifacts, sources
-from pipelines.dag import run_form
+from macrec.core.stage import Stage
 
-STAGES = [name for name in run_form.STAGES if name != "snapshot_catalog"]  # it has none
+STAGES = [stage for stage in stages.STAGES if stage.reusable]
 ALTERNATIVES = {
     bool: [True, False],
     int: [1, 2, 3, 4, 8, 16, 32, 64, 0],
@@ -58,27 +58,26 @@ def calls(numbers, tmp_path, monkeypatch):
     """Calls a stage with its defaults and some flags; whether it computed."""
     code_version = functools.cache(fingerprint.code_version)
     monkeypatch.setattr(fingerprint, "code_version", code_version)
-    monkeypatch.setattr("macrec.core.stage.code_version", code_version)
+    monkeypatch.setattr("macrec.core.executor.code_version", code_version)
     given = numbers(1, 2)
     (tmp_path / "source").write_text("content")
     computed = []
 
     def call(stage, **flags):
-        @functools.wraps(stage.run)
-        def run(config, inputs, outputs, execution, **folders):
-            computed.append(vars(config))
-            for name, output in vars(outputs).items():
+        def run(_, job):
+            computed.append(vars(job.settings))
+            for name, output in vars(job.outputs).items():
                 _fill(output, name)
             return {}
 
         argv = ["--out", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
-        named = {p.name: given for p in input_artifacts(stage)}
-        named |= {p.name: tmp_path / "source" for p in sources(stage)} | flags
+        named = {p.name: given for p in stage.artifacts}
+        named |= {p.name: tmp_path / "source" for p in stage.sources} | flags
         named = {n: ",".join(map(str, v)) if isinstance(v, tuple) else v for n, v in named.items()}
         argv += [f"--{name.replace('_', '-')}={value}" for name, value in named.items()]
         computed.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(stage, "run", run)
+            patch.setattr(Stage, "run", run)
             result = stage_command.run_request(stage, stage_command.parse_request(stage, argv))
         assert result.reused == (not computed)
         return bool(computed)
@@ -94,24 +93,23 @@ def _fill(output, name):
 
 
 @pytest.mark.case(10)
-@pytest.mark.parametrize("name", STAGES)
-def test_every_setting_that_counts_is_computed_again_and_no_other(calls, trials, name):
-    stage = run_form.stage(name)
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_setting_that_counts_is_computed_again_and_no_other(calls, trials, stage):
     assert calls(stage) and not calls(stage)
-    for parameter in fields(stage.Config):
+    for parameter in fields(stage.settings):
         beside = BESIDE.get(parameter.name, {})
         assert not beside or calls(stage, **beside)
-        flag = beside | {parameter.name: valid(stage.Config, parameter)}
+        flag = beside | {parameter.name: valid(stage.settings, parameter)}
         assert calls(stage, **flag), f"{flag}: the result of another setting was handed over"
-    for parameter in fields(stage.Execution):
-        flag = {parameter.name: valid(stage.Execution, parameter)}
+    for parameter in fields(stage.execution):
+        flag = {parameter.name: valid(stage.execution, parameter)}
         assert not calls(stage, **flag), f"{flag}: computed again, though only the speed changed"
     assert calls(stage, force="again") and calls(stage, cache_salt="again")
     assert not calls(stage)
-    trials("settings that were computed again", len(fields(stage.Config)))
-    trials("settings that were not", len(fields(stage.Execution)))
+    trials("settings that were computed again", len(fields(stage.settings)))
+    trials("settings that were not", len(fields(stage.execution)))
 
 
 def test_the_stage_that_is_left_out_has_no_settings():
-    stage = run_form.stage("snapshot_catalog")
-    assert not fields(stage.Config) and not fields(stage.Execution)
+    stage = stages.SNAPSHOT_CATALOG
+    assert not fields(stage.settings) and not fields(stage.execution)

@@ -12,17 +12,17 @@ import pytest
 
 from macrec.core.artifact import Artifact
 from macrec.core.errors import TryAgain, UserError
-from macrec.core.storage import gcs_session
-from macrec.core.storage import local as storage
+from macrec.core.storage import gcs_session, uris
 from tests.faults.fault_proxy import AFTER, BODY, FAULTS, REFUSED, FaultProxy, serving
 from tests.pipelines.conftest import ROOT, SMOKE
 
-# A stage's process with short bounds; the first argument is its module.
+# A stage's process with short bounds; the first argument is its name.
 HASTY = (
-    "import importlib, sys\n"
-    "from macrec.core import stage\nfrom macrec.core.storage import gcs_session\n"
+    "import sys\n"
+    "from components.stages import stage_named\n"
+    "from macrec.core import stage_command\nfrom macrec.core.storage import gcs_session\n"
     "gcs_session.TRY_SECONDS, gcs_session.PAUSE_SECONDS = 1.0, 0.1\n"
-    "stage.main(importlib.import_module(sys.argv[1]), sys.argv[2:])\n"
+    "stage_command.main(stage_named(sys.argv[1]), sys.argv[2:])\n"
 )
 CHUNK = 1 << 20
 
@@ -57,7 +57,7 @@ def folder(bounds, proxied):
     proxy = proxied()
     bucket = f"faults-{uuid.uuid4().hex}"
     gcs_session.client().create_bucket(bucket)
-    return proxy, storage.open_storage(f"gs://{bucket}/some")
+    return proxy, uris.open_storage(f"gs://{bucket}/some")
 
 
 def large(tmp_path, size=(9 << 20) + 1):
@@ -225,15 +225,15 @@ def items(sample, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared")
     given = {"catalog": "items", "interactions": "interactions"}
     flags = [p for n, f in given.items() for p in (f"--{n}", str(sample.data / f"{f}.parquet"))]
-    call = [sys.executable, "-m", "components.prepare_data.main", *flags, "--out", str(out)]
+    call = [sys.executable, "-m", "components", "prepare_data", *flags, "--out", str(out)]
     subprocess.run(call, check=True, cwd=ROOT, capture_output=True)
     return out / "items"
 
 
 def stage_of(name, *flags, hasty=True, **environment):
     """A stage in a process of its own, ended: exit code, log, seconds."""
-    module = f"components.{name}.main"
-    command = [*(("-c", HASTY, module) if hasty else ("-m", module)), *map(str, flags)]
+    program = ("-c", HASTY) if hasty else ("-m", "components")
+    command = [*program, name, *map(str, flags)]
     started = time.monotonic()
     env = {n: v for n, v in (os.environ | environment).items() if v is not None}
     done = subprocess.run(
@@ -246,7 +246,7 @@ def in_bucket(sample):
     """Copies pictures and encoder of the sample into a new bucket."""
     bucket = f"shop-{uuid.uuid4().hex}"
     gcs_session.client().create_bucket(bucket)
-    opened = storage.open_storage(f"gs://{bucket}")
+    opened = uris.open_storage(f"gs://{bucket}")
     for prefix, root in (("image", sample.image_model), ("pictures", sample.data / "images")):
         for path in (p for p in root.rglob("*") if p.is_file()):
             opened.upload(path, f"{prefix}/{path.relative_to(root).as_posix()}")

@@ -11,25 +11,14 @@ from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput, HtmlOutp
 from macrec.core.errors import UserError
 from macrec.core.store import ArtifactStore
 
-SOURCE = '''
-"""A stage of tests that writes parts, a folder, a page, checkpoints, shards and cached vectors."""
-import os
-import sys
-import time
+SPEC = '''
+"""What the stage of tests is."""
 from dataclasses import dataclass
-from pathlib import Path
-import numpy as np
-import pyarrow as pa
-from components.recommend.shards import KeptShards
-from macrec.core import stage
-from macrec.data import embedding_cache
 from macrec.core.artifact import DatasetOutput, FolderOutput, HtmlOutput
-from macrec.data.embedding_cache import EmbeddingCache
-
-SCHEMA = pa.schema([pa.field("value", pa.int64(), nullable=False)])
+from macrec.core.stage import Pool, Stage
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Settings:
     parts: int = 3
     """Parts of the dataset."""
     steps: int = 0
@@ -57,17 +46,43 @@ class Outputs:
     page: HtmlOutput
     """A page."""
 
-def run(config, inputs, outputs, execution, checkpoint_uri="", cache_uri="", made_for=None):
+STAGE = Stage(
+    name="toy",
+    summary="Write parts, a folder and a page.",
+    pool=Pool.CPU,
+    settings=Settings,
+    execution=Execution,
+    inputs=Inputs,
+    outputs=Outputs,
+    resumable=True,
+    cached=True,
+)
+'''
+CODE = '''
+"""A stage of tests that writes parts, a folder, a page, checkpoints, shards and cached vectors."""
+import os
+import time
+from pathlib import Path
+import numpy as np
+import pyarrow as pa
+from components.recommend.shards import KeptShards
+from macrec.data import embedding_cache
+from macrec.data.embedding_cache import EmbeddingCache
+
+SCHEMA = pa.schema([pa.field("value", pa.int64(), nullable=False)])
+
+def run(job):
+    config, outputs, execution = job.settings, job.outputs, job.execution
     if config.steps:
-        train(config.steps, checkpoint_uri, made_for)
+        train(config.steps, job.checkpoints(every_seconds=300))
     embedding_cache.MAX_FILES = 0  # a new generation takes the place of earlier files every time
     keys = [bytes([k]) * 32 for k in range(config.parts + 1)]
-    with EmbeddingCache(cache_uri, {"of": "toy"}, 2, every_seconds=0) as cache:
+    with EmbeddingCache(job.cache_uri, {"of": "toy"}, 2, every_seconds=0) as cache:
         found = cache.find(pa.array(keys, embedding_cache.KEY)).row_K
         for key in [k for k, row in zip(keys, found) if row < 0]:
             cache.add([key], np.full((1, 2), key[0], np.float32))
     number = os.getpid() if execution.signed else 0
-    shards = KeptShards("" if execution.signed else checkpoint_uri)
+    shards = KeptShards("" if execution.signed else job.checkpoint_uri)
     with outputs.rows.dataset(SCHEMA) as out:
         for part in range(config.parts):
             table = shards.find(f"part-{part}")
@@ -84,10 +99,8 @@ def run(config, inputs, outputs, execution, checkpoint_uri="", cache_uri="", mad
     outputs.page.write_text(f"<p>{config.parts} by {number}</p>")
     return {"made_by": float(number)}
 
-def train(steps, uri, made_for):
+def train(steps, checkpoints):
     import torch
-    from macrec.core.checkpoint import Checkpoints
-    checkpoints = Checkpoints(uri, made_for=made_for)
     found = checkpoints.latest()
     total = found.state["total"] if found else torch.zeros(4)
     for step in range(found.step if found else 0, steps):
@@ -95,8 +108,6 @@ def train(steps, uri, made_for):
         checkpoints.save(step + 1, {"total": total})
     assert total[0] == steps * (steps - 1) / 2
 
-if __name__ == "__main__":
-    stage.main(sys.modules[__name__])
 '''
 
 
@@ -110,7 +121,8 @@ class Toy(NamedTuple):
         package = self.folder / "components" / "toy"
         package.mkdir(parents=True)
         (package / "__init__.py").write_text("")
-        (package / "main.py").write_text(SOURCE)
+        (package / "spec.py").write_text(SPEC)
+        (package / "stage.py").write_text(CODE)
 
     def start(
         self, out: Path, store: Path | str | None, point: str = "", before: str = "", **flags: Any
@@ -118,7 +130,8 @@ class Toy(NamedTuple):
         """The running stage, to be killed at a point; `before` is Python that runs ahead of it."""
         program = (
             f"import components; components.__path__.append({str(self.folder / 'components')!r})\n"
-            f"{before}\nfrom components.toy import main; from macrec.core import stage; stage.main(main)"
+            f"{before}\nimport sys; from components.toy.spec import STAGE\n"
+            "from macrec.core import stage_command; stage_command.main(STAGE, sys.argv[1:])"
         )
         given = {"out": out, **({"store": store} if store else {}), **flags}
         listed = [part for n, v in given.items() for part in (f"--{n.replace('_', '-')}", str(v))]

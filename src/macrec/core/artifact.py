@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 from macrec.core.errors import UserError
 from macrec.core.failpoint import failpoint
 from macrec.core.shortage import room_for
-from macrec.core.storage.local import content_digest, fetch, sha256_file
-from macrec.data import schema as schemas
+from macrec.core.storage.local import sha256_file
+from macrec.core.storage.uris import content_digest, fetch
 
 MANIFEST = "manifest.json"
 SEAL = "manifest_digest"
@@ -60,6 +60,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _described(schema: pa.Schema) -> list[dict[str, str | bool]]:
+    """Return column names, types and nullability, as the manifest states them."""
+    return [{"name": f.name, "type": str(f.type), "nullable": f.nullable} for f in schema]
 
 
 class DatasetWriter:
@@ -194,7 +199,7 @@ class FolderOutput:
             files.append(entry)
         content: Json = {
             "format": FORMAT,
-            "schema": None if self._schema is None else schemas.describe(self._schema),
+            "schema": None if self._schema is None else _described(self._schema),
             "metadata": self.metadata,
             "files": files,
         }

@@ -21,7 +21,8 @@ from macrec.core.errors import EXIT_PREEMPTED, TryAgain, UserError
 from macrec.core.failpoint import failpoint
 from macrec.core.progress import log
 from macrec.core.shortage import room_for
-from macrec.core.storage.local import is_remote, open_storage, sha256_file
+from macrec.core.storage.local import sha256_file
+from macrec.core.storage.uris import is_remote, open_storage
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,44 +4,25 @@ import ast
 import dataclasses
 import hashlib
 import importlib.util
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from macrec.core.artifact import FORMAT, json_digest
+from macrec.core.stage import Stage
 
 # It moves bytes and computes nothing: a change there leaves finished work valid.
 PLUMBING = "macrec.core"
 
 
-class Stage(Protocol):
-    """The module of a stage."""
+def code_version(stage: Stage, settings: Any = None) -> str:
+    """Return a digest of the code that a stage runs: its modules and what they import of macrec.
 
-    Config: type
-    Inputs: type
-    Outputs: type
-    Execution: type
-    run: Callable[..., dict[str, float]]
-    __name__: str
-    __doc__: str | None
-
-
-def stage_name(stage: Stage) -> str:
-    """The folder of the stage below components/."""
-    spec = getattr(stage, "__spec__", None)
-    name = spec.name if spec else stage.__name__
-    return name.split(".")[-2]
-
-
-def code_version(stage: Stage, config: Any = None) -> str:
-    """Digest of the sources a stage runs: its folder's modules and what they import of macrec.
-
-    Imports are followed through the syntax tree, so that nothing heavy is loaded. A stage whose
-    configuration chooses what is run says by `not_run(config)` which imports stand for the rest.
+    Imports are followed through the syntax tree, so that nothing heavy is loaded. Under given
+    settings, the stage's `unused_imports` are not followed.
     """
-    not_run = getattr(stage, "not_run", None)
-    left_out = not_run(config) if not_run and config is not None else ()
-    return module_version(f"components.{stage_name(stage)}.main", left_out)
+    left_out = () if settings is None else stage.unused_imports(settings)
+    return module_version(f"{stage.package}.stage", left_out)
 
 
 def module_version(module: str, left_out: Collection[tuple[str, str]] = ()) -> str:
@@ -110,15 +91,15 @@ def _is_module(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def fingerprint(stage: Stage, config: Any, inputs: Any, salt: str = "") -> str:
+def fingerprint(stage: Stage, settings: Any, inputs: Any, salt: str = "") -> str:
     """Identity of the result: code, configuration and content of the inputs, nothing else."""
     values = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
     return json_digest(
         {
             "format": FORMAT,
-            "stage": stage_name(stage),
-            "code_version": code_version(stage, config),
-            "config": dataclasses.asdict(config),
+            "stage": stage.name,
+            "code_version": code_version(stage, settings),
+            "config": dataclasses.asdict(settings),
             "inputs": {name: value.digest if value else None for name, value in values.items()},
             "salt": salt,
         }

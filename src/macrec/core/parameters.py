@@ -13,7 +13,7 @@ from macrec.core.errors import UserError
 
 
 class Parameter(NamedTuple):
-    """One setting of a stage: a field of its Config or Execution, or a URI of its Inputs."""
+    """One setting of a stage: a field of its Settings or Execution, or a URI of its Inputs."""
 
     name: str
     kind: Any
@@ -87,5 +87,5 @@ def parse(parameter: Parameter, value: Any) -> Any:
 
 
 def build(cls: type, values: Mapping[str, Any]) -> Any:
-    """A Config or Execution from the values that are given; the rest takes its defaults."""
+    """A Settings or Execution from the values that are given; the rest takes its defaults."""
     return cls(**{p.name: parse(p, values[p.name]) for p in fields(cls) if p.name in values})

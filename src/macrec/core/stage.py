@@ -1,231 +1,115 @@
-"""What every stage does around its `run`: fingerprint, reuse, commit, hand over.
+"""The contract of a stage: what it declares (`Stage`), and what it is given to compute (`Job`).
 
-A stage is a module with the dataclasses Config, Inputs, Outputs, Execution and the function
-`run(config, inputs, outputs, execution) -> metrics`. A result that is in the artifact store under
-the same fingerprint is handed over instead of being computed again.
-
-A stage that can be resumed has one argument more, `checkpoint_uri: str = ""`: a folder of the store
-that belongs to this fingerprint (`core.checkpoint.Checkpoints`). It is empty without a store,
-and emptied when the result is in the store.
-
-Such a stage may have the argument `made_for`, too: what its result is made from, which a checkpoint
-then says.
-
-A stage that can use single results of earlier runs has the argument `cache_uri: str = ""`: a folder
-of the store that belongs to the stage, whatever the fingerprint (`data.embedding_cache`). Neither
-folder is part of the fingerprint.
-
-A stage that does not read all its inputs under every configuration has the function
-`used_inputs(config, inputs) -> Inputs`, which leaves out the others. Those are no part of the
-fingerprint.
-
-A stage with `DISTRIBUTED = True` may be started in several processes by torchrun. All run it;
-process 0 alone looks into the store, commits and has metrics.
+`components/NAME/spec.py` declares the stage and is light: a finished stage is handed over without
+its libraries. `components/NAME/stage.py` has `run(job) -> Metrics` and is loaded to compute.
 """
 
-import dataclasses
-import inspect
-import math
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+import importlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
 
-from macrec.core.artifact import Artifact, Json, Output, Source
+from macrec.core.artifact import Artifact, Json, Source
 from macrec.core.checkpoint import Checkpoints
-from macrec.core.errors import UserError, check
-from macrec.core.fingerprint import Stage, code_version, fingerprint, stage_name
 from macrec.core.parameters import Parameter, fields
-from macrec.core.processes import processes
-from macrec.core.progress import Progress, log
-from macrec.core.shortage import told
-from macrec.core.store import ArtifactStore
-
-__all__ = ["Metrics", "Progress", "Result", "execute", "log", "main"]
+from macrec.core.processes import Processes, processes
 
 Metrics = dict[str, float]
+SettingsT = TypeVar("SettingsT")
+InputsT = TypeVar("InputsT")
+OutputsT = TypeVar("OutputsT")
+ExecutionT = TypeVar("ExecutionT")
 
 
-class Result(NamedTuple):
-    """How a stage ended."""
+class Pool(StrEnum):
+    """The node pool of a stage."""
 
-    metrics: Metrics
-    reused: bool
-    fingerprint: str
-
-
-def input_artifacts(stage: Stage) -> list[Parameter]:
-    """The artifacts that the stage reads."""
-    return [f for f in fields(stage.Inputs) if f.kind is Artifact]
+    CPU = "cpu"
+    GPU = "gpu"
 
 
-def sources(stage: Stage) -> list[Parameter]:
-    """The external data that the stage reads."""
-    return [f for f in fields(stage.Inputs) if f.kind is Source]
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a stage is. The four classes are frozen dataclasses whose fields have docstrings."""
+
+    name: str
+    """The folder below components/."""
+    summary: str
+    """One line: what it does."""
+    pool: Pool
+    """Where its task runs."""
+    settings: type
+    """Settings that change the result; part of the fingerprint."""
+    execution: type
+    """Settings that change the speed alone."""
+    inputs: type
+    """Artifacts and external data that it reads."""
+    outputs: type
+    """What it writes."""
+    distributed: bool = False
+    """torchrun may start it in several processes. All run it; process 0 alone looks into the store,
+    commits and has metrics."""
+    reusable: bool = True
+    """Its result is kept in the artifact store and handed over under the same fingerprint."""
+    resumable: bool = False
+    """It keeps checkpoints in a folder of the store that belongs to the fingerprint, and is removed
+    when the result is in the store."""
+    cached: bool = False
+    """It keeps single results of earlier runs in a folder of the store, whatever the fingerprint
+    (`macrec.data.embedding_cache`)."""
+    used_inputs: Callable[[Any, Any], Any] = lambda settings, inputs: inputs
+    """(settings, inputs) -> the inputs that are read under these settings; the others are None and
+    no part of the fingerprint."""
+    unused_imports: Callable[[Any], Collection[tuple[str, str]]] = lambda settings: ()
+    """(settings) -> (importing, imported) modules whose code does not change the result under these
+    settings (`macrec.core.fingerprint`)."""
+
+    @property
+    def package(self) -> str:
+        """The package of its code."""
+        return f"components.{self.name}"
+
+    @property
+    def artifacts(self) -> list[Parameter]:
+        """The artifacts that it reads."""
+        return [f for f in fields(self.inputs) if f.kind is Artifact]
+
+    @property
+    def sources(self) -> list[Parameter]:
+        """The external data that it reads."""
+        return [f for f in fields(self.inputs) if f.kind is Source]
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """The fields of its settings, then those of its execution."""
+        return [*fields(self.settings), *fields(self.execution)]
+
+    def run(self, job: "Job[Any, Any, Any, Any]") -> Metrics:
+        """Compute a job; this loads the code of the stage."""
+        return importlib.import_module(f"{self.package}.stage").run(job)
 
 
-def settings(stage: Stage) -> list[Parameter]:
-    """The fields of Config, then those of Execution."""
-    return [*fields(stage.Config), *fields(stage.Execution)]
+@dataclass(frozen=True, kw_only=True)
+class Job(Generic[SettingsT, InputsT, OutputsT, ExecutionT]):
+    """What a stage is given to compute."""
 
+    settings: SettingsT
+    inputs: InputsT
+    outputs: OutputsT
+    execution: ExecutionT
+    checkpoint_uri: str = ""
+    """Folder for checkpoints, of a resumable stage; empty without a store."""
+    cache_uri: str = ""
+    """Folder for single results, of a cached stage; empty without a store."""
+    made_from: Json | None = None
+    """What the result is made from; a checkpoint made from something else is refused."""
 
-def execute(
-    stage: Stage,
-    config: Any,
-    inputs: Any,
-    outputs: Any,
-    execution: Any,
-    *,
-    store: ArtifactStore | None = None,
-    salt: str = "",
-) -> Result:
-    """Runs a stage, or hands over what an identical run has left in the store."""
-    name, together = stage_name(stage), processes()
-    check(
-        together.count == 1 or getattr(stage, "DISTRIBUTED", False),
-        f"{name}: cannot be shared by {together.count} processes. Start it without torchrun.",
-    )
-    inputs = _used(stage, config, inputs)
-    identity = fingerprint(stage, config, inputs, salt)
-    by_name: dict[str, Output] = {
-        f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)
-    }
-    reusable = store is not None and getattr(stage, "REUSABLE", True)
-    arguments = _folders(stage, identity, store if reusable else None)
-    checkpoint_uri = arguments.get("checkpoint_uri", "")
-    if "made_for" in inspect.signature(stage.run).parameters:
-        arguments["made_for"] = _facts(stage, config, inputs, identity)
-    if not together.first:
-        reused = together.agree(False)
-        if not reused:
-            stage.run(config, inputs, outputs, execution, **arguments)
-        return Result({}, reused, identity)
-    record = store.find(name, identity) if store and reusable else None
-    given = vars(execution) | vars(config)
-    by_setting = [(p, given[p.name]) for p in settings(stage)]
-    with _held(by_name), told(name, by_setting, [output.path for output in by_name.values()]):
-        if store and record:
-            if handed_over := _handed_over(stage, store, record, by_name, identity):
-                together.agree(True)
-                return handed_over
-            log.warning("%s: the stored result is damaged and is computed again", name)
-        together.agree(False)
-        metrics = _compute(stage, config, inputs, by_name, outputs, execution, identity, arguments)
-        if store and reusable:
-            quicker = store.commit(name, identity, by_name, metrics, replace=record is not None)
-            if quicker and store.restore(quicker, by_name):
-                metrics = quicker["metrics"]
-            Checkpoints(checkpoint_uri).remove()
-    return Result(metrics, False, identity)
+    @property
+    def processes(self) -> Processes:
+        """The processes that compute this job together."""
+        return processes()
 
-
-def finished(
-    stage: Stage, config: Any, inputs: Any, outputs: Any, store: ArtifactStore, salt: str = ""
-) -> Result | None:
-    """Hands over what an identical run has left in the store; None if there is nothing whole."""
-    identity = fingerprint(stage, config, _used(stage, config, inputs), salt)
-    by_name = {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}
-    record = store.find(stage_name(stage), identity) if getattr(stage, "REUSABLE", True) else None
-    with _held(by_name):
-        return _handed_over(stage, store, record, by_name, identity) if record else None
-
-
-@contextmanager
-def _held(outputs: Mapping[str, Output]) -> Iterator[None]:
-    """Keeps other processes out of the output folders within the block."""
-    with ExitStack() as stack:
-        for output in outputs.values():
-            stack.enter_context(output.held())
-        yield
-
-
-def _used(stage: Stage, config: Any, inputs: Any) -> Any:
-    """The inputs without those that this configuration does not read."""
-    used = getattr(stage, "used_inputs", None)
-    return used(config, inputs) if used else inputs
-
-
-def _handed_over(
-    stage: Stage, store: ArtifactStore, record: Json, by_name: Mapping[str, Output], identity: str
-) -> Result | None:
-    """The stored result in the place of the outputs; None if it is damaged."""
-    if not store.restore(record, by_name):
-        return None
-    # of a run that ended between commit and removal
-    Checkpoints(_folders(stage, identity, store).get("checkpoint_uri", "")).remove()
-    name = stage_name(stage)
-    log.info("%s: reused, nothing to compute (fingerprint %s)", name, identity[:12])
-    return Result(record["metrics"], True, identity)
-
-
-def _folders(stage: Stage, identity: str, store: ArtifactStore | None) -> dict[str, Any]:
-    """Where the stage may keep what is no result, by argument; nothing without a store."""
-    if store is None:
-        return {}
-    root, name = store.storage.uri, stage_name(stage)
-    folders = {
-        "checkpoint_uri": f"{root}/checkpoints/{name}/{identity}",
-        "cache_uri": f"{root}/caches/{name}",
-    }
-    taken = inspect.signature(stage.run).parameters
-    return {argument: uri for argument, uri in folders.items() if argument in taken}
-
-
-def _compute(
-    stage: Stage,
-    config: Any,
-    inputs: Any,
-    by_name: Mapping[str, Output],
-    outputs: Any,
-    execution: Any,
-    identity: str,
-    arguments: Mapping[str, Any],
-) -> Metrics:
-    name, started = stage_name(stage), time.monotonic()
-    for output in by_name.values():
-        output.prepare()
-    log.info("%s: started (fingerprint %s)", name, identity[:12])
-    try:
-        metrics = finite(stage.run(config, inputs, outputs, execution, **arguments))
-        facts = _facts(stage, config, inputs, identity)
-        for output in by_name.values():
-            output.commit(facts)
-    except BaseException:
-        for output in by_name.values():  # half a result is of no use, and takes up the disk
-            output.discard()
-        raise
-    log.info("%s: finished in %.1f s", name, time.monotonic() - started)
-    return metrics
-
-
-def _facts(stage: Stage, config: Any, inputs: Any, identity: str) -> Json:
-    """What a result is made from."""
-    values = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
-    return {
-        "stage": stage_name(stage),
-        "code_version": code_version(stage, config),
-        "config": dataclasses.asdict(config),
-        "inputs": {key: value.digest for key, value in values.items() if value},
-        "fingerprint": identity,
-    }
-
-
-def finite(metrics: Mapping[str, float]) -> Metrics:
-    """The metrics as plain finite floats: JSON and the KFP backend refuse NaN.
-
-    Raises:
-        UserError: one is not finite; the figure cannot be trusted.
-    """
-    values = {name: float(value) for name, value in metrics.items()}
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken:
-        raise UserError(f"metrics not finite: {', '.join(broken)}. The inputs are degenerate.")
-    return values
-
-
-def main(stage: Any, argv: list[str] | None = None) -> None:
-    """The command line of a stage: `python -m components.NAME.main`. Ends the process."""
-    from macrec.core import stage_command  # which imports this module
-
-    stage_command.main(stage, sys.argv[1:] if argv is None else argv)
+    def checkpoints(self, every_seconds: float) -> Checkpoints:
+        """Return the checkpoints of this job, saved so often at most."""
+        return Checkpoints(self.checkpoint_uri, every_seconds, made_for=self.made_from)

@@ -23,12 +23,12 @@ from macrec.core.artifact import (
     write_atomically,
 )
 from macrec.core.errors import EXIT_PREEMPTED, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TryAgain, UserError
-from macrec.core.fingerprint import Stage, stage_name
+from macrec.core.executor import Result, execute, finished
 from macrec.core.launch import launch, launched
 from macrec.core.parameters import Parameter, build, fields, parse
 from macrec.core.processes import leave, processes
 from macrec.core.progress import log
-from macrec.core.stage import Result, execute, finished, input_artifacts, settings, sources
+from macrec.core.stage import Stage
 from macrec.core.store import ArtifactStore
 from macrec.core.task_note import noted
 
@@ -84,19 +84,19 @@ def serve(stage: Stage, argv: list[str]) -> None:
     request = parse_request(stage, argv)
     count = int(parse(PROCESSES, request.values.get("processes", PROCESSES.default)))
     path = None if launched() else request.executor_output
-    with noted(stage_name(stage), path) if path else nullcontext({}) as note:
+    with noted(stage.name, path) if path else nullcontext({}) as note:
         if count < 2 or launched():
             note["reused"] = run_request(stage, request).reused
             return
         note["reused"] = hand_over(stage, request)
         if not note["reused"]:
-            module = f"components.{stage_name(stage)}.main"
-            launch(module, argv, count, str(request.values.get("device", "auto")))
+            device = str(request.values.get("device", "auto"))
+            launch("components", [stage.name, *argv], count, device)
 
 
 def common(stage: Stage) -> list[Parameter]:
     """What the stage accepts besides its own parameters."""
-    several = [PROCESSES] if getattr(stage, "DISTRIBUTED", False) else []
+    several = [PROCESSES] if stage.distributed else []
     return [*COMMON, FORCE, *several]
 
 
@@ -119,33 +119,33 @@ def parse_request(stage: Stage, argv: list[str]) -> Request:
     if options.executor_input:
         return _from_executor_input(stage, json.loads(options.executor_input))
     given = {name: value for name, value in vars(options).items() if value is not None}
-    artifacts = {p.name: Path(given.pop(p.name)) for p in input_artifacts(stage) if p.name in given}
-    required = [p.name for p in input_artifacts(stage) if p.default is dataclasses.MISSING]
+    artifacts = {p.name: Path(given.pop(p.name)) for p in stage.artifacts if p.name in given}
+    required = [p.name for p in stage.artifacts if p.default is dataclasses.MISSING]
     absent = [name for name in required if name not in artifacts]
     if absent or "out" not in given:
         flags = ", ".join(
             f"--{n.replace('_', '-')}" for n in [*absent, *["out"][: "out" not in given]]
         )
-        raise UserError(f"{stage_name(stage)}: give {flags}.")
+        raise UserError(f"{stage.name}: give {flags}.")
     out = given.pop("out")
-    outputs = {p.name: f"{out}/{p.name}" for p in fields(stage.Outputs)}
+    outputs = {p.name: f"{out}/{p.name}" for p in fields(stage.outputs)}
     given.pop("executor_input", None)
     return Request(given, artifacts, outputs, None)
 
 
 def parser(stage: Stage) -> argparse.ArgumentParser:
     """The flags of a stage: its artifacts, sources, settings and the common ones."""
-    name = stage_name(stage)
-    result = argparse.ArgumentParser(prog=f"macrec stage {name}", description=stage.__doc__)
+    name = stage.name
+    result = argparse.ArgumentParser(prog=f"macrec stage {name}", description=stage.summary)
     result.add_argument("--executor-input", help="the call as KFP v2 states it, instead of flags")
     result.add_argument("--out", help="folder for the outputs, one sub-folder each")
-    for parameter in input_artifacts(stage):
+    for parameter in stage.artifacts:
         add_flag(result, parameter, "artifact folder: ")
-    for parameter in sources(stage):
+    for parameter in stage.sources:
         add_flag(result, parameter, "path or gs://: ")
         snapshot = Parameter(f"{parameter.name}_snapshot", str, "", "its digest, if known")
         add_flag(result, snapshot)
-    for parameter in [*settings(stage), *common(stage)]:
+    for parameter in [*stage.parameters, *common(stage)]:
         add_flag(result, parameter)
     return result
 
@@ -191,7 +191,7 @@ def source(uri: str, snapshot: str = "", cache: Path | None = None) -> Source | 
 class Call(NamedTuple):
     """A request as the stage takes it."""
 
-    config: Any
+    settings: Any
     inputs: Any
     outputs: Any
     execution: Any
@@ -206,17 +206,17 @@ def _built(stage: Stage, request: Request) -> Iterator[Call]:
     store, salt, force = (values.get(name, "") for name in ("store", "cache_salt", "force"))
     with tempfile.TemporaryDirectory(prefix="macrec-") as cache:
         inputs: dict[str, Any] = {n: Artifact.open(path) for n, path in request.artifacts.items()}
-        for parameter in sources(stage):
+        for parameter in stage.sources:
             snapshot = values.get(f"{parameter.name}_snapshot", "")
             inputs[parameter.name] = source(values.get(parameter.name, ""), snapshot, Path(cache))
         outputs = {
-            p.name: p.kind(Path(local_path(request.outputs[p.name]))) for p in fields(stage.Outputs)
+            p.name: p.kind(Path(local_path(request.outputs[p.name]))) for p in fields(stage.outputs)
         }
         yield Call(
-            build(stage.Config, values),
-            stage.Inputs(**inputs),
-            stage.Outputs(**outputs),
-            build(stage.Execution, values),
+            build(stage.settings, values),
+            stage.inputs(**inputs),
+            stage.outputs(**outputs),
+            build(stage.execution, values),
             ArtifactStore(store) if store else None,
             f"{salt}\0{force}" if force else salt,
         )
@@ -237,7 +237,7 @@ def hand_over(stage: Stage, request: Request) -> bool:
     with _built(stage, request) as call:
         if call.store is None:
             return False
-        result = finished(stage, call.config, call.inputs, call.outputs, call.store, call.salt)
+        result = finished(stage, call.settings, call.inputs, call.outputs, call.store, call.salt)
     if result:
         _write_executor_output(stage, request, vars(call.outputs), result)
     return result is not None
@@ -249,7 +249,7 @@ def _write_executor_output(
     path, uris = request.executor_output, request.outputs
     if path is None:
         return
-    read_from = {p.name: request.values.get(p.name, "") for p in sources(stage)}
+    read_from = {p.name: request.values.get(p.name, "") for p in stage.sources}
     artifacts: dict[str, Any] = {}
     for name, output in outputs.items():
         if isinstance(output, ParameterOutput):

@@ -13,7 +13,9 @@ from typing import Any
 from macrec.core.artifact import MANIFEST, FolderOutput, Json, Output, json_digest
 from macrec.core.errors import UserError
 from macrec.core.failpoint import failpoint
-from macrec.core.storage.local import Storage, open_storage, sha256_file
+from macrec.core.storage.backend import Storage
+from macrec.core.storage.local import sha256_file
+from macrec.core.storage.uris import open_storage
 
 
 class ArtifactStore:

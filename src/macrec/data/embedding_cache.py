@@ -27,7 +27,8 @@ from macrec.core.artifact import Json, json_digest
 from macrec.core.errors import TryAgain
 from macrec.core.failpoint import failpoint
 from macrec.core.progress import log
-from macrec.core.storage.local import open_storage, sha256_file
+from macrec.core.storage.local import sha256_file
+from macrec.core.storage.uris import open_storage
 from macrec.data.columns import vector_column
 from macrec.data.vectors import ROWS_AT_ONCE, ScratchMatrix
 

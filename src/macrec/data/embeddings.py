@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from macrec.core.artifact import Artifact, DatasetOutput, Source
 from macrec.core.errors import UserError, check
-from macrec.core.stage import log
+from macrec.core.progress import log
 from macrec.data import schema
 from macrec.data.centring import write_means
 from macrec.data.columns import vector_column

@@ -19,7 +19,7 @@ import torch
 from macrec.compute.device import silence_progress_bars
 from macrec.core.artifact import Source
 from macrec.core.errors import UserError, check
-from macrec.core.stage import log
+from macrec.core.progress import log
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")

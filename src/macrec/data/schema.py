@@ -130,8 +130,3 @@ def latents(text_dim: int, image_dim: int) -> pa.Schema:
             ),
         ]
     )
-
-
-def describe(schema: pa.Schema) -> list[dict[str, str | bool]]:
-    """Column names, types and nullability, as the manifest states them."""
-    return [{"name": f.name, "type": str(f.type), "nullable": f.nullable} for f in schema]

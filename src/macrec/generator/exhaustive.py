@@ -3,11 +3,8 @@
 Shapes: B users, W nodes or codes, C children, F leaves, U users of all batches.
 """
 
-from copy import copy
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from macrec.generator.beam_search import Beams, child_steps
@@ -15,9 +12,7 @@ from macrec.generator.decoder import Decoded, Encoded, decoder_states
 
 if TYPE_CHECKING:
     from macrec.generator.hidden import Hidden
-    from macrec.generator.tokens import Modality
     from macrec.generator.trie import Trie
-    from macrec.ranking.ranker import Histories, Ranker
 
 POSITIONS_AT_ONCE: Final = 2**12
 """Prefixes that the decoder is run on at once, over all users."""
@@ -93,18 +88,3 @@ def best_codes(
     score_BF = score_catalogue(encoded, start_token, trie, renormalise=renormalise, hidden=hidden)
     score_BW, leaf_BW = score_BF.topk(min(codes, trie.leaves), dim=1)
     return Beams(leaf_BW.masked_fill_(score_BW == -torch.inf, -1), score_BW)
-
-
-def beam_recall(
-    ranker: "Ranker", histories: "Histories", modality: "Modality", beams: int, top_k: int
-) -> npt.NDArray[np.float64]:
-    """Share [U] of the truly best `top_k` items of every user that a beam search lists."""
-    oracle = copy(ranker)
-    oracle.exhaustive = True
-    best = oracle.search(histories, modality, max(beams, top_k), top_k)
-    found = ranker.search(histories, modality, beams, top_k)
-    recall_U = np.ones(len(histories))
-    for user, (best_K, found_K) in enumerate(zip(best.items_UK, found.items_UK, strict=True)):
-        if best_K[0] >= 0:
-            recall_U[user] = np.isin(best_K[best_K >= 0], found_K).mean()
-    return recall_U

@@ -1,4 +1,4 @@
-"""A prefix of a Google Cloud Storage bucket as a `macrec.core.storage.local.Storage`."""
+"""A prefix of a Google Cloud Storage bucket as a storage backend."""
 
 import base64
 import gzip
@@ -23,7 +23,7 @@ from google_crc32c import Checksum
 from macrec.core.errors import TryAgain, UserError
 from macrec.core.progress import log
 from macrec.core.storage import gcs_session
-from macrec.core.storage.local import GCS_PREFIX, Entry, Object
+from macrec.core.storage.backend import GCS_PREFIX, Entry, Object
 
 USED = "macrec-used"
 """Metadata of an object in a bucket: when a run has last used it, in seconds of the epoch."""

@@ -1,0 +1,88 @@
+"""Stage baselines: one system that MACRec is compared with, on the same split and ranking."""
+
+import time
+
+import torch
+
+from components.baselines import baseline_ranking, model_folder
+from components.baselines.baseline_ranking import Protocol, validator
+from components.baselines.entries import ENTRIES
+from components.baselines.interface import Course, Data
+from components.baselines.registry import baseline, read_settings
+from components.baselines.spec import Execution, Inputs, Outputs, Settings
+from macrec.core.errors import UserError
+from macrec.core.stage import Job, Metrics
+from macrec.data import schema
+from macrec.data.sequences import drops_seen
+from macrec.data.split import Split, read_split
+
+
+def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
+    """Fits the model on the training part, ranks the whole catalogue for every test user.
+
+    The last item of a history is the test, the last but one the validation, which is part of the
+    history at test; whether seen items stay in the lists, `seen_items` says: all as in evaluate.
+
+    Raises:
+        UserError: the settings or the inputs do not fit the model, or no user can be tested.
+    """
+    module = baseline(job.settings.model)
+    own = module.Config(**read_settings(job.settings.model, job.settings.settings))
+    split, data, course = opened(job.settings, job.inputs, job.execution)
+    started = time.monotonic()
+    fitted = module.fit(own, data, course)
+    seconds = time.monotonic() - started
+    with job.outputs.predictions.dataset(schema.PREDICTIONS) as out:
+        tested = baseline_ranking.test(
+            fitted.model,
+            job.settings.model,
+            split,
+            data.items,
+            protocol_of(job.settings, split, job.execution),
+            top_k=job.settings.top_k,
+            write=out.write,
+        )
+    model_folder.save(job.outputs.fitted.path, job.settings.model, own, data, fitted)
+    return baseline_ranking.figures(tested, split, data.items) | {
+        "validation_ndcg_10": course.validate(fitted.model),
+        "parameters": float(fitted.model.parameters),
+        "train_seconds": seconds,
+        "epochs": float(len(fitted.curve)),
+    }
+
+
+def protocol_of(config: Settings, split: Split, execution: Execution) -> Protocol:
+    """What the lists of every model have in common."""
+    drop_seen = drops_seen(config.seen_items, split.sequences)
+    return Protocol(config.max_history, drop_seen, execution.batch_size)
+
+
+def opened(config: Settings, inputs: Inputs, execution: Execution) -> tuple[Split, Data, Course]:
+    """The histories, what the model may learn from them, and how long.
+
+    Raises:
+        UserError: an input that the model reads is not given.
+    """
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    reads = ENTRIES[config.model].reads
+    given = {name: artifact for name in reads if (artifact := getattr(inputs, name))}
+    absent = ", ".join(name for name in reads if name not in given)
+    if absent:
+        raise UserError(f"baselines: {config.model} reads {absent}. Give it, or another model.")
+    items = inputs.items.rows
+    split = read_split(inputs.sequences, items)
+    training = split.training()
+    for array in (training.items, training.offsets):
+        array.setflags(write=False)  # a model that sorts in place would spoil the next trial
+    data = Data(items, training, config.max_history, given)
+    course = Course(
+        config.epochs,
+        config.patience,
+        config.decay,
+        config.validate_every,
+        config.seed,
+        execution.device,
+        validator(split, protocol_of(config, split, execution)),
+    )
+    return split, data, course

@@ -1,0 +1,105 @@
+"""embed_image: one vector per item from its picture, by a vision transformer or given in a file.
+
+Without either, all vectors are null: the run is on text alone.
+"""
+
+from components.embed_image import image_encoder as encoder
+from components.embed_image import picture_vectors
+from components.embed_image.image_encoder import ImageEncoder
+from components.embed_image.spec import Execution, Inputs, Outputs, Settings
+from macrec.core.errors import check
+from macrec.core.fingerprint import module_version
+from macrec.core.progress import log
+from macrec.core.stage import Job, Metrics
+from macrec.data import embeddings
+from macrec.data.embedding_cache import EmbeddingCache
+
+
+def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
+    """Embeds the picture of every item; one missing or broken gives a null row, no source all.
+
+    A picture whose vector is in the cache is neither decoded nor embedded again.
+
+    Raises:
+        UserError: two sources of vectors, one that cannot be used, picture paths that leave their
+            folder, or too many broken pictures.
+    """
+    check(
+        job.inputs.model is None or job.inputs.embeddings is None,
+        "embed_image: give model (an encoder) or embeddings (ready vectors), not both.",
+    )
+
+    output = job.outputs.image_embeddings
+    if job.settings.shard and (job.inputs.model is None or not job.cache_uri):
+        log.info("part %s: nothing to do without an encoder and a store", job.settings.shard)
+        return embeddings.write_absent(
+            output, job.inputs.items.rows
+        )  # the whole task does it alone
+    if job.inputs.embeddings is not None:
+        return embeddings.copy_given(
+            job.inputs.embeddings, job.inputs.items, output, centre=job.settings.centre
+        )
+
+    if job.inputs.model is None:
+        log.info("embed_image: neither model nor embeddings are given: every vector is null")
+        return embeddings.write_absent(output, job.inputs.items.rows)
+    check(job.inputs.images is not None, "embed_image: model needs images, the folder of pictures.")
+
+    assert job.inputs.images is not None
+    pictures = picture_vectors.find_pictures(
+        job.inputs.items, job.inputs.images, job.settings.shard
+    )
+    model = _open_encoder(job.settings, job.inputs, job.execution)
+    with _cache(job.cache_uri, job.settings, job.inputs, job.execution, model) as cache:
+        embedded = picture_vectors.embed_pictures(
+            pictures,
+            model,
+            cache,
+            max_bad=job.settings.max_bad_images,
+            max_pixels=job.settings.max_pixels,
+            batch=job.execution.batch_images,
+            threads=job.execution.workers,
+            part=bool(job.settings.shard),
+        )
+    chunks = picture_vectors.item_vectors(pictures, embedded)
+    if job.settings.shard:
+        counts = embeddings.count(chunks)
+        embeddings.write_absent(output, job.inputs.items.rows)
+    else:
+        counts = embeddings.write_vectors(output, chunks, dim=model.dim, centre=job.settings.centre)
+    return embeddings.metrics(counts, model.dim) | {
+        **picture_vectors.item_counts(pictures, embedded),
+        "pictures": len(pictures.paths),
+        "images_per_second": embedded.images_per_second,
+    }
+
+
+def _open_encoder(config: Settings, inputs: Inputs, execution: Execution) -> ImageEncoder:
+    assert inputs.model is not None
+    return encoder.ImageEncoder(
+        inputs.model,
+        pooling=config.pooling,
+        size=config.size,
+        resize=config.resize,
+        device=execution.device,
+        dtype=execution.dtype,
+        batch=execution.batch_images,
+    )
+
+
+def _cache(
+    uri: str, config: Settings, inputs: Inputs, execution: Execution, encoder: ImageEncoder
+) -> EmbeddingCache:
+    """The vectors of this very encoder: all that a vector depends on but the picture."""
+    assert inputs.model is not None
+    identity = {
+        "model": inputs.model.digest,
+        "code": module_version("components.embed_image.image_encoder"),
+        "dtype": str(encoder.dtype),
+        "pooling": config.pooling,
+        "size": config.size,
+        "resize": config.resize,
+        "max_pixels": config.max_pixels,
+    }
+    seconds, part = execution.checkpoint_seconds, bool(config.shard)
+    return EmbeddingCache(uri, identity, encoder.dim, seconds, keep_all=part)

@@ -1,0 +1,41 @@
+"""Stage prepare_data: from the shop's catalogue and log to items and sequences.
+
+Every problem of the input comes in one message, before anything is written.
+"""
+
+import numpy as np
+
+from components.prepare_data.catalogue import item_batches, regrouped
+from components.prepare_data.interactions import batches
+from components.prepare_data.spec import Execution, Inputs, Outputs, Settings
+from components.prepare_data.validation import validate
+from macrec.core.artifact import ROWS_PER_GROUP
+from macrec.core.progress import log
+from macrec.core.stage import Job, Metrics
+from macrec.data import schema
+
+
+def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
+    """Checks catalogue and log, filters them, and writes items and sequences.
+
+    Interactions of a user are sorted by time, and by the order of the log where times are equal.
+    Repeats of the same user, item and time are dropped; the same item at another time stays.
+
+    Raises:
+        UserError: with every problem of the input.
+    """
+
+    items_path = job.inputs.catalog.path()
+    report = validate(job.settings, items_path, job.inputs.interactions.path())
+    prepared = report.checked()
+    for line in report.lines():
+        log.info("%s", line)
+    with job.outputs.items.dataset(schema.ITEMS) as out:
+        kept = item_batches(job.settings, items_path, prepared.keep_item)
+        for table in regrouped(kept, ROWS_PER_GROUP):
+            out.write(table)
+    item_index = np.cumsum(prepared.keep_item, dtype=np.int32) - 1
+    with job.outputs.sequences.dataset(schema.SEQUENCES) as out:
+        for batch in batches(prepared.log, prepared.user_ids, item_index):
+            out.write(batch)
+    return report.metrics

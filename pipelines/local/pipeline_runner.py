@@ -1,0 +1,175 @@
+"""Runs pipeline.yaml on this machine: kfp.local reads it, each task is a process or a container.
+
+kfp.local refuses container components in a process. `_StageTask` takes the place of its task
+handler (the class is looked up when a task starts) and runs the container's command with this
+interpreter instead, or in a container (`pipelines.local.containers`). All else, the order of tasks
+and what flows between them, is kfp.local's.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from macrec.core import ui_facts
+from macrec.core.errors import EXIT_TRY_AGAIN
+
+PIPELINE_YAML = Path(__file__).parent.parent.parent / "pipeline.yaml"
+PROGRESS_SECONDS = "10"
+KILLED = (-9, 137)
+"""Codes of a process and of a container that SIGKILL has ended."""
+
+Launch = Callable[[Sequence[str], Mapping[str, str]], int]
+"""Runs a stage's command, with additions to its environment, to its end; returns the exit code."""
+
+
+class StageRun(NamedTuple):
+    """One task of a run that has ended well."""
+
+    stage: str
+    seconds: float
+    reused: bool
+    metrics: dict[str, float]
+    folder: Path
+
+
+class StageFailed(Exception):
+    """A task ended with an exit code that a retry would not mend."""
+
+    def __init__(self, stage: str, code: int) -> None:
+        how = f"failed with exit code {code}"
+        if code in KILLED:
+            how = "was killed (signal 9): most often out of memory"
+        super().__init__(f"{stage} {how}")
+        self.stage, self.code = stage, code
+
+
+@dataclass
+class LocalRun:
+    """What a run has done so far."""
+
+    stages: list[StageRun] = field(default_factory=list[StageRun])
+
+    def stage(self, name: str) -> StageRun:
+        """The run of one stage."""
+        return next(s for s in self.stages if s.stage == name)
+
+
+def in_process(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Runs a stage's command with this interpreter; its log goes to this terminal."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return subprocess.run(
+            [sys.executable, *command[1:]], env={**os.environ, **environment}, check=False
+        ).returncode
+
+
+def run_pipeline(
+    arguments: Mapping[str, Any],
+    root: Path,
+    yaml: Path = PIPELINE_YAML,
+    launch: Launch = in_process,
+) -> LocalRun:
+    """Runs a compiled pipeline.
+
+    Args:
+        arguments: run parameters by name; the others take their defaults.
+        root: folder for the artifacts, one sub-folder a run.
+        yaml: the compiled pipeline.
+        launch: what runs a stage.
+
+    Raises:
+        StageFailed: a stage ended with an error; its message is on the terminal.
+    """
+    from kfp import components, local
+
+    record = LocalRun()
+    with _stages_run_by(launch, record), _quiet():
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+        pipeline = components.load_component_from_file(str(yaml))
+        # KFP knows lists, not tuples
+        pipeline(**{n: list(v) if isinstance(v, tuple) else v for n, v in arguments.items()})
+    return record
+
+
+@contextlib.contextmanager
+def _stages_run_by(launch: Launch, record: LocalRun) -> Iterator[None]:
+    from kfp.local import subprocess_task_handler as module
+
+    class Handler(_StageTask):
+        run_record = record
+        run_command = staticmethod(launch)
+
+    original = module.SubprocessTaskHandler
+    module.SubprocessTaskHandler = Handler  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        module.SubprocessTaskHandler = original
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences kfp.local's own narration; the stages' log goes to the terminal untouched."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with (
+            open(os.devnull, "w") as devnull,
+            contextlib.redirect_stdout(devnull),
+            warnings.catch_warnings(),
+        ):
+            # resources and node pools mean nothing on one machine
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+class _StageTask:
+    """kfp.local's task handler interface for the command of a container component."""
+
+    run_record: LocalRun
+    run_command: Launch
+
+    def __init__(
+        self,
+        image: str,
+        full_command: list[str],
+        pipeline_root: str,
+        runner: Any,
+        env_vars: dict[str, str] | None = None,
+    ) -> None:
+        self.command = full_command
+        self.stage = full_command[3]
+        self.call = json.loads(full_command[full_command.index("--executor-input") + 1])
+        progress = os.environ.get("MACREC_PROGRESS_SECONDS", PROGRESS_SECONDS)
+        self.env = {"MACREC_PROGRESS_SECONDS": progress, **(env_vars or {})}
+
+    def run(self) -> Any:
+        """Runs the stage to its end, its log on this terminal."""
+        from kfp.local import status
+
+        started = time.monotonic()
+        code = self.run_command(self.command, self.env)
+        if code == EXIT_TRY_AGAIN:
+            return status.Status.FAILURE  # which kfp.local retries by the task's policy
+        if code:
+            raise StageFailed(self.stage, code)
+        self.run_record.stages.append(self._ended(time.monotonic() - started))
+        return status.Status.SUCCESS
+
+    def _ended(self, seconds: float) -> StageRun:
+        output_file = Path(self.call["outputs"]["outputFile"])
+        artifacts = json.loads(output_file.read_bytes())["artifacts"]
+        described = {name: a["artifacts"][0]["metadata"] for name, a in artifacts.items()}
+        metrics = ui_facts.ours(described.pop("metrics"))
+        reused = bool(described) and all(m["reused"] for m in described.values())
+        return StageRun(self.stage, seconds, reused, metrics, output_file.parent)

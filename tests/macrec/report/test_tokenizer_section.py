@@ -1,0 +1,199 @@
+"""The section on semantic IDs: figures, charts and explanations, on the page and in Markdown."""
+
+import re
+from dataclasses import replace
+from math import inf, nan
+
+import numpy as np
+import pytest
+
+from macrec import report as r
+from macrec.report import tokenizer_section
+from macrec.report.markdown import table
+from macrec.tokenizer.measures import level_usage
+from tests.macrec.report.test_report import Page
+
+
+def score(value: float, error: float) -> r.Score:
+    return r.Score(value=value, low=value - error, high=value + error)
+
+
+def measured(modality: str = "text") -> r.Tokenizer:
+    first = r.Prefix(
+        unexplained=0.7,
+        recall=0.64,
+        candidates=0.0326,
+        lift=score(4.89, 0.16),
+        validation_lift=score(31.8, 4.5),
+    )
+    second = r.Prefix(unexplained=0.5, recall=0.1564, candidates=0.00016, lift=score(1.004, 0.02))
+    return r.Tokenizer(modality=modality, prefixes=(first, second))
+
+
+def full() -> r.Report:
+    return r.Report(
+        title="Run",
+        codebooks=(r.CodebookLevel(modality="text", level=0, counts=(6, 2, 0, 0)),),
+        collisions=(
+            r.Collisions(
+                modality="text",
+                rate_before=0.0384,
+                rate_after=0.0,
+                moved=1514,
+                group_sizes={2: 11},
+                moved_by_level=(14, 1500),
+                displacement=0.966,
+            ),
+        ),
+        tokenizers=(measured("text"), measured("image")),
+        agreement=(
+            r.Agreement(mutual=0.645, adjusted=0.605),
+            r.Agreement(mutual=0.265, adjusted=-0.0121),
+        ),
+    )
+
+
+ROWS = [
+    ["first 1", "70.0\u00a0%", "64.0\u00a0%", "3.26\u00a0%", "4.9 \u00b1 0.2", "32 \u00b1 4"],
+    ["all 2", "50.0\u00a0%", "15.6\u00a0%", "0.02\u00a0%", "1.00 \u00b1 0.02", "\u2013"],
+]
+
+
+def test_rows_say_what_was_measured_with_the_decimals_that_the_error_allows() -> None:
+    assert tokenizer_section.prefix_rows(measured()) == ROWS
+    assert tokenizer_section.agreement_rows(full().agreement) == [
+        ["level 0", "0.645", "0.605"],
+        ["level 1", "0.265", "\u22120.012"],
+    ]
+
+
+def test_the_page_shows_every_figure_of_both_modalities() -> None:
+    page = Page(r.render_html(full()))
+    assert page.open == []
+    regions = [a["aria-label"] for a in page.named("div") if a.get("role") == "region"]
+    tables = ["Text codes", "Text codes", "Image codes", "Text codes and image codes"]
+    assert regions == [*tables, "Collisions"]  # the first is of the codebook use
+    for cell in (*ROWS[0], *ROWS[1], "0.605", "14, 1,500", "0.97"):
+        assert cell in page.words
+    charts = {a["aria-label"] for a in page.named("svg")}
+    assert charts >= {
+        "Left over of the vectors",
+        "Neighbours with the same codes",
+        "Lift of consecutive items",
+        "Agreement of text and picture codes",
+    }
+
+
+def test_markdown_has_the_same_rows() -> None:
+    written = r.render_markdown(full())
+    for modality in ("Text", "Image"):
+        assert table([f"{modality} codes", *tokenizer_section.HEADS], ROWS) in written
+    assert "| level 1 | 0.265 | \u22120.012 |" in written
+    assert "| text | 3.84\u00a0% | 0.00\u00a0% | 1,514 | 11 of 2 | 14, 1,500 | 0.97 |" in written
+    order = [
+        written.index(f"{h}\n")
+        for h in (
+            "## Semantic IDs",
+            "### Codebook use",
+            "### What the codes say",
+            "### Collisions",
+        )
+    ]
+    assert order == sorted(order)
+
+
+def test_every_column_is_explained_and_says_what_is_good() -> None:
+    heads = {*tokenizer_section.HEADS, *tokenizer_section.AGREEMENT_HEADS}
+    told = " ".join([*tokenizer_section.KEY, *tokenizer_section.KEY.values()])
+    assert not {head for head in heads if head not in told}
+    page, written = Page(r.render_html(full())).text, r.render_markdown(full())
+    for name, meaning in tokenizer_section.KEY.items():
+        assert meaning in page
+        assert f"- {name}: {meaning}" in written
+
+
+def test_charts_start_where_no_code_is_kept() -> None:
+    left, neighbours, lift, agreement = tokenizer_section.panels(full())
+    assert [series.role for series in left.series] == ["text", "image"]
+    assert left.series[0].x == (0, 1, 2)
+    assert left.series[0].y == pytest.approx((100, 70, 50))
+    assert neighbours.series[1].y == pytest.approx((100, 64, 15.64))
+    assert lift.series[0].y == (1, 4.89, 1.004)
+    assert [(s.name, s.x, s.y) for s in agreement.series] == [
+        ("plain", (0, 1), (0.645, 0.265)),
+        ("adjusted", (0, 1), (0.605, -0.0121)),
+    ]
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_a_run_on_one_modality_has_its_table_alone(modality: str) -> None:
+    report = replace(full(), tokenizers=(measured(modality),), agreement=())
+    page, written = Page(r.render_html(report)).text, r.render_markdown(report)
+    for shown in (page, written):
+        assert "What the codes say" in shown
+        assert "Validation lift" in shown and "Agreement" not in shown
+    assert all(len(panel.series) == 1 for panel in tokenizer_section.panels(report))
+    assert len(tokenizer_section.panels(report)) == 3
+
+
+def test_without_measures_there_is_neither_table_nor_explanation() -> None:
+    for report in (
+        replace(full(), tokenizers=(), agreement=()),
+        replace(full(), tokenizers=(r.Tokenizer(modality="text", prefixes=()),), agreement=()),
+    ):
+        assert tokenizer_section.measures(report) == []
+        page, written = Page(r.render_html(report)).text, r.render_markdown(report)
+        assert "What the codes say" not in page + written
+        assert "Validation lift" not in page + written
+    assert "Semantic IDs" not in r.render_html(r.Report(title="Run"))
+
+
+def test_figures_that_quantize_did_not_tell_are_dashes_and_have_no_chart() -> None:
+    bare = r.Prefix(lift=score(2.0, 0.5))
+    report = replace(full(), tokenizers=(r.Tokenizer(modality="text", prefixes=(bare,)),))
+    assert tokenizer_section.prefix_rows(report.tokenizers[0]) == [
+        ["all 1", *["\u2013"] * 3, "2.0 \u00b1 0.5", "\u2013"]
+    ]
+    titles = [panel.title for panel in tokenizer_section.panels(report)]
+    assert titles == ["Lift of consecutive items", "Agreement of text and picture codes"]
+
+
+@pytest.mark.parametrize("broken", [nan, inf, -inf])
+def test_numbers_that_are_none_are_dashes(broken: float) -> None:
+    prefix = r.Prefix(
+        unexplained=broken,
+        recall=broken,
+        candidates=broken,
+        lift=r.Score(value=broken, low=broken, high=broken),
+        validation_lift=r.Score(value=3.25, low=broken, high=broken),
+    )
+    report = replace(
+        full(),
+        tokenizers=(r.Tokenizer(modality="text", prefixes=(prefix,)),),
+        agreement=(r.Agreement(mutual=broken, adjusted=None),),
+    )
+    assert tokenizer_section.prefix_rows(report.tokenizers[0]) == [
+        ["all 1", *["\u2013"] * 4, "3.2"]
+    ]
+    assert tokenizer_section.panels(report) == []
+    for shown in (r.render_html(report), r.render_markdown(report)):
+        assert not re.search(r"\b(nan|inf)\b", shown)
+
+
+def test_very_many_levels_stay_a_page() -> None:
+    prefixes = (r.Prefix(recall=0.5, lift=score(2, 0.1)),) * 400
+    many = tuple(r.Agreement(mutual=0.1, adjusted=0.1) for _ in range(400))
+    report = replace(
+        full(), tokenizers=(r.Tokenizer(modality="text", prefixes=prefixes),), agreement=many
+    )
+    assert len(tokenizer_section.prefix_rows(report.tokenizers[0])) == 16
+    assert len(tokenizer_section.agreement_rows(many)) == 16
+    assert len(r.render_html(report)) < 100_000
+
+
+def test_gini_of_the_report_is_that_of_the_measures() -> None:
+    (level,) = full().codebooks
+    (usage,) = level_usage(np.repeat(np.arange(4), level.counts)[:, None], 4)
+    assert level.gini == pytest.approx(usage.gini)
+    assert level.gini == pytest.approx(0.625)
+    assert r.CodebookLevel(modality="text", level=0, counts=(0, 0)).gini is None
