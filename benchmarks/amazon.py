@@ -1,15 +1,22 @@
-"""Converts the Amazon data sets as recommender papers pass them on into a catalogue and a log.
+"""Converts Amazon data sets, as recommender papers distribute them, into a catalogue and a log.
 
     python benchmarks/amazon.py SOURCE_DIR OUT_DIR
 
-Reads `NAME.inter.json` {user: [item numbers in time order]}, and where they exist `NAME.item.json`
-{item number: {title, description, image, ...}}, `NAME.item2id` (shop's id, item number),
-`*emb*text*.npy` and `*emb*image*.npy` (row = item number) and `NAME.index_*.json` (published
-semantic IDs). Writes items.parquet (every item, in the order of the numbers), interactions.parquet
-(row order = time order of each user; there is no time: use `--timestamp-column ''`),
-text_embeddings.parquet, image_embeddings.parquet (item_id, embedding) and semantic_ids.parquet
-(item_id, text_codes, image_codes). Pictures stay where they are: the image folder is
-SOURCE_DIR/images.
+Input files; only the first is required:
+- `NAME.inter.json`: {user: [item numbers in time order]}
+- `NAME.item.json`: {item number: {title, description, image, ...}}
+- `NAME.item2id`: id in the shop (asin) and item number
+- `*emb*text*.npy`, `*emb*image*.npy`: vectors; row k belongs to item number k
+- `NAME.index_*.json`: published semantic IDs
+
+Output files:
+- items.parquet: every item, in the order of the item numbers
+- interactions.parquet: the interactions of each user in time order. There are no timestamps, so
+  pass `--timestamp-column ''`.
+- text_embeddings.parquet, image_embeddings.parquet: columns item_id, embedding
+- semantic_ids.parquet: columns item_id, text_codes, image_codes
+
+Images are not copied: the image folder is SOURCE_DIR/images.
 """
 
 import argparse
@@ -26,17 +33,17 @@ import pyarrow.parquet as pq
 from macrec.core.errors import UserError
 
 TEXT_FIELDS = ("title", "description", "brand", "categories")
-NOTHING = "."  # how the data sets write a text that is not there
+NOTHING = "."  # how the data sets mark a missing text
 EMBEDDINGS = {"text": "*emb*text*.npy", "image": "*emb*image*.npy"}
 ENCODERS = {"text": "smollm2-*", "image": "dinov2-*"}
 CODES = {"text": "*.index_lemb.json", "image": "*.index_vitemb.json"}
 
 
 def convert(source: Path, out: Path) -> dict[str, int]:
-    """Converts a folder; returns the number of rows of each file written.
+    """Convert a folder and return the number of rows of each written file.
 
     Raises:
-        UserError: the folder is none of the known layouts, or its files do not fit together.
+        UserError: the folder has none of the known layouts, or its files are inconsistent.
     """
     sequences: dict[str, list[int]] = _json(_only(source, "*.inter.json"))
     item_ids = [str(number) for number in range(_item_count(source, sequences))]
@@ -54,14 +61,14 @@ def convert(source: Path, out: Path) -> dict[str, int]:
 
 
 def vectors_of(data: Path, encoders: Path | None) -> dict[str, tuple[str, Path]]:
-    """What the vectors of each modality are from: ("embeddings", file) or ("model", folder).
+    """Return the source of the vectors per modality: ("embeddings", file) or ("model", folder).
 
     Args:
         data: a converted folder.
-        encoders: folder of `macrec sample --encoders`, needed where vectors are not given.
+        encoders: output folder of `macrec sample --encoders`, required if vectors are missing.
 
     Raises:
-        UserError: neither is there.
+        UserError: a modality has neither vectors nor an encoder.
     """
     found: dict[str, tuple[str, Path]] = {}
     for modality, pattern in ENCODERS.items():
@@ -100,7 +107,7 @@ def _json(path: Path | None) -> dict[str, Any]:
 
 
 def _item_count(source: Path, sequences: dict[str, list[int]]) -> int:
-    """Items are numbered 0..N-1 without a gap, in the log and in the catalogue alike."""
+    """Return N. The items of the log and the catalogue must be numbered 0..N-1 without gaps."""
     numbers = {number for history in sequences.values() for number in history}
     numbers |= {int(number) for number in _json(_found(source, "*.item.json"))}
     if not numbers or numbers != set(range(len(numbers))):
@@ -109,7 +116,7 @@ def _item_count(source: Path, sequences: dict[str, list[int]]) -> int:
 
 
 def items_table(source: Path, item_ids: Sequence[str]) -> pa.Table:
-    """The catalogue: texts, the shop's own id (asin), and the picture's name where there is one."""
+    """Return the catalogue: texts, the id in the shop (asin) and the image file name, if any."""
     records = _json(_found(source, "*.item.json"))
     rows = [records.get(item, {}) for item in item_ids]
     columns: dict[str, list[str | None]] = {"item_id": list(item_ids)}
@@ -134,7 +141,7 @@ def _asins(source: Path) -> dict[str, str]:
 
 
 def interactions_table(sequences: dict[str, list[int]]) -> pa.Table:
-    """One row an interaction: users in the order of the file, each in time order."""
+    """Return one row per interaction: users in file order, the items of each in time order."""
     lengths = [len(history) for history in sequences.values()]
     users = pa.array(list(sequences), pa.string())
     positions = pa.array(np.repeat(np.arange(len(lengths)), lengths))
@@ -144,7 +151,7 @@ def interactions_table(sequences: dict[str, list[int]]) -> pa.Table:
 
 
 def embeddings_table(source: Path, item_ids: Sequence[str], kind: str) -> pa.Table | None:
-    """Given vectors of one modality, in the order of the items; None if there are none."""
+    """Return the given vectors of one modality in item order, or None if there are none."""
     path = _found(source, EMBEDDINGS[kind])
     if path is None:
         return None
@@ -156,7 +163,7 @@ def embeddings_table(source: Path, item_ids: Sequence[str], kind: str) -> pa.Tab
 
 
 def codes_table(source: Path, item_ids: Sequence[str]) -> pa.Table | None:
-    """Published semantic IDs: `<a_170>` at level 0 is code 170; None if there are none."""
+    """Return the published semantic IDs, or None. The token `<a_170>` at level 0 is code 170."""
     columns: dict[str, pa.Array] = {"item_id": pa.array(item_ids)}
     for kind, pattern in CODES.items():
         tokens = _json(_found(source, pattern))
@@ -167,7 +174,7 @@ def codes_table(source: Path, item_ids: Sequence[str]) -> pa.Table | None:
 
 
 def main() -> None:
-    """The command line; prints one JSON line with the rows of each file."""
+    """Run the command line and print one JSON line with the row counts of the files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", type=Path, metavar="SOURCE_DIR")
     parser.add_argument("out", type=Path, metavar="OUT_DIR")

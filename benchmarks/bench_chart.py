@@ -1,4 +1,4 @@
-"""Quality against time as a stand-alone SVG: a point per system, time on a logarithmic axis."""
+"""Draws quality against time as a stand-alone SVG: one point per system, logarithmic time axis."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ PAPER: Final = (
     "svg{background:#fdfcfa}text{font:11px system-ui,sans-serif;fill:#66625b}"
     ".grid{stroke:#ebe8e1}.base{stroke:#b9b4aa}"
 )
-"""A viewer shows the file by itself, on light or dark, so it brings its paper and its colours."""
+"""CSS of the background and the basic colours. Viewers show the file on light or dark pages, so it
+defines both."""
 STYLE: Final = Raw(
     f"<style>{PAPER}.name{{fill:#1d1c1a}}.own{{font-weight:600}}"
     ".axis-name{font-size:12px}.dot{fill:#77726a}.dot.own{fill:#1f5fa8}"
@@ -22,11 +23,11 @@ STYLE: Final = Raw(
 )
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 800.0, 420.0, 54.0, 280.0, 44.0, 46.0
 LINE = 14.0
-"""Height that a label takes."""
+"""Height of a label."""
 
 
 class Point(NamedTuple):
-    """One system."""
+    """Data of one system."""
 
     name: str
     seconds: float
@@ -34,17 +35,20 @@ class Point(NamedTuple):
     low: float
     high: float
     own: bool
-    """Whether it is one of ours."""
+    """Whether the system is one of ours."""
 
 
 def chart(points: Sequence[Point], title: str, x_label: str, y_label: str) -> str:
-    """The SVG; names stand at the right, each led to its point, whose line is an interval.
+    """Return the SVG.
+
+    The names are on the right, connected to their points. The vertical line of a point is its
+    confidence interval.
 
     Args:
-        points: one or more; seconds above 0.
-        title: what the picture shows.
-        x_label: of the time.
-        y_label: of the quality.
+        points: one or more points; seconds must be above 0.
+        title: title of the chart.
+        x_label: label of the time axis.
+        y_label: label of the quality axis.
     """
     logs = [math.log10(point.seconds) for point in points]
     across = Axis(

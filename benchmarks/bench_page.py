@@ -1,13 +1,13 @@
-"""Writes what `macrec bench` has left into README.md and docs/results.md; draws the pictures there.
+"""Writes the results of `macrec bench` into README.md and docs/results.md, and draws their charts.
 
     macrec bench --dataset OUT --models all --seeds 5 --out BENCH
-    PYTHONPATH=src:. python -m benchmarks.bench_page --add BENCH/bench.json --name scientific \
+    PYTHONPATH=src:. python -m benchmarks.bench_page --add BENCH/bench.json --name scientific \\
         --device "x86_64 CPU, one thread each, two at once"
     PYTHONPATH=src:. python -m benchmarks.bench_page
 
-The first call keeps a result as benchmarks/results/DATE-bench-NAME.json, with date and commit, and
-then does what the second does: each data set's newest file counts, and what stands between the two
-marks of either page is made anew.
+The first call of this script stores a result as benchmarks/results/DATE-bench-NAME.json, with date
+and commit. Then it updates the pages, which is all that the second call does. The pages show the
+newest file of each data set. Only the text between the two markers of each page is replaced.
 """
 
 import argparse
@@ -31,21 +31,21 @@ IMAGES = ROOT / "docs" / "images"
 BEGIN: Final = "<!-- written by `python -m benchmarks.bench_page`; do not edit -->"
 END: Final = "<!-- as far as here -->"
 SUMMED_UP: Final = ("scientific", "boxart")
-"""Comparisons of all systems; the README has a row for each system."""
+"""Comparisons of all systems. The README has one row per system."""
 ABLATIONS: Final = ("scientific-ablations", "boxart-ablations")
-"""Of the generator alone; the page has a row for each ablation."""
+"""Ablations of the generator. The page has one row per ablation."""
 CURVES: Final = {
     "two hours": "2026-11-29-instruments-text-two-hours.json",
     "37 minutes": "2026-11-28-instruments-text-8-epochs.json",
     "11 minutes": "2026-11-28-instruments-text-2-epochs.json",
 }
-"""Trainings on Instruments whose learning curves stand in one picture."""
+"""Training runs on Instruments whose learning curves share one chart."""
 SHORTEST: Final = 1e-3
-"""Seconds; a logarithmic axis has no zero."""
+"""Smallest time in a chart, in seconds, because a logarithmic axis has no zero."""
 
 
 def newest() -> dict[str, Path]:
-    """The last result of every data set; first those that compare all systems."""
+    """Return the newest result of each data set, starting with the comparisons of all systems."""
     known = {
         path.stem.split("-bench-", 1)[1]: path for path in sorted(RESULTS.glob("*-bench-*.json"))
     }
@@ -55,12 +55,12 @@ def newest() -> dict[str, Path]:
 
 
 def readme() -> str:
-    """README.md with its table of all systems anew."""
+    """Return README.md with an updated table of all systems."""
     return _between_marks(README, [*_summed_up(SUMMED_UP), ""])
 
 
 def page() -> str:
-    """docs/results.md with its comparisons anew."""
+    """Return docs/results.md with updated comparisons."""
     return _between_marks(PAGE, _sections())
 
 
@@ -76,7 +76,7 @@ def _between_marks(path: Path, lines: Iterable[str]) -> str:
 
 
 def pictures() -> dict[str, str]:
-    """The SVG files by name."""
+    """Return the SVG files by name."""
     charts = (chart for dataset, path in newest().items() for chart in _charts(dataset, path))
     return dict(charts) | {"instruments-curves.svg": _learning_curves()}
 
@@ -105,7 +105,7 @@ def _sections() -> Iterator[str]:
 
 
 def _made(told: dict[str, Any]) -> Iterator[str]:
-    """When, where and how much was searched."""
+    """Yield the date, the commit, the device and the extent of the search."""
     yield f"{told['date']}, commit {told['commit']}, {told['device']}; "
     searched = f"{told['trials']} trials or {told['minutes']:g} minutes a model"
     if earlier := told.get("searched"):
@@ -143,7 +143,7 @@ def _charts(dataset: str, path: Path) -> Iterator[tuple[str, str]]:
 
 
 def add(bench: Path, name: str, device: str) -> Path:
-    """Keeps what a bench has left, with where and of what it was measured."""
+    """Store the result of a bench together with the date, the commit and the device."""
     told = json.loads(bench.read_bytes())
     about = machine.about("cpu")
     kept = {

@@ -1,4 +1,4 @@
-"""All systems on several data sets in one small table."""
+"""Summarises all systems on several data sets in one small table."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -9,13 +9,13 @@ METRICS: Final = ("hr_10", JUDGED_BY)
 
 
 def summary(benches: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """A row for each system, the best of the first data set first.
+    """Yield a Markdown table with one row per system, sorted by the first data set, best first.
 
-    Bold are the best by `JUDGED_BY` and what its users do not tell apart from it: the difference in
-    that metric has p >= `ALPHA`.
+    Bold marks the best system by `JUDGED_BY` and those that are not significantly different from it
+    (p >= `ALPHA` in that metric).
 
     Args:
-        benches: what `macrec bench` has told, by data set.
+        benches: results of `macrec bench`, by data set.
     """
     heads = [f"{name}, {heading(metric)}" for name in benches for metric in METRICS]
     yield f"| | {' | '.join(heads)} |"

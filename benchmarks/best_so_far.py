@@ -1,4 +1,4 @@
-"""The recommender that a training has validated best before it was cut short, and its curve."""
+"""Extracts the best validated recommender of an interrupted training, and its learning curve."""
 
 import json
 from pathlib import Path
@@ -16,13 +16,13 @@ from macrec.generator.model import Recommender, build_model, save_recommender
 def write(
     store: Path, made: published.Published, config: train.Settings, output: FolderOutput
 ) -> dict[str, float]:
-    """Writes what the last checkpoint below the store holds; returns figures of the training.
+    """Write the best weights of the latest checkpoint in the store; return metrics of the training.
 
     Args:
-        store: the artifact store of the training.
-        made: what it is trained on.
-        config: its configuration.
-        output: the recommender's folder, which gets history.json too.
+        store: artifact store of the training.
+        made: training data.
+        config: training settings.
+        output: folder for the recommender and history.json.
 
     Raises:
         UserError: there is no checkpoint with validated weights.

@@ -1,11 +1,12 @@
-"""Compares runs of the same data with different settings, paired by user.
+"""Compares runs on the same data with different settings, paired by user.
 
     python benchmarks/compare.py base=runs/a/seed-0,runs/a/seed-1 other=runs/b/seed-0,runs/b/seed-1
 
-Each NAME=DIR,DIR is one system under several seeds; a DIR is the --out of a `macrec run`. A user's
-HR@10 and NDCG@10 are averaged over the seeds of a system; intervals (bootstrap over users, 95 %)
-and p values (random signs) are those of `macrec compare`. The first system is what the others are
-compared with. Prints one JSON line per system and list; --markdown prints a table instead.
+Each NAME=DIR,DIR is one system with one folder per seed. A DIR is the --out of a `macrec run`.
+HR@10 and NDCG@10 of a user are averaged over the seeds of a system. Confidence intervals (95 %,
+bootstrap over users) and p values (random signs) are those of `macrec compare`. The first system is
+the baseline of the comparisons. The script prints one JSON line per system and list, or a table
+with --markdown.
 """
 
 import argparse
@@ -52,13 +53,13 @@ def main() -> None:
 
 
 def _scores(dirs: str) -> dict[str, list[UserScores]]:
-    """The runs of one system by list; a list that one of them lacks is left out."""
+    """Read the scores of one system's runs by list. Lists that a run lacks are omitted."""
     runs = [artifact(Path(folder), "evaluate", "predictions") for folder in dirs.split(",")]
     found: dict[str, list[UserScores]] = {}
     for listing in LISTS:
         try:
             found[listing] = [read_scores(predictions, listing) for predictions in runs]
-        except UserError:  # a run on one modality
+        except UserError:  # a run on a single modality
             continue
     if not found:
         raise UserError(f"{dirs}: no list that all of these runs have.")

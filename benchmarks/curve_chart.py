@@ -1,4 +1,4 @@
-"""Learning curves of several trainings as a stand-alone SVG: validation over minutes."""
+"""Draws learning curves of several trainings as a stand-alone SVG: NDCG@10 over minutes."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -18,12 +18,12 @@ WIDTH, HEIGHT = 620, 432
 
 
 def curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], title: str) -> str:
-    """The SVG.
+    """Return the SVG.
 
     Args:
-        runs: by name, rows with `seconds` and `validation_ndcg_at_10`, as benchmarks/instruments.py
-            leaves them; a row that was not validated has None there.
-        title: what the picture shows.
+        runs: rows with `seconds` and `validation_ndcg_at_10` by name, as benchmarks/instruments.py
+            writes them. The metric is None in a row without validation.
+        title: title of the chart.
     """
     series = [_series(name, [*rows]) for name, rows in runs.items()]
     panel = Panel(

@@ -1,19 +1,24 @@
-"""Speed of constrained beam search against stock `generate`, in one run, and what it finds.
+"""Measures constrained beam search against stock `generate`: speed and agreement, in one process.
 
     PYTHONPATH=src:. python benchmarks/decode_speed.py --data DATA/instruments [--threads 2] \\
         [--precision bfloat16] [--recommender FOLDER]
 
-Blocks alternate: stock (benchmarks/stock.py: its vocabulary, random weights) in one modality and in
-both, ours in one, in both, and the whole fused path, which scores every candidate under the other
-modality too. Test users in random order, another draw per round; the first round warms up, and
-chooses the batch size that stock is fastest with. Weights are random unless --recommender names a
-trained folder: they do not change the speed. One trained on one modality is measured in that one.
-Stock stays float32 whatever --precision ours has.
+Five kinds of blocks alternate: stock in one modality and in both, ours in one and in both, and our
+complete fused path. The fused path also scores every candidate under the other modality. Stock is
+benchmarks/stock.py: its own vocabulary, random weights, always float32.
 
-It also compares lists. On a few users `generate` runs on OUR weights and sources: the same items
-must come with the same scores. And the lists of ours are held against the exhaustive scores of the
-whole catalogue: `recall` is the share of the exact first 20, or 10, that the beams found.
-One JSON line: users per second, median and range over the rounds, ratios, and the comparisons.
+The users are test users, drawn at random in every block. The first round is a warm-up and selects
+the fastest batch size for stock. Our weights are random too, unless --recommender names a trained
+folder; weights do not affect the speed. A recommender with one modality is measured in that one
+only.
+
+The script also compares lists. For a few users, `generate` runs with OUR weights and sources: it
+must return the same items with the same scores. Our lists are also compared with exhaustive scores
+of the whole catalogue. `recall` is the fraction of the exact top 20, or top 10, that the beams
+found.
+
+The output is one JSON line: users per second (median and range over the rounds), the ratios, and
+the comparisons.
 """
 
 import argparse
@@ -109,7 +114,7 @@ def _speeds(
     for turn in range(options.rounds + 1):
         for name, (work, users) in sides.items():
             if not turn and name.startswith("stock"):
-                continue  # warm from the choice of its batch size
+                continue  # already warm from the selection of the batch size
             drawn = _some(histories, users if turn else min(users, options.batch), rng)
             started = time.perf_counter()
             work(drawn)
@@ -137,7 +142,7 @@ def _stock_work(
     options: argparse.Namespace,
     device: torch.device,
 ) -> tuple[Callable[[Histories, Modality], None], int]:
-    """Stock's search of one modality, and the batch size that it is fastest with."""
+    """Return stock's search of one modality and its fastest batch size."""
     vocabulary = recommender.vocabulary
     torch.manual_seed(0)
     model = stock.build(vocabulary.levels, vocabulary.codebook_size, ModelSize()).eval()
@@ -170,7 +175,10 @@ def _stock_work(
 
 
 def _against_generate(histories: Histories, ranker: Ranker, beams: int) -> dict[str, object]:
-    """Lists of `generate` on our weights against ours: users with the same items, score error."""
+    """Compare our lists with those of `generate` on our weights.
+
+    Return the number of lists with the same items and the largest score difference.
+    """
     recommender = ranker.recommender
     same: list[bool] = []
     error = 0.0
@@ -216,7 +224,7 @@ def _scores(lists: Lists, user: int) -> dict[int, float]:
 
 
 def _against_all(histories: Histories, ranker: Ranker, beams: int) -> dict[str, object]:
-    """Recall of the beams against the exact lists of the whole catalogue, by modality."""
+    """Return the recall of the beams against exact lists of the whole catalogue, by modality."""
     if not histories:
         return {}
     exact = Ranker(

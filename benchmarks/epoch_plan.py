@@ -1,8 +1,8 @@
-"""How many epochs fit into a time: measured on a sample of users before the training.
+"""Plans how many epochs fit into a given time, from measurements on a sample of users.
 
-The decay is part of a training, so a training that is simply cut off has not been trained to its
-end. Here the epochs are chosen beforehand, so that those at the constant rate, their validations
-and the decay, which comes on top, take the time given.
+The decay is part of the training, so a training that is cut off is incomplete. The number of epochs
+is therefore chosen in advance. The epochs at the constant rate, the decay after them, and the
+validations of both together take the given time.
 """
 
 import json
@@ -25,11 +25,11 @@ from macrec.core.stage import Job
 from macrec.data.sequences import Sequences, read_sequences
 
 TRIAL_USERS = 1000
-PLANNED = 0.95  # share of the time: a trial is short
+PLANNED = 0.95  # fraction of the time; a short trial is inexact
 
 
 class Trial(NamedTuple):
-    """Speed of the training, and seconds of a validation of all that it is to validate."""
+    """Measured training speed, and the seconds of one validation of all validation users."""
 
     rows_per_second: float
     validation_seconds: float
@@ -42,7 +42,10 @@ def plan(
     config: train.Settings,
     execution: train.Execution,
 ) -> dict[str, float]:
-    """Epochs that fit into the minutes, at least one; read back if they were planned before."""
+    """Return the number of epochs that fit into `minutes`, at least one, and the measurements.
+
+    A plan that was stored for the same `minutes` is reused.
+    """
     kept = work / "plan.json"
     before = json.loads(kept.read_text()) if kept.exists() else {}
     if before.get("minutes") == minutes:
@@ -79,7 +82,7 @@ def _trial(
     config: train.Settings,
     execution: train.Execution,
 ) -> Trial:
-    """One epoch and one validation of a random sample of users."""
+    """Measure one epoch and one validation on a random sample of users."""
     users = min(TRIAL_USERS, len(sequences))
     drawn = np.sort(np.random.default_rng(0).choice(len(sequences), users, replace=False))
     wanted = config.validation_users or len(sequences)
@@ -106,7 +109,7 @@ def _trial(
 
 
 def _rows(sequences: Sequences, config: train.Settings) -> int:
-    """Source sequences of an epoch."""
+    """Return the number of source sequences per epoch."""
     sources = {task.split("_")[1] for task in config.tasks if task.startswith("seq_")}
     first_R, _ = training_rows(sequences, config.max_history, config.augment)
     return len(first_R) * len(sources)

@@ -1,13 +1,15 @@
-"""MACRec's trainings of a bench, evaluated by the code of today: no training is repeated.
+"""Evaluates the MACRec trainings of a bench with the current code, without training again.
 
     PYTHONPATH=src:. python benchmarks/evaluate_again.py DATASET BENCH OUT [-- FLAG ...]
 
-DATASET and BENCH are those of `macrec bench` (`--dataset`, `--out`). Every evaluation of the bench
-that mixes neighbours in is done again by `macrec stage evaluate`: its defaults of today, all
-validation users, the bench's rule for seen items and its precision, and FLAGs above these
-(`--successors 0.0`). The outputs lie in OUT/SEED, and `macrec compare` takes OUT/SEED/predictions;
-one JSON line tells of each seed. Ablations have the seeds of MACRec, so a bench with neighbours in
-both is refused.
+DATASET and BENCH are the folders of `macrec bench` (`--dataset`, `--out`). Every evaluation of the
+bench that mixes in neighbours is repeated by `macrec stage evaluate`. It uses the current defaults,
+all validation users, and the seen-items rule and precision of the bench. FLAGs override these, for
+example `--successors 0.0`.
+
+The outputs of a seed are in OUT/SEED, and `macrec compare` accepts OUT/SEED/predictions. The script
+prints one JSON line per seed. Ablations have the same seeds as MACRec, so a bench with neighbours
+in both is rejected.
 """
 
 import json
@@ -29,7 +31,7 @@ INPUTS = {
     "recommender": "train",
 }
 ALIKE = ("seen_items", "precision")
-"""Settings of the bench's evaluation that its figures depend on."""
+"""Settings of the bench's evaluation that are kept because the metrics depend on them."""
 METRICS = ("hr_10", "ndcg_10")
 
 
@@ -62,7 +64,7 @@ def _options() -> Any:
 
 
 def _by_digest(stage: Path, name: str) -> dict[str, Path]:
-    """The folders of an artifact, by its digest."""
+    """Return the folders of an artifact by digest."""
     return {Artifact.open(path).digest: path for path in stage.glob(f"*/{name}")}
 
 

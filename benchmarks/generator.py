@@ -1,14 +1,16 @@
-"""Settings of the generator compared by validation users alone, on the codes of one run.
+"""Compares settings of the generator on validation users, with the codes of one run.
 
     PYTHONPATH=src:. python benchmarks/generator.py OUT --config configs/scientific.yaml \\
         --results FILE.jsonl [--variants FILE.yaml] [--only NAME ...] [--seeds 2] \\
         [--set validation_users=0]
 
-OUT is the output folder of a `macrec run`; its sequences and semantic IDs are what is learned from.
-Every variant is the data set's configuration with the settings that the file of variants names.
-Test items are never looked at. One JSON line per variant and seed, added to FILE: the best
-validation NDCG@10 of the fused list, its curve, epochs, steps and seconds. A line that is there
-already is not computed again, so a search that was cut off goes on. --table prints the means.
+OUT is the output folder of a `macrec run`. Its sequences and semantic IDs are the training data. A
+variant is the configuration of the data set with the settings from the variants file. Test items
+are never used.
+
+The script appends one JSON line per variant and seed to FILE: the best validation NDCG@10 of the
+fused list, its curve, epochs, steps and seconds. Lines that already exist are not computed again,
+so an interrupted search can continue. --table prints the means.
 """
 
 import argparse
@@ -58,7 +60,7 @@ def main() -> None:
 
 
 def settings(configs: list[Path]) -> dict[str, Any]:
-    """What the configuration files say of the stage train; the later file wins."""
+    """Return the settings of the stage train from configuration files. Later files win."""
     prefix, found = PREFIXES["train"], dict[str, Any]()
     for path in configs:
         found |= yaml.safe_load(path.read_text()) or {}
@@ -66,7 +68,7 @@ def settings(configs: list[Path]) -> dict[str, Any]:
 
 
 def measure(inputs: train.Inputs, given: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """One training, and what it came to."""
+    """Train once and return the results."""
     config: train.Settings = build(train.Settings, given)
     execution = train.Execution(device="cpu", threads=threads)
     started = time.monotonic()
@@ -98,7 +100,7 @@ def measure(inputs: train.Inputs, given: Mapping[str, Any], threads: int) -> dic
 
 
 def table(lines: list[dict[str, Any]]) -> None:
-    """Mean of each variant over its seeds, the best first; the difference is that to `base`."""
+    """Print the mean of each variant over its seeds, best first, and the difference from `base`."""
     values: dict[str, dict[int, float]] = {}
     for line in lines:
         values.setdefault(line["variant"], {})[line["seed"]] = line["validation_ndcg_10"]

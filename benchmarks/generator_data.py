@@ -1,4 +1,4 @@
-"""What the generator's speed is measured on: published codes, or made-up ones of their size."""
+"""Data for the speed benchmarks: published codes, or random ones of the same size."""
 
 import tempfile
 from pathlib import Path
@@ -11,11 +11,11 @@ from components.train.inputs import read_codes
 from macrec.data.sequences import Sequences, read_sequences
 from macrec.generator.tokens import Int32Array, Vocabulary
 
-ITEMS, USERS, LEVELS = 6250, 17_112, 4  # of Musical Instruments
+ITEMS, USERS, LEVELS = 6250, 17_112, 4  # size of Musical Instruments
 
 
 class Data(NamedTuple):
-    """Histories, text codes and image codes [N, L], and the vocabulary that they need."""
+    """Histories, text codes and image codes [N, L], and their vocabulary."""
 
     name: str
     sequences: Sequences
@@ -23,12 +23,12 @@ class Data(NamedTuple):
     vocabulary: Vocabulary
 
     def histories(self) -> list[Int32Array]:
-        """The items of each user."""
+        """Return the items of each user."""
         return np.split(self.sequences.items, self.sequences.offsets[1:-1])
 
 
 def load(source: Path | None) -> Data:
-    """The data set of a folder with published codes; else random histories and codes."""
+    """Return the data of a folder with published codes, or random histories and codes for None."""
     if source is None:
         return _random()
     with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +39,7 @@ def load(source: Path | None) -> Data:
 
 def _random() -> Data:
     rng = np.random.default_rng(0)
-    length_U = 5 + rng.geometric(0.25, USERS) - 1  # 8 interactions on average, 5 at least
+    length_U = 5 + rng.geometric(0.25, USERS) - 1  # mean 8 interactions, minimum 5
     offsets = np.concatenate([[0], np.cumsum(length_U)])
     items = rng.integers(0, ITEMS, offsets[-1]).astype(np.int32)
     codes = tuple(

@@ -1,12 +1,12 @@
-"""Time and memory of what is counted in histories against the size of the log.
+"""Measures time and memory of counting co-occurrences in histories, by size of the log.
 
-    PYTHONPATH=src:. OMP_NUM_THREADS=1 python benchmarks/histories_scale.py --items 100000,1000000 \
-        --work DIR [--neighbours | --successors]
+    PYTHONPATH=src:. OMP_NUM_THREADS=1 python benchmarks/histories_scale.py \\
+        --items 100000,1000000 --work DIR [--neighbours | --successors]
 
-Makes up a log in which users keep to groups of 200 items, with three strays in ten, some 30
-interactions an item (51 below a million), runs embed_histories, or counts the neighbours or the
-successors that evaluate and recommend know, in a process of its own, and prints one JSON line per
-size.
+The script generates a log with about 30 interactions per item (51 below a million items). A user
+prefers one group of 200 items; 30 % of the interactions are with random other groups. Then it runs
+embed_histories in a process of its own and prints one JSON line per size. With --neighbours or
+--successors it instead counts the neighbours or the successors that evaluate and recommend use.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from macrec.core.artifact import DatasetOutput
 from macrec.data import schema
 
 GROUP, LENGTH, STRAYS = 200, 17, 0.3
-USERS_PER_ITEM = {1_000_000: 1.77}  # the largest log has 30 million interactions
+USERS_PER_ITEM = {1_000_000: 1.77}  # limits the largest log to 30 million interactions
 DEFAULT_USERS_PER_ITEM = 3.0
 COUNT = """
 import pathlib, sys
@@ -69,14 +69,14 @@ def main() -> None:
 
 
 def write_log(folder: Path, items: int) -> int:
-    """Items and sequences; the number of interactions."""
+    """Write the artifacts items and sequences; return the number of interactions."""
     rng = np.random.default_rng(items)
     users = int(items * USERS_PER_ITEM.get(items, DEFAULT_USERS_PER_ITEM))
     length_U = rng.poisson(LENGTH - 3, users) + 3
     group_K = np.repeat(rng.integers(0, items // GROUP, users), length_U)
     stray_K = rng.random(len(group_K)) < STRAYS
     group_K[stray_K] = rng.integers(0, items // GROUP, int(stray_K.sum()))
-    within_K = (rng.random(len(group_K)) ** 2 * GROUP).astype(np.int64)  # some are met more often
+    within_K = (rng.random(len(group_K)) ** 2 * GROUP).astype(np.int64)  # skewed popularity
     item_K = pa.array((group_K * GROUP + within_K).astype(np.int32))
     offset_U1 = np.concatenate([[0], np.cumsum(length_U)]).astype(np.int32)
     index = np.arange(items, dtype=np.int32)
@@ -106,7 +106,7 @@ def write_log(folder: Path, items: int) -> int:
 
 
 def measure(command: list[str]) -> dict[str, object]:
-    """Runs it; what it took."""
+    """Run the command and return its time and memory."""
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -115,7 +115,7 @@ def measure(command: list[str]) -> dict[str, object]:
         "cpu_seconds": round(
             after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1
         ),
-        "rss_mb": round(after.ru_maxrss * 1024 / 1e6),  # the largest child so far
+        "rss_mb": round(after.ru_maxrss * 1024 / 1e6),  # maximum over all child processes so far
     }
 
 

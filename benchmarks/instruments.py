@@ -1,21 +1,22 @@
-"""Trains and evaluates the generator on published semantic IDs, at the size of the paper.
+"""Trains and evaluates the generator on published semantic IDs, at the scale of the paper.
 
     PYTHONPATH=src:. python benchmarks/instruments.py --data DATA/instruments --work DIR \\
         --results FILE.json [--device cuda] [--tasks seq_text_text,item_text_image] [--epochs 40] \\
         [--minutes 120] [--set NAME=VALUE ...] [--shared-codes] [--only text]
 
-The data set keeps its official order and is split leave-one-out. Text codes that items share are
-made unique by the rule of `published.resolve`, or left with --shared-codes. The stages train and
-evaluate run as they do in the pipeline, kfp aside, with the artifact store DIR/store: the same
-command after an interruption resumes from the last checkpoint, or reads a finished training; with
---best-so-far it evaluates the weights that were validated best up to that checkpoint.
-A fingerprint holds the code as well: let a long run have its own copy of the tree.
+The data set keeps its official order, with a leave-one-out split. Codes that several items share
+are made unique by the rule of `published.resolve`; --shared-codes keeps them. The stages train and
+evaluate run as in the pipeline, but without kfp and with the artifact store DIR/store.
 
---minutes bounds the training by a plan of its epochs (see epoch_plan.py), kept in DIR/plan.json,
-which a resumed run follows. Everything that is chosen is chosen on
-validation users; the JSON has the learning curve with the seconds since the start, all that the
-stage evaluate measures on the test users (`test`, and `test_seen_kept` by the published protocol,
-whose lists may hold what a user has), and what was run where.
+The same command resumes an interrupted training from the last checkpoint, or reads a finished one.
+With --best-so-far it evaluates the best validated weights up to that checkpoint. The fingerprint of
+a training includes the code, so a long run needs its own copy of the source tree.
+
+--minutes limits the training by a plan of its epochs (see epoch_plan.py). A resumed run follows the
+plan in DIR/plan.json. All choices are made on validation users. The JSON contains the learning
+curve with the seconds since the start, all test metrics of the stage evaluate, and the environment.
+`test` follows the stage's rule for seen items. `test_seen_kept` follows the published protocol,
+whose lists may contain items of the user's history.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """The whole of it; the content of the result file."""
+    """Run the whole benchmark and return the content of the result file."""
     made = published.write(
         options.data,
         options.work / "data",
@@ -141,10 +142,10 @@ def _evaluate(
 
 
 class Timeline(logging.Handler):
-    """Seconds since the start of the training at every epoch that was logged.
+    """Records the seconds since the start of the training at each logged epoch.
 
-    It is kept in a file: a resumed training goes on where the one before left off, without the time
-    between the two.
+    The times are stored in a file. A resumed training continues from the last time and does not
+    count the interruption.
     """
 
     def __init__(self, path: Path, *, going_on: bool) -> None:

@@ -1,13 +1,16 @@
-"""Prefix lift of a finished run's semantic IDs beside its scores: does the cheap measure tell?
+"""Compares the prefix lift of semantic IDs with the scores of finished runs.
 
     python benchmarks/lift.py OUT [OUT ...]
 
-OUT is the output folder of `macrec run`. One JSON line per run and modality: lift, its standard
-error and the share of pairs with one prefix, by length of the prefix, over the training pairs and
-over the validation pairs, of the codes as quantized ("before") and of the final ones, and the
-modality's HR@10 and NDCG@10 on test users. All final codes together have lift 1, as no two items
-share them. Of several runs on one data set, the last lines are the rank correlations (Spearman) of
-each lift with HR@10 and NDCG@10 over all runs and modalities, and of one modality with itself.
+OUT is the output folder of a `macrec run`. The benchmark shows whether the cheap measure predicts
+the scores. There is one JSON line per run and modality. It contains the lift, its standard error
+and the fraction of pairs that share the prefix, by prefix length. They are computed on training
+pairs and on validation pairs, for the quantized codes ("before") and for the final codes. The line
+also contains HR@10 and NDCG@10 of the modality on test users. Complete final codes have lift 1,
+because they are unique.
+
+With several runs on one data set (five lines or more), further lines contain rank correlations
+(Spearman) of each lift with HR@10 and NDCG@10. They are computed for each modality and over both.
 """
 
 import json
@@ -24,7 +27,7 @@ from macrec.tokenizer.prefix_lift import consecutive_pairs, prefix_lift
 
 
 def lines(out: Path) -> Iterator[dict[str, object]]:
-    """A line per modality that has codes."""
+    """Yield one line per modality that has codes."""
     run = max((out / "runs").iterdir())
     metrics = json.loads((out / "metrics.json").read_text())["evaluate"]
     codes = {
@@ -50,7 +53,7 @@ def lines(out: Path) -> Iterator[dict[str, object]]:
 
 
 def correlations(found: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
-    """How the lift of the final codes orders the runs, beside how their scores do."""
+    """Yield the rank correlations of the final codes' lift with the scores of the runs."""
     from scipy.stats import spearmanr
 
     for modality in ("text", "image", "both"):

@@ -1,9 +1,9 @@
-"""Time and memory of finding look-alikes against the size of the catalogue.
+"""Measures time and memory of the search for look-alikes, by size of the catalogue.
 
     OMP_NUM_THREADS=1 PYTHONPATH=src:. python benchmarks/look_alikes_scale.py --items 1000000
 
-Makes up latents of 64 + 64 numbers around 256 x 256 centres, some of which hold many more items
-than others, with codes that name the centres; prints one JSON line.
+The script generates latents of 64 + 64 dimensions around 256 x 256 centres, some with many more
+items than others. The codes identify the centres. It prints one JSON line.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a benchmark's line says of where and of what it was measured."""
+"""Describes the machine and the code version in the result of a benchmark."""
 
 import os
 import platform
@@ -12,8 +12,10 @@ WATCHED = ("src", "components", "pipelines", "benchmarks")
 
 
 def about(device: str) -> dict[str, object]:
-    """Device, threads, versions, date and commit. MACREC_COMMIT names the commit of a copy that
-    has no .git."""
+    """Return the device, the threads, library versions, the date and the commit.
+
+    MACREC_COMMIT overrides the commit, for a copy of the tree without .git.
+    """
     import torch
     import transformers
 
@@ -30,20 +32,20 @@ def about(device: str) -> dict[str, object]:
 
 
 def clean() -> bool | None:
-    """Whether the code is that of the commit; None if nobody can tell."""
+    """Return whether the code equals that of the commit, or None without git."""
     if not git("rev-parse", "HEAD"):
         return None
     return not git("status", "--porcelain", "--", *WATCHED)
 
 
 def rss_mb() -> int:
-    """Most memory that this process has held so far."""
+    """Return the peak resident memory of this process in MB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 
 
 def git(*arguments: str) -> str:
-    """What git answers about the tree; nothing if the tree is no repository."""
-    if not (ROOT / ".git").exists():  # git would look for one in the folders above
+    """Return the output of a git command, or an empty string if it fails."""
+    if not (ROOT / ".git").exists():  # otherwise git would search the parent folders
         return ""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT)

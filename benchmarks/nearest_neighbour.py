@@ -1,9 +1,9 @@
-"""HR@10 of a rule without training: the ten nearest neighbours of the last item by its vector.
+"""Computes HR@10 of a rule without training: the ten nearest neighbours of the last item.
 
     python benchmarks/nearest_neighbour.py DATA/scientific
 
-Leave-one-out, full ranking without the last item itself, cosine of the given vectors; one JSON line
-per modality.
+The protocol is leave-one-out with full ranking, except for the last item itself. The similarity is
+the cosine of the given vectors. The script prints one JSON line per modality.
 """
 
 import json
@@ -16,7 +16,7 @@ CUTOFF = 10
 
 
 def hit_rate(vectors_ND: np.ndarray, last_U: np.ndarray, target_U: np.ndarray) -> float:
-    """Share of users whose target is among the nearest neighbours of their last item."""
+    """Return the fraction of users whose target is a nearest neighbour of their last item."""
     unit_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
     similarity_UN = unit_ND[last_U] @ unit_ND.T
     similarity_UN[np.arange(len(last_U)), last_U] = -np.inf
@@ -25,7 +25,7 @@ def hit_rate(vectors_ND: np.ndarray, last_U: np.ndarray, target_U: np.ndarray) -
 
 
 def main(source: Path) -> None:
-    """Prints one line per file of vectors."""
+    """Print one line per file of vectors."""
     histories = json.loads(next(source.glob("*.inter.json")).read_text()).values()
     last_U = np.array([history[-2] for history in histories])
     target_U = np.array([history[-1] for history in histories])

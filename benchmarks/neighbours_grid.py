@@ -1,11 +1,12 @@
-"""Neighbours alone on validation users, by how their cosine treats what is popular.
+"""Evaluates the item neighbours alone on validation users, over a grid of their settings.
 
     PYTHONPATH=src:. python benchmarks/neighbours_grid.py DATASET ... [--successors]
 
-Each DATASET has the artifacts `sequences` and `items`. All users are asked for their last item but
-one, from all before it; what they have is in no list where few interactions repeat one. One JSON
-line per data set, asymmetry and shrinkage (`macrec.ranking.neighbours`), or per asymmetry, share
-and decay of the successors beside them.
+Each DATASET contains the artifacts `sequences` and `items`. For all users, the second to last item
+is predicted from all items before it. Lists exclude seen items if few training interactions are
+repeats (seen_items=auto). There is one JSON line per data set, asymmetry and shrinkage
+(`macrec.ranking.neighbours`). With --successors there is one per asymmetry, share of the successors
+in the neighbours, and decay of the successors.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def _with_successors(training: Sequences, items: int) -> Grid:
     near, after = Counts.of(training, items), Counts.of_successors(training, items)
     for asymmetry, share, decay in product(*OF_SUCCESSORS.values()):
         if not share and decay != OF_SUCCESSORS["decay"][0]:
-            continue  # nothing decays
+            continue  # without successors the decay has no effect
         parts = [
             (1 - share, Neighbours.counted(near, asymmetry)),
             (share, Neighbours(Neighbours.counted(after, asymmetry).similar_NN, decay)),

@@ -1,20 +1,20 @@
-"""Where systems find the next item, by what the training part knows of it.
+"""Breaks down the results of systems by how the target and the history co-occur in training.
 
     PYTHONPATH=src:. python benchmarks/pair_groups.py DATASET NAME=PREDICTIONS[:SYSTEM] ...
 
-DATASET has the artifacts `sequences` and `items`; PREDICTIONS is an artifact of the stages evaluate
-or baselines, several seeds with commas; SYSTEM is needed where it has several. A test user belongs
-to the first group that fits:
+DATASET contains the artifacts `sequences` and `items`. PREDICTIONS is an artifact of the stages
+evaluate or baselines; several seeds are separated by commas. SYSTEM is required if it contains
+several systems. A test user belongs to the first group that applies:
 
-    followed twice   the target has followed the last item of the history directly, twice or more
-    followed once    once
-    with the last    both are in the history of some user
-    with another     the target and another item of the history are
+    followed twice   the target directly followed the last item of the history twice or more
+    followed once    the target directly followed it once
+    with the last    some user's history contains both
+    with another     some user's history contains the target and another item of the history
     never            none of these
 
-Prints a Markdown table: users, HR@1, HR@10 and NDCG@10 of every group and system; then the shares
-of the groups at validation and at test; then how often each place of the first ten holds an item
-that the user has.
+The script prints three Markdown tables. The first has the number of users, HR@1, HR@10 and NDCG@10
+of every group and system. The second has the fractions of the groups at validation and at test. The
+third has the fraction of seen items at each of the first ten positions of the lists.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
     items = Artifact.open(options.dataset / "items").rows
     split = read_split(Artifact.open(options.dataset / "sequences"), items)
     users = np.array(split.user_ids.take(split.users_T).to_pylist(), object)
-    order_T = np.argsort(users)  # as `read_scores` sorts them
+    order_T = np.argsort(users)  # the order of `read_scores`
     training, test = split.training(), split.test(split.users_T)
     group_T = np.array(list(groups(training, test)))[order_T]
     validation = split.validation(0, np.random.default_rng(0))
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def groups(training: Sequences, cases: Cases) -> Iterator[str]:
-    """The group of every case."""
+    """Yield the group of every case."""
     follows, together = Counter(), Counter()
     for history in np.split(training.items, training.offsets[1:-1]):
         taken = history.tolist()
@@ -103,7 +103,7 @@ def _table(group_T: npt.NDArray[np.str_], runs: dict[str, list[UserScores]]) -> 
 def _seen_share(
     predictions: Artifact, system: str, histories: dict[str, npt.NDArray[np.int32]]
 ) -> npt.NDArray[np.float64]:
-    """Share of the users who have what stands on each of the first places, [PLACES]."""
+    """Return the fraction of users whose history contains the item at each position, [PLACES]."""
     seen_K, users = np.zeros(PLACES), 0
     for batch in predictions.batches(["user_id", "system", "items"]):
         for row in batch.to_pylist():

@@ -1,11 +1,11 @@
-"""Makes of a real data set the folder that `macrec bench --dataset` takes: histories and vectors.
+"""Prepares a real data set for `macrec bench --dataset`: histories and vectors.
 
     python benchmarks/prepare.py DATA/scientific OUT --config configs/scientific.yaml
     python benchmarks/prepare.py DATA/boxart OUT --config configs/boxart.yaml \\
         --encoders .cache/encoders
 
-The first stages of the DAG, with their lines of the config. Given vectors (*.npy in the source)
-take the place of the encoders.
+The script runs the first stages of the DAG with their settings from the configuration. Vectors in
+the source folder (*.npy) replace the encoders.
 """
 
 import argparse

@@ -1,7 +1,9 @@
-"""A data set with published semantic IDs as the artifacts that train and evaluate read.
+"""Converts a data set with published semantic IDs into the artifacts that train and evaluate read.
 
 Shapes: N items, L levels.
-There is no quantizer: its folder is empty, `latents` holds the published codes and no vector.
+
+There is no quantizer: its folder is empty, and `latents` contains the published codes without
+vectors.
 """
 
 from pathlib import Path
@@ -19,22 +21,22 @@ from macrec.data import schema
 from macrec.data.columns import codes_column
 from macrec.generator.tokens import MODALITIES, Modality
 
-CODEBOOK_SIZE = 256  # of the published indices
+CODEBOOK_SIZE = 256  # in the published indices
 Codes = npt.NDArray[np.int32]
 
 
 class Unique(NamedTuple):
-    """Codes of which no two are alike, and the level that changed, or -1 [N]."""
+    """Codes without collisions, and the level that changed per item, or -1 [N]."""
 
     codes_NL: Codes
     moved_N: npt.NDArray[np.int8]
 
 
 def resolve(codes_NL: Codes, codebook_size: int) -> Unique:
-    """Makes codes unique without vectors, which are not published.
+    """Make codes unique without latents, which are not published.
 
-    Items come in order. The first of a code keeps it; a later one takes the next last-level code
-    (cyclically, the smallest step up) that no item has.
+    Items are processed in order. The first item of a code keeps it. A later item receives the next
+    free code at the last level, counted upwards and cyclically from its own.
 
     Raises:
         UserError: all last-level codes of a prefix are taken.
@@ -58,7 +60,7 @@ def resolve(codes_NL: Codes, codebook_size: int) -> Unique:
 
 
 class Published(NamedTuple):
-    """The artifacts, and what a result says of them."""
+    """The artifacts, and the description of the data set for the results."""
 
     items: Artifact
     sequences: Artifact
@@ -76,14 +78,16 @@ def write(
     users: int = 0,
     only: Modality | None = None,
 ) -> Published:
-    """Writes the artifacts below `folder`.
+    """Write the artifacts below `folder`.
 
     Args:
-        source: NAME.inter.json and both NAME.index_*.json, as `benchmarks/amazon.py` reads them.
-        folder: is made anew by every call with the same content.
-        shared_codes: leaves the codes as they are published, items that share one included.
-        users: the first so many alone; 0 takes all.
-        only: codes of this modality, as of a catalogue without the other; None for both.
+        source: folder with NAME.inter.json and both NAME.index_*.json, as for
+            `benchmarks/amazon.py`.
+        folder: output folder. Each call overwrites it; equal arguments give equal content.
+        shared_codes: keep the codes as published, including collisions.
+        users: number of users to keep, the first ones; 0 keeps all.
+        only: keep only the codes of this modality, as in a catalogue without the other; None keeps
+            both.
     """
     data = folder / "converted"
     rows = amazon.convert(source, data)
@@ -145,7 +149,10 @@ def write(
 
 
 def _sequences(path: Path, users: int) -> list[Any]:
-    """Columns of the sequences artifact: the file has the users in order, each in time order."""
+    """Return the columns of the sequences artifact.
+
+    The file lists users in order, each in time order.
+    """
     table = pq.read_table(path)
     lengths = table.column("user_id").combine_chunks().value_counts()  # in order of appearance
     user_ids, counts_U = lengths.field("values"), lengths.field("counts").to_numpy()
@@ -157,7 +164,7 @@ def _sequences(path: Path, users: int) -> list[Any]:
 
 
 def subset(sequences: Artifact, path: Path, users: npt.NDArray[np.int64]) -> Artifact:
-    """The sequences of some users, by place."""
+    """Write the sequences of the users at the given indices."""
     return _dataset(path, schema.SEQUENCES, sequences.table().take(pa.array(users)).columns)
 
 

@@ -1,13 +1,16 @@
-"""Measures tokenizers on the vectors of a finished run: no generator, seconds to a minute each.
+"""Measures tokenizers on the vectors of a finished run, without a generator.
 
     python benchmarks/quantizer.py RUN_OUT --tokenizers benchmarks/tokenizers.yaml --seeds 5
 
-RUN_OUT is the --out folder of a `macrec run`: its vectors (those of histories, too, unless it ran
-with history_dim=0), pseudo-labels and sequences are used.
-The YAML file maps a name to settings of the quantize stage, over those given by --base. For each
-name and seed: quantize, resolve the collisions, and print one JSON line with the figures of both
-stages and the prefix lift of consecutive items, in the training part of the histories and from
-there to the validation item. The test items are never looked at.
+RUN_OUT is the --out folder of a `macrec run`. The script uses its text and image vectors,
+pseudo-labels and sequences. It also uses the history vectors, unless the run had history_dim=0. The
+YAML file maps names to settings of the stage quantize, which override those of --base. Each
+measurement takes seconds to a minute.
+
+For each name and seed, the script quantizes the items and resolves the collisions. It prints one
+JSON line with the metrics of both stages and the prefix lift of consecutive items. The lift is
+measured within the training part of the histories, and from its last item to the validation item.
+Test items are never used.
 """
 
 import argparse
@@ -87,13 +90,13 @@ def _measure(job: tuple[Path, str, dict[str, Any], int]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             found["metrics"] = _tokenize(run, settings | {"seed": seed}, Path(folder))
-        except UserError as error:  # a collapsed codebook is a finding, too
+        except UserError as error:  # a collapsed codebook is a result too
             found["error"] = str(error)
     return found | {"seconds": round(time.monotonic() - started, 1)}
 
 
 def artifact(run: Path, stage: str, name: str) -> Artifact:
-    """An artifact of the latest run below the folder."""
+    """Return an artifact of the latest run in the folder."""
     folders = sorted(run.glob(f"runs/*/{stage}/{name}"))
     if not folders:
         raise UserError(f"{run}: no finished run here (no runs/*/{stage}/{name})")
@@ -148,7 +151,7 @@ def _tokenize(run: Path, settings: dict[str, Any], folder: Path) -> dict[str, fl
 
 
 def lifts(sequences: Artifact, semantic_ids: Artifact) -> dict[str, float]:
-    """text_lift_1, its error and so on, and the same of the validation pairs."""
+    """Return text_lift_1, its error and so on, and the same for the validation pairs."""
     histories = sequences.table(["item_index"]).column(0).combine_chunks()
     items, offsets = np.asarray(histories.flatten()), np.asarray(histories.offsets)
     figures: dict[str, float] = {}

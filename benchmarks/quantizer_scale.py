@@ -1,13 +1,15 @@
-"""Time and memory of the quantizer against the size of the catalogue.
+"""Measures time and memory of the quantizer, by size of the catalogue.
 
     python benchmarks/quantizer_scale.py --items 10000,100000,1000000 --work DIR
 
-Writes synthetic vectors to disk as the embedding stages would (text 4,096 and image 768 components,
-float16, in clusters; one item in fifty has no picture; history vectors of 64 components for nine
-items of ten, unless --without-histories), runs the stage in a process of its own for
-one epoch, and prints one JSON line per size: seconds of each phase, of the whole process, and its
-peak memory. `rss_mb` is all that the system counts as the process's, `rss_anon_mb` what it
-allocated itself; pages of files that the system merely caches are in neither.
+The script writes synthetic clustered vectors to disk, in the format of the embedding stages: text
+with 4,096 and images with 768 components, in float16. One item in fifty has no image. Nine items in
+ten have a history vector of 64 components, unless --without-histories is set. Then the stage runs
+for one epoch in a process of its own.
+
+There is one JSON line per size: seconds of each phase and of the whole process, and its peak
+memory. `rss_mb` is the resident memory of the process. `rss_anon_mb` is what the process allocated
+itself. Neither includes pages of files that are only in the cache of the operating system.
 """
 
 import argparse
@@ -53,7 +55,7 @@ def main() -> None:
 
 
 def write_catalogue(folder: Path, items: int, *, histories: bool) -> None:
-    """Embeddings and pseudo-labels of a made-up catalogue, a chunk at a time."""
+    """Write embeddings and pseudo-labels of a synthetic catalogue in chunks."""
     rng = np.random.default_rng(items)
     cluster_N = rng.integers(CLUSTERS, size=items)
     present = {"text": np.ones(items, bool), "image": np.arange(items) % 50 != 7}
@@ -89,7 +91,7 @@ def write_catalogue(folder: Path, items: int, *, histories: bool) -> None:
 def write_histories(
     path: Path, cluster_N: np.ndarray, rng: np.random.Generator, *, met: bool
 ) -> None:
-    """History vectors that go by the items' clusters."""
+    """Write history vectors that follow the clusters of the items."""
     items = len(cluster_N)
     output = DatasetOutput(path)
     output.prepare()
@@ -113,7 +115,7 @@ def write_histories(
 
 
 def measure(folder: Path, items: int, settings: dict[str, str]) -> dict[str, Any]:
-    """Runs the stage for one epoch; what it took."""
+    """Run the stage for one epoch and return its time and memory."""
     flags = {"epochs": "1", "min_perplexity_share": "0"} | settings
     command = [sys.executable, "-m", "components", "quantize", "--out", str(folder / "out")]
     for name in INPUTS:
@@ -153,7 +155,7 @@ def measure(folder: Path, items: int, settings: dict[str, str]) -> dict[str, Any
 
 
 def phases(lines: list[str], memory: "Memory") -> dict[str, dict[str, float]]:
-    """Seconds of each phase, by the clock and of CPU time, and the peak of its memory."""
+    """Return the wall-clock seconds, the CPU seconds and the peak memory of each phase."""
     return {
         m["phase"]: {
             "seconds": float(m["seconds"]),
@@ -166,7 +168,7 @@ def phases(lines: list[str], memory: "Memory") -> dict[str, dict[str, float]]:
 
 
 class Memory:
-    """Watches the memory of a process: what it peaks at, in bytes."""
+    """Monitors the memory of a process; the peaks are in bytes."""
 
     def __init__(self, pid: int) -> None:
         self._status, self.peak = Path(f"/proc/{pid}/status"), {"rss": 0, "rss_anon": 0}
@@ -177,7 +179,7 @@ class Memory:
         self._thread.start()
 
     def _watch(self) -> None:
-        names = {"VmHWM": "rss", "RssAnon": "rss_anon"}  # the first is a peak of the system's own
+        names = {"VmHWM": "rss", "RssAnon": "rss_anon"}  # VmHWM is a peak already
         while not self._ended.wait(0.1):
             try:
                 lines = self._status.read_text().splitlines()
@@ -191,7 +193,7 @@ class Memory:
                     self.peak[names[field]] = max(self.peak[names[field]], size)
 
     def end_phase(self, name: str) -> None:
-        """What was seen since the phase before belongs to this one."""
+        """Assign the peak since the end of the previous phase to this phase."""
         self.phases[name], self._since = self._since, 0
 
     def end(self) -> None:

@@ -1,10 +1,11 @@
-"""What the cross-modal losses cost: time of a training step with them and without.
+"""Measures the cost of the cross-modal losses: the time of a training step with and without them.
 
     python benchmarks/quantizer_speed.py [--items 6250] [--text 4096] [--image 768]
 
-Steps of the `paper` preset's network on random clustered vectors, alternating, medians: without the
-contrastive and alignment losses, with them, and with them where positives are looked up by a Python
-loop over the batch, as stock implementations do. One JSON line per figure.
+The network is that of the `paper` preset, the vectors are random and clustered. Three kinds of
+measurements alternate: steps without the contrastive and alignment losses, steps with them, and the
+search for positives. The search is compared with a Python loop over the batch, as in stock
+implementations. The script prints the median of each figure as a JSON line.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def main() -> None:
                 call()
                 if device.type == "cuda":
                     torch.cuda.synchronize()
-                if turn:  # the first round warms up
+                if turn:  # the first round is a warm-up
                     seconds[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     where = platform.machine() if device.type == "cpu" else torch.cuda.get_device_name()
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def _members(labels: list[int]) -> dict[int, list[int]]:
-    """All items of each item's label."""
+    """Return all items with the same label as each item."""
     by_label: dict[int, list[int]] = {}
     for item, label in enumerate(labels):
         by_label.setdefault(label, []).append(item)
@@ -92,7 +93,7 @@ def _members(labels: list[int]) -> dict[int, list[int]]:
 
 
 def _loop(items: list[int], members: dict[int, list[int]]) -> list[int]:
-    """A positive of every row, looked up item by item."""
+    """Look up one random positive for each row, item by item."""
     place = {item: row for row, item in enumerate(items)}
     positives: list[int] = []
     for row, item in enumerate(items):

@@ -1,10 +1,10 @@
-"""Time and memory of the resolution of collisions on a catalogue drawn at random.
+"""Measures time and memory of the collision resolution on a random catalogue.
 
     python benchmarks/resolver.py --items 1000000
 
-The codewords of a level are used as Zipf's law has it (`--skew`), so that there are both many small
-groups and prefixes with more items than codes. One JSON line per figure; the peak is that of the
-whole process, the latents included.
+The codewords of a level follow Zipf's law (`--skew`). There are therefore both many small groups
+and prefixes with more items than codes. The script prints one JSON line per figure. The peak memory
+is that of the whole process, including the latents.
 """
 
 import argparse
@@ -20,7 +20,10 @@ from macrec.tokenizer.measures import collision_rate, group_sizes
 
 
 def catalogue(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes [N, L], latents [N, D] and codebooks [L, M, D] whose lengths halve at each level."""
+    """Return codes [N, L], latents [N, D] and codebooks [L, M, D].
+
+    The scale of the codebooks halves at each level.
+    """
     rng = np.random.default_rng(options.seed)
     shape = (options.levels, options.codebook_size, options.dim)
     scale_L = 0.5 ** np.arange(options.levels + 1, dtype=np.float32)
@@ -36,7 +39,7 @@ def catalogue(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def figures(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
-    """The figures in the order in which they are measured."""
+    """Yield the figures in the order of measurement."""
     codes_NL, latents_ND, codebooks_LMD = catalogue(options)
     ids = [f"item{k:09d}" for k in range(options.items)]
     yield "items", options.items
@@ -54,7 +57,7 @@ def figures(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
 
 
 def main() -> None:
-    """Prints one line per figure."""
+    """Print one line per figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=32)

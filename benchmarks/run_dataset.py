@@ -1,12 +1,12 @@
-"""Runs the whole DAG on a real data set, once per seed, and writes one JSON of what came out.
+"""Runs the whole DAG on a real data set, once per seed, and writes the results as one JSON file.
 
     python benchmarks/run_dataset.py DATA/boxart --config configs/boxart.yaml --encoders DIR
     python benchmarks/run_dataset.py DATA/scientific --config configs/scientific.yaml
     python benchmarks/run_dataset.py DATA/scientific --config configs/tiger.yaml \\
         --config configs/scientific.yaml --label tiger
 
-Given vectors (*.npy in the source) take the place of the encoders. The artifact store under --out
-is shared by all seeds, so what does not depend on the seed is computed once.
+Vectors in the source folder (*.npy) replace the encoders. All seeds share the artifact store under
+--out, so results that do not depend on the seed are computed once.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""Prints the tables of docs/scale.md: bytes, arithmetic and GPU hours of every stage by items.
+"""Prints the tables of docs/scale.md: bytes, operations and GPU hours of each stage by items.
 
-Nothing is run. MEASURED holds figures of docs/results.md and docs/generator.md; everything else is
-computed from them, from the sizes of the models and from the assumptions, all of which are flags:
+The script runs no stage. MEASURED contains figures of docs/results.md and docs/generator.md. All
+other figures are computed from them, from the model sizes and from assumptions. Each assumption is
+a flag:
 
     python benchmarks/scale_plan.py [--gpu-tflops 121 --encoder-utilisation 0.4 ...]
 """
@@ -12,9 +13,9 @@ from dataclasses import dataclass, fields, replace
 
 ITEMS = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
 L4 = 121
-"""TFLOPS of NVIDIA's L4, bfloat16 without sparsity; the H100 of the default has 989."""
+"""TFLOPS of an NVIDIA L4 in bfloat16 without sparsity. The default is an H100 with 989."""
 DAY = 24.0
-"""Hours: the timeout of a task (pipelines/dag/tasks.py)."""
+"""Timeout of a task in hours (pipelines/dag/tasks.py)."""
 
 MEASURED = {
     "history_cpu_seconds_per_interaction": 134.7 / 30_086_012,
@@ -25,7 +26,7 @@ MEASURED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Assumptions."""
+    """Assumptions of the plan."""
 
     interactions_per_item: float = 30
     history_length: float = 10
@@ -51,19 +52,22 @@ class Plan:
     beams: int = 20
 
     def users(self, items: float) -> float:
-        """Histories."""
+        """Return the number of histories."""
         return items * self.interactions_per_item / self.history_length
 
     def rows(self, items: float) -> float:
-        """Training rows of an epoch: every item after the first and before the last two."""
+        """Return the number of training rows per epoch.
+
+        Each item is a target, except the first and the last two of a history.
+        """
         return self.users(items) * (self.history_length - 3)
 
     def quantizer_epochs(self, items: float) -> float:
-        """The default of 200, fewer where the items have been seen often enough."""
+        """Return the default of 200 epochs, or fewer if `item_visits` is reached earlier."""
         return max(2, min(200, self.item_visits / items))
 
     def generator_epochs(self, items: float) -> float:
-        """The default of 40, fewer where the rows have been seen often enough."""
+        """Return the default of 40 epochs, or fewer if `row_visits` is reached earlier."""
         return max(1, min(40, self.row_visits / self.rows(items)))
 
 
@@ -74,27 +78,36 @@ DECODER = 4 * (2 * _ATTENTION + _FORWARD)
 
 
 def _network(plan: Plan) -> float:
-    """Parameters of the default quantizer, both modalities: D + 64 to 256, 128, 32 and back."""
+    """Return the number of parameters of the default quantizer, for both modalities.
+
+    Each MLP maps D + 64 to 256, 128 and 32 dimensions and back.
+    """
     inputs = plan.text_dim + plan.image_dim + 2 * 64
     return 2 * (inputs * 256 + 2 * (256 * 128 + 128 * 32))
 
 
 def _train_flops(plan: Plan, items: float) -> float:
-    """Forward and backward: 6 a parameter and token; a history is half as long on average."""
+    """Return the operations of the forward and backward passes: 6 per parameter and token.
+
+    A history has half of its final length on average.
+    """
     tokens = plan.levels * plan.history_length / 2
-    row = 2 * (ENCODER * tokens + 2 * DECODER * plan.levels)  # two sources, two targets of each
+    row = 2 * (ENCODER * tokens + 2 * DECODER * plan.levels)  # two sources with two targets each
     return 6 * row * plan.rows(items) * plan.generator_epochs(items)
 
 
 def _decode_flops(plan: Plan, items: float) -> float:
-    """Both searches, and the scores of each one's candidates under the other modality."""
+    """Return the operations of decoding: both searches and cross-scoring.
+
+    Cross-scoring scores the candidates of each search under the other modality.
+    """
     search = ENCODER * plan.levels * plan.history_length
     search += DECODER * (1 + (plan.levels - 1) * plan.beams)  # one beam at the first level
     scoring = DECODER * plan.levels * plan.beams
     return 2 * 2 * (search + scoring) * plan.users(items)
 
 
-# GPU stages: name -> (floating point operations, share of the peak that is reached).
+# GPU stages: name -> (floating point operations, kind of utilisation of the peak).
 GPU_STAGES: dict[str, tuple[Callable[[Plan, float], float], str]] = {
     "embed_text": (lambda p, n: 2 * p.text_parameters * p.text_tokens * n, "encoder"),
     "embed_image": (lambda p, n: 2 * p.image_parameters * p.image_patches * n, "encoder"),
@@ -102,7 +115,7 @@ GPU_STAGES: dict[str, tuple[Callable[[Plan, float], float], str]] = {
         lambda p, n: (
             n
             * p.quantizer_epochs(n)
-            * (6 * _network(p) + 2 * 2 * p.levels * p.codewords * 32)  # and distances to codewords
+            * (6 * _network(p) + 2 * 2 * p.levels * p.codewords * 32)  # plus distances to codewords
         ),
         "quantizer",
     ),
@@ -110,7 +123,7 @@ GPU_STAGES: dict[str, tuple[Callable[[Plan, float], float], str]] = {
     "evaluate": (_decode_flops, "decode"),
     "recommend": (_decode_flops, "decode"),
 }
-# What a GPU stage has done when it ends, and in what it is counted.
+# Amount of work of each GPU stage, in the units of UNITS.
 DONE: dict[str, Callable[[Plan, float], float]] = {
     "embed_text": lambda p, n: n,
     "embed_image": lambda p, n: n,
@@ -152,14 +165,14 @@ BYTES: dict[str, Callable[[Plan, float], float]] = {
 
 
 def gpu_hours(plan: Plan, stage: str, items: float) -> float:
-    """Hours of one GPU."""
+    """Return the hours of one GPU."""
     operations, kind = GPU_STAGES[stage]
     share = getattr(plan, f"{kind}_utilisation")
     return operations(plan, items) / (plan.gpu_tflops * 1e12 * share) / 3600
 
 
 def lines(plan: Plan) -> Iterator[str]:
-    """The tables, as Markdown."""
+    """Yield the tables as Markdown."""
     yield f"What one GPU of {plan.gpu_tflops:g} TFLOPS does in a second:"
     yield ""
     yield "| stage | share of the peak | rate |"
@@ -212,11 +225,11 @@ def _hours_of(plan: Plan, stage: str) -> Callable[[float], float]:
 
 
 def _reading(plan: Plan, items: float) -> float:
-    """Hours in which quantize reads vectors that are too large for its memory off its disk."""
+    """Return the hours of reading from disk in quantize, for vectors that exceed its memory."""
     size = BYTES["text and image vectors, float32"](plan, items) + BYTES["history vectors"](
         plan, items
     )
-    resident = size <= 16 * 2**30  # quantizer_resident_gib
+    resident = size <= 16 * 2**30  # default of quantizer_resident_gib
     read = 0 if resident else size * plan.quantizer_epochs(items)
     return read / (plan.disk_gb_per_second * 1e9) / 3600
 

@@ -1,12 +1,14 @@
-"""The generator as one would write it with public libraries: what ours is measured against.
+"""Reference generator from public libraries only, the baseline of the speed measurements.
 
-transformers' T5 with its text vocabulary and the codes as added tokens; every task row is a
-sequence of its own, with a task token in front and EOS at its end; random batches padded to the
-longest row; one forward pass per batch; `generate` with a Python trie. The sizes of the model, the
-tasks and the histories are those of MACRec. Nothing is done twice or slower than it need be: ids
-are looked up and not tokenised, the forward pass is transformers' default (SDPA where it has it).
+The model is transformers' T5 with its text vocabulary and the codes as added tokens. Each task row
+is a separate sequence, with a task token at the start and EOS at the end. Random batches are padded
+to their longest row and take one forward pass each. `generate` uses a Python trie. Model sizes,
+tasks and histories are those of MACRec.
 
-Shapes: N items, L levels, M codewords.
+The reference avoids unnecessary work: ids are looked up and not tokenised, and the forward pass is
+the default of transformers (SDPA where available).
+
+Shapes: N items, L levels, M codewords, B users, W beams.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +34,14 @@ TASKS = (
     "item_image_text",
 )
 TASK_TOKENS = {task: TEXT_TOKENS - 29 - place for place, task in enumerate(TASKS)}
-"""The text vocabulary's own sentinels, <extra_id_0> and on."""
+"""The sentinels of the text vocabulary, from <extra_id_0> on."""
 
 ItemTokens = dict[Modality, list[list[int]]]
 Trie = dict[int, Any]
 
 
 def item_tokens(codes: dict[Modality, np.ndarray], codebook_size: int) -> ItemTokens:
-    """The L tokens of every item; all items have a code in the modalities given."""
+    """Return the L tokens of every item. All items must have a code in the given modalities."""
     found: ItemTokens = {}
     for place, modality in enumerate(MODALITIES):
         if modality not in codes:
@@ -51,7 +53,7 @@ def item_tokens(codes: dict[Modality, np.ndarray], codebook_size: int) -> ItemTo
 
 
 def build(levels: int, codebook_size: int, size: ModelSize) -> T5ForConditionalGeneration:
-    """The model, from torch's global generator."""
+    """Build the model with weights from torch's global random generator."""
     config = T5Config(
         vocab_size=TEXT_TOKENS + len(MODALITIES) * levels * codebook_size,
         d_model=size.d_model,
@@ -69,7 +71,7 @@ def build(levels: int, codebook_size: int, size: ModelSize) -> T5ForConditionalG
 
 
 class Row(NamedTuple):
-    """A task, the items of its source, the item to be told."""
+    """A task, the items of its source, and the target item."""
 
     task: str
     source: Sequence[int]
@@ -77,7 +79,10 @@ class Row(NamedTuple):
 
 
 def task_rows(histories: Sequence[Sequence[int]], items: int, max_history: int) -> list[Row]:
-    """All rows of all tasks; the last two items of a user are left to validation and test."""
+    """Return the rows of all tasks.
+
+    The last two items of a user are reserved for validation and test.
+    """
     rows: list[Row] = []
     for history in histories:
         for place in range(1, len(history) - 2):
@@ -89,7 +94,7 @@ def task_rows(histories: Sequence[Sequence[int]], items: int, max_history: int) 
 
 
 class TaskRows(Dataset[tuple[list[int], list[int]]]):
-    """The token ids of the rows."""
+    """Dataset of the token ids of the rows."""
 
     def __init__(self, rows: list[Row], tokens: ItemTokens) -> None:
         self.rows, self.tokens = rows, tokens
@@ -108,7 +113,7 @@ class TaskRows(Dataset[tuple[list[int], list[int]]]):
 
 
 def collate(rows: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
-    """A batch, padded to its longest row."""
+    """Pad a batch to its longest row."""
     sources, targets = ([torch.tensor(ids) for ids in column] for column in zip(*rows, strict=True))
     input_ids = pad_sequence(sources, batch_first=True, padding_value=PAD)
     labels = pad_sequence(targets, batch_first=True, padding_value=IGNORED)
@@ -116,7 +121,7 @@ def collate(rows: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
 
 
 class Training:
-    """Steps over random batches, as long as one asks for them."""
+    """Training on an endless stream of random batches."""
 
     def __init__(
         self,
@@ -137,7 +142,7 @@ class Training:
             yield from self.loader
 
     def step(self) -> int:
-        """One step; the rows of its batch."""
+        """Make one training step and return the number of rows in its batch."""
         batch = {name: ids.to(self.device) for name, ids in next(self._batches).items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
             loss = self.model(**batch).loss
@@ -148,7 +153,7 @@ class Training:
 
 
 def make_trie(token_rows: Sequence[Sequence[int]]) -> Trie:
-    """Nested dicts of the legal sequences of tokens."""
+    """Build nested dicts of the legal token sequences."""
     root: Trie = {}
     for tokens in token_rows:
         node = root
@@ -158,7 +163,10 @@ def make_trie(token_rows: Sequence[Sequence[int]]) -> Trie:
 
 
 def allowed(trie: Trie) -> Callable[[int, torch.Tensor], list[int]]:
-    """What `generate` may go on with: the children of the prefix, its start token aside."""
+    """Return the callback for `generate` that lists the legal next tokens of a prefix.
+
+    The start token of the prefix is ignored.
+    """
 
     def children(batch: int, prefix: torch.Tensor) -> list[int]:
         node = trie
@@ -170,7 +178,7 @@ def allowed(trie: Trie) -> Callable[[int, torch.Tensor], list[int]]:
 
 
 class Found(NamedTuple):
-    """The beams of every user, best first: tokens [B, W, L] and log-probabilities [B, W]."""
+    """Beams of every user, best first: tokens [B, W, L] and log-probabilities [B, W]."""
 
     token_BWL: torch.Tensor
     score_BW: torch.Tensor
@@ -186,10 +194,11 @@ def search(
     levels: int,
     start_token: int = PAD,
 ) -> Found:
-    """Constrained beam search for a batch of sources; ends after L tokens, so no EOS is scored.
+    """Run constrained beam search for a batch of sources.
 
-    Scores are sums of log-probabilities (no penalty for length), each softmax over the whole
-    vocabulary, as transformers masks after it.
+    The search ends after L tokens, so EOS is not scored. Scores are sums of log-probabilities
+    without length penalty. Each softmax is over the whole vocabulary, because transformers applies
+    the mask after it.
     """
     device = model.shared.weight.device
     generate: Any = model.generate  # pyright: ignore[reportAttributeAccessIssue]

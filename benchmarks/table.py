@@ -1,4 +1,4 @@
-"""Prints the Markdown tables of `benchmarks/run_dataset.py` in docs/experiments.md."""
+"""Prints results of benchmarks/run_dataset.py as the Markdown tables of docs/experiments.md."""
 
 import json
 import statistics
@@ -18,7 +18,7 @@ COLUMNS = ("hr_1", "hr_5", "hr_10", "ndcg_5", "ndcg_10", "mrr_10", "coverage_10"
 
 
 def table(path: Path) -> str:
-    """One data set: mean over seeds, and the standard deviation where there are several."""
+    """Return the table of one data set: means over seeds, with deviations for several seeds."""
     result = json.loads(path.read_text())
     evaluated = [run["metrics"]["evaluate"] for run in result["runs"]]
     names = [c.upper().replace("_", "@").replace("COVERAGE", "coverage") for c in COLUMNS]
@@ -35,7 +35,7 @@ def table(path: Path) -> str:
         f"|---|{'---|' * len(names)}",
     ]
     for system, label in SYSTEMS.items():
-        if f"{system}_hr_10" not in evaluated[0]:  # a run on one modality has no fused list
+        if f"{system}_hr_10" not in evaluated[0]:  # a run on a single modality has no fused list
             continue
         cells = [_cell([e[f"{system}_{column}"] for e in evaluated]) for column in COLUMNS]
         lines.append(f"| {label} | {' | '.join(cells)} |")

@@ -1,9 +1,10 @@
-"""Prints a Markdown table of what benchmarks/quantizer.py wrote, mean and deviation over seeds.
+"""Prints the results of benchmarks/quantizer.py as a Markdown table, mean and deviation over seeds.
 
     python benchmarks/tokenizer_table.py benchmarks/results/2026-11-23-tokenizers-scientific.jsonl
 
-Each cell: text / image. Sorted by the lift of two codes, the mean of both modalities. --overview
-gives one table for all files: that mean and the mean rate of collisions, a column per data set.
+Each cell is text / image. Rows are sorted by the lift of two codes, averaged over both modalities.
+--overview prints one table for all files, with this average and the mean collision rate per data
+set.
 """
 
 import json
@@ -22,7 +23,7 @@ COLUMNS = {
 
 
 def read(path: Path) -> dict[str, list[dict]]:
-    """Metrics of every seed, by tokenizer."""
+    """Return the metrics of all seeds by tokenizer."""
     runs: dict[str, list[dict]] = {}
     for line in path.read_text().splitlines():
         record = json.loads(line)
@@ -32,7 +33,10 @@ def read(path: Path) -> dict[str, list[dict]]:
 
 
 def overview(paths: list[Path]) -> str:
-    """Lift and collisions of every tokenizer on every data set; sorted by the first."""
+    """Return the lift and the collision rate of every tokenizer on every data set.
+
+    Rows are sorted by the lift on the first data set.
+    """
     sets = [read(path) for path in paths]
     names = [json.loads(path.read_text().splitlines()[0])["dataset"] for path in paths]
     lines = [f"| tokenizer | {' | '.join(f'{name} | collisions %' for name in names)} |"]
@@ -48,7 +52,7 @@ def overview(paths: list[Path]) -> str:
 
 
 def table(path: Path) -> str:
-    """One file of one data set."""
+    """Return the table of one data set."""
     runs = read(path)
     lines = [f"| tokenizer | seeds | {' | '.join(COLUMNS)} |", "|---|---|" + "---|" * len(COLUMNS)]
     order = sorted(runs, key=lambda name: -_lift(runs[name]))

@@ -1,15 +1,17 @@
-"""Speed of the generator's training against stock, in one run.
+"""Measures the training speed of the generator against stock, in one process.
 
     PYTHONPATH=src:. python benchmarks/train_speed.py --data DATA/instruments [--threads 2]
 
-Blocks of training steps alternate: stock (benchmarks/stock.py), ours (the Trainer of the stage
-train, with its defaults), and so on; the first of each warms up. All six tasks, dropout 0.1, AdamW;
-float32 unless --precision says bfloat16. A task row is one (source, target) pair with a loss. Stock
-has them one by one in random batches of 256. A step of ours has 256 sources with two targets each,
-and 64 item pairs, in both directions, beside them.
-One JSON line: rows per second of each, median and range over the blocks, and their ratio. Item rows
-are short, and ours has more of them: `sequence_ratio` counts the rows of the sequence tasks alone.
---profile prints the ten most expensive operators of ours instead.
+Blocks of training steps alternate between stock (benchmarks/stock.py) and ours (the Trainer of the
+stage train with its defaults). The first block of each is a warm-up. Both train all six tasks with
+dropout 0.1 and AdamW, in float32 unless --precision is bfloat16.
+
+A task row is one (source, target) pair with a loss. Stock reads single rows in random batches of
+256. A step of ours reads 256 sources with two targets each, and 64 item pairs in both directions.
+
+The output is one JSON line: rows per second of each (median and range over the blocks), and their
+ratio. Item rows are short, and ours has more of them. `sequence_ratio` therefore counts only rows
+of the sequence tasks. --profile prints the ten most expensive operators of ours instead.
 """
 
 import argparse
@@ -34,14 +36,14 @@ from macrec.generator.model import build_model
 
 
 class Rows(NamedTuple):
-    """Task rows of a block of steps."""
+    """Number of task rows in a block of steps."""
 
     sequence: int
     item: int
 
 
 class Block(NamedTuple):
-    """A block of steps: rows per second of all tasks, and of the sequence tasks."""
+    """Speed of a block of steps: rows per second of all tasks, and of the sequence tasks."""
 
     rows: float
     sequence_rows: float
@@ -49,7 +51,7 @@ class Block(NamedTuple):
 
 
 Side = Callable[[float], tuple[float, int, Rows]]
-"""Trains for so many seconds; returns the seconds that it took, the steps and the rows."""
+"""Trains for the given seconds and returns the elapsed seconds, the steps and the rows."""
 
 
 def main() -> None:
@@ -101,7 +103,10 @@ def _line(
 
 
 def _timed(seconds: float, step: Callable[[], None], device: torch.device) -> tuple[float, int]:
-    """Steps until the time is over, three at least; the seconds they took and their number."""
+    """Run steps until the time is over, at least three.
+
+    Return the elapsed seconds and the number of steps.
+    """
     started, steps = time.perf_counter(), 0
     while steps < 3 or time.perf_counter() - started < seconds:
         step()
@@ -132,7 +137,7 @@ def _stock(data: generator_data.Data, config: train.Settings, device: torch.devi
     def block(seconds: float) -> tuple[float, int, Rows]:
         done: list[int] = []
         took, steps = _timed(seconds, lambda: done.append(training.step()), device)
-        # Which rows a batch had is not looked at; on average they have their share.
+        # The tasks of a batch are not recorded; on average the batches have the overall share.
         return took, steps, Rows(round(sum(done) * share), round(sum(done) * (1 - share)))
 
     return block

@@ -1,10 +1,11 @@
-"""Time and memory of the trie of a catalogue of random codes: build, save, map from disk, look up.
+"""Measures time and memory of the trie of random codes: build, save, memory-map, look up.
 
     python benchmarks/trie_scale.py --items 10000000 --work DIR
 
-Every phase is a process of its own. Memory is the peak of all that the system counts as the
-process's: `base_mb` with torch loaded and nothing done, for building the tokens of the items
-included. One JSON line; lookups are children of nodes drawn at random, 20 of each of 64 users.
+Each phase runs in a process of its own. Memory is the peak resident memory of the process.
+`base_mb` is the peak after torch is imported, before the tokens of the items are generated.
+`build_peak_mb` includes the tokens. Lookups return the children of random nodes, 20 for each of 64
+users. The script prints one JSON line.
 """
 
 import argparse
@@ -29,13 +30,13 @@ Figures = dict[str, Any]
 
 
 def memory_mb(field: str) -> int:
-    """A figure of this process: VmHWM is its peak, VmRSS what it has now."""
+    """Return a memory field of this process in MB: VmHWM is its peak, VmRSS its current use."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{field}:")[1].split()[0]) // 1000
 
 
 def build(folder: Path, options: argparse.Namespace) -> Figures:
-    """Builds and saves the trie."""
+    """Build and save the trie."""
     from macrec.generator.trie import Trie
 
     base = memory_mb("VmHWM")
@@ -61,7 +62,7 @@ def build(folder: Path, options: argparse.Namespace) -> Figures:
 
 
 def restrict(folder: Path, options: argparse.Namespace) -> Figures:
-    """The trie of a random half of the items."""
+    """Restrict the trie to a random half of the items."""
     from macrec.generator.trie import Trie
 
     trie = Trie.load(folder)
@@ -75,7 +76,7 @@ def restrict(folder: Path, options: argparse.Namespace) -> Figures:
 
 
 def load(folder: Path, options: argparse.Namespace) -> Figures:
-    """Maps the trie, then looks children up at every depth."""
+    """Memory-map the trie, then look up children at every depth."""
     import torch
 
     from macrec.generator.trie import Trie
@@ -106,14 +107,14 @@ def load(folder: Path, options: argparse.Namespace) -> Figures:
 def in_own_process(
     phase: Callable[[Path, argparse.Namespace], Figures], folder: Path, options: argparse.Namespace
 ) -> Figures:
-    """What a phase measures in a new process."""
+    """Run a phase in a new process and return its figures."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(phase, folder, options).result()
 
 
 def main() -> None:
-    """Prints one line."""
+    """Print one line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--levels", type=int, default=4)

@@ -1,1 +1,1 @@
-"""One folder per stage: `spec.py` declares it, `stage.py` computes it; `stages.py` lists them."""
+"""Contains one folder per stage: `spec.py` declares the stage, `stage.py` runs it."""

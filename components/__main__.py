@@ -1,4 +1,4 @@
-"""Run one stage: python -m components NAME, with flags or with KFP's executor input."""
+"""Runs one stage: python -m components NAME, with flags or with KFP's executor input."""
 
 import sys
 

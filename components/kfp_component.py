@@ -1,7 +1,7 @@
-"""The KFP container component of a stage, derived from what its spec.py declares.
+"""Derives the KFP container component of a stage from its spec.py.
 
 The component's inputs, outputs, parameters, defaults and descriptions are the fields of Inputs,
-Outputs, Settings and Execution, so they cannot drift apart.
+Outputs, Settings and Execution, so component and stage cannot drift apart.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ _KFP_TYPES = {str: str, int: int, float: float, bool: bool, dict: dict}
 def container_component(stage: Stage) -> Any:
     """Return a container component that runs the stage in the image of its pool.
 
-    The image is named after the pool here, and pinned when the pipeline is compiled.
+    The image is named after the pool here. Compiling the pipeline replaces the name by a pinned
+    image.
     """
 
     def component(*_: Any) -> dsl.ContainerSpec:
@@ -51,7 +52,7 @@ def container_component(stage: Stage) -> Any:
 
 
 def parameters(stage: Stage) -> list[Parameter]:
-    """Everything a stage takes by value: URIs with their snapshots, settings, the common ones."""
+    """Return what a stage takes by value: URIs with their digests, then all settings."""
     uris: list[Parameter] = []
     for p in stage.sources:
         uris.append(Parameter(p.name, str, "", p.doc))
@@ -60,14 +61,14 @@ def parameters(stage: Stage) -> list[Parameter]:
 
 
 def kfp_type(parameter: Parameter) -> Any:
-    """The type of a parameter in KFP; enumerations are strings, tuples are lists."""
+    """Return the KFP type of a parameter; enumerations become strings and tuples become lists."""
     if parameter.choices:
         return str
     return _KFP_TYPES.get(parameter.kind, list)
 
 
 def kfp_default(parameter: Parameter) -> Any:
-    """The default of a parameter in KFP's terms; `inspect.Parameter.empty` if it has none."""
+    """Return the default as KFP represents it, or `inspect.Parameter.empty` if there is none."""
     if parameter.default is dataclasses.MISSING:
         return inspect.Parameter.empty
     return list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default

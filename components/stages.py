@@ -1,4 +1,4 @@
-"""All stages, in the order of the pipeline; everything that lists stages is derived from this."""
+"""Lists all stages in pipeline order; everything that enumerates stages is derived from it."""
 
 from components.baselines.spec import STAGE as BASELINES
 from components.embed_histories.spec import STAGE as EMBED_HISTORIES
@@ -34,10 +34,10 @@ STAGES = (
 
 
 def stage_named(name: str) -> Stage:
-    """Return a stage by its name.
+    """Return the stage with the given name.
 
     Raises:
-        UserError: there is no such stage.
+        UserError: there is no stage with this name.
     """
     for stage in STAGES:
         if stage.name == name:

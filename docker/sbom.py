@@ -1,7 +1,7 @@
-"""Prints what is installed here, Python and Debian packages, as CycloneDX 1.5 JSON.
+"""Prints the installed Python and Debian packages as an SBOM in CycloneDX 1.5 JSON.
 
-Runs in the image while it is built, with the standard library alone. Neither a time nor a random
-serial number goes in: the same packages give the same document.
+The script runs during the build of the image, with the standard library only. The document contains
+no timestamp and no random serial number, so the same packages give the same document.
 """
 
 import json
@@ -13,7 +13,7 @@ FIELDS = "${Package}\t${Version}\t${Architecture}\t${db:Status-Abbrev}\n"
 
 
 def python_packages() -> list[dict[str, object]]:
-    """Every distribution on the path of this interpreter."""
+    """Return every distribution on the path of this interpreter."""
     found = []
     for package in metadata.distributions():
         name = re.sub(r"[-_.]+", "-", package.name).lower()
@@ -24,14 +24,14 @@ def python_packages() -> list[dict[str, object]]:
             "version": package.version,
             "purl": f"pkg:pypi/{name}@{package.version.replace('+', '%2B')}",
         }
-        if licence and len(licence) < 100:  # some packages put the whole text here
+        if licence and len(licence) < 100:  # some packages put the full licence text here
             component["licenses"] = [{"license": {"name": licence}}]
         found.append(component)
     return found
 
 
 def debian_packages() -> list[dict[str, object]]:
-    """Every installed package of the system; none where the base image has no dpkg."""
+    """Return every installed Debian package; empty if the base image has no dpkg."""
     try:
         listed = subprocess.run(
             ["dpkg-query", "--show", f"--showformat={FIELDS}"],

@@ -1,4 +1,4 @@
-"""Writes docs/licences.md: the licence of every package that is locked and installed here."""
+"""Writes docs/licences.md: the licence of every package that is locked and installed."""
 
 import json
 import re
@@ -19,13 +19,13 @@ image also holds the CUDA libraries of PyTorch (`locks/cuda.txt`), under NVIDIA'
 
 
 def names(lock: str) -> set[str]:
-    """The packages of a lock."""
+    """Return the names of the packages in a lock file."""
     text = (ROOT / "locks" / f"{lock}.txt").read_text()
     return set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE))
 
 
 def main() -> None:
-    """Writes the page."""
+    """Write the page."""
     command = [sys.executable, "-m", "uv", "tool", "run", "pip-licenses", "--from=mixed"]
     command += ["--format=json", "--with-system", f"--python={sys.executable}"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

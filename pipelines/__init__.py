@@ -1,1 +1,1 @@
-"""The pipelines, and what runs them: here, on a cluster, in comparisons, by the command line."""
+"""The pipelines and the code that runs them: locally, on a cluster, in a bench, from the CLI."""

@@ -39,8 +39,8 @@ def test_the_validator_sees_a_misspelt_field():
 
 
 def test_every_file_says_what_it_is():
-    for path in EXAMPLES.iterdir():
-        assert path.suffix == ".yaml" and path.read_text().startswith("# "), path.name
+    for path in EXAMPLES.rglob("*.yaml"):
+        assert path.read_text().startswith("# "), path.name
 
 
 def test_the_secret_is_the_one_that_the_tasks_read():

@@ -1,1 +1,1 @@
-"""The stage `baselines`: the systems that MACRec is compared with."""
+"""Stage `baselines`: the systems that MACRec is compared with."""

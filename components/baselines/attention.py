@@ -1,6 +1,6 @@
-"""The blocks that the attention models share.
+"""Building blocks that the attention models share.
 
-Shape suffixes: B rows, S places, T places of a memory, D width, H heads.
+Shape suffixes: B rows, S positions, T memory tokens, D width, H heads.
 """
 
 import torch
@@ -11,7 +11,7 @@ from components.baselines.settings import AttentionConfig
 
 
 class Memory(nn.Module):
-    """Attention to other tokens than the places themselves, with a residual."""
+    """Cross-attention from the positions to a memory of other tokens."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -24,7 +24,10 @@ class Memory(nn.Module):
     def forward(
         self, x_BSD: torch.Tensor, memory_BTD: torch.Tensor, seen_BST: torch.Tensor
     ) -> torch.Tensor:
-        """What is added to the places; `seen_BST` leaves each of them one token at least."""
+        """Return the attention output, which the caller adds to the positions, [B, S, D].
+
+        `seen_BST` is the attention mask. It must allow at least one memory token per position.
+        """
         (query,) = split(self.ask(x_BSD), 1, self.heads)
         key, value = split(self.project(memory_BTD), 2, self.heads)
         found = functional.scaled_dot_product_attention(
@@ -38,7 +41,8 @@ class Memory(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward layer, each with a residual and a normalisation."""
+    """A Transformer block: self-attention and a feed-forward layer, each with a residual connection
+    and layer normalisation."""
 
     def __init__(
         self, width: int, heads: int, inner: int, dropout: float, activation: nn.Module, pre: bool
@@ -54,18 +58,18 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x_BSD: torch.Tensor, seen_BSS: torch.Tensor | None) -> torch.Tensor:
-        """Without `seen_BSS` a place sees itself and those before it."""
+        """Apply the block. Without a mask `seen_BSS`, attention is causal."""
         return self.fed(self.attended(x_BSD, seen_BSS))
 
     def attended(self, x_BSD: torch.Tensor, seen_BSS: torch.Tensor | None) -> torch.Tensor:
-        """The first half: self-attention."""
+        """Apply the first half of the block, the self-attention."""
         norm = self.norms[0]
         if self.pre:
             return x_BSD + self.drop(self._attention(norm(x_BSD), seen_BSS))
         return norm(x_BSD + self.drop(self._attention(x_BSD, seen_BSS)))
 
     def fed(self, x_BSD: torch.Tensor) -> torch.Tensor:
-        """The second half: the feed-forward layer."""
+        """Apply the second half of the block, the feed-forward layer."""
         norm = self.norms[1]
         if self.pre:
             return x_BSD + self.drop(self.feed(norm(x_BSD)))
@@ -85,14 +89,18 @@ class Block(nn.Module):
 
 
 def split(x_BSD: torch.Tensor, parts: int, heads: int) -> torch.Tensor:
-    """Queries, keys or values by head, [parts, B, H, S, D / H], from all of them in a row."""
+    """Split concatenated projections by part and head, [parts, B, H, S, D / H].
+
+    The parts are queries, keys or values, concatenated along the last axis of the input.
+    """
     batch, places, width = x_BSD.shape
     by_head = x_BSD.view(batch, places, parts, heads, width // (parts * heads))
     return by_head.permute(2, 0, 3, 1, 4)
 
 
 class Encoder(nn.Module):
-    """Positions, dropout, blocks on normalised input, a last normalisation (SASRec)."""
+    """The encoder of SASRec: position embeddings, dropout, pre-norm blocks and a final layer
+    normalisation."""
 
     def __init__(self, places: int, config: AttentionConfig) -> None:
         super().__init__()
@@ -107,7 +115,10 @@ class Encoder(nn.Module):
     def forward(
         self, x_BSD: torch.Tensor, length_B: torch.Tensor, seen_BSS: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """States [B, S, D]; padding stands at the end, where no place of a causal row sees it."""
+        """Return the hidden states, [B, S, D].
+
+        Padding is at the end of a row. With causal attention no real position attends to it.
+        """
         x_BSD = self.drop(x_BSD + self.position(from_end(length_B, x_BSD.shape[1], self.last)))
         for block in self.blocks:
             x_BSD = block(x_BSD, seen_BSS)
@@ -115,7 +126,10 @@ class Encoder(nn.Module):
 
 
 def start_small(module: nn.Module) -> None:
-    """Weights of standard deviation 0.02, biases 0 (BERT4Rec section 3.6 truncates at that)."""
+    """Initialise weights with standard deviation 0.02 and biases with 0.
+
+    BERT4Rec (section 3.6) truncates the normal distribution at this value.
+    """
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
@@ -123,21 +137,21 @@ def start_small(module: nn.Module) -> None:
 
 
 def from_end(length_B: torch.Tensor, places: int, last: int) -> torch.Tensor:
-    """How many places before the end of its row each place is, [B, S]; at most `last`.
+    """Return the distance of each position from the end of its row, clipped to `last`, [B, S].
 
-    A history's last item has position 0 whatever its length, as the padding in front gives it in
-    the papers.
+    The last item of a history has position 0 regardless of the length of the history. Left padding
+    has the same effect in the papers.
     """
     back_BS = length_B[:, None] - 1 - torch.arange(places, device=length_B.device)
     return back_BS.clamp(0, last)
 
 
 def both_ways(length_B: torch.Tensor, places: int) -> torch.Tensor:
-    """A mask in which every place sees all that are no padding, [B, S, S]."""
+    """Return a bidirectional attention mask that excludes padding, [B, S, S]."""
     real_BS = torch.arange(places, device=length_B.device) < length_B[:, None]
     return real_BS[:, None].expand(-1, places, -1)
 
 
 def last_of(state_BSD: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
-    """The states at the last places that are no padding, [B, D]."""
+    """Return the state at the last position of each row that is not padding, [B, D]."""
     return state_BSD[torch.arange(len(length_B), device=length_B.device), length_B - 1]

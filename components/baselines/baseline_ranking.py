@@ -1,6 +1,6 @@
-"""Full ranking of the catalogue: for validation users one number, for test users all metrics.
+"""Full ranking of the catalogue: NDCG@10 on validation users, all metrics on test users.
 
-Shapes: U users, B users of a batch, K places of a list, N items.
+Shapes: U users, B users of a batch, K positions of a list, N items.
 """
 
 import time
@@ -28,31 +28,35 @@ from macrec.metrics.ranking_metrics import (
 from macrec.ranking.lists import Lists
 
 USERS_AT_ONCE: Final = 16_384
-"""Users whose lists are held in memory together."""
+"""Number of users whose lists are held in memory together."""
 CHOSEN_BY: Final = "ndcg_10"
 
 
 class Protocol(NamedTuple):
-    """What every model's lists have in common."""
+    """The ranking protocol, which is the same for every model."""
 
     max_history: int
-    """Items of a history that a model is shown, the last ones."""
+    """Number of most recent items of a history that a model reads."""
     drop_seen: bool
-    """Whether no list holds an item of its user's history, of all of it."""
+    """Whether lists exclude all items of the user's history, including those before the last
+    `max_history`."""
     batch_size: int
-    """Users scored together."""
+    """Number of users that are scored together."""
 
 
 class Batch(NamedTuple):
-    """Some users' scores."""
+    """Scores of a batch of users."""
 
     user_B: np.ndarray
-    """Their places among the cases."""
+    """Indices of the users among the cases."""
     scores_BN: np.ndarray
 
 
 def scored(model: Model, cases: Cases, protocol: Protocol) -> Iterator[Batch]:
-    """Scores of all cases, histories of like length together; -inf for what is not listed."""
+    """Yield the scores of all cases in batches of similar history length.
+
+    Items that must not be listed have the score -inf.
+    """
     lengths_U = np.array([len(history) for history in cases.histories])
     order_U = np.argsort(np.minimum(lengths_U, protocol.max_history), kind="stable")
     for start in range(0, len(order_U), protocol.batch_size):
@@ -67,12 +71,14 @@ def scored(model: Model, cases: Cases, protocol: Protocol) -> Iterator[Batch]:
 
 
 def validator(split: Split, protocol: Protocol) -> Callable[[Model], float]:
-    """NDCG@10 of the last item but one of every user with three interactions or more.
+    """Return a function that computes a model's mean NDCG@10 on all validation users.
+
+    These are the users with three interactions or more. Their target is the second to last item.
 
     Raises:
         UserError: there is no such user.
     """
-    cases = split.validation(0, np.random.default_rng(0))  # all: nothing is drawn
+    cases = split.validation(0, np.random.default_rng(0))  # 0: all users, no random draw
     check(
         len(cases.targets_T) > 0,
         "sequences: no user has three items, so there is nothing to validate on.",
@@ -89,11 +95,11 @@ def validator(split: Split, protocol: Protocol) -> Callable[[Model], float]:
 
 
 class Tested(NamedTuple):
-    """What the test found."""
+    """Result of the ranking of the test users."""
 
     scores: SystemScores
     seconds: float
-    """Scoring and choosing the first places, without the metrics."""
+    """Time for scoring and selecting the top K, without the computation of metrics."""
 
 
 def test(
@@ -107,7 +113,10 @@ def test(
     write: Callable[[pa.Table], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Tested:
-    """Ranks for every test user and hands the lists to `write`, users in their order."""
+    """Rank the catalogue for every test user.
+
+    The lists are passed to `write` in the order of the users.
+    """
     scores, seconds = SystemScores(np.zeros(items, np.int64)), 0.0
     cutoffs = tuple(cutoff for cutoff in CUTOFFS if cutoff <= top_k)
     with Progress(f"{name}, test", len(split.users_T), "users") as progress:
@@ -136,7 +145,7 @@ def test(
 
 
 def _joined(lists: list[Lists], back_U: np.ndarray) -> Lists:
-    """The batches' lists as one, users in their order."""
+    """Concatenate the lists of the batches and restore the order of the users."""
     widest = max(found.items_UK.shape[1] for found in lists)
 
     def together(parts: list[np.ndarray], fill: float) -> np.ndarray:
@@ -153,7 +162,8 @@ def _joined(lists: list[Lists], back_U: np.ndarray) -> Lists:
 
 
 def figures(tested: Tested, split: Split, items: int) -> dict[str, float]:
-    """Means over the test users, and what was shown to them together."""
+    """Return the mean metrics of the test users, the exposure of all lists, and the ranking
+    speed."""
     found = {name: float(value_T.mean()) for name, value_T in tested.scores.values.items()}
     shown = exposure(tested.scores.shown_N, popularity(split.training().items, items))
     found |= {f"{figure}_10": value for figure, value in shown._asdict().items()}

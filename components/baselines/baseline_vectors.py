@@ -1,9 +1,9 @@
-"""Vectors of the items for the models that read them: standardised, projected, clustered.
+"""Item vectors for the models that read them: standardisation, projection, clustering.
 
-An item without a vector of a modality has a row of zeros and is marked as absent; no other item's
-vector ever takes its place.
+An item without a vector of a modality has a row of zeros and is marked as absent. It never receives
+the vector of another item.
 
-Shape suffixes: N items, E components, P places, M modalities, D width, K clusters.
+Shape suffixes: N items, E components, P positions, M modalities, D width, K clusters.
 """
 
 import warnings
@@ -21,26 +21,27 @@ from macrec.core.errors import UserError, check
 from macrec.data.vectors import read_vectors
 
 ALL_AT_ONCE: Final = 50_000
-"""Vectors up to which k-means reads all of them in each iteration; above, batches of them."""
+"""Largest number of vectors for k-means over all of them. Larger inputs use mini-batch k-means."""
 SUFFIXES: Final = (":vectors", ":present")
 
 
 class Modality(NamedTuple):
-    """The vectors of one modality; row k is item k."""
+    """Vectors of one modality. Row k belongs to item k."""
 
     matrix_NE: Float32Array
     present_N: npt.NDArray[np.bool_]
 
 
 Modalities = dict[str, Modality]
-"""In the order of their names, as those of a saved model are."""
+"""Modalities by name, in alphabetical order; a saved model has the same order."""
 
 
 def read_modalities(data: Data) -> Modalities:
-    """The vectors that the model reads, each standardised.
+    """Read the vectors of each modality that the model uses and standardise them.
 
     Raises:
-        UserError: there is not one row per item, no item has a vector, or some are not finite.
+        UserError: the number of rows differs from the number of items, no item has a vector, or
+            some vectors are not finite.
     """
     found: Modalities = {}
     for name, artifact in sorted(data.given.items()):
@@ -67,7 +68,8 @@ def read_modalities(data: Data) -> Modalities:
 
 
 def standardised(matrix_NE: Float32Array, present_N: npt.NDArray[np.bool_]) -> Float32Array:
-    """Vectors of length one, less their mean, so that a component has variance 1 on average."""
+    """Normalise the vectors to unit length, subtract their mean, and scale to an average variance
+    of 1."""
     kept_KE = matrix_NE[present_N]
     norm_K = np.linalg.norm(kept_KE, axis=1, keepdims=True)
     kept_KE = kept_KE / np.where(norm_K > 0, norm_K, 1)
@@ -79,24 +81,26 @@ def standardised(matrix_NE: Float32Array, present_N: npt.NDArray[np.bool_]) -> F
 
 
 class Clusters(NamedTuple):
-    """Which items are alike."""
+    """Cluster labels of the items and the cluster centres."""
 
     label_N: npt.NDArray[np.int64]
-    """-1 where there is no vector."""
+    """-1 for an item without a vector."""
     centre_KE: Float32Array
 
 
 def clustered(modality: Modality, clusters: int, seed: int) -> Clusters:
-    """k-means of the items that have a vector, at most one cluster for each of them.
+    """Cluster the items that have a vector by k-means.
 
-    One thread, so that the sums are those of every machine; the same seed gives the same clusters.
+    The number of clusters is at most the number of these items. One thread is used, so that sums,
+    and with them the clusters, depend only on the seed and not on the machine.
     """
     kept_KE = modality.matrix_NE[modality.present_N]
     kind = KMeans if len(kept_KE) <= ALL_AT_ONCE else MiniBatchKMeans
     settings: dict[str, Any] = {"n_init": 1, "random_state": seed}
     model: Any = kind(min(clusters, len(kept_KE)), **settings)
     with threadpool_limits(1), warnings.catch_warnings():
-        # equal vectors: a cluster stays empty, and no item bears its label
+        # With duplicate vectors some clusters stay empty. This is harmless: no item has their
+        # label.
         warnings.filterwarnings("ignore", message="Number of distinct clusters")
         model.fit(kept_KE)
     label_N = np.full(len(modality.present_N), -1, np.int64)
@@ -105,15 +109,15 @@ def clustered(modality: Modality, clusters: int, seed: int) -> Clusters:
 
 
 class Projected(NamedTuple):
-    """Vectors brought to the width of the network."""
+    """Vectors projected to the width of the network."""
 
     vector_PMD: torch.Tensor
-    """Zeros where there is none."""
+    """Zeros where the item has no vector."""
     present_PM: torch.Tensor
 
 
 class Projection(nn.Module):
-    """A linear layer per modality. Item N, the padding, has no vector."""
+    """One linear layer per modality. Index N is the padding, which has no vector."""
 
     def __init__(self, modalities: Modalities, width: int) -> None:
         super().__init__()
@@ -124,22 +128,22 @@ class Projection(nn.Module):
         self.register_buffer("present_NM", torch.from_numpy(present_NM), persistent=False)
         for place, (matrix_NE, _) in enumerate(modalities.values()):
             padded_NE = torch.from_numpy(np.pad(matrix_NE, ((0, 1), (0, 0))))
-            # not among the weights: they never change, and every kept copy would hold them
+            # not in the state dict: they never change, and each stored copy would contain them
             self.register_buffer(f"vectors_{place}", padded_NE, persistent=False)
 
     def forward(self, item_P: torch.Tensor) -> Projected:
-        """The vectors of some items, [P, M, D]."""
+        """Return the projected vectors of some items, [P, M, D]."""
         present_PM = self.get_buffer("present_NM")[item_P]
         parts = [
             layer(self.get_buffer(f"vectors_{place}")[item_P])
             for place, layer in enumerate(self.layers)
         ]
-        vector_PMD = torch.stack(parts, 1) * present_PM[..., None]  # without the bias, too
+        vector_PMD = torch.stack(parts, 1) * present_PM[..., None]  # absent ones get no bias
         return Projected(vector_PMD, present_PM)
 
 
 def as_state(modalities: Modalities) -> State:
-    """The vectors, for a model that is saved: `load` is given no artifacts."""
+    """Return the vectors as arrays of a saved model, since `load` receives no artifacts."""
     state: State = {}
     for name, modality in modalities.items():
         state |= {name + end: part for end, part in zip(SUFFIXES, modality, strict=True)}
@@ -147,7 +151,7 @@ def as_state(modalities: Modalities) -> State:
 
 
 def from_state(state: State) -> tuple[Modalities, State]:
-    """The vectors, and what else there is."""
+    """Split the arrays of a saved model into the vectors and the remaining arrays."""
     names = sorted(key.removesuffix(SUFFIXES[0]) for key in state if key.endswith(SUFFIXES[0]))
     modalities = {name: Modality(*(state[name + end] for end in SUFFIXES)) for name in names}
     others = {key: value for key, value in state.items() if not key.endswith(SUFFIXES)}

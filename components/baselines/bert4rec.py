@@ -1,17 +1,17 @@
 """BERT4Rec: Sun et al. 2019, "BERT4Rec: sequential recommendation with bidirectional encoder
 representations from transformer" (CIKM).
 
-Item embeddings plus learned positions, blocks of attention in both directions, each layer
-normalised after its residual (eq. 1 to 5), GELU (eq. 4), and the output layer
-softmax(GELU(h W + b) E^T + b_O) with the same item embeddings (eq. 7). Training hides a share of
-the items and asks for each (the cloze task, eq. 8); some rows hide their last item alone, which is
-what is asked in the end (section 3.7). A recommendation is what stands at a mask put behind the
-history.
+The input is item embeddings plus learned position embeddings. Blocks of bidirectional attention
+follow, with layer normalisation after each residual connection (eq. 1 to 5) and GELU (eq. 4). The
+output layer is softmax(GELU(h W + b) E^T + b_O) and shares the item embeddings (eq. 7). Training
+masks a fraction of the items and predicts them (the cloze task, eq. 8). Some rows mask only their
+last item, which matches the task at test time (section 3.7). To recommend, the model predicts the
+item at a mask that is appended to the history.
 
-Where it departs: AdamW at a constant rate without warm-up or decay, and no maximum norm of the
-embeddings.
+Differences from the paper: AdamW has a constant rate without warm-up, and the norm of the
+embeddings is not limited. The decay at the end of the training is that of `learning.learn`.
 
-Shape suffixes: B rows, S places, D width, N items, P hidden places.
+Shape suffixes: B rows, S positions, D width, N items, P masked positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,19 +32,19 @@ from components.baselines.settings import AttentionConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AttentionConfig):
-    """What the network is, what is hidden, and how it steps."""
+    """Settings of the network, the masking and the optimiser."""
 
     inner: int = 256
-    """Width of the feed-forward layers."""
+    """Hidden dimension of the feed-forward layers."""
     dropout: float = 0.2
     """Dropout rate."""
     hidden: float = 0.4
-    """Share of the items of a row that are hidden."""
+    """Fraction of the items of a row that are masked."""
     last_only: float = 0.2
-    """Share of the rows that hide their last item and no other."""
+    """Fraction of the rows in which only the last item is masked."""
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, one line each."""
+        """Return an error message for each invalid value."""
         problems = super().problems()
         problems += [] if 0 < self.hidden < 1 else ["hidden is not between 0 and 1"]
         problems += [] if 0 <= self.last_only <= 1 else ["last_only is outside 0..1"]
@@ -65,7 +65,7 @@ SPACE: Final[dict[str, tuple[Any, ...]]] = {
 
 
 class Network(nn.Module):
-    """Items and masks to scores. Token N is the mask, N + 1 the padding."""
+    """Maps items and masks to scores. Token N is the mask, token N + 1 is the padding."""
 
     def __init__(self, items: int, places: int, config: Config) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Network(nn.Module):
         self.apply(start_small)
 
     def forward(self, item_BS: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
-        """States [B, S, D]."""
+        """Return the hidden states, [B, S, D]."""
         places = item_BS.shape[1]
         position_BS = from_end(length_B, places, self.places - 1)
         seen_BSS = both_ways(length_B, places)
@@ -95,21 +95,21 @@ class Network(nn.Module):
         return x_BSD
 
     def scores(self, state_PD: torch.Tensor) -> torch.Tensor:
-        """[P, N]."""
+        """Return the logits of all items, [P, N]."""
         return self.out(state_PD) @ self.item.weight[: self.items].T + self.bias
 
 
 class Bert4Rec:
-    """The network as a model."""
+    """BERT4Rec as a baseline model."""
 
     def __init__(self, config: Config, data: Data, device: torch.device) -> None:
-        places = data.max_history + 1  # the mask's
+        places = data.max_history + 1  # one more for the mask
         self.network, self.device = Network(data.items, places, config).to(device), device
         self.parameters = learning.count(self.network)
 
     @torch.no_grad()
     def score_all(self, histories: Sequence[Int32Array]) -> Float32Array:
-        """What stands at a mask behind each history."""
+        """Return the scores at a mask that is appended to each history, [B, N]."""
         mask = np.array([self.network.mask], np.int32)
         masked = [np.concatenate([history, mask]) for history in histories]
         rows = padded(masked, self.network.padding)
@@ -118,12 +118,12 @@ class Bert4Rec:
         return self.network.scores(last_BD).cpu().numpy()
 
     def state(self) -> State:
-        """The weights."""
+        """Return the weights."""
         return learning.as_state(self.network)
 
 
 def hide(rows: Rows, config: Config, generator: np.random.Generator) -> np.ndarray:
-    """Which items of the rows are hidden, bool [B, S]: one of each row at least."""
+    """Select the items to mask, bool [B, S], at least one per row."""
     hidden_BS = drawn(rows, config.hidden, generator)
     last_BS = np.arange(rows.item_BS.shape[1]) == rows.length_B[:, None] - 1
     last_only_B = generator.random(len(rows.length_B)) < config.last_only
@@ -131,7 +131,7 @@ def hide(rows: Rows, config: Config, generator: np.random.Generator) -> np.ndarr
 
 
 def fit(config: Config, data: Data, course: Course) -> Fitted:
-    """Trains on the training part of every history with two items or more."""
+    """Train on the training part of every history with two or more items."""
     device = learning.prepare(course)
     model = Bert4Rec(config, data, device)
     network, found = model.network, windows(data.training, data.max_history)
@@ -151,7 +151,7 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
 
 
 def load(config: Config, data: Data, state: State) -> Bert4Rec:
-    """The model that was saved, on a CPU."""
+    """Restore a saved model on the CPU."""
     model = Bert4Rec(config, data, torch.device("cpu"))
     learning.from_state(model.network, state)
     return model

@@ -1,20 +1,24 @@
-"""Collaborative IDs: paths in a tree of clusters of the items that stand in the same histories.
+"""Collaborative IDs: paths in a tree of item clusters, built from co-occurrence in histories.
 
-Hua et al. 2023, "How to index item IDs for recommendation foundation models" (SIGIR-AP), section
-on collaborative indexing. The graph: two items are joined by as many edges as there are pairs of
-their interactions by one user, consecutive or not. Spectral clustering cuts it into `clusters`
-parts, each part with more items than `tokens` is cut again on its own edges, and so on. A cluster's
-token is its number in the order of the cuts, breadth first, modulo `tokens`; the last token of an
-item is a random number among those of its cluster. All levels share one set of tokens. An item's ID
-is the tokens on the way to it: its length is the depth of the item, and no ID begins another.
+Source: Hua et al. 2023, "How to index item IDs for recommendation foundation models" (SIGIR-AP),
+section on collaborative indexing. In the co-occurrence graph, each pair of interactions of the same
+user with two items adds an edge between them, consecutive or not. Spectral clustering splits the
+graph into `clusters` parts. Each part with more than `tokens` items is split again on its own
+edges, and so on.
 
-Where it departs, so that no graph is refused and the tree stays low:
-- The normalised cut is that of A + (mean degree / n) 1 1^T (Amini et al. 2013, Annals of Statistics
-  41, "Pseudo-likelihood methods for community detection"): a graph in several pieces is one then,
-  and a few loose items do not take a cluster each.
-- Items that stand with no other in any history are in a cluster of their own, as the paper's code
-  gives those outside the training part an ID without a cluster.
-- Below SPECTRAL_LEVELS cuts, or where a cut leaves all in one part, the items are dealt out evenly.
+The token of a cluster is its index in breadth-first order, modulo `tokens`. The last token of an
+item is random and unique within its cluster. All levels share one set of tokens. The ID of an item
+is the sequence of tokens on the path to it. Its length is the depth of the item, and no ID is a
+prefix of another.
+
+Differences from the paper; with them every graph can be processed and the tree stays shallow:
+- The normalised cut is computed on A + (mean degree / n) 1 1^T (Amini et al. 2013, Annals of
+  Statistics 41, "Pseudo-likelihood methods for community detection"). A disconnected graph becomes
+  connected, and a few weakly connected items do not form a cluster each.
+- Items that co-occur with no other item form a cluster of their own. In the same way, the paper's
+  code gives items outside the training part an ID without a cluster.
+- Deeper than SPECTRAL_LEVELS levels, or if a cut leaves all items in one part, the items are split
+  into parts of equal size.
 
 Shapes: N items, R items of a cluster, K clusters, L levels, P pairs.
 """
@@ -32,14 +36,18 @@ Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
 
 NONE: Final = -1
-"""Stands behind the end of an ID that is shorter than others."""
+"""Fills the positions after the end of an ID that is shorter than others."""
 SPECTRAL_LEVELS: Final = 5
 DENSE: Final = 500
-"""Items of a cluster up to which all its eigenvectors are computed: more exact, and as fast."""
+"""Largest cluster for which all eigenvectors are computed, in items. This is more accurate and
+equally fast."""
 
 
 def co_occurrence(training: Sequences, items: int) -> sparse.csr_matrix:
-    """Edges [N, N] between different items: pairs of interactions of the same user."""
+    """Count the edges between different items, [N, N].
+
+    An edge is a pair of interactions of the same user.
+    """
     user_K = np.repeat(np.arange(len(training)), np.diff(training.offsets))
     shape = (len(training), items)
     taken_UN = sparse.coo_matrix((np.ones(len(user_K)), (user_K, training.items)), shape).tocsr()
@@ -52,14 +60,14 @@ def co_occurrence(training: Sequences, items: int) -> sparse.csr_matrix:
 def collaborative_ids(
     training: Sequences, items: int, clusters: int, tokens: int, generator: np.random.Generator
 ) -> Int64Array:
-    """The ID of every item, [N, L]: numbers in 0..tokens-1, NONE behind the end; all different.
+    """Return the unique ID of every item, [N, L]: tokens in 0..tokens-1, then NONE up to L.
 
     Args:
-        training: the only histories that are read.
+        training: the histories; nothing else is read.
         items: N.
-        clusters: parts of a cut, below `tokens`.
-        tokens: numbers that there are, and the most items of a cluster that is not cut.
-        generator: of the last tokens.
+        clusters: number of parts per cut, below `tokens`.
+        tokens: number of tokens, and the largest cluster that is not split.
+        generator: draws the last tokens.
     """
     assert 2 <= clusters < tokens
     edges_NN = co_occurrence(training, items)
@@ -87,7 +95,7 @@ def collaborative_ids(
 
 
 def _cut(edges_NN: Any, part: Int64Array, clusters: int, level: int) -> list[Int64Array]:
-    """The items of a part by cluster, two clusters at least."""
+    """Split the items of a part into at least two clusters."""
     if level < SPECTRAL_LEVELS:
         label_R = spectral_labels(edges_NN[part][:, part], clusters)
         found = [part[label_R == label] for label in np.unique(label_R)]
@@ -97,12 +105,12 @@ def _cut(edges_NN: Any, part: Int64Array, clusters: int, level: int) -> list[Int
 
 
 def spectral_labels(edges_RR: sparse.csr_matrix, clusters: int) -> Int64Array:
-    """A cluster for every item, [R], by the leading eigenvectors of the normalised graph.
+    """Cluster the items by the leading eigenvectors of the normalised graph, [R].
 
-    One label for all where there are no edges. The eigenvectors are turned into clusters by a
-    pivoted QR factorisation, as in the paper's code, which needs no start and so no seed (Damle,
-    Minden and Ying 2019, Information and Inference 8, "Simple, direct and efficient multi-way
-    spectral clustering").
+    All items have the same label if the graph has no edges. A pivoted QR factorisation turns the
+    eigenvectors into clusters, as in the paper's code. It needs no initialisation and therefore no
+    seed (Damle, Minden and Ying 2019, Information and Inference 8, "Simple, direct and efficient
+    multi-way spectral clustering").
     """
     degree_R = np.asarray(edges_RR.sum(axis=1)).ravel()
     count = len(degree_R)
@@ -112,7 +120,8 @@ def spectral_labels(edges_RR: sparse.csr_matrix, clusters: int) -> Int64Array:
     scale_R = 1 / np.sqrt(degree_R + everywhere)
     if count <= DENSE:
         graph_RR = edges_RR.toarray() + everywhere / count
-        # All of them: a driver for some ("evr") finds none of equal ones on some CPUs.
+        # Compute all of them: on some CPUs the driver for a subset ("evr") fails to find
+        # eigenvectors of equal eigenvalues.
         _, vectors_RR = linalg.eigh(scale_R[:, None] * graph_RR * scale_R, driver="evd")
         vectors_RK = vectors_RR[:, count - clusters :]
     else:
@@ -121,7 +130,7 @@ def spectral_labels(edges_RR: sparse.csr_matrix, clusters: int) -> Int64Array:
             scaled_R = scale_R * x_R.ravel()
             return scale_R * (edges_RR @ scaled_R + everywhere * scaled_R.mean())
 
-        operator: Any = LinearOperator  # its constructor gives one of several classes
+        operator: Any = LinearOperator  # its constructor returns one of several classes
         graph = operator((count, count), matvec=product, dtype=np.float64)
         start_R = np.random.default_rng(0).random(count)
         _, vectors_RK = eigsh(graph, clusters, which="LA", v0=start_R)
@@ -132,10 +141,11 @@ def spectral_labels(edges_RR: sparse.csr_matrix, clusters: int) -> Int64Array:
 
 
 def sequential_ids(training: Sequences, items: int, tokens: int) -> Int64Array:
-    """Numbers in the order of first appearance, user after user, as digits in base `tokens` [N, L].
+    """Number items by first appearance, user by user, as digits in base `tokens`, [N, L].
 
-    Items of one history have near numbers (Hua et al. 2023, sequential indexing; P5's numbers,
-    whose pieces are two digits, are such with base 100). Those that no history has come last.
+    Items of one history have similar numbers (Hua et al. 2023, sequential indexing). The numbers of
+    P5, which are tokenised into pieces of two digits, are the case of base 100. Items without
+    training interactions come last.
     """
     first_N = np.full(items, len(training.items), np.int64)
     np.minimum.at(first_N, training.items, np.arange(len(training.items)))

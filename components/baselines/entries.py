@@ -1,4 +1,4 @@
-"""The models that there are and what each reads, without their code."""
+"""The names of the baselines and the inputs that each reads. Importing it loads no model code."""
 
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -10,14 +10,14 @@ VECTORS: Final = ("text_embeddings", "image_embeddings")
 
 
 class Entry(NamedTuple):
-    """What is known of a model before its code is loaded."""
+    """Properties of a model that are needed before its code is loaded."""
 
     title: str
-    """Its name in a table."""
+    """Display name in tables."""
     seeded: bool
-    """Whether another seed gives another model."""
+    """Whether the model depends on the seed."""
     reads: tuple[str, ...] = ()
-    """Inputs of the stage besides sequences and items."""
+    """Inputs of the stage that the model reads in addition to sequences and items."""
 
 
 ENTRIES: Final[dict[ModelName, Entry]] = {

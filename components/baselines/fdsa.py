@@ -1,22 +1,21 @@
 """FDSA: Zhang et al. 2019, "Feature-level deeper self-attention network for sequential
 recommendation" (IJCAI).
 
-Two streams of causal self-attention over a history, one of the items (eq. 5 to 9) and one of their
-features (section 3.3). An item's features are weighed by a vanilla attention,
+The model has two streams of causal self-attention over a history: one of the items (eq. 5 to 9) and
+one of their features (section 3.3). Vanilla attention weights the features of an item:
 
     alpha = softmax(W a + b), f = sum_m alpha_m a_m          (eq. 1 and 2)
 
-and the last states of both streams, side by side, give the score by a linear layer and the item
-embeddings (eq. 10 and 11). Where category and brand stood in the paper, here an item's features
-are its text vector and its image vector, each projected: those are what every system of the
-comparison that is not of item ids alone may read. A vector that an item lacks has weight 0; an item
-without any has a learned one.
+The last states of both streams are concatenated. A linear layer and the item embeddings turn them
+into scores (eq. 10 and 11). The paper uses category and brand as features. Here the features of an
+item are its projected text vector and image vector, which all multimodal systems of the comparison
+may read. A missing vector has weight 0. An item without any vector has a learned one.
 
-Where it departs: the loss is cross-entropy over the full catalogue at all positions at once, not
-the binary one with a sampled negative; blocks, positions and optimiser are those of our SASRec, so
-that the two differ by the features alone.
+Differences from the paper: the loss is cross-entropy over the full catalogue at all positions, not
+binary cross-entropy with one sampled negative. Blocks, positions and optimiser are those of our
+SASRec, so the two models differ only in the features.
 
-Shape suffixes: B rows, S places, D width, N items, P places in a row, M modalities.
+Shape suffixes: B rows, S positions, D width, N items, P flattened positions, M modalities.
 """
 
 import math
@@ -36,14 +35,14 @@ from components.baselines.settings import ATTENTION_SPACE, AttentionConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AttentionConfig):
-    """What both streams are and how they step."""
+    """Settings of both streams and the optimiser."""
 
 
 SPACE: Final[dict[str, tuple[Any, ...]]] = ATTENTION_SPACE
 
 
 class Features(nn.Module):
-    """One vector of an item's features."""
+    """Attention-weighted combination of the feature vectors of an item."""
 
     def __init__(self, modalities: Modalities, width: int) -> None:
         super().__init__()
@@ -52,17 +51,17 @@ class Features(nn.Module):
         self.none = nn.Parameter(torch.zeros(width))
 
     def forward(self, item_P: torch.Tensor) -> torch.Tensor:
-        """[P, D]."""
+        """Return one feature vector per item, [P, D]."""
         vector_PMD, present_PM = self.project(item_P)
         some_P1 = present_PM.any(1, keepdim=True)
         logit_PM = self.weigh(vector_PMD).squeeze(-1).masked_fill(~present_PM, -torch.inf)
-        # a row of nothing but -inf would be nan, and its gradient with it
+        # The softmax of a row of only -inf is NaN, and so is its gradient.
         alpha_PM = logit_PM.masked_fill(~some_P1, 0.0).softmax(1)
         return torch.where(some_P1, (alpha_PM[..., None] * vector_PMD).sum(1), self.none)
 
 
 class Network(nn.Module):
-    """Items and their features to states. Token N is the padding."""
+    """Maps items and their features to hidden states. Token N is the padding."""
 
     def __init__(self, modalities: Modalities, data: Data, config: Config) -> None:
         super().__init__()
@@ -73,10 +72,10 @@ class Network(nn.Module):
         self.feature_stream = Encoder(data.max_history, config)
         self.merge = nn.Linear(2 * config.width, config.width)
         self.apply(start_small)
-        nn.init.xavier_uniform_(self.merge.weight)  # at 0.02 no state would be told from another
+        nn.init.xavier_uniform_(self.merge.weight)  # at 0.02 all states would be similar
 
     def forward(self, item_BS: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
-        """States [B, S, D]."""
+        """Return the hidden states, [B, S, D]."""
         distinct_P, place_BS = torch.unique(item_BS, return_inverse=True)
         feature_BSD = self.features(distinct_P)[place_BS]
         streams = (
@@ -86,12 +85,12 @@ class Network(nn.Module):
         return self.merge(torch.cat(streams, -1))
 
     def scores(self, state_PD: torch.Tensor) -> torch.Tensor:
-        """[P, N]."""
+        """Return the logits of all items, [P, N]."""
         return state_PD @ self.item.weight[: self.items].T
 
 
 class Fdsa(NextItem):
-    """The network as a model."""
+    """FDSA as a baseline model."""
 
     def __init__(
         self, modalities: Modalities, config: Config, data: Data, device: torch.device
@@ -100,15 +99,15 @@ class Fdsa(NextItem):
         self._modalities = modalities
 
     def state(self) -> State:
-        """The weights and the vectors."""
+        """Return the weights and the item vectors."""
         return super().state() | baseline_vectors.as_state(self._modalities)
 
 
 def fit(config: Config, data: Data, course: Course) -> Fitted:
-    """Trains on every item of the training part but the first of each history.
+    """Train with every item of the training part as a target, except the first of each history.
 
     Raises:
-        UserError: the vectors are not those of the catalogue, or cannot be used.
+        UserError: the vectors do not match the catalogue or are not usable.
     """
     device = learning.prepare(course)
     model = Fdsa(baseline_vectors.read_modalities(data), config, data, device)
@@ -116,7 +115,7 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
 
 
 def load(config: Config, data: Data, state: State) -> Fdsa:
-    """The model that was saved, on a CPU."""
+    """Restore a saved model on the CPU."""
     modalities, weights = baseline_vectors.from_state(state)
     model = Fdsa(modalities, config, data, torch.device("cpu"))
     learning.from_state(model.network, weights)

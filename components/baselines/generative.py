@@ -1,16 +1,19 @@
-"""What the generators of the P5 family share: IDs as tokens, our T5, training rows, beam scoring.
+"""Shared parts of the generators of the P5 family: tokenised IDs, T5, training rows, beam scoring.
 
-A history is the tokens of its items, one ID after the other, then EOS; the target is the ID of the
-next item. Every token's embedding has that of its whole word added, the place of its item in the
-history (P5, Geng et al. 2022, RecSys), counted from the end where P5 counts from the beginning:
-the last item is then the same word whatever the length, as in the other models here (measured: on
-a planted rule of the last item HR@1 .94 after 10 epochs, .39 after 15 the other way). Targets are
-brought to one length by STAY between the last cluster and the last token, so that a trie of paths
-of unequal length is one of equal length with the same branches: a cluster that is not cut is its
-own only child.
+The source is the tokens of the history's items, one ID after the other, then EOS. The target is the
+ID of the next item. Each token embedding is added to a whole-word embedding, the index of its item
+in the history (P5, Geng et al. 2022, RecSys). P5 counts this index from the start. Here it is
+counted from the end, as in the other models here. The last item then has the same index in
+histories of any length. On a planted rule about the last item, HR@1 was .94 after 10 epochs with
+this choice, and .39 after 15 epochs with the other.
+
+STAY tokens between the last cluster and the last token pad all targets to the same length. This
+turns a trie of paths of unequal length into one of equal length with the same branches: a cluster
+that is not split is its own only child.
 
 The T5, the trie and the decoding are those of the recommender itself (`macrec`). No pre-trained T5
-is used, and there are no prompts: one task, next item, starts the decoder by its task token.
+and no prompts are used. The only task is next-item prediction, and its task token starts the
+decoder.
 
 Shapes: N items, B rows, S items of a history, T tokens of an item in a history, J tokens of a
 history, L tokens of a target, D width, F leaves of the trie, W beams.
@@ -43,35 +46,37 @@ from macrec.metrics.ranking_metrics import popularity
 
 STAY: Final = 7
 VISUAL: Final = 8
-"""First of the tokens that a picture stands in for; up to FIRST_CODE."""
+"""First of the token ids for visual tokens; they end before FIRST_CODE."""
 USERS_AT_ONCE: Final = 256
-"""Histories decoded together; bounds the memory of the beams."""
+"""Number of histories that are decoded together. It limits the memory of the beams."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(AttentionConfig):
-    """Settings that the generators share; the sizes are those of our own on small catalogues, and
-    a step is of so many targets."""
+    """Settings that the generators share.
+
+    The sizes are those of the MACRec generator on small catalogues. `batch_size` counts targets.
+    """
 
     heads: int = 4
-    """Attention heads of a layer; each has width / heads components."""
+    """Number of attention heads per layer. Each has width / heads dimensions."""
     inner: int = 256
-    """Width of the feed-forward layers."""
+    """Hidden dimension of the feed-forward layers."""
     dropout: float = 0.1
     """Dropout rate."""
     learning_rate: float = 3e-3
     """Learning rate of AdamW."""
     batch_size: int = 256
-    """Targets of a step."""
+    """Number of targets per training step."""
     embedding_rate: float = 8.0
-    """Learning rate of the embeddings, as a multiple of `learning_rate`, as in train."""
+    """Learning rate of the embeddings as a multiple of `learning_rate`, as in train."""
     beams: int = 40
-    """Beams of the search, in validation and in test."""
+    """Number of beams of the search, in validation and in test."""
     precision: TrainingPrecision = "auto"
-    """Of the matrix products of the training, as in train; the search has float32."""
+    """Precision of the matrix products in training, as in train. The search uses float32."""
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, one line each."""
+        """Return an error message for each invalid value."""
         problems = super().problems() + (["beams is below 1"] if self.beams < 1 else [])
         return problems + ([] if self.embedding_rate > 0 else ["embedding_rate is not above 0"])
 
@@ -85,26 +90,27 @@ SPACE: Final[dict[str, tuple[Any, ...]]] = {
     "weight_decay": (0.0, 0.01, 0.1),
     "batch_size": (64, 128, 256),
 }
-"""Of the shared settings."""
+"""Search space of the shared settings."""
 
 
 class ItemIds(NamedTuple):
-    """The IDs of all items as tokens."""
+    """Token sequences of the IDs of all items."""
 
     source_MT: Int64Array
-    """In a history; PAD behind the end. M = N + 1: the last row, all PAD, is no item."""
+    """Tokens of an item in a history, padded with PAD. M = N + 1: the last row is all PAD and
+    represents no item."""
     target_NL: Int64Array
     tokens: int
     """Size of the vocabulary."""
 
     @classmethod
     def of(cls, path_NL: Int64Array, numbers: int, visual: int = 0) -> "ItemIds":
-        """Of paths [N, L] of numbers in 0..numbers-1, NONE behind the end.
+        """Build the tokens from paths [N, L] of numbers in 0..numbers-1, padded with NONE.
 
         Args:
-            path_NL: all different, and none the beginning of another.
-            numbers: how many numbers there may be.
-            visual: tokens behind each ID in a history that a picture stands in for.
+            path_NL: unique paths, of which none is a prefix of another.
+            numbers: size of the range of the numbers.
+            visual: number of visual tokens after each ID in a history; image vectors replace them.
         """
         items, levels = path_NL.shape
         there_NL = path_NL != NONE
@@ -119,17 +125,17 @@ class ItemIds(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Histories as tokens, padded at the end."""
+    """Tokenised histories, padded at the end."""
 
     token_BJ: torch.Tensor
     item_BJ: torch.Tensor
-    """The item that a token belongs to; N for EOS."""
+    """Item that each token belongs to; N for EOS."""
     word_BJ: torch.Tensor
-    """The place of that item, 1 for the last one of the history; 0 for EOS."""
+    """Index of that item counted from the end of the history, 1 for the last item; 0 for EOS."""
 
 
 class Network(nn.Module):
-    """Histories to the encoder's states, and to the loss of the items that follow."""
+    """Maps histories to encoder states, and computes the loss of the next items."""
 
     source_MT: torch.Tensor
     target_NL: torch.Tensor
@@ -156,11 +162,15 @@ class Network(nn.Module):
         self.register_buffer("count_N", torch.from_numpy(count_N))
 
     def fast(self) -> list[torch.Tensor]:
-        """The embeddings, which begin so much larger than the matrices."""
+        """Return the embeddings, whose initial values are much larger than those of the
+        matrices."""
         return [self.t5.shared.weight, self.word.weight]
 
     def source(self, item_BS: torch.Tensor) -> Source:
-        """The tokens of histories, whose padding is the item N; without gaps between them."""
+        """Return the tokens of histories without gaps between items.
+
+        Histories are padded with the item N.
+        """
         rows, places = item_BS.shape
         token_BST = self.source_MT[item_BS]
         length_B1 = (item_BS < len(self.source_MT) - 1).sum(dim=1, keepdim=True)
@@ -178,12 +188,12 @@ class Network(nn.Module):
         return Source(*parts)
 
     def embedded(self, source: Source) -> torch.Tensor:
-        """What the encoder reads, [B, J, D]."""
+        """Return the input embeddings of the encoder, [B, J, D]."""
         token_BJD = functional.embedding(source.token_BJ, self.t5.shared.weight)
         return token_BJD + self.word(source.word_BJ)
 
     def encoded(self, item_BS: torch.Tensor) -> Encoded:
-        """Histories as the decoder reads them."""
+        """Encode histories and prepare them for the decoder."""
         source = self.source(item_BS)
         low = self.training and low_precision(self.precision, item_BS.device.type)
         weights = t5.weights_of(self.t5, torch.bfloat16 if low else None)
@@ -193,7 +203,7 @@ class Network(nn.Module):
         return Encoded(weights, t5.memory(weights, state_BJD), bias)
 
     def loss(self, item_BS: torch.Tensor, target_B: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy of the tokens of the items that follow the histories."""
+        """Return the mean cross-entropy of the tokens of the next items."""
         encoded = self.encoded(item_BS)
         target_BL = self.target_NL[target_B]
         decoder_BL = functional.pad(target_BL[:, :-1], (1, 0), value=SEQUENCE_TO_TEXT)
@@ -205,7 +215,7 @@ class Network(nn.Module):
 
 
 class Generator:
-    """A network as a model: its trie, and the scores of all items."""
+    """A generator as a baseline model: the network and the trie of all IDs."""
 
     def __init__(self, network: Network, config: GeneratorConfig, device: torch.device) -> None:
         self.network, self.beams, self.device = network.to(device), config.beams, device
@@ -213,13 +223,16 @@ class Generator:
         self.trie = Trie.build(network.target_NL.cpu().numpy(), device)
         self.leaf_N = torch.from_numpy(self.trie.leaf_of_item_N).to(device).long()
         assert self.trie.leaves == len(self.leaf_N), "items share an ID"
-        # one decoder position per inner node is then no more than the search would need
+        # Scoring the whole trie takes one decoder position per inner node, which is then no more
+        # than the search needs.
         self.exhaustive = self.trie.depth_start[-2] <= 1 + self.beams * (self.trie.levels - 1)
 
     @torch.inference_mode()
     def score_all(self, histories: Sequence[Int32Array]) -> Float32Array:
-        """Log-probability of each ID that the search finds; the others in order of popularity,
-        all below those."""
+        """Return the log-probability of each ID that the search finds, [B, N].
+
+        All other items have lower scores and are ordered by popularity.
+        """
         parts = [
             self._scored(histories[start : start + USERS_AT_ONCE])
             for start in range(0, len(histories), USERS_AT_ONCE)
@@ -240,12 +253,15 @@ class Generator:
         return score_BN.scatter_(1, item_F[leaf_BW], score_BW)
 
     def state(self) -> State:
-        """The weights, and the IDs."""
+        """Return the weights and the IDs."""
         return learning.as_state(self.network)
 
 
 def every_target(training: Sequences, max_history: int) -> Windows:
-    """A row for every item but the first of each history: the last `max_history` before it, it."""
+    """Return one window per target: every item except the first of each history.
+
+    A window is the last `max_history` items before the target, and the target.
+    """
     start_K = np.repeat(training.offsets[:-1], np.diff(training.offsets))
     target_W = np.flatnonzero(np.arange(len(training.items)) > start_K)
     first_W = np.maximum(start_K[target_W], target_W - max_history)
@@ -254,7 +270,7 @@ def every_target(training: Sequences, max_history: int) -> Windows:
 
 
 def history_and_target(rows: Rows, items: int) -> tuple[Int64Array, Int64Array]:
-    """Histories [B, S], padded by the item N, and the item behind each [B]."""
+    """Split rows into histories [B, S], padded with the item N, and their last items [B]."""
     everything, last_B = np.arange(len(rows.length_B)), rows.length_B - 1
     target_B = rows.item_BS[everything, last_B]
     history_BS = rows.item_BS.copy()
@@ -265,7 +281,7 @@ def history_and_target(rows: Rows, items: int) -> tuple[Int64Array, Int64Array]:
 def train(
     network: Network, config: GeneratorConfig, data: Data, course: Course, device: torch.device
 ) -> Fitted:
-    """Trains on every item of the training part but the first of each history."""
+    """Train with every item of the training part as a target, except the first of each history."""
     model = Generator(network, config, device)
     warn_if_slow(config.precision, device.type)
     found = every_target(data.training, data.max_history)
@@ -280,16 +296,16 @@ def train(
 
 
 def counts(data: Data) -> Float32Array:
-    """Training interactions of each item, [N]."""
+    """Count the training interactions of each item, [N]."""
     return popularity(data.training.items, data.items).astype(np.float32)
 
 
 def saved_ids(state: State) -> ItemIds:
-    """The IDs of a saved model."""
+    """Return the IDs of a saved model."""
     return ItemIds(state["source_MT"], state["target_NL"], len(state["t5.shared.weight"]))
 
 
 def restored(network: Network, config: GeneratorConfig, state: State) -> Generator:
-    """The model that was saved, on a CPU."""
+    """Restore a saved model on the CPU."""
     learning.from_state(network, state)
     return Generator(network, config, torch.device("cpu"))

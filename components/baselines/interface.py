@@ -1,12 +1,12 @@
-"""What every baseline is: a module with `Config`, `SPACE`, `fit` and `load`.
+"""The interface of a baseline: a module with `Config`, `SPACE`, `fit` and `load`.
 
-    Config                             frozen dataclass, the settings of the model
-    SPACE                              the values that a search may give them
-    fit(config, data, course)          learns, and returns a `Fitted`
-    load(config, data, state)          the model that `state` describes
+    Config                             frozen dataclass with the settings of the model
+    SPACE                              candidate values of each setting, for the search
+    fit(config, data, course)          trains the model and returns a `Fitted`
+    load(config, data, state)          restores the model from `state`
 
-A model sees the training part of the histories alone. How good it is on the validation users it
-learns from `course.validate`, which answers with one number.
+A model sees only the training part of the histories. `course.validate` returns its NDCG@10 on the
+validation users, and nothing else about them.
 
 Shape suffixes: B users of a batch, N items.
 """
@@ -27,64 +27,69 @@ Curve = list[dict[str, float]]
 
 
 class Model(Protocol):
-    """A model that has learned."""
+    """A trained model."""
 
     parameters: int
-    """Numbers that it has learned or counted."""
+    """Number of trained weights or stored counts."""
 
     def score_all(self, histories: Sequence[Int32Array]) -> Float32Array:
-        """A score of every item for each history, [B, N]; higher is better, all finite."""
+        """Return a finite score of every item for each history, [B, N]. Higher is better."""
         ...
 
     def state(self) -> State:
-        """All that `load` needs besides the settings."""
+        """Return the arrays that `load` needs in addition to the settings."""
         ...
 
 
 class Data(NamedTuple):
-    """What a model may learn from."""
+    """Data that a model may be trained on."""
 
     items: int
-    """N, items of the catalogue."""
+    """N, the number of items in the catalogue."""
     training: Sequences
-    """The histories without validation and test items."""
+    """The histories without their validation and test items."""
     max_history: int
-    """Items of a history that are read, the last ones; `score_all` gets no longer ones."""
+    """Number of most recent items of a history that a model reads. `score_all` never receives a
+    longer history."""
     given: Mapping[str, Artifact]
-    """Vectors and semantic IDs, those that the registry says the model reads."""
+    """The artifacts that the model reads according to `ENTRIES`: vectors or semantic IDs, by
+    name."""
 
 
 class Course(NamedTuple):
-    """How long a model may learn."""
+    """The training schedule of a model."""
 
     epochs: int
-    """At most."""
+    """Maximum number of epochs at the constant learning rate."""
     patience: int
-    """Validations in a row without a better one that end the constant rate."""
+    """Number of consecutive validations without improvement that ends the constant learning
+    rate."""
     decay: float
-    """Epochs in which the rate then falls to zero, as a share of those up to the best weights."""
+    """Length of the linear decay of the learning rate to zero. It is a fraction of the number of
+    epochs up to the best weights."""
     validate_every: int
-    """Epochs between validations."""
+    """Number of epochs between validations."""
     seed: int
     device: str
     validate: Callable[[Model], float]
-    """NDCG@10 of all validation users."""
+    """Return the mean NDCG@10 of all validation users."""
     out_of_time: Callable[[], bool] = lambda: False
-    """Whether a search has used up its time."""
+    """Return whether the time limit of a search has passed."""
 
 
 class Fitted(NamedTuple):
-    """A model, and how it came about."""
+    """A trained model and its learning curve."""
 
     model: Model
     curve: Curve
-    """One entry per epoch; empty where nothing is trained step by step."""
+    """One entry per epoch; empty for a model that is not trained step by step."""
     cut: bool = False
-    """Whether it ran out of time; the model is then the best up to there."""
+    """Whether the time limit stopped the training. The model then has the best weights up to that
+    point."""
 
 
 class Baseline(Protocol):
-    """The module of a model."""
+    """The interface of a model's module."""
 
     Config: type
     SPACE: Mapping[str, tuple[Any, ...]]

@@ -1,9 +1,10 @@
-"""Item-kNN: items that stand in the histories of the same users are neighbours.
+"""Item-kNN: items that occur in the histories of the same users are neighbours.
 
-Sarwar et al. 2001, "Item-based collaborative filtering recommendation algorithms" (WWW), with the
-similarity and the score of `macrec.ranking.neighbours`: c(i, j) users have both items in their
-training part, c(i) have i. Items without similarity follow in the order of popularity, all below
-one-millionth, so that they do not make one large tie.
+Source: Sarwar et al. 2001, "Item-based collaborative filtering recommendation algorithms" (WWW).
+The similarity and the score are those of `macrec.ranking.neighbours`: c(i, j) is the number of
+users with both items in their training part, c(i) the number of users with i. Items without any
+similarity are ordered by popularity. Their scores are below one millionth, so that they do not form
+one large tie.
 
 Shape suffixes: U users, B users of a batch, N items, K interactions.
 """
@@ -21,21 +22,23 @@ from macrec.metrics.ranking_metrics import popularity
 from macrec.ranking.neighbours import Neighbours, most_similar
 
 BELOW: Final = 1e-6
-"""Largest score that popularity alone gives."""
+"""Upper bound of the score that comes from popularity alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How similar is similar."""
+    """Settings of the similarity and of the history weights."""
 
     neighbours: int = 100
-    """Similar items that an item keeps."""
+    """Number of most similar items that are stored per item."""
     asymmetry: float = 0.5
-    """Above one half a popular item is more similar, below it less; one half: the cosine."""
+    """Exponent of the asymmetric cosine. 0.5 is the cosine; a larger value raises the similarity of
+    popular items, a smaller one lowers it."""
     shrinkage: float = 5.0
-    """The larger, the less a similarity counts that few users speak for."""
+    """Shrinkage of the similarity. A larger value discounts similarities with few co-occurrences
+    more."""
     decay: float = 0.7
-    """Weight of an item of the history relative to that of the one after it."""
+    """Weight of an item of the history relative to that of the next one."""
 
     def __post_init__(self) -> None:
         problems = [] if self.neighbours >= 1 else ["neighbours is below 1"]
@@ -54,19 +57,22 @@ SPACE: Final[dict[str, tuple[Any, ...]]] = {
 
 
 class ItemKnn:
-    """Similarities of neighbours, and counts."""
+    """Item similarities and interaction counts as a baseline model."""
 
     def __init__(self, neighbours: Neighbours, count_N: Float32Array) -> None:
         self.neighbours, self.count_N = neighbours, count_N
         self.parameters = int(neighbours.similar_NN.nnz)
 
     def score_all(self, histories: Sequence[Int32Array]) -> Float32Array:
-        """Similarity to what the user has, what came last before all."""
+        """Return the similarity of all items to each history, [B, N].
+
+        Recent items of the history have the largest weight.
+        """
         popular_N = np.float32(BELOW) * self.count_N / (self.count_N.max() + 1)
         return self.neighbours.scores(histories).toarray() + popular_N
 
     def state(self) -> State:
-        """Neighbours item after item."""
+        """Return the similarities in CSR format, and the counts."""
         similar_NN = self.neighbours.similar_NN
         return {
             "similarity": similar_NN.data,
@@ -77,14 +83,14 @@ class ItemKnn:
 
 
 def fit(config: Config, data: Data, course: Course) -> Fitted:
-    """Counts who has what together."""
+    """Count co-occurrences and compute the similarities."""
     user_K = np.repeat(np.arange(len(data.training)), np.diff(data.training.offsets))
     taken_UN = sparse.coo_matrix(
         (np.ones(len(user_K), np.float32), (user_K, data.training.items)),
         (len(data.training), data.items),
     ).tocsr()
     count_N = popularity(data.training.items, data.items).astype(np.float32)
-    taken_UN.data[:] = 1  # who takes an item twice is one user all the same
+    taken_UN.data[:] = 1  # a user who has an item twice counts once
     users_N = np.bincount(taken_UN.indices, minlength=data.items)
     both_NN: Any = (taken_UN.T @ taken_UN).tocsr()
     similar_NN = most_similar(
@@ -94,7 +100,7 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
 
 
 def load(config: Config, data: Data, state: State) -> ItemKnn:
-    """The model that was saved."""
+    """Restore a saved model."""
     parts = (state["similarity"], state["neighbour"], state["offsets"])
     similar_NN = sparse.csr_matrix(parts, (data.items, data.items))
     return ItemKnn(Neighbours(similar_NN, config.decay), state["count"])

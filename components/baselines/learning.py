@@ -1,4 +1,4 @@
-"""The course of a training: epochs, validation on all validation users, the best weights."""
+"""Training loop: epochs, validation on all validation users, selection of the best weights."""
 
 import copy
 import math
@@ -17,11 +17,11 @@ from macrec.core.progress import Progress
 CLIP_NORM: Final = 5.0
 
 Losses = Callable[[np.random.Generator], Iterator[torch.Tensor]]
-"""One epoch: the loss of each batch, on which a step is made before the next is asked for."""
+"""Yields the loss of each batch of an epoch. A step is made before the next loss is computed."""
 
 
 def prepare(course: Course) -> torch.device:
-    """Seeds torch, for the weights and for dropout; gives the device."""
+    """Seed torch for the initial weights and dropout, and return the device."""
     torch.manual_seed(course.seed)
     device = choose_device(course.device)
     if device.type == "cpu":
@@ -30,7 +30,7 @@ def prepare(course: Course) -> torch.device:
 
 
 class Faster(NamedTuple):
-    """Weights whose rate is a multiple of that of the others."""
+    """Weights whose learning rate is a multiple of the rate of the others."""
 
     weights: Sequence[torch.Tensor] = ()
     factor: float = 1.0
@@ -47,11 +47,12 @@ def learn(
     course: Course,
     faster: Faster = NONE_FASTER,
 ) -> Fitted:
-    """Trains by AdamW until validation stops improving, lets the rate fall from the best weights
-    on, and keeps the best of all.
+    """Train by AdamW with early stopping and a final decay, and keep the best weights.
 
-    The rate is constant at first. Then it falls linearly, epoch by epoch, to zero, in `decay` as
-    many epochs as led to the best weights: the course of our own generator, for every network.
+    The learning rate is constant until validation stops improving. Training then continues from the
+    best weights, and the rate decays linearly to zero. The decay lasts `decay` times as many epochs
+    as led to the best weights. Every network has this schedule, which is that of the MACRec
+    generator.
 
     Raises:
         UserError: the loss is not finite.
@@ -71,7 +72,7 @@ def learn(
 
 
 class _Best(NamedTuple):
-    """The state at the best validation."""
+    """Weights and optimiser state at the best validation."""
 
     epoch: int
     ndcg: float
@@ -80,7 +81,7 @@ class _Best(NamedTuple):
 
 
 class _Learning:
-    """A network on its way: its curve, and the best of it."""
+    """A training in progress: its curve and its best state."""
 
     def __init__(
         self,
@@ -101,13 +102,16 @@ class _Learning:
         return _Best(len(self.curve), ndcg, copy.deepcopy(self.network.state_dict()), moments)
 
     def back_to_the_best(self) -> None:
-        """The weights, and the moments of their steps, that validation liked best."""
+        """Restore the weights and the optimiser state of the best validation."""
         self.network.load_state_dict(self.best.weights)
         self.optimiser.load_state_dict(self.best.moments)
 
     def phase(self, what: str, epochs: int, rate: Callable[[int], float], patience: int) -> None:
-        """So many epochs, the n-th at `rate(n)`, or until `patience` validations in a row
-        were no better than the best, or the time of a search is up."""
+        """Train for `epochs` epochs, the n-th with the learning rate `rate(n)`.
+
+        The phase ends early after `patience` consecutive validations without improvement, or when
+        the time limit of a search has passed.
+        """
         course, stale = self.course, 0
         with Progress(what, epochs, "epochs") as progress:
             for number in range(1, epochs + 1):
@@ -133,7 +137,7 @@ class _Learning:
         self.curve.append({"epoch": epoch, "loss": loss})
 
     def _validated(self) -> bool:
-        """Whether it is now better than ever."""
+        """Validate, and return whether the result is the best so far."""
         self.network.eval()
         ndcg = self.course.validate(self.model)
         self.curve[-1]["validation_ndcg_10"] = ndcg
@@ -146,7 +150,7 @@ class _Learning:
 def pretrain(
     name: str, network: nn.Module, losses: Losses, epochs: int, config: Any, course: Course
 ) -> Curve:
-    """Trains without validation, before `learn`; a search whose time is up ends it.
+    """Train without validation, before `learn`. The time limit of a search ends it early.
 
     Raises:
         UserError: the loss is not finite.
@@ -156,7 +160,7 @@ def pretrain(
     network.train()
     with Progress(f"{name}, pre-training", epochs, "epochs") as progress:
         for epoch in range(1, epochs + 1):
-            generator = np.random.default_rng([course.seed, epoch, 1])  # not those of `learn`
+            generator = np.random.default_rng([course.seed, epoch, 1])  # different from `learn`'s
             loss = _epoch(network, optimiser, losses, generator)
             curve.append({"pretraining_epoch": epoch, "loss": loss})
             progress.advance(1, f"loss {loss:.3f}")
@@ -168,7 +172,7 @@ def pretrain(
 def _optimiser(
     network: nn.Module, config: Any, faster: Faster = NONE_FASTER
 ) -> torch.optim.Optimizer:
-    """AdamW, decaying matrices alone."""
+    """Return AdamW with weight decay on matrices only."""
     fast = {id(weight) for weight in faster.weights}
     parts: dict[tuple[float, float], list[nn.Parameter]] = {}
     for weight in network.parameters():
@@ -188,7 +192,7 @@ def _epoch(
     losses: Losses,
     generator: np.random.Generator,
 ) -> float:
-    """The mean loss of the batches."""
+    """Train for one epoch and return the mean loss of the batches."""
     total, batches = 0.0, 0
     for loss in losses(generator):
         optimiser.zero_grad()
@@ -202,16 +206,16 @@ def _epoch(
 
 
 def count(network: nn.Module) -> int:
-    """Weights of a network."""
+    """Return the number of weights of a network."""
     return sum(p.numel() for p in network.parameters())
 
 
 def as_state(network: nn.Module) -> State:
-    """Its weights as arrays."""
+    """Return the weights as arrays."""
     return {name: value.cpu().numpy() for name, value in network.state_dict().items()}
 
 
 def from_state(network: nn.Module, state: State) -> None:
-    """Takes over the weights."""
+    """Load the weights and switch to evaluation mode."""
     network.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     network.eval()

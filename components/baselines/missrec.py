@@ -1,29 +1,33 @@
 """MISSRec: Wang et al. 2023, "MISSRec: pre-training and transferring multi-modal interest-aware
 sequence representation for recommendation" (ACM MM), its transductive setting without pre-training.
 
-What carries it, with the numbers of the paper's section 3:
-- adapters: a linear layer per modality brings an item's text and image vector to D (3.2);
-- interest discovery: vectors are clustered, and the clusters of a history's items, each once, are
-  its interest tokens (3.2);
-- a contextual encoder over the interest tokens, an interest-aware decoder over the items, which are
-  the sum of their adapted vectors, an item embedding (transductive) and a position (3.3);
-- light-weight dynamic fusion: a candidate's cosines to the user's state under each modality, c_m,
-  are joined by softmax(factor x c) with one learned factor, so that each user weighs the modalities
-  of each candidate (3.4); with the cosine to its item embedding the score is (id + 2 fused) / 3,
-  over a temperature, in a cross-entropy over the catalogue.
+Main components, with the section numbers of the paper:
+- Adapters: one linear layer per modality projects the text vector and the image vector of an item
+  to D dimensions (3.2).
+- Interest discovery: the item vectors are clustered. The distinct clusters of a history's items are
+  its interest tokens (3.2).
+- Encoder and decoder: a contextual encoder reads the interest tokens. An interest-aware decoder
+  reads the items. The input of an item is the sum of its adapted vectors, an item embedding
+  (transductive) and a position embedding (3.3).
+- Lightweight dynamic fusion: c_m is the cosine of a candidate and the user's state under modality
+  m. softmax(factor x c) with one learned factor weights these cosines, so the weights depend on the
+  user and the candidate (3.4). The score is (id + 2 fused) / 3, divided by a temperature. Here id
+  is the cosine to the item embedding. The loss is cross-entropy over the catalogue.
 
-Where it departs. Left out: pre-training on other categories with its sequence losses and
-augmentations, and the penalty on interests that are alike. Clusters are those of k-means per
-modality, found once; as the adapters are linear, an interest token is the adapted mean of its
-cluster and follows the adapter, with a gradient (in the paper: found anew before every epoch, by
-density peaks, over both modalities together). All positions of a row are trained at once: a place
-sees the interests that items up to it have brought, and an interest those that were there before or
-with it (in the paper each prefix is a row of its own, and attention goes both ways). A vector that
-an item lacks counts for nothing: neither in the sum, nor as an interest, nor in the fusion; without
-any, the item embedding alone gives the score.
+Differences from the paper:
+- Pre-training on other categories, with its sequence losses and augmentations, is omitted. The
+  penalty on similar interests is omitted too.
+- Clusters are computed once per modality by k-means. The adapters are linear, so an interest token
+  is the adapted mean of its cluster. It follows the adapter and passes gradients to it. The paper
+  recomputes the clusters before every epoch by density peaks over both modalities together.
+- All positions of a row are trained at once. A position attends to the interests of the items up to
+  it. An interest attends to those that an earlier item or the same item introduced. In the paper
+  each prefix is a row of its own, and attention is bidirectional.
+- A missing vector is left out of the input sum, the interests and the fusion. For an item without
+  any vector, the item embedding alone gives the score.
 
-Shape suffixes: B rows, S places, T interest tokens of a row (the first is always there), D width,
-N items, P targets, M modalities, K clusters.
+Shape suffixes: B rows, S positions, T interest tokens of a row (the first is always present), D
+width, N items, P targets, M modalities, K clusters.
 """
 
 from dataclasses import dataclass
@@ -44,17 +48,17 @@ from components.baselines.settings import ATTENTION_SPACE, AttentionConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AttentionConfig):
-    """What the network is, how many interests there are, and how it steps."""
+    """Settings of the network, the number of interests, and the optimiser."""
 
     layers: int = 1
-    """Blocks of the encoder, and of the decoder."""
+    """Number of blocks of the encoder, and of the decoder."""
     interest_share: float = 0.1
-    """Clusters of a modality, as a share of the items that have its vector."""
+    """Number of clusters of a modality, as a fraction of the items that have its vector."""
     temperature: float = 0.07
-    """What the scores, which are cosines, are divided by."""
+    """Temperature that divides the scores, which are cosines."""
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, one line each."""
+        """Return an error message for each invalid value."""
         problems = super().problems()
         problems += [] if 0 < self.interest_share <= 1 else ["interest_share is not in 0..1"]
         problems += [] if self.temperature > 0 else ["temperature is not above 0"]
@@ -70,27 +74,28 @@ SPACE: Final[dict[str, tuple[Any, ...]]] = {
 
 
 class Interests(NamedTuple):
-    """The interest tokens of some rows."""
+    """Interest tokens of a batch of rows."""
 
     token_BT: torch.Tensor
-    """Rows of the table of interests; 0 is the one that is always there."""
+    """Rows of the interest table. Row 0 is the token that is always present."""
     time_T: torch.Tensor
-    """The place whose item brings it; -1 of the first."""
+    """Position of the item that introduces the token; -1 for the first token."""
     valid_BT: torch.Tensor
-    """Whether the item has such a vector, and no item before it is in the same cluster."""
+    """Whether the item has a vector, and no earlier item is in the same cluster."""
 
     def seen(self, time_S: torch.Tensor) -> torch.Tensor:
-        """Which tokens places of that time may see, [B, S, T]."""
+        """Return the mask of the tokens that queries at the given positions may attend to, [B, S,
+        T]."""
         return self.valid_BT[:, None] & (self.time_T <= time_S[:, None])
 
 
 def block(config: Config) -> Block:
-    """Normalised after each residual, as the paper's."""
+    """Return a post-norm Transformer block, as in the paper."""
     return Block(config.width, config.heads, config.inner, config.dropout, nn.GELU(), pre=False)
 
 
 class InterestAware(nn.Module):
-    """A block of the decoder, with attention to the interests between its halves."""
+    """A decoder block with cross-attention to the interests between its two halves."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -101,13 +106,13 @@ class InterestAware(nn.Module):
     def forward(
         self, x_BSD: torch.Tensor, memory_BTD: torch.Tensor, seen_BST: torch.Tensor
     ) -> torch.Tensor:
-        """States [B, S, D]; a place sees itself and those before it."""
+        """Return the hidden states, [B, S, D]. Self-attention is causal."""
         x_BSD = self.block.attended(x_BSD, None)
         return self.block.fed(self.norm(x_BSD + self.memory(x_BSD, memory_BTD, seen_BST)))
 
 
 class Network(nn.Module):
-    """Items, their vectors and their clusters to states. Token N is the padding."""
+    """Maps items, their vectors and their clusters to hidden states. Token N is the padding."""
 
     def __init__(
         self, modalities: Modalities, clusters: list[Clusters], data: Data, config: Config
@@ -128,7 +133,10 @@ class Network(nn.Module):
         self.apply(start_small)
 
     def _keep(self, clusters: list[Clusters]) -> None:
-        """The centres, and the token of each item and modality; -1 where there is none."""
+        """Store the cluster centres and the interest token of each item and modality.
+
+        The token is -1 where the item has no vector.
+        """
         columns, used = [], 1
         for place, (label_N, centre_KE) in enumerate(clusters):
             columns.append(np.append(np.where(label_N >= 0, label_N + used, -1), -1))
@@ -138,7 +146,7 @@ class Network(nn.Module):
         self.register_buffer("token_NM", torch.from_numpy(np.stack(columns, 1)), persistent=False)
 
     def interests(self, item_BS: torch.Tensor) -> Interests:
-        """The clusters of the items of each row, each once."""
+        """Return the distinct clusters of the items of each row."""
         token_BSM = self.get_buffer("token_NM")[item_BS]
         token_BT = functional.pad(token_BSM.flatten(1), (1, 0))
         time_S = torch.arange(item_BS.shape[1], device=item_BS.device)
@@ -148,7 +156,7 @@ class Network(nn.Module):
         return Interests(token_BT.clamp(min=0), time_T, valid_BT)
 
     def encoded(self, interests: Interests) -> torch.Tensor:
-        """What the interests are in their context, [B, T, D]."""
+        """Return the contextual encodings of the interest tokens, [B, T, D]."""
         parts = [
             layer(self.get_buffer(f"centres_{place}"))
             for place, layer in enumerate(self.project.layers)
@@ -161,7 +169,7 @@ class Network(nn.Module):
         return x_BTD
 
     def forward(self, item_BS: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
-        """States [B, S, D], of length one."""
+        """Return the hidden states, normalised to unit length, [B, S, D]."""
         interests = self.interests(item_BS)
         memory_BTD = self.encoded(interests)
         seen_BST = interests.seen(torch.arange(item_BS.shape[1], device=item_BS.device))
@@ -174,7 +182,7 @@ class Network(nn.Module):
         return functional.normalize(x_BSD, dim=-1)
 
     def scores(self, state_PD: torch.Tensor) -> torch.Tensor:
-        """[P, N]."""
+        """Return the scores of all items, [P, N]."""
         every_N = torch.arange(self.items, device=state_PD.device)
         vector_NMD, present_NM = self.project(every_N)
         known_NCD = torch.cat([self.item.weight[: self.items, None], vector_NMD], 1)
@@ -189,9 +197,10 @@ class Network(nn.Module):
 
 
 class Fusion(torch.autograd.Function):
-    """Mean of the modalities' cosines, weighed by softmax(factor x cosine) over those present.
+    """Mean of the cosines under each modality, weighted by softmax(factor x cosine).
 
-    Its gradient is written out, for these are the largest arrays of a step:
+    Absent modalities are masked. The gradient is explicit because these are the largest arrays of a
+    training step:
 
         d fused / d c_m    = w_m (1 + factor (c_m - fused))
         d fused / d factor = sum over m of w_m c_m (c_m - fused)
@@ -201,8 +210,8 @@ class Fusion(torch.autograd.Function):
     def forward(
         ctx: Any, cosine_PMN: torch.Tensor, present_MN: torch.Tensor | None, factor: torch.Tensor
     ) -> torch.Tensor:
-        """[P, N]; 0 of an item without any vector."""
-        # a cosine is within 1, so that exp is in no danger at the factors that occur
+        """Return the fused cosines, [P, N]; 0 for an item without any vector."""
+        # |cosine| <= 1, so exp cannot overflow for realistic factors
         weight_PMN = (cosine_PMN * factor).exp_()
         if present_MN is not None:
             weight_PMN.mul_(present_MN)
@@ -213,7 +222,7 @@ class Fusion(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
-        """Of the cosines and of the factor."""
+        """Return the gradients of the cosines and the factor."""
         cosine_PMN, weight_PMN, fused_PN, factor = ctx.saved_tensors
         weighed_PMN = weight_PMN * grads[0][:, None]
         away_PMN = cosine_PMN - fused_PN[:, None]
@@ -222,7 +231,7 @@ class Fusion(torch.autograd.Function):
 
 
 class MissRec(NextItem):
-    """The network as a model."""
+    """MISSRec as a baseline model."""
 
     def __init__(
         self,
@@ -236,7 +245,7 @@ class MissRec(NextItem):
         self._modalities, self._clusters = modalities, clusters
 
     def state(self) -> State:
-        """The weights, the vectors and their clusters."""
+        """Return the weights, the item vectors and their clusters."""
         state = super().state() | baseline_vectors.as_state(self._modalities)
         for place, (label_N, centre_KE) in enumerate(self._clusters):
             state |= {f"clusters_{place}:label": label_N, f"clusters_{place}:centre": centre_KE}
@@ -244,16 +253,16 @@ class MissRec(NextItem):
 
 
 def found(modality: Modality, config: Config, seed: int) -> Clusters:
-    """The interests of a modality."""
+    """Cluster the vectors of a modality into interests."""
     clusters = round(config.interest_share * int(modality.present_N.sum()))
     return baseline_vectors.clustered(modality, max(clusters, 1), seed)
 
 
 def fit(config: Config, data: Data, course: Course) -> Fitted:
-    """Trains on every item of the training part but the first of each history.
+    """Train with every item of the training part as a target, except the first of each history.
 
     Raises:
-        UserError: the vectors are not those of the catalogue, or cannot be used.
+        UserError: the vectors do not match the catalogue or are not usable.
     """
     device = learning.prepare(course)
     modalities = baseline_vectors.read_modalities(data)
@@ -263,7 +272,7 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
 
 
 def load(config: Config, data: Data, state: State) -> MissRec:
-    """The model that was saved, on a CPU."""
+    """Restore a saved model on the CPU."""
     modalities, others = baseline_vectors.from_state(state)
     clusters = [
         Clusters(others.pop(f"clusters_{k}:label"), others.pop(f"clusters_{k}:centre"))

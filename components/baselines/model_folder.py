@@ -1,4 +1,4 @@
-"""A model on disk: model.safetensors, config.json, history.json (the learning curve)."""
+"""Saves and loads models: model.safetensors, config.json, history.json (the learning curve)."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ CURVE: Final = "history.json"
 
 
 def save(folder: Path, name: ModelName, config: Any, data: Data, fitted: Fitted) -> None:
-    """Writes the model; the same model gives the same bytes."""
+    """Write the model. Equal models produce identical bytes."""
     state = {key: np.ascontiguousarray(value) for key, value in fitted.model.state().items()}
     save_file(state, folder / WEIGHTS)
     told = {
@@ -34,7 +34,7 @@ def save(folder: Path, name: ModelName, config: Any, data: Data, fitted: Fitted)
 
 
 def load(fitted: Artifact) -> Model:
-    """The model that the stage has left, on a CPU."""
+    """Restore the model of a finished stage on the CPU."""
     told = json.loads(fitted.file(CONFIG).read_bytes())
     module = baseline(told["model"])
     nobody = Sequences(np.zeros(0, np.int32), np.zeros(1, np.int64))

@@ -1,6 +1,6 @@
-"""Models that read a history from left to right: each item's successor from all before it.
+"""Causal models: they predict each item of a history from all items before it.
 
-Shape suffixes: B rows, S places, D width, N items, P targets.
+Shape suffixes: B rows, S positions, D width, N items, P targets.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,25 +18,25 @@ from components.baselines.padded_histories import Rows, padded, shuffled, window
 
 
 class Causal(Protocol):
-    """A network whose state at a place knows nothing of the items behind it."""
+    """A network whose state at a position does not depend on later items."""
 
     items: int
-    """N, which is also the token of padding."""
+    """N, which is also the padding token."""
 
     def __call__(self, item_BS: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
-        """States [B, S, D]."""
+        """Return the hidden states, [B, S, D]."""
         ...
 
     def scores(self, state_PD: torch.Tensor) -> torch.Tensor:
-        """[P, N]."""
+        """Return the logits of all items, [P, N]."""
         ...
 
 
 class NextItem:
-    """Such a network as a model."""
+    """A causal network as a baseline model."""
 
     network: Any
-    """An nn.Module that is `Causal`."""
+    """An nn.Module that implements `Causal`."""
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self.network, self.device = network.to(device), device
@@ -44,7 +44,7 @@ class NextItem:
 
     @torch.no_grad()
     def score_all(self, histories: Sequence[Int32Array]) -> Float32Array:
-        """What follows the last item."""
+        """Return the scores of the item after the last one, [B, N]."""
         network = cast(Causal, self.network)
         rows = padded(histories, network.items)
         item_BS, length_B = (torch.from_numpy(a).to(self.device) for a in rows[:2])
@@ -52,12 +52,15 @@ class NextItem:
         return network.scores(last_BD).cpu().numpy()
 
     def state(self) -> State:
-        """The weights."""
+        """Return the weights."""
         return learning.as_state(self.network)
 
 
 def loss_of(network: Causal, rows: Rows, device: torch.device) -> torch.Tensor:
-    """Cross-entropy over the catalogue of the rows' targets, each from all before it."""
+    """Return the cross-entropy over the catalogue of the targets of the rows.
+
+    Each target is predicted from all items before it.
+    """
     source_BS, target_BS = rows.item_BS[:, :-1], rows.item_BS[:, 1:]
     place_S = np.arange(1, rows.item_BS.shape[1])
     counts_BS = (place_S >= rows.first_B[:, None]) & (place_S < rows.length_B[:, None])
@@ -69,7 +72,7 @@ def loss_of(network: Causal, rows: Rows, device: torch.device) -> torch.Tensor:
 
 
 def fit_next_item(model: NextItem, config: Any, data: Data, course: Course) -> Fitted:
-    """Trains on every item of the training part but the first of each history."""
+    """Train with every item of the training part as a target, except the first of each history."""
     found = windows(data.training, data.max_history)
 
     def losses(generator: np.random.Generator) -> Iterator[torch.Tensor]:

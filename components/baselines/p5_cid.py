@@ -1,14 +1,14 @@
-"""P5-CID: Hua et al. 2023, "How to index item IDs for recommendation foundation models"
-(SIGIR-AP), collaborative indexing.
+"""P5-CID: Hua et al. 2023, "How to index item IDs for recommendation foundation models" (SIGIR-AP),
+collaborative indexing.
 
-Items are written as the path to them in a tree of spectral clusters of the co-occurrence graph of
-the training part (`collaborative_ids.py`), and a T5 that reads the paths of a history writes that
-of the next item (`generative.py`).
+The ID of an item is its path in a tree of spectral clusters (`collaborative_ids.py`). The clusters
+are those of the co-occurrence graph of the training part. A T5 reads the IDs of a history and
+generates the ID of the next item (`generative.py`).
 
-Where it departs: our own small T5, trained from random weights on the one task of the next item and
-on its tokens alone, where the paper fine-tunes a pre-trained T5 on prompts in English. What a
-constrained beam search of `beams` beams does not find follows in the order of popularity; where the
-tree has so few inner nodes that decoding each takes no longer, every item is scored instead.
+Differences from the paper: a small T5 is trained from random weights on next-item prediction with
+ID tokens only. The paper fine-tunes a pre-trained T5 on English prompts. Items that a constrained
+beam search with `beams` beams does not find are ranked by popularity after the others. If the tree
+has so few inner nodes that scoring all of them is no slower, every item is scored instead.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from components.baselines.interface import Course, Data, Fitted, State
 
 @dataclass(frozen=True, kw_only=True)
 class Config(generative.GeneratorConfig):
-    """What the generator is, how it steps, and how the items are cut into clusters."""
+    """Settings of the generator, the optimiser and the clustering of the items."""
 
     clusters: int = 20
-    """Parts that a cluster is cut into."""
+    """Number of parts that a cluster is split into."""
     tokens: int = 100
-    """Tokens that there are for clusters and items; a cluster of more items is cut again."""
+    """Number of tokens for clusters and items. A cluster with more items is split again."""
 
     def problems(self) -> list[str]:
         problems = super().problems()
@@ -43,7 +43,10 @@ SPACE: Final[dict[str, tuple[Any, ...]]] = generative.SPACE | {
 
 
 def fit(config: Config, data: Data, course: Course) -> Fitted:
-    """Clusters the items, then trains on every item of the training part but the first of each."""
+    """Cluster the items and train the generator.
+
+    Every item of the training part is a target, except the first of each history.
+    """
     device, generator = learning.prepare(course), np.random.default_rng(course.seed)
     paths_NL = collaborative_ids(
         data.training, data.items, config.clusters, config.tokens, generator
@@ -54,7 +57,7 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
 
 
 def load(config: Config, data: Data, state: State) -> generative.Generator:
-    """The model that was saved, on a CPU."""
+    """Restore a saved model on the CPU."""
     ids = generative.saved_ids(state)
     network = generative.Network(ids, state["count_N"], data.max_history, config)
     return generative.restored(network, config, state)

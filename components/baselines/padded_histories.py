@@ -1,6 +1,6 @@
-"""Histories as batches of rows: windows for training, padded matrices, like lengths together.
+"""Batches of histories: windows for training, padded matrices, batches of similar lengths.
 
-Shape suffixes: U users, W windows, B rows of a batch, S places of the longest row.
+Shape suffixes: U users, W windows, B rows of a batch, S positions of the longest row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,20 +16,20 @@ Int64Array = npt.NDArray[np.int64]
 
 
 class Windows(NamedTuple):
-    """Stretches of the flat array of items."""
+    """Windows of the flat array of items."""
 
     items: Int32Array
     start_W: Int64Array
     length_W: Int64Array
     first_W: Int64Array
-    """Place in the window of the first target that no earlier window of the history has."""
+    """Position in the window of the first target that no earlier window of the history contains."""
 
     def __len__(self) -> int:
         return len(self.start_W)
 
 
 class Rows(NamedTuple):
-    """Some windows as a matrix, padded at the end."""
+    """A batch of windows as a matrix, padded at the end."""
 
     item_BS: Int64Array
     length_B: Int64Array
@@ -37,15 +37,16 @@ class Rows(NamedTuple):
 
     @property
     def real_BS(self) -> npt.NDArray[np.bool_]:
-        """Where an item stands."""
+        """Mask of the positions that are not padding, bool [B, S]."""
         return np.arange(self.item_BS.shape[1]) < self.length_B[:, None]
 
 
 def windows(training: Sequences, targets: int) -> Windows:
-    """Windows of `targets` + 1 items, from the end of each history backwards by half of that.
+    """Split each history into windows of `targets` + 1 items, from its end backwards.
 
-    Every item but a history's first is the target of just one window, and has at least half of
-    `targets` items before it there, or all that there are. Histories of one item have none.
+    The step is half of `targets`. Every item except the first of a history is the target of exactly
+    one window. There it has at least `targets` // 2 items before it, or all that exist. Histories
+    of one item have no window.
     """
     step = max(targets // 2, 1)
     length_U = np.diff(training.offsets)
@@ -63,7 +64,7 @@ def windows(training: Sequences, targets: int) -> Windows:
 def shuffled(
     found: Windows, batch_size: int, padding: int, generator: np.random.Generator
 ) -> Iterator[Rows]:
-    """All windows once, in batches of like length, in random order."""
+    """Yield every window once, in batches of similar length and in random order."""
     order_W = np.lexsort((generator.random(len(found)), found.length_W))
     starts = np.arange(0, len(found), batch_size)
     for start in generator.permutation(starts):
@@ -77,7 +78,7 @@ def shuffled(
 
 
 def padded(histories: Sequence[Int32Array], padding: int) -> Rows:
-    """Histories as a matrix; there are no targets in them."""
+    """Return histories as a padded matrix without targets."""
     length_B = np.array([len(history) for history in histories])
     rows = Rows(
         np.full((len(histories), length_B.max()), padding, np.int64), length_B, length_B.copy()
@@ -87,6 +88,6 @@ def padded(histories: Sequence[Int32Array], padding: int) -> Rows:
 
 
 def drawn(rows: Rows, share: float, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """A share of the items at random, one of each row at least, bool [B, S]."""
+    """Select a random fraction of the items, at least one per row, bool [B, S]."""
     drawn_BS = np.where(rows.real_BS, generator.random(rows.item_BS.shape), 2.0)
     return (drawn_BS < share) | (drawn_BS == drawn_BS.min(axis=1, keepdims=True))

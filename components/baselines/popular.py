@@ -1,4 +1,4 @@
-"""Most popular: every user is shown the items that the training part has most often."""
+"""Most popular: recommends the most frequent items of the training part to every user."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,33 +12,33 @@ from macrec.metrics.ranking_metrics import popularity
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """There is nothing to set."""
+    """The model has no settings."""
 
 
 SPACE: Final[dict[str, tuple[Any, ...]]] = {}
 
 
 class Popular:
-    """Counts of the items."""
+    """Interaction counts of the items as a baseline model."""
 
     def __init__(self, count_N: Float32Array) -> None:
         self.count_N = count_N
         self.parameters = len(count_N)
 
     def score_all(self, histories: Sequence[Int32Array]) -> Float32Array:
-        """The same for all."""
+        """Return the counts, which are the same for every history, [B, N]."""
         return np.broadcast_to(self.count_N, (len(histories), len(self.count_N)))
 
     def state(self) -> State:
-        """The counts."""
+        """Return the counts."""
         return {"count": self.count_N}
 
 
 def fit(config: Config, data: Data, course: Course) -> Fitted:
-    """Counts."""
+    """Count the training interactions of each item."""
     return Fitted(Popular(popularity(data.training.items, data.items).astype(np.float32)), [])
 
 
 def load(config: Config, data: Data, state: State) -> Popular:
-    """The model that was saved."""
+    """Restore a saved model."""
     return Popular(state["count"])

@@ -1,4 +1,4 @@
-"""The code of every model; it is loaded with this module."""
+"""Access to the code of the models. Importing it loads all of them."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -21,7 +21,7 @@ from macrec.core.parameters import fields, parse
 
 
 def baseline(name: ModelName) -> Baseline:
-    """The module of a model; torch is loaded with it."""
+    """Return the module of a model."""
     modules: dict[ModelName, Any] = {
         "popular": popular,
         "item_knn": item_knn,
@@ -37,10 +37,10 @@ def baseline(name: ModelName) -> Baseline:
 
 
 def read_settings(name: ModelName, settings: Sequence[str]) -> dict[str, Any]:
-    """Settings of a model from NAME=VALUE, typed; its Config takes them.
+    """Parse the settings of a model from NAME=VALUE into typed arguments for its `Config`.
 
     Raises:
-        UserError: the model has no such setting, or not of that value.
+        UserError: the model has no such setting, or the value has the wrong type.
     """
     known = {parameter.name: parameter for parameter in fields(baseline(name).Config)}
     values: dict[str, Any] = {}

@@ -1,28 +1,33 @@
 """S3-Rec: Zhou et al. 2020, "S3-Rec: self-supervised learning for sequential recommendation with
 mutual information maximization" (CIKM).
 
-A SASRec that is pre-trained by four tasks, with attention in both directions, and then fine-tuned
-from left to right. F is a state, e an item's embedding, a an attribute's, W a matrix per task:
+The model is a SASRec. Four tasks pre-train it with bidirectional attention, then it is fine-tuned
+with causal attention. F is a hidden state, e an item embedding, a an attribute embedding, and W a
+matrix per task:
 
-- associated attributes (AAP, eq. 5 and 6): e W a, of an item's attributes against all others
-- masked items (MIP, eq. 7 and 8): F W e, of the item that is hidden at a place
-- masked attributes (MAP, eq. 9 and 10): F W a, of the attributes of that item
-- segments (SP, eq. 11 and 12): F W F', of the last state of a row whose segment is hidden and the
-  last state of that segment alone, against the segments of the batch's other rows
+- associated attributes (AAP, eq. 5 and 6): e W a contrasts the attributes of an item with all
+  others
+- masked items (MIP, eq. 7 and 8): F W e predicts the masked item of a position
+- masked attributes (MAP, eq. 9 and 10): F W a predicts the attributes of that item
+- segments (SP, eq. 11 and 12): F W F' matches a row whose segment is masked with that segment, by
+  their last states; the negatives are the segments of the other rows of the batch
 
-with the weights 0.2, 1, 1 and 0.5 of the authors' code. Fine-tuning drops masks and attributes.
+The weights are 0.2, 1, 1 and 0.5, as in the authors' code. Fine-tuning discards the mask token and
+the attributes.
 
-The data has no table of attributes. In its place stand clusters of the items' text and image
-vectors, coarse and fine (k-means, about `CLUSTER_ITEMS` items each), so that an item with both
-vectors has four attributes; one without a vector has none of that modality and is asked for none.
+The data contains no attributes. Clusters of the text vectors and of the image vectors replace them:
+a coarse and a fine k-means with about `CLUSTER_ITEMS` items per cluster. An item with both vectors
+therefore has four attributes. An item without a vector has no attributes of that modality, and the
+losses skip them.
 
-Where it departs: each task is a softmax of bare inner products against all that is wrong (every
-other item; every attribute that the item does not have), where the paper puts a sigmoid inside and
-samples negatives; equal segments are no negatives of each other; W of the first three starts as the
-identity. Fine-tuning is that of our SASRec,
-with cross-entropy over the full catalogue. The optimiser starts anew.
+Differences from the paper: each task is a softmax of plain inner products over all wrong answers.
+These are all other items, or all attributes that the item does not have. The paper applies a
+sigmoid first and samples negatives. Equal segments are not negatives of each other. W of the first
+three tasks is initialised as the identity. Fine-tuning is that of our SASRec, with cross-entropy
+over the full catalogue and a new optimiser.
 
-Shape suffixes: B rows, S places, D width, N items, P places in a row, A attributes.
+Shape suffixes: B rows, S positions, D width, N items, P flattened positions, A attributes, T
+positions of a segment.
 """
 
 from collections.abc import Iterator
@@ -45,21 +50,21 @@ from components.baselines.sasrec import Network
 from components.baselines.settings import ATTENTION_SPACE, AttentionConfig
 
 CLUSTER_ITEMS: Final = (50, 10)
-"""Items of an attribute on average, coarse and fine."""
+"""Average number of items per attribute, for the coarse and the fine clusters."""
 AAP, MIP, MAP, SP = 0.2, 1.0, 1.0, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AttentionConfig):
-    """What the network is, how it is pre-trained, and how it steps."""
+    """Settings of the network, the pre-training and the optimiser."""
 
     pretrain_epochs: int = 20
-    """Epochs of pre-training; 0: none."""
+    """Number of epochs of pre-training; 0 disables it."""
     hidden: float = 0.2
-    """Share of the items of a row that are hidden in pre-training."""
+    """Fraction of the items of a row that are masked in pre-training."""
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, one line each."""
+        """Return an error message for each invalid value."""
         problems = super().problems()
         problems += [] if self.pretrain_epochs >= 0 else ["pretrain_epochs is negative"]
         problems += [] if 0 < self.hidden < 1 else ["hidden is not between 0 and 1"]
@@ -74,14 +79,17 @@ SPACE: Final[dict[str, tuple[Any, ...]]] = {
 
 
 class S3Rec(NextItem):
-    """The network as a model; its last token is the mask."""
+    """S3-Rec as a baseline model. The last token of the network is the mask."""
 
     def __init__(self, config: Config, data: Data, device: torch.device) -> None:
         super().__init__(Network(data.items, data.max_history, config, others=1), device)
 
 
 def attributes(modalities: Modalities, seed: int) -> npt.NDArray[np.bool_]:
-    """Which attributes the items have, [N + 1, A]; item N, the padding, has none."""
+    """Return the attributes of the items, bool [N + 1, A].
+
+    Item N, the padding, has none.
+    """
     columns: list[npt.NDArray[np.bool_]] = []
     for modality in modalities.values():
         for size in CLUSTER_ITEMS:
@@ -92,7 +100,8 @@ def attributes(modalities: Modalities, seed: int) -> npt.NDArray[np.bool_]:
 
 
 class Pretraining(nn.Module):
-    """The network with attributes and the four matrices, which fine-tuning drops."""
+    """The network with the attribute embeddings and the four matrices, which fine-tuning
+    discards."""
 
     def __init__(self, network: Network, has_NA: npt.NDArray[np.bool_], width: int) -> None:
         super().__init__()
@@ -103,14 +112,14 @@ class Pretraining(nn.Module):
         )
         self.apply(start_small)
         for layer in (self.aap, self.mip, self.map):
-            nn.init.eye_(layer.weight)  # so that what they learn is of use when they are dropped
+            nn.init.eye_(layer.weight)  # so what the network learns stays useful without W
         self.network = network
         self.register_buffer("has_NA", torch.from_numpy(has_NA), persistent=False)
 
     def loss(
         self, rows: Rows, hidden_BS: npt.NDArray[np.bool_], segments: "Segments"
     ) -> torch.Tensor:
-        """The weighted sum of the tasks for some rows."""
+        """Return the weighted sum of the task losses of a batch."""
         device = self.attribute.weight.device
         item_BS, length_B, hidden, shown = (
             torch.from_numpy(a).to(device)
@@ -145,11 +154,13 @@ class Pretraining(nn.Module):
 
 
 def attribute_loss(logit_PA: torch.Tensor, has_PA: torch.Tensor) -> torch.Tensor:
-    """Each attribute that an item has against all that it has not: the mean of
+    """Contrast each attribute of an item with all attributes that the item does not have.
+
+    The loss is the mean of
 
         -log(exp f(a) / (exp f(a) + sum of exp f(b) over its wrong attributes b))
 
-    over pairs of a place and an attribute; 0 if there is no pair.
+    over pairs of a position and an attribute. It is 0 if there is no pair.
     """
     wrong_P1 = logit_PA.masked_fill(has_PA, -torch.inf).logsumexp(1, keepdim=True)
     loss_PA = functional.softplus(wrong_P1 - logit_PA)
@@ -157,7 +168,7 @@ def attribute_loss(logit_PA: torch.Tensor, has_PA: torch.Tensor) -> torch.Tensor
 
 
 class Segments(NamedTuple):
-    """A stretch of each row: where it is in the row, and the row of it alone, T places."""
+    """One segment per row: its mask in the row, and its items as a row of T positions."""
 
     within_BS: npt.NDArray[np.bool_]
     item_BT: npt.NDArray[np.int64]
@@ -165,7 +176,10 @@ class Segments(NamedTuple):
 
 
 def cut(rows: Rows, padding: int, generator: np.random.Generator) -> Segments:
-    """A segment of each row of two items or more: half of it at most, anywhere."""
+    """Draw a random segment from each row of two or more items.
+
+    A segment has at most half of the items of its row.
+    """
     length_B = generator.integers(1, rows.length_B // 2 + 1)
     start_B = generator.integers(0, rows.length_B - length_B + 1)
     place_S = np.arange(rows.item_BS.shape[1])
@@ -177,7 +191,7 @@ def cut(rows: Rows, padding: int, generator: np.random.Generator) -> Segments:
 
 
 def pretrain(model: S3Rec, config: Config, data: Data, course: Course) -> list[dict[str, float]]:
-    """The four tasks on the training part; the learning curve."""
+    """Train the four tasks on the training part and return the learning curve."""
     has_NA = attributes(baseline_vectors.read_modalities(data), course.seed)
     tasks = Pretraining(model.network, has_NA, config.width).to(model.device)
     found = windows(data.training, data.max_history)
@@ -191,10 +205,12 @@ def pretrain(model: S3Rec, config: Config, data: Data, course: Course) -> list[d
 
 
 def fit(config: Config, data: Data, course: Course) -> Fitted:
-    """Pre-trains, then trains on every item of the training part but the first of each history.
+    """Pre-train, then train with the items of the training part as targets.
+
+    The first item of each history is not a target.
 
     Raises:
-        UserError: the vectors are not those of the catalogue, or cannot be used.
+        UserError: the vectors do not match the catalogue or are not usable.
     """
     model = S3Rec(config, data, learning.prepare(course))
     before = pretrain(model, config, data, course) if config.pretrain_epochs else []
@@ -203,7 +219,7 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
 
 
 def load(config: Config, data: Data, state: State) -> S3Rec:
-    """The model that was saved, on a CPU."""
+    """Restore a saved model on the CPU."""
     model = S3Rec(config, data, torch.device("cpu"))
     learning.from_state(model.network, state)
     return model

@@ -1,15 +1,16 @@
 """SASRec: Kang and McAuley 2018, "Self-attentive sequential recommendation" (ICDM).
 
-Item embeddings times sqrt(D) plus learned positions (eq. 1), blocks of causal self-attention
-(eq. 2 to 4) and a feed-forward layer (eq. 5), each on normalised input with dropout and a residual
-(section III-C, eq. 6), and scores by the same item embeddings (eq. 7, III-D).
+The input is item embeddings times sqrt(D) plus learned position embeddings (eq. 1). Each block has
+causal self-attention (eq. 2 to 4) and a feed-forward layer (eq. 5). Both have normalised input,
+dropout and a residual connection (section III-C, eq. 6). The item embeddings also compute the
+scores (eq. 7, III-D).
 
-Where it departs: the loss is cross-entropy over the full catalogue at all positions at once, not
-the binary one with a sampled negative, which is what made the published figures low (Klenitskiy and
-Vasilev 2023, RecSys, "Turning dross into gold loss"). Attention has an output matrix, the last
-block is normalised, the optimiser is AdamW.
+Differences from the paper: the loss is cross-entropy over the full catalogue at all positions. The
+paper uses binary cross-entropy with one sampled negative, which explains its low published results
+(Klenitskiy and Vasilev 2023, RecSys, "Turning dross into gold loss"). Attention has an output
+matrix, the output of the last block is normalised, and the optimiser is AdamW.
 
-Shape suffixes: B rows, S places, D width, N items, P targets.
+Shape suffixes: B rows, S positions, D width, N items, P targets.
 """
 
 import math
@@ -28,14 +29,15 @@ from components.baselines.settings import ATTENTION_SPACE, AttentionConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AttentionConfig):
-    """What the network is and how it steps."""
+    """Settings of the network and the optimiser."""
 
 
 SPACE: Final[dict[str, tuple[Any, ...]]] = ATTENTION_SPACE
 
 
 class Network(nn.Module):
-    """Items to states. Token N is the padding, others after it are a subclass's."""
+    """Maps items to hidden states. Token N is the padding; a model may add `others` tokens after
+    it."""
 
     def __init__(self, items: int, places: int, config: AttentionConfig, others: int = 0) -> None:
         super().__init__()
@@ -47,29 +49,30 @@ class Network(nn.Module):
     def forward(
         self, item_BS: torch.Tensor, length_B: torch.Tensor, seen_BSS: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """States [B, S, D]; causal unless `seen_BSS` says what a place sees."""
+        """Return the hidden states, [B, S, D]. Attention is causal unless the mask `seen_BSS` is
+        given."""
         return self.encoder(self.item(item_BS) * self.scale, length_B, seen_BSS)
 
     def scores(self, state_PD: torch.Tensor) -> torch.Tensor:
-        """[P, N]."""
+        """Return the logits of all items, [P, N]."""
         return state_PD @ self.item.weight[: self.items].T
 
 
 class SasRec(NextItem):
-    """The network as a model."""
+    """SASRec as a baseline model."""
 
     def __init__(self, config: Config, data: Data, device: torch.device) -> None:
         super().__init__(Network(data.items, data.max_history, config), device)
 
 
 def fit(config: Config, data: Data, course: Course) -> Fitted:
-    """Trains on every item of the training part but the first of each history."""
+    """Train with every item of the training part as a target, except the first of each history."""
     model = SasRec(config, data, learning.prepare(course))
     return fit_next_item(model, config, data, course)
 
 
 def load(config: Config, data: Data, state: State) -> SasRec:
-    """The model that was saved, on a CPU."""
+    """Restore a saved model on the CPU."""
     model = SasRec(config, data, torch.device("cpu"))
     learning.from_state(model.network, state)
     return model

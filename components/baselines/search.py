@@ -1,10 +1,12 @@
-"""Random search of a system's settings: a number of trials, a number of minutes, validation only.
+"""Random search of a system's settings on validation users, limited by trials and by minutes.
 
-The first trial is the defaults; the others are drawn from the system's space, each value as likely
-as the next, none twice. When the minutes are over no other trial is begun; one that can be cut in
-the middle counts with the best it had reached. One that ends with a UserError (a loss that is not
-finite, codebooks that collapse) counts as failed, with the reason. Test items are never looked at
-(Bergstra and Bengio 2012, "Random search for hyper-parameter optimization", JMLR 13).
+Source: Bergstra and Bengio 2012, "Random search for hyper-parameter optimization", JMLR 13.
+
+The first trial uses the defaults. The others are drawn uniformly from the search space, without
+repetition. No trial starts after the time limit. A trial that the limit interrupts counts with its
+best result so far, if the system supports that. A trial that raises UserError counts as failed,
+with the reason; examples are a loss that is not finite and collapsed codebooks. Test items are
+never used.
 """
 
 import dataclasses
@@ -20,22 +22,22 @@ from macrec.core.progress import log
 
 
 class Trial(NamedTuple):
-    """One choice of settings, and how good it was."""
+    """One set of settings and its result."""
 
     settings: dict[str, Any]
-    """All settings that were searched or fixed, those at their defaults too."""
+    """All searched and fixed settings, including those with default values."""
     validation_ndcg_10: float | None
-    """None: it failed."""
+    """None if the trial failed."""
     seconds: float
     epochs: int
     cut: bool
-    """Whether the minutes were over before it ended by itself."""
+    """Whether the time limit stopped the trial."""
     failed: str = ""
-    """Why there is no figure."""
+    """Reason of the failure; empty if the trial succeeded."""
 
 
 class Tried(NamedTuple):
-    """What came of one choice of settings."""
+    """Result of training with one set of settings."""
 
     validation_ndcg_10: float
     epochs: int
@@ -46,25 +48,27 @@ class Candidate(NamedTuple):
     """A system whose settings are searched."""
 
     space: Mapping[str, tuple[Any, ...]]
-    """The values that each setting may have."""
+    """Candidate values of each setting."""
     make: Callable[..., Hashable]
-    """A config from drawn settings, by keyword; UserError where they do not go together."""
+    """Build a config from drawn settings, passed as keywords. Raise UserError if they are
+    incompatible."""
     told: Callable[[Any], dict[str, Any]]
-    """The settings of a config, for the record."""
+    """Return the settings of a config, for the record."""
     attempt: Callable[[Any, Callable[[], bool]], Tried]
-    """Trains with a config and validates. Its second argument says whether the time is over."""
+    """Train with a config and validate. The second argument is a function that returns whether the
+    time limit has passed."""
 
 
 def of_baseline(
     module: Baseline, data: Data | None, course: Course, fixed: Mapping[str, Any]
 ) -> Candidate:
-    """A model of this stage.
+    """Return a model of this stage as a search candidate.
 
     Args:
-        module: the model.
-        data: what it learns from.
-        course: how long, and its validation.
-        fixed: settings that every trial has.
+        module: module of the model.
+        data: training data.
+        course: training schedule and validation.
+        fixed: settings that all trials share.
     """
 
     def attempt(config: Any, out_of_time: Callable[[], bool]) -> Tried:
@@ -79,23 +83,25 @@ def of_baseline(
 
 
 def draws(candidate: Candidate, trials: int, generator: np.random.Generator) -> Iterator[Any]:
-    """Configs to try: the defaults, then random ones, `trials` in all if there are as many.
+    """Yield the configs to try: the defaults, then random ones.
+
+    There are `trials` configs, or fewer if the search space is smaller.
 
     Args:
-        candidate: its space, and how a config is made.
-        trials: how many.
-        generator: of the draws.
+        candidate: search space and constructor of configs.
+        trials: maximum number of configs.
+        generator: random generator of the draws.
     """
     space = candidate.space
     tried = {candidate.make()}
     yield from tried
-    for _ in range(100 * trials):  # in a small space most draws have been drawn before
+    for _ in range(100 * trials):  # in a small space most draws are repetitions
         if len(tried) >= trials or not space:
             return
         drawn = {name: v[int(generator.integers(len(v)))] for name, v in space.items()}
         try:
             config = candidate.make(**drawn)
-        except UserError:  # values that do not go together
+        except UserError:  # incompatible values
             continue
         if config not in tried:
             tried.add(config)
@@ -110,7 +116,7 @@ def search(
     seed: int = 0,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Trial]:
-    """Tries settings in turn; the list has one trial at least."""
+    """Try settings one after the other and return at least one trial."""
     end = clock() + 60 * minutes
     found: list[Trial] = []
     for config in draws(candidate, trials, np.random.default_rng(seed)):
@@ -131,6 +137,9 @@ def search(
 
 
 def best(found: list[Trial]) -> Trial | None:
-    """The trial with the highest validation NDCG@10, the earlier one on a tie; None: all failed."""
+    """Return the trial with the highest validation NDCG@10, or None if all failed.
+
+    The earlier trial wins a tie.
+    """
     ended = [trial for trial in found if not trial.failed]
     return max(ended, key=lambda trial: trial.validation_ndcg_10 or 0.0, default=None)

@@ -1,4 +1,4 @@
-"""Settings that the attention models have in common, their checks, and what a search may give."""
+"""Settings that the attention models share, their validation, and their search space."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -8,24 +8,24 @@ from macrec.core.errors import check
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """What the network is and how it steps."""
+    """Size of the network and settings of the optimiser."""
 
     width: int = 64
-    """Components of an item's embedding, D."""
+    """Embedding dimension D."""
     layers: int = 2
-    """Blocks."""
+    """Number of Transformer blocks."""
     heads: int = 2
-    """Attention heads of a block."""
+    """Number of attention heads per block. It must divide `width`."""
     inner: int = 64
-    """Width of the feed-forward layers."""
+    """Hidden dimension of the feed-forward layers."""
     dropout: float = 0.5
     """Dropout rate."""
     learning_rate: float = 1e-3
     """Learning rate of AdamW."""
     weight_decay: float = 0.01
-    """Weight decay of AdamW, of matrices alone."""
+    """Weight decay of AdamW. It applies to matrices only."""
     batch_size: int = 128
-    """Histories of a step."""
+    """Number of histories per training step."""
 
     def __post_init__(self) -> None:
         model = type(self).__module__.rpartition(".")[2]
@@ -33,7 +33,7 @@ class AttentionConfig:
         check(not problems, f"{model}: {'; '.join(problems)}.")
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, one line each."""
+        """Return an error message for each invalid value."""
         sizes = ("width", "layers", "heads", "inner", "batch_size")
         problems = [f"{name} is below 1" for name in sizes if getattr(self, name) < 1]
         if not problems and self.width % self.heads:

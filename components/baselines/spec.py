@@ -1,4 +1,4 @@
-"""What the stage baselines is: its settings, inputs and outputs."""
+"""Settings, inputs and outputs of the stage baselines."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -11,29 +11,31 @@ from macrec.data.sequences import SeenItems
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Which model, and how long it may learn."""
+    """Which model is trained, for how long, and how it ranks."""
 
     model: ModelName = "sasrec"
-    """The system."""
+    """Model to train."""
     settings: tuple[str, ...] = ()
-    """NAME=VALUE of the model's own settings; the others have their defaults."""
+    """Settings of the model, each as NAME=VALUE. The others keep their defaults."""
     max_history: int = 20
-    """Items of a history that are read, the last ones; as in train."""
+    """Number of most recent items of a history that a model reads, as in train."""
     seen_items: SeenItems = "auto"
-    """Whether a list may hold items of the user's own history, as in evaluate."""
+    """Whether a list may contain items of the user's own history: keep, drop or auto, as in
+    evaluate."""
     epochs: int = 200
-    """Epochs at most."""
+    """Maximum number of epochs at the constant learning rate. The decay comes on top."""
     patience: int = 10
-    """Validations in a row without a better NDCG@10 that end the constant learning rate."""
+    """Number of consecutive validations without a better NDCG@10 that ends the constant learning
+    rate."""
     decay: float = 0.5
-    """Epochs in which the rate then falls to zero, as a share of those up to the best weights, as
-    in train; 0: none."""
+    """Length of the final linear decay of the learning rate to zero, as in train. It is a fraction
+    of the number of epochs up to the best weights; 0 disables the decay."""
     validate_every: int = 1
-    """Epochs between validations, which are on every validation user."""
+    """Number of epochs between validations. Each validation covers all validation users."""
     top_k: int = 20
-    """Length of the lists; metrics beyond it are left out."""
+    """Length of the lists. Metrics with a larger cutoff are omitted."""
     seed: int = 0
-    """Seed of the weights, the batches, dropout and what is hidden."""
+    """Random seed of the weights, the batches, the dropout and the masking."""
 
     def __post_init__(self) -> None:
         counts = ("max_history", "epochs", "patience", "validate_every")
@@ -45,22 +47,25 @@ class Settings:
 
 
 def unused_imports(config: Settings) -> set[tuple[str, str]]:
-    """Imports of the registry that this configuration has no use for: a change of one model leaves
-    the results of the others valid (`macrec.core.fingerprint`)."""
+    """Return the imports of the registry that this configuration does not use.
+
+    They are left out of the code version (`macrec.core.fingerprint`), so a change of one model does
+    not invalidate the results of the others.
+    """
     others = (name for name in ENTRIES if name != config.model)
     return {("components.baselines.registry", f"components.baselines.{name}") for name in others}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Where it runs."""
+    """Device, batch size and threads. They do not change the method."""
 
     device: str = "auto"
-    """cpu, cuda, or auto: cuda when there is one."""
+    """Device to run on: cpu, cuda or auto. auto selects cuda if it is available."""
     batch_size: int = 512
-    """Users ranked together."""
+    """Number of users that are ranked together."""
     threads: int = 0
-    """CPU threads; 0 leaves the choice to torch."""
+    """Number of CPU threads; 0 keeps the default of torch."""
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, f"batch_size={self.batch_size}: must be 1 or more.")
@@ -68,32 +73,33 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What is learned from. What a model does not read may be left out."""
+    """Artifacts that the stage reads. Inputs that the model does not read are optional."""
 
     sequences: Artifact
-    """Users' items in time order."""
+    """Items of each user in time order."""
     items: Artifact
-    """The catalogue; its number of rows is all that is read."""
+    """The catalogue. Only its number of rows is read."""
     text_embeddings: Artifact | None = None
     """Text vectors, for models that read them."""
     image_embeddings: Artifact | None = None
     """Image vectors, for models that read them."""
     semantic_ids: Artifact | None = None
-    """Codes of the items, for models that read them."""
+    """Semantic IDs of the items, for models that read them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What comes out."""
+    """Artifacts that the stage writes."""
 
     predictions: DatasetOutput
-    """Every test user's list; the system is the model's name."""
+    """Ranked list of each test user. The column `system` contains the name of the model."""
     fitted: FolderOutput
-    """The model: model.safetensors, config.json with its settings, history.json, its curve."""
+    """The trained model: model.safetensors, config.json (its settings) and history.json (its
+    learning curve)."""
 
 
 def used_inputs(config: Settings, inputs: Inputs) -> Inputs:
-    """Without what the model does not read."""
+    """Return the inputs without those that the model does not read."""
     left_out = {f.name for f in fields(inputs)} - {"sequences", "items"}
     return replace(inputs, **dict.fromkeys(left_out - set(ENTRIES[config.model].reads)))
 

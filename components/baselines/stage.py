@@ -1,4 +1,4 @@
-"""Stage baselines: one system that MACRec is compared with, on the same split and ranking."""
+"""Stage baselines: trains one baseline with the same split and the same ranking as MACRec."""
 
 import time
 
@@ -18,13 +18,14 @@ from macrec.data.split import Split, read_split
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Fits the model on the training part, ranks the whole catalogue for every test user.
+    """Train the model on the training part and rank the whole catalogue for every test user.
 
-    The last item of a history is the test, the last but one the validation, which is part of the
-    history at test; whether seen items stay in the lists, `seen_items` says: all as in evaluate.
+    The last item of a history is the test item, the second to last is the validation item. At test
+    time the history includes the validation item. `seen_items` decides whether lists may contain
+    seen items, as in evaluate.
 
     Raises:
-        UserError: the settings or the inputs do not fit the model, or no user can be tested.
+        UserError: the settings or the inputs do not fit the model, or there is no test user.
     """
     module = baseline(job.settings.model)
     own = module.Config(**read_settings(job.settings.model, job.settings.settings))
@@ -52,16 +53,16 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
 
 
 def protocol_of(config: Settings, split: Split, execution: Execution) -> Protocol:
-    """What the lists of every model have in common."""
+    """Return the ranking protocol, which is the same for every model."""
     drop_seen = drops_seen(config.seen_items, split.sequences)
     return Protocol(config.max_history, drop_seen, execution.batch_size)
 
 
 def opened(config: Settings, inputs: Inputs, execution: Execution) -> tuple[Split, Data, Course]:
-    """The histories, what the model may learn from them, and how long.
+    """Read the histories and build the training data and the training schedule.
 
     Raises:
-        UserError: an input that the model reads is not given.
+        UserError: an input that the model reads is missing.
     """
     if execution.threads:
         torch.set_num_threads(execution.threads)
@@ -74,7 +75,7 @@ def opened(config: Settings, inputs: Inputs, execution: Execution) -> tuple[Spli
     split = read_split(inputs.sequences, items)
     training = split.training()
     for array in (training.items, training.offsets):
-        array.setflags(write=False)  # a model that sorts in place would spoil the next trial
+        array.setflags(write=False)  # an in-place sort by one trial would corrupt the next
     data = Data(items, training, config.max_history, given)
     course = Course(
         config.epochs,

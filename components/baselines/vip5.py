@@ -1,21 +1,21 @@
 """VIP5: Geng et al. 2023, "VIP5: towards multimodal foundation models for recommendation" (EMNLP
 Findings).
 
-Every item of a history is the tokens of its ID, then `visual` visual tokens: a mapping of its image
-vector by two layers with tanh between them and T5's normalisation (section 3.1). Every token has
-the embedding of its whole word and that of its category added, textual or visual. A T5 reads that
-and writes the ID of the next item (`generative.py`). An item without a picture has learned visual
-tokens that all such items share; its row of vectors is never read.
+Each item of a history is the tokens of its ID followed by `visual` visual tokens. Two layers with
+tanh between them and T5's normalisation map its image vector to the visual tokens (section 3.1).
+Each token embedding is added to the embeddings of its whole word and of its category, textual or
+visual. A T5 reads these inputs and generates the ID of the next item (`generative.py`). Items
+without an image share learned visual tokens; the zero vectors of these items are never used.
 
-Where it departs: the paper's other point, adapters in a frozen T5, needs a pre-trained one. There
-is none here, and adapters in random weights would have nothing to adapt: all weights are trained,
-as in the paper's comparison with full fine-tuning. There are no prompts in English, and one task of
-the three, the next item. The IDs of P5 are numbers in the order of the first appearance
-(`sequential`; of the training part alone, Hua et al. 2023); the paths of P5-CID can be set. Text
-vectors are not read: VIP5 knows of an item its ID and its picture.
+Differences from the paper: the paper's second contribution, adapters in a frozen T5, requires a
+pre-trained T5. There is none here, and adapters in random weights have nothing to adapt. All
+weights are trained, as in the paper's comparison with full fine-tuning. There are no English
+prompts, and only next-item prediction of the three tasks. The IDs of P5 number the items by first
+appearance (`sequential`; in the training part only, Hua et al. 2023). The IDs of P5-CID are
+available as an option. Text vectors are not read: VIP5 uses only the ID and the image of an item.
 
 Shapes: N items, E components of an image vector, D width, B rows, J tokens of a history, V tokens
-of the vocabulary, U different items of a batch, P visual tokens of an item.
+of the vocabulary, U distinct items of a batch, P visual tokens of an item.
 """
 
 from dataclasses import dataclass
@@ -34,19 +34,21 @@ from components.baselines.interface import Course, Data, Fitted, Float32Array, S
 from macrec.generator.tokens import FIRST_CODE
 
 CLUSTERS: Final = 20
-"""Parts of a cut of `ids=collaborative`, as P5-CID's default."""
+"""Number of parts per cut for `ids=collaborative`, the default of P5-CID."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(generative.GeneratorConfig):
-    """What the generator is, how it steps, and how items are written."""
+    """Settings of the generator, the optimiser and the item IDs."""
 
     visual: int = 2
-    """Visual tokens of an item."""
+    """Number of visual tokens per item."""
     ids: Literal["sequential", "collaborative"] = "sequential"
-    """sequential: numbers in the order of first appearance. collaborative: the paths of P5-CID."""
+    """Kind of item IDs. sequential: numbers in the order of first appearance. collaborative: the
+    paths of P5-CID."""
     tokens: int = 100
-    """Tokens of the IDs: the base of the numbers, or the tokens of P5-CID."""
+    """Number of ID tokens: the base of the sequential numbers, or the number of tokens of
+    P5-CID."""
 
     def problems(self) -> list[str]:
         problems, most = super().problems(), FIRST_CODE - VISUAL
@@ -62,7 +64,7 @@ SPACE: Final[dict[str, tuple[Any, ...]]] = generative.SPACE | {
 
 
 class Pictures(nn.Module):
-    """Image vectors to visual tokens."""
+    """Maps image vectors to visual tokens."""
 
     vector_NE: torch.Tensor
     present_N: torch.Tensor
@@ -81,14 +83,14 @@ class Pictures(nn.Module):
         self.register_buffer("present_N", torch.from_numpy(present_N))
 
     def forward(self, item_U: torch.Tensor) -> torch.Tensor:
-        """Visual tokens of items, [U, P, D]."""
+        """Return the visual tokens of items, [U, P, D]."""
         present_U = self.present_N[item_U]
         token_U = torch.where(present_U[:, None], self.map(self.vector_NE[item_U]), self.none)
         return token_U.view(len(item_U), self.visual, self.width)
 
 
 class Network(generative.Network):
-    """The generator with visual tokens in its histories."""
+    """The generator with visual tokens in the histories."""
 
     def __init__(
         self,
@@ -103,11 +105,11 @@ class Network(generative.Network):
         self.category = nn.Embedding(2, config.width)
 
     def fast(self) -> list[torch.Tensor]:
-        """The embeddings, that of categories too."""
+        """Return the embeddings, including those of the categories."""
         return [*super().fast(), self.category.weight]
 
     def embedded(self, source: Source) -> torch.Tensor:
-        """What the encoder reads, [B, J, D]."""
+        """Return the input embeddings of the encoder, [B, J, D]."""
         token_VD = self.t5.shared.weight
         place_BJ = source.token_BJ - VISUAL
         visual_BJ = (place_BJ >= 0) & (place_BJ < self.pictures.visual)
@@ -120,10 +122,10 @@ class Network(generative.Network):
 
 
 def fit(config: Config, data: Data, course: Course) -> Fitted:
-    """Trains on every item of the training part but the first of each history.
+    """Train with every item of the training part as a target, except the first of each history.
 
     Raises:
-        UserError: the vectors are not those of the catalogue, or no item has one.
+        UserError: the vectors do not match the catalogue, or no item has one.
     """
     device = learning.prepare(course)
     if config.ids == "sequential":
@@ -138,7 +140,7 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
 
 
 def load(config: Config, data: Data, state: State) -> generative.Generator:
-    """The model that was saved, on a CPU."""
+    """Restore a saved model on the CPU."""
     pictures = Modality(state["pictures.vector_NE"], state["pictures.present_N"])
     ids = generative.saved_ids(state)
     network = Network(ids, state["count_N"], pictures, data.max_history, config)

@@ -1,1 +1,1 @@
-"""History embeddings: which items stand near each other in the users' histories."""
+"""Stage embed_histories: computes item vectors from co-occurrence in the users' histories."""

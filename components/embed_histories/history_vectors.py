@@ -1,11 +1,12 @@
-"""Item vectors from co-occurrence in histories: counts, their information, its singular vectors.
+"""Computes item vectors from co-occurrence: counts, their mutual information, its SVD.
 
-Levy and Goldberg 2014: the singular vectors of the positive pointwise mutual information are what
-word2vec learns, without its training.
+The singular vectors of the positive pointwise mutual information are what word2vec learns, without
+its training (Levy and Goldberg 2014).
 
-Counts are kept for item a < item b alone until the matrix is factorised. With P different pairs and
-N items the memory is the larger of 36 P and 16 P + 16 N D bytes: 30 million interactions of 1
-million items with 58 million pairs took 2.3 GB; at a window of 3 they can have 90 million, 3.3 GB.
+Until the matrix is factorised, counts are kept only for item a < item b. With P distinct pairs and
+N items the memory is the larger of 36 P and 16 P + 16 N D bytes. 30 million interactions of 1
+million items with 58 million pairs took 2.3 GB. At a window of 3 there can be 90 million pairs, 3.3
+GB.
 
 N items, K training interactions, P pairs, D components
 """
@@ -26,34 +27,35 @@ from macrec.data.cooccurrence import Matrix, count_neighbours
 from macrec.data.sequences import read_sequences
 
 LEAST_SHARE = 0.001
-"""Below this share of the length of an item's row of the matrix, its vector is but the error of the
-randomised decomposition: an item apart from all others has 0.0002 there, others above 0.03."""
+"""Minimum length of an item's vector as a share of the length of its matrix row. Below it the
+vector is only the error of the randomised decomposition. An item that is separate from all others
+has 0.0002 there; the others have more than 0.03."""
 
 
 class HistoryVectors(NamedTuple):
-    """What the histories say of the items."""
+    """Vectors of the items from co-occurrence in histories."""
 
     matrix_ND: NDArray[np.float32]
-    """of length one; a row that is not valid has no meaning"""
+    """vectors of unit length; rows that are not valid have no meaning"""
     valid_N: NDArray[np.bool_]
     met_N: NDArray[np.int64]
-    """how often the item stood near another"""
+    """number of times the item co-occurred with another"""
     interactions: int = 0
-    """in the training parts"""
+    """interactions in the training parts"""
     pairs: int = 0
-    """of two different items that stood near each other at least once"""
+    """distinct pairs of items that co-occurred at least once"""
     energy: float = 0.0
-    """share of the sum of the squared singular values that the components hold"""
+    """share of the sum of squared singular values that the components cover"""
 
 
 def no_vectors(met_N: NDArray[np.int64], interactions: int = 0) -> HistoryVectors:
-    """Null vectors of one component."""
+    """Return null vectors of one component."""
     matrix_N1 = np.zeros((len(met_N), 1), np.float32)
     return HistoryVectors(matrix_N1, np.zeros(len(met_N), bool), met_N, interactions)
 
 
 def embed(sequences: Artifact, items: int, config: Settings) -> HistoryVectors:
-    """The vectors of all items, from the training parts of the histories alone.
+    """Return the vectors of all items, computed from the training parts of the histories alone.
 
     Raises:
         UserError: an interaction names an item outside the catalogue.
@@ -78,15 +80,15 @@ def embed(sequences: Artifact, items: int, config: Settings) -> HistoryVectors:
             *(f"{n:,}" for n in (dim, config.dim, met)),
         )
     information_NN = positive_information(counts_NN, met_N)
-    del counts_NN  # the decomposition has a use for its memory
+    del counts_NN  # frees memory for the decomposition
     matrix_ND, valid_N, energy = _factorised(information_NN, dim, config.seed)
     return HistoryVectors(matrix_ND, valid_N, met_N, interactions, pairs, energy)
 
 
 def positive_information(counts_NN: Matrix, met_N: NDArray[np.int64]) -> Matrix:
-    """max(0, log(c_ab total / (c_a c_b))) of items a and b, symmetric, float32 [N, N].
+    """Return max(0, log(c_ab total / (c_a c_b))) of items a and b, symmetric, float32 [N, N].
 
-    c_a is how often a stood near another item, and total the sum over all items.
+    c_a is the number of times a co-occurred with another item; total is the sum over all items.
     """
     weight_N = met_N.astype(np.float64)
     information_P = np.repeat(weight_N, np.diff(counts_NN.indptr))
@@ -96,20 +98,21 @@ def positive_information(counts_NN: Matrix, met_N: NDArray[np.int64]) -> Matrix:
     np.log(np.maximum(information_P, 1, out=information_P), out=information_P)
     content = (information_P.astype(np.float32), counts_NN.indices, counts_NN.indptr)
     upper_NN: Matrix = sparse.csr_array(content, counts_NN.shape)
-    del information_P  # the sum is the peak of the memory
+    del information_P  # the sum below is the peak of memory use
     return upper_NN + upper_NN.T
 
 
 def _factorised(
     information_NN: Matrix, dim: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
-    """Singular vectors times singular values, rows of length one; which are valid; the energy."""
+    """Return unit rows of singular vectors times values, which rows are valid, and the energy."""
     model: Any = TruncatedSVD(dim, random_state=seed)
-    # Threads add up their shares in the order in which they end: one thread, one result.
+    # Threads add up their parts in the order in which they finish; one thread gives one result.
     with threadpool_limits(1):
         matrix_ND = model.fit_transform(information_NN)
     length_N, whole_N = row_norms(matrix_ND), row_norms(information_NN)
-    valid_N = length_N > LEAST_SHARE * whole_N  # neither has length for an item never met
+    # both lengths are 0 for an item that never co-occurs
+    valid_N = length_N > LEAST_SHARE * whole_N
     matrix_ND /= np.where(valid_N, length_N, 1)[:, None]
     held = np.square(model.singular_values_, dtype=np.float64).sum()
     energy = float(held / np.square(whole_N, dtype=np.float64).sum())

@@ -1,4 +1,4 @@
-"""What the stage embed_histories is: its settings, inputs and outputs."""
+"""Declares the settings, inputs and outputs of the stage embed_histories."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from macrec.core.stage import Pool, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the vectors depend on."""
+    """Settings that determine the vectors."""
 
     dim: int = 64
-    """Components of a vector; fewer if there are not more items than that in the training parts.
-    0: off, every vector is null, and quantize goes by text and picture alone."""
+    """Components of a history vector. Fewer are used if the training histories contain too few
+    items. 0 turns the stage off: all vectors are null, and quantize uses text and image alone."""
     window: int = 3
-    """Items at most this many places apart in a history stand near each other."""
+    """Two items co-occur if they are at most this many positions apart in a history."""
     seed: int = 0
     """Seed of the randomised singular value decomposition."""
 
@@ -27,12 +27,15 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Nothing to tune: one thread, for the sums of several depend on their number."""
+    """Settings that affect only the speed; this stage has none.
+
+    It uses one thread, because sums over several threads depend on their number.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the stage reads."""
+    """The artifacts that the stage reads."""
 
     items: Artifact
     """The catalogue."""
@@ -42,10 +45,11 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What the stage writes."""
+    """The artifacts that the stage writes."""
 
     history_embeddings: DatasetOutput
-    """One row per item: its vector of length one, null for an item that stands near no other."""
+    """One row per item with its vector of unit length; null for an item that co-occurs with no
+    other."""
 
 
 STAGE = Stage(

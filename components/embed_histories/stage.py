@@ -1,7 +1,7 @@
-"""embed_histories: gives each item a vector of what stands near it in the users' histories.
+"""Stage embed_histories: computes item vectors from co-occurrence in the users' histories.
 
-Only the training part of a history is read: all but its last two items, which are the targets of
-validation and test.
+Only the training part of a history is read: all but its last two items, which are the validation
+and test targets.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from macrec.data.columns import vector_column
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Counts neighbours in the histories and factorises what they say of each other.
+    """Count co-occurring items in the histories and factorise their mutual information.
 
     Raises:
         UserError: an interaction names an item outside the catalogue.

@@ -1,1 +1,1 @@
-"""Picture vectors of the items."""
+"""Stage embed_image: computes the image vectors of the items."""

@@ -1,4 +1,4 @@
-"""Pixels to vectors: the model's own preprocessing, forward pass, pooling.
+"""Encodes pixels as vectors: the model's own preprocessing, forward pass and pooling.
 
 B batch, C channels, H height, W width, P tokens, D components
 """
@@ -21,10 +21,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 BICUBIC = 3
 CPU_PICTURES = 8
-"""Pictures that one core works on together; the cores work on different ones."""
+"""Images that one CPU core processes together; the cores work on different images."""
 
-# The picture half of models of text and pictures. Two classes: without and with the projection
-# into the shared space, which is what CLIP itself calls the vector of a picture.
+# The image towers of text-image models: the class without and the class with the projection into
+# the shared space. The projected vector is what CLIP itself calls the image vector.
 _TOWERS = {
     "clip": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
     "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
@@ -33,7 +33,7 @@ _TOWERS = {
 
 
 class Preprocess(NamedTuple):
-    """From a picture to the numbers that the model was trained on."""
+    """The conversion from an image to the numbers that the model was trained on."""
 
     geometry: Geometry
     factor: float
@@ -42,12 +42,12 @@ class Preprocess(NamedTuple):
 
 
 class ImageEncoder:
-    """Any ViT of transformers (ViT, DINOv2, CLIP's vision tower) as a function of pixels.
+    """Wraps a ViT of transformers (ViT, DINOv2, CLIP's vision tower) as a function of pixels.
 
     Attributes:
         dim: components of a vector.
         dtype: precision of the model.
-        geometry: how pictures must be cut before `encode`.
+        geometry: how images must be cropped before `encode`.
     """
 
     def __init__(
@@ -61,10 +61,11 @@ class ImageEncoder:
         dtype: str = "auto",
         batch: int = 32,
     ) -> None:
-        """Opens the model; `batch` pictures at most go through it together.
+        """Open the model; at most `batch` images go through it together.
 
         Raises:
-            UserError: the model cannot be opened, is no ViT, or cannot take the size or pooling.
+            UserError: the model cannot be opened, is not a ViT, or does not support the size or
+                pooling.
         """
         self.device = choose_device(device)
         self.dtype = encoders.choose_dtype(dtype, self.device)
@@ -74,7 +75,8 @@ class ImageEncoder:
         config = encoders.load_config(source, location)
         vision: Any = getattr(config, "vision_config", config)
         if vision is not config and hasattr(config, "projection_dim"):
-            vision.projection_dim = config.projection_dim  # of the whole model; its own is unread
+            # set by the whole model's config; the vision config's own value is ignored
+            vision.projection_dim = config.projection_dim
         native, patch = _square(vision, "image_size"), _square(vision, "patch_size")
         check(
             native > 0 and patch > 0,
@@ -98,7 +100,7 @@ class ImageEncoder:
         self.dim = self._try_out(source)
 
     def _try_out(self, source: Source) -> int:
-        """Embeds a black picture: what the model cannot do shows before any is decoded."""
+        """Embed a black image, so that an unsuitable model fails before any image is decoded."""
         side = self.geometry.side
         try:
             return self.encode([np.zeros((side, side, 3), np.uint8)]).shape[1]
@@ -106,10 +108,10 @@ class ImageEncoder:
             raise UserError(f"{source.uri}: fails on pictures of {side} px: {error}") from error
 
     def encode(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        """Vectors of pictures, each uint8 [side, side, 3] -> float32 [B, D].
+        """Return the vectors of images, each uint8 [side, side, 3], as float32 [B, D].
 
-        They go through the model in batches of one size, so that the vector of a picture does not
-        depend on how many there are.
+        All batches have one size, so the vector of an image does not depend on the number of
+        images.
         """
         starts = range(0, len(pixels), self._batch)
         parts = [pixels[start : start + self._batch] for start in starts]
@@ -142,7 +144,7 @@ class ImageEncoder:
 
 
 def _square(config: Any, name: str) -> int:
-    """A side that configurations give as a number or as [height, width]; 0 if there is none."""
+    """Return a side given as a number or as [height, width]; 0 if there is none."""
     value = getattr(config, name, 0) or 0
     return int(value[0] if isinstance(value, list | tuple) else value)
 
@@ -150,13 +152,13 @@ def _square(config: Any, name: str) -> int:
 def read_preprocess(
     source: Source, location: encoders.Location, native: int, size: int, resize: str
 ) -> Preprocess:
-    """The preprocessing that the model folder states, or ImageNet's where it states none.
+    """Return the preprocessing that the model folder states, or ImageNet's if it states none.
 
     Args:
         source: named in messages.
         location: where the model is.
-        native: side of the model's own input, pixels.
-        size: side that the user wants; 0 for the model's own.
+        native: side of the model's own input in pixels.
+        size: side that the user asks for; 0 for the model's own.
         resize: "model", "crop" or "squash".
     """
     fields: dict[str, Any] = {}
@@ -176,7 +178,7 @@ def read_preprocess(
 
 def _preprocess(fields: dict[str, Any], native: int, size: int, resize: str) -> Preprocess:
     stated: Any = fields.get("size", {"shortest_edge": native})
-    if isinstance(stated, int):  # old files: a number is the shorter side where one crops
+    if isinstance(stated, int):  # in old files a number is the shorter side if the processor crops
         kind = ("shortest_edge",) if fields.get("do_center_crop") else ("height", "width")
         stated = dict.fromkeys(kind, stated)
     squash = "shortest_edge" not in stated
@@ -193,7 +195,7 @@ def _preprocess(fields: dict[str, Any], native: int, size: int, resize: str) -> 
         side, resized = size, round(resized * size / side)
     if resize != "model":
         squash = resize == "squash"
-        resized = side if squash else resized  # the user wants all of the picture
+        resized = side if squash else resized  # squashing keeps the whole image
     normalises = fields.get("do_normalize", True)
     return Preprocess(
         Geometry(side, resized, squash, int(fields.get("resample", BICUBIC))),

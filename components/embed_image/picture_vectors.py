@@ -1,6 +1,6 @@
-"""The catalogue's pictures: found, each embedded once, handed back item by item.
+"""Finds the catalogue's images, embeds each distinct one once, and yields vectors per item.
 
-N items, U distinct pictures, D components
+N items, U distinct images, D components
 """
 
 import os
@@ -33,44 +33,44 @@ BATCHES_AHEAD = 3
 
 
 class Pictures(NamedTuple):
-    """The distinct pictures of a catalogue."""
+    """The distinct images of a catalogue."""
 
     root: str
     uris: list[str]
     paths: list[Path]
     """[U]"""
     of_item: np.ndarray
-    """int64 [N]: which picture an item has, -1 = none."""
+    """int64 [N]: index of each item's image, -1 for none."""
 
 
 class Embedded(NamedTuple):
-    """Vectors of the distinct pictures."""
+    """The vectors of the distinct images."""
 
     matrix_UD: np.ndarray
     status: np.ndarray
-    """Object array [U]: "ok" or the reason why there is no vector."""
+    """Object array [U]: "ok", or the reason why there is no vector."""
     cached_U: np.ndarray
-    """bool: whether the vector was there already."""
+    """bool [U]: whether the vector was in the cache."""
     images_per_second: float
-    """Of the pictures that were not."""
+    """Speed for the images that were not in the cache."""
 
 
 class Encoder(Protocol):
-    """What the model does here."""
+    """The interface of the image model."""
 
     dim: int
     geometry: Geometry
 
     def encode(self, pixels: list[np.ndarray]) -> np.ndarray:
-        """uint8 [side, side, 3] each -> float32 [B, D]."""
+        """Return float32 [B, D] for images of uint8 [side, side, 3]."""
         ...
 
 
 def find_pictures(items: Artifact, images: Source, shard: str = "") -> Pictures:
-    """Lists the catalogue's pictures, or one of N parts of them; no file is opened.
+    """List the catalogue's images, or one of N parts of them; no file is opened.
 
     Raises:
-        UserError: no item names a picture, or a path leaves the folder.
+        UserError: no item names an image, or a path leaves the folder.
     """
     column = items.table(["image_uri"]).column(0).combine_chunks().dictionary_encode()
     uris: list[str] = column.dictionary.to_pylist()
@@ -94,13 +94,13 @@ def embed_pictures(
     threads: int = 0,
     part: bool = False,
 ) -> Embedded:
-    """Decodes in threads while the model works. A failed picture gets a reason and no vector.
+    """Decode images in threads while the model works; a failed image gets a reason and no vector.
 
-    A picture whose vector is in the cache is neither decoded nor embedded. Of a part of the
-    pictures any number may fail: the task that embeds them all judges.
+    An image whose vector is in the cache is neither decoded nor embedded. If only a part of the
+    images is embedded, any number may fail; the task that embeds all of them checks the limit.
 
     Raises:
-        UserError: a larger share than `max_bad` is unusable, or no picture is there at all.
+        UserError: a larger share than `max_bad` is unusable, or no image exists at all.
     """
     total, started = len(pictures.paths), time.monotonic()
     matrix_UD = spooled_matrix(total, encoder.dim)
@@ -119,7 +119,7 @@ def embed_pictures(
                 counts[reason] += 1
             if good := [row for row in rows if row not in failed]:
                 vectors_BD = encoder.encode([r for r in results if not isinstance(r, str)])
-                matrix_UD[good] = vectors_BD  # by their own rows: a failed one shifts nobody
+                matrix_UD[good] = vectors_BD  # by row, so a failed image shifts no other vector
                 _keep(cache, keys, good, vectors_BD)
             _refuse_too_many(pictures, status, counts, 1.0 if part else max_bad)
             progress.advance(len(rows))
@@ -134,13 +134,13 @@ def embed_pictures(
 
 
 def _keys(paths: list[Path], threads: int) -> pa.Array:
-    """SHA-256 of every picture's bytes, null for what cannot be a picture."""
+    """Return the SHA-256 of every image file; null for a file that cannot be an image."""
     with ThreadPoolExecutor(threads or _cores()) as pool:
         return pa.array(pool.map(content_key, paths), KEY)
 
 
 def _take_cached(cache: EmbeddingCache, keys: pa.Array, matrix_UD: np.ndarray) -> np.ndarray:
-    """Fills in the vectors that the cache has; returns which those are."""
+    """Fill in the vectors that the cache holds, and return which rows those are."""
     row_U, found = cache.find(keys)
     for start in range(0, len(row_U) if found is not None else 0, ROWS_AT_ONCE):
         here = start + np.flatnonzero(row_U[start : start + ROWS_AT_ONCE] >= 0)
@@ -163,7 +163,7 @@ def _decoded(
     batch: int,
     threads: int,
 ) -> Iterator[tuple[list[int], list[np.ndarray | str]]]:
-    """Batches of (rows, pixels or reasons) of the chosen rows, in order, a few decoded ahead."""
+    """Yield (rows, pixels or reasons) of the chosen rows in order, a few batches decoded ahead."""
     waiting: deque[tuple[list[int], list[Future[np.ndarray | str]]]] = deque()
     pool = ThreadPoolExecutor(threads or _cores())
     try:
@@ -197,7 +197,7 @@ def _refuse_too_many(
 
 
 def _named(pictures: Pictures, status: np.ndarray, counts: Counter[str]) -> str:
-    """Counts by reason, and the first ten pictures."""
+    """Return the counts by reason, and the first ten images."""
     broken = (status != OK) & (status != ABSENT)
     first = np.flatnonzero(broken if broken.any() else status != OK)
     by_reason = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))
@@ -205,14 +205,14 @@ def _named(pictures: Pictures, status: np.ndarray, counts: Counter[str]) -> str:
 
 
 def item_counts(pictures: Pictures, embedded: Embedded) -> dict[str, float]:
-    """How many items got a vector from the model, and how many had one in the cache."""
+    """Return how many items were embedded by the model, and how many were in the cache."""
     of_item = pictures.of_item[pictures.of_item >= 0]
     cached, good = embedded.cached_U[of_item], embedded.status[of_item] == OK
     return {"embedded_items": float((good & ~cached).sum()), "cached_items": float(cached.sum())}
 
 
 def item_vectors(pictures: Pictures, embedded: Embedded) -> Iterator[Vectors]:
-    """The items' vectors in item order; items of one picture share its vector."""
+    """Yield the vectors in item order; items with the same image share its vector."""
     for start in range(0, len(pictures.of_item), ROWS_AT_ONCE):
         of_item = pictures.of_item[start : start + ROWS_AT_ONCE]
         status = np.where(of_item >= 0, embedded.status[of_item], MISSING).astype(object)

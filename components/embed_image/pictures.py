@@ -1,6 +1,7 @@
-"""Picture files to pixels: safe paths, bounded decoding, resizing as the model expects it.
+"""Decodes image files to pixels: path checks, bounded decoding, resizing as the model expects.
 
-Nothing here needs torch: decoding runs in threads, as Pillow works outside the interpreter lock.
+This module does not need torch. Decoding runs in threads, because Pillow releases the interpreter
+lock.
 
 H height, W width
 """
@@ -39,34 +40,34 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Large pictures are decoded one at a time, and in one thread: glibc keeps freed memory for each
-# thread, and eight that took turns were seen to hold the pictures of all eight.
+# Large images are decoded one at a time, in one thread. glibc keeps freed memory per thread; eight
+# threads taking turns were seen to hold the images of all eight.
 _one_large = ThreadPoolExecutor(1, "large-picture")
 
 
 class Geometry(NamedTuple):
-    """How a picture becomes the model's input square."""
+    """Defines how an image becomes the model's square input."""
 
     side: int
-    """Pixels of the square."""
+    """Side of the square in pixels."""
     resized: int
-    """Pixels that the shorter side is resized to before the centre is cropped to `side`."""
+    """Size in pixels of the shorter side before the centre is cropped to `side`."""
     squash: bool
-    """Whether the longer side is resized to as many pixels, whatever the aspect ratio."""
+    """Whether the longer side is resized to the same size, ignoring the aspect ratio."""
     resample: int
-    """Pillow's number of the interpolation: 2 bilinear, 3 bicubic."""
+    """Pillow's number of the interpolation: 2 is bilinear, 3 is bicubic."""
 
 
 def inside_root(root: Path, uris: Iterable[str]) -> list[Path]:
-    """The paths of the pictures, none of which leaves the root, not even by a symbolic link.
+    """Return the paths of the images; none leaves the root, not even by a symbolic link.
 
     Raises:
-        UserError: some do. Nothing has been opened.
+        UserError: some paths leave the root. No file has been opened.
     """
 
     @cache
     def real(path: Path) -> Path:
-        # unlike Path.resolve it does not raise over a name too long or a link to itself
+        # unlike Path.resolve, it does not raise for an overlong name or a link to itself
         return Path(os.path.realpath(path))
 
     paths: list[Path] = []
@@ -89,7 +90,7 @@ def inside_root(root: Path, uris: Iterable[str]) -> list[Path]:
 
 
 def _suspicious(uri: str) -> str:
-    """Why a path cannot be one below a folder, or nothing."""
+    """Return why a path cannot be below a folder, or an empty string."""
     parts = uri.replace("\\", "/").split("/")
     if "\0" in uri:
         return "has a NUL character"
@@ -101,13 +102,13 @@ def _suspicious(uri: str) -> str:
 
 
 def load_picture(path: Path, geometry: Geometry, max_pixels: int) -> np.ndarray | str:
-    """Decodes a picture into RGB on white, uint8 [side, side, 3], or says why it cannot.
+    """Decode an image to RGB on white, uint8 [side, side, 3], or return the reason for failure.
 
-    JPEG, PNG, WebP and the first frame of GIF are decoded; size limits come before decoding.
+    JPEG, PNG, WebP and the first frame of GIF are decoded. Size limits are checked before decoding.
     """
     if problem := _no_picture(path):
         return problem
-    # Pillow's own limit is one of the process and warns first; ours below is stricter.
+    # Pillow's own limit is global to the process and warns first; the limit below is stricter.
     Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(path, formats=_FORMATS) as picture:
@@ -117,13 +118,14 @@ def load_picture(path: Path, geometry: Geometry, max_pixels: int) -> np.ndarray 
             if pixels <= _LARGE_PIXELS:
                 return _decoded(picture, geometry)
         return _one_large.submit(_decode_file, path, geometry).result()
-    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-        # Text chunks of a PNG that expand beyond bounds, one or all together, are bombs as well.
+    except Exception as error:  # on damaged files, Pillow's decoders raise almost any exception
+        # PNG text chunks that expand beyond the limits, alone or together, are bombs as well.
         return TOO_LARGE if _BOMB.search(str(error)) else UNREADABLE
 
 
 def _decode_file(path: Path, geometry: Geometry) -> np.ndarray:
-    with Image.open(path, formats=_FORMATS) as picture:  # anew: its memory ends with this thread's
+    # reopened in this thread, which then owns its memory
+    with Image.open(path, formats=_FORMATS) as picture:
         return _decoded(picture, geometry)
 
 
@@ -132,7 +134,7 @@ def _decoded(picture: Image.Image, geometry: Geometry) -> np.ndarray:
 
 
 def content_key(path: Path) -> bytes | None:
-    """SHA-256 of the file, or None where `load_picture` would not look into it."""
+    """Return the SHA-256 of the file, or None where `load_picture` would not decode it."""
     if _no_picture(path):
         return None
     try:
@@ -143,7 +145,7 @@ def content_key(path: Path) -> bytes | None:
 
 
 def _no_picture(path: Path) -> str:
-    """Why a file is not worth decoding, or nothing."""
+    """Return why a file is not worth decoding, or an empty string."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode) or found.st_size == 0:
@@ -159,20 +161,20 @@ def _no_picture(path: Path) -> str:
 
 
 def _upright(picture: Any, geometry: Geometry) -> Image.Image:
-    """Decodes, a big JPEG at a fraction of its size, and turns it as the camera says."""
-    wanted = 2 * geometry.resized  # twice: the resampling needs room
+    """Decode the image, a large JPEG at reduced size, and rotate it by its EXIF orientation."""
+    wanted = 2 * geometry.resized  # twice the size, because resampling needs a margin
     picture.draft(None, (wanted, wanted))
     try:
         turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # a damaged EXIF block: the picture itself may be fine
+    except Exception:  # a damaged EXIF block; the image itself may be valid
         turn = None
     picture.load()
     return picture if turn is None else picture.transpose(turn)
 
 
 def _opaque(picture: Image.Image) -> Image.Image:
-    """Any mode to RGB, or to RGBA where something is transparent."""
-    if picture.mode.startswith("I"):  # 16 bit; convert() would clip instead of scaling
+    """Convert any mode to RGB, or to RGBA where something is transparent."""
+    if picture.mode.startswith("I"):  # 16 bit; convert() would clip instead of scale
         samples_HW = np.asarray(picture) >> 8
         return Image.fromarray(samples_HW.clip(0, 255).astype(np.uint8)).convert("RGB")
     mode = "RGBA" if picture.has_transparency_data else "RGB"
@@ -180,14 +182,14 @@ def _opaque(picture: Image.Image) -> Image.Image:
 
 
 def _fit(picture: Image.Image, geometry: Geometry) -> np.ndarray:
-    """Resizes, and crops the centre or squashes -> uint8 [side, side, 3].
+    """Resize, then crop the centre or squash; return uint8 [side, side, 3].
 
-    The rounding is that of transformers' image processors.
+    Sizes are rounded as in transformers' image processors.
     """
     side, resized = geometry.side, geometry.resized
     size = (resized, resized)
     if not geometry.squash:
-        # The centre is all that is kept; a strip of 1 x 50,000 pixels would grow to gigabytes.
+        # Only the centre is kept; a strip of 1 x 50,000 pixels would grow to gigabytes.
         short = min(picture.size)
         picture = _centre(picture, *(min(edge, _MAX_ASPECT * short) for edge in picture.size))
         size = (resized * picture.width // short, resized * picture.height // short)
@@ -200,7 +202,7 @@ def _fit(picture: Image.Image, geometry: Geometry) -> np.ndarray:
 
 
 def _centre(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """The middle of a picture; itself, not a copy, where that is all of it."""
+    """Return the centre of an image, or the image itself (no copy) if that is all of it."""
     if picture.size == (width, height):
         return picture
     left, top = (picture.width - width) // 2, (picture.height - height) // 2

@@ -1,4 +1,4 @@
-"""What the stage embed_image is: its settings, inputs and outputs."""
+"""Declares the settings, inputs and outputs of the stage embed_image."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,25 +11,29 @@ from macrec.core.stage import Pool, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the vectors depend on."""
+    """Settings that determine the vectors."""
 
     pooling: Literal["cls", "mean", "pooler"] = "cls"
-    """The class token, the mean of the patches, or the model's own pooled vector (for CLIP the
-    projected one: 768 components for ViT-L/14, as in the paper)."""
+    """How patch vectors become one item vector: "cls" takes the class token, "mean" averages the
+    patches, "pooler" takes the model's own pooled vector. For CLIP, "pooler" is the projected
+    vector (768 components for ViT-L/14, as in the paper)."""
     size: int = 0
-    """Side of the model's input in pixels, a multiple of its patch; 0 = as its folder states."""
+    """Side of the model's input in pixels; must be a multiple of the patch size. 0 means the size
+    that the model folder states."""
     resize: Literal["model", "crop", "squash"] = "model"
-    """How a picture becomes square: as the model's folder states, by cropping the centre, or by
-    squashing, which keeps the edges of tall covers."""
+    """How an image becomes square. "model" follows the model folder, "crop" crops the centre,
+    "squash" ignores the aspect ratio and so keeps the edges of tall covers."""
     centre: bool = False
     """Subtract the mean of all vectors."""
     max_bad_images: float = 0.01
-    """Share of the pictures that may be damaged, too large or of no allowed format."""
+    """Maximum share (0 to 1) of images that may be damaged, too large or in an unsupported format.
+    Above it the run fails. Absent files do not count."""
     max_pixels: int = 50_000_000
-    """Larger pictures are not decoded ("too_large")."""
+    """Images with more pixels than this are not decoded. Their items get no vector and the status
+    "too_large"."""
     shard: str = ""
-    """Set by the pipeline: K/N embeds the K-th of N parts of the items into the embedding cache,
-    from which the task that embeds them all takes the vectors. Empty for that task."""
+    """Set by the pipeline. K/N embeds the K-th of N parts of the images into the embedding cache.
+    The task with an empty value then writes all vectors from that cache."""
 
     def __post_init__(self) -> None:
         check(self.size >= 0, f"size={self.size}: must be 0 (the model's own) or more.")
@@ -43,19 +47,20 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """What only the speed depends on."""
+    """Settings that affect only the speed."""
 
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    """Device of the model: auto (a GPU if available, else the CPU), cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the model; auto is bfloat16 on a GPU, float32 on a CPU."""
+    """Precision of the model. auto is bfloat16 on a GPU and float32 on a CPU."""
     batch_images: int = 32
-    """Pictures of a batch; lower it if memory does not suffice."""
+    """Images per batch; a CPU core takes at most 8 of them at a time. Lower it if memory runs
+    out."""
     workers: int = 0
-    """Threads that decode pictures; 0 = one per CPU core."""
+    """Threads that decode images. 0 means one per CPU core."""
     checkpoint_seconds: float = 300.0
-    """Time after which new vectors go to the embedding cache, from which a run that was cut short
-    goes on; it lies in the store, without which there is none."""
+    """Seconds between two writes of new vectors to the embedding cache, from which an interrupted
+    run resumes. The cache is part of the artifact store; without a store nothing is cached."""
 
     def __post_init__(self) -> None:
         check(self.batch_images >= 1, f"batch_images={self.batch_images}: must be at least 1.")
@@ -64,24 +69,28 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the stage reads: `images` and `model`, or `embeddings`; neither for a run on text."""
+    """The data that the stage reads.
+
+    Give `images` and `model`, or `embeddings`; give none of them for a run on text alone.
+    """
 
     items: Artifact
-    """The catalogue; the column `image_uri` is a path below `images`."""
+    """The catalogue. The column `image_uri` is a path below `images`."""
     images: Source | None = None
-    """Folder of pictures, local or gs://: JPEG, PNG, WebP or GIF (first frame)."""
+    """Folder of images, local or gs://. Formats: JPEG, PNG, WebP, and GIF (first frame)."""
     model: Source | None = None
-    """A vision transformer: a folder, a gs:// folder, or a hub id name/model[@revision]."""
+    """Image encoder: a vision transformer folder, local or gs://, or a hub id
+    name/model[@revision]."""
     embeddings: Source | None = None
-    """Vectors made elsewhere: Parquet with the columns item_id and embedding (list of numbers)."""
+    """Precomputed vectors: Parquet with the columns item_id and embedding (list of numbers)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What the stage writes."""
+    """The artifacts that the stage writes."""
 
     image_embeddings: DatasetOutput
-    """One row per item: its vector, or null and the reason."""
+    """One row per item with its vector, or null and the reason."""
 
 
 STAGE = Stage(

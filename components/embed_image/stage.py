@@ -1,6 +1,6 @@
-"""embed_image: one vector per item from its picture, by a vision transformer or given in a file.
+"""Stage embed_image: computes one vector per item from its image, or reads it from a file.
 
-Without either, all vectors are null: the run is on text alone.
+Without a model and a file, all vectors are null: the run uses text alone.
 """
 
 from components.embed_image import image_encoder as encoder
@@ -16,13 +16,14 @@ from macrec.data.embedding_cache import EmbeddingCache
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Embeds the picture of every item; one missing or broken gives a null row, no source all.
+    """Embed the image of every item.
 
-    A picture whose vector is in the cache is neither decoded nor embedded again.
+    An item with a missing or broken image gets a null row. Without a model and a file, all rows are
+    null. An image whose vector is in the cache is neither decoded nor embedded again.
 
     Raises:
-        UserError: two sources of vectors, one that cannot be used, picture paths that leave their
-            folder, or too many broken pictures.
+        UserError: both sources of vectors are given, one cannot be used, image paths leave their
+            folder, or too many images are broken.
     """
     check(
         job.inputs.model is None or job.inputs.embeddings is None,
@@ -34,7 +35,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
         log.info("part %s: nothing to do without an encoder and a store", job.settings.shard)
         return embeddings.write_absent(
             output, job.inputs.items.rows
-        )  # the whole task does it alone
+        )  # the task for all items then does the work alone
     if job.inputs.embeddings is not None:
         return embeddings.copy_given(
             job.inputs.embeddings, job.inputs.items, output, centre=job.settings.centre
@@ -90,7 +91,10 @@ def _open_encoder(config: Settings, inputs: Inputs, execution: Execution) -> Ima
 def _cache(
     uri: str, config: Settings, inputs: Inputs, execution: Execution, encoder: ImageEncoder
 ) -> EmbeddingCache:
-    """The vectors of this very encoder: all that a vector depends on but the picture."""
+    """Open the cache of this exact encoder.
+
+    Its identity contains all that a vector depends on, except the image.
+    """
     assert inputs.model is not None
     identity = {
         "model": inputs.model.digest,

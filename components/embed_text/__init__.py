@@ -1,1 +1,1 @@
-"""Text vectors of the items."""
+"""Stage embed_text: computes the text vectors of the items."""

@@ -1,4 +1,4 @@
-"""What the stage embed_text is: its settings, inputs and outputs."""
+"""Declares the settings, inputs and outputs of the stage embed_text."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,20 +11,24 @@ from macrec.core.stage import Pool, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the vectors depend on."""
+    """Settings that determine the vectors."""
 
     pooling: Literal["mean", "last_token", "cls"] = "last_token"
-    """One vector out of the tokens': that of the last one (decoders, LLaMA), the mean (the paper;
-    most BERT-like encoders) or the first (encoders trained so)."""
+    """How token vectors become one item vector. "last_token" suits decoders such as LLaMA. "mean"
+    is the paper's choice and suits most BERT-like encoders. "cls" takes the first token; use it for
+    encoders trained that way."""
     prompt: str = "Product title: {}\nProduct category:"
-    """What the model reads; {} stands for the item's text. "{}" is the text alone."""
+    """Prompt template; {} is replaced by the item's text and must occur exactly once. Use "{}" to
+    embed the text alone."""
     centre: bool = True
-    """Subtract the mean of all vectors: those of language models share a large common part."""
+    """Subtract the mean of all vectors. Use it for language models, whose vectors share a large
+    common component."""
     max_tokens: int = 256
-    """Tokens kept of an item's text; the prompt around it is always kept whole."""
+    """Maximum number of tokens of an item's text; longer texts are truncated. The prompt is never
+    truncated."""
     shard: str = ""
-    """Set by the pipeline: K/N embeds the K-th of N parts of the items into the embedding cache,
-    from which the task that embeds them all takes the vectors. Empty for that task."""
+    """Set by the pipeline. K/N embeds the K-th of N parts of the items into the embedding cache.
+    The task with an empty value then writes all vectors from that cache."""
 
     def __post_init__(self) -> None:
         check(
@@ -37,20 +41,20 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """What only the speed depends on."""
+    """Settings that affect only the speed."""
 
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    """Device of the model: auto (a GPU if available, else the CPU), cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the model; auto is bfloat16 on a GPU, float32 on a CPU."""
+    """Precision of the model. auto is bfloat16 on a GPU and float32 on a CPU."""
     batch_tokens: int = 0
-    """Tokens of a batch, padding included; 0 = 512 on each core of a CPU, 32,768 on a GPU. Lower it
-    if memory does not suffice."""
+    """Maximum number of tokens per batch, padding included. 0 means 512 per CPU core, or 32,768 on
+    a GPU. Lower it if memory runs out."""
     workers: int = 0
-    """CPU cores for the model; 0 = as many as torch would use."""
+    """CPU cores used by the model. 0 means as many as PyTorch would use."""
     checkpoint_seconds: float = 300.0
-    """Time after which new vectors go to the embedding cache, from which a run that was cut short
-    goes on; it lies in the store, without which there is none."""
+    """Seconds between two writes of new vectors to the embedding cache, from which an interrupted
+    run resumes. The cache is part of the artifact store; without a store nothing is cached."""
 
     def __post_init__(self) -> None:
         check(
@@ -62,22 +66,26 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the stage reads: `model` or `embeddings`; neither for a run on pictures."""
+    """The data that the stage reads.
+
+    Give `model` or `embeddings`, or neither for a run on images alone.
+    """
 
     items: Artifact
-    """The catalogue; the column `text` is embedded."""
+    """The catalogue. The column `text` is embedded."""
     model: Source | None = None
-    """A transformers model: a folder, a gs:// folder, or a hub id name/model[@revision]."""
+    """Text encoder: a transformers model folder, local or gs://, or a hub id
+    name/model[@revision]."""
     embeddings: Source | None = None
-    """Vectors made elsewhere: Parquet with the columns item_id and embedding (list of numbers)."""
+    """Precomputed vectors: Parquet with the columns item_id and embedding (list of numbers)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What the stage writes."""
+    """The artifacts that the stage writes."""
 
     text_embeddings: DatasetOutput
-    """One row per item: its vector, or null and the reason."""
+    """One row per item with its vector, or null and the reason."""
 
 
 STAGE = Stage(

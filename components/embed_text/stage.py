@@ -1,6 +1,6 @@
-"""embed_text: one vector per item from its text, by a language model or given in a file.
+"""Stage embed_text: computes one vector per item from its text, or reads it from a file.
 
-Without either, all vectors are null: the run is on pictures alone.
+Without a model and a file, all vectors are null: the run uses images alone.
 """
 
 import time
@@ -17,12 +17,13 @@ from macrec.data.embedding_cache import EmbeddingCache
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Embeds the text of every item; one without text gets a null row, all without a source do.
+    """Embed the text of every item.
 
-    A text whose vector is in the cache is not read by the model again.
+    An item without text gets a null row. Without a model and a file, all rows are null. A text
+    whose vector is in the cache is not embedded again.
 
     Raises:
-        UserError: two sources of vectors, or one that cannot be used.
+        UserError: both sources of vectors are given, or one cannot be used.
     """
     check(
         job.inputs.model is None or job.inputs.embeddings is None,
@@ -34,7 +35,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
         log.info("part %s: nothing to do without an encoder and a store", job.settings.shard)
         return embeddings.write_absent(
             output, job.inputs.items.rows
-        )  # the whole task does it alone
+        )  # the task for all items then does the work alone
     if job.inputs.embeddings is not None:
         return embeddings.copy_given(
             job.inputs.embeddings, job.inputs.items, output, centre=job.settings.centre
@@ -81,7 +82,10 @@ def _open_encoder(config: Settings, inputs: Inputs, execution: Execution) -> Tex
 def _cache(
     uri: str, config: Settings, inputs: Inputs, execution: Execution, encoder: TextEncoder
 ) -> EmbeddingCache:
-    """The vectors of this very encoder: all that a vector depends on but the text."""
+    """Open the cache of this exact encoder.
+
+    Its identity contains all that a vector depends on, except the text.
+    """
     assert inputs.model is not None
     identity = {
         "model": inputs.model.digest,

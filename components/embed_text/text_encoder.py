@@ -1,4 +1,4 @@
-"""Texts to vectors: prompt, truncation by tokens, batches of one shape per length, pooling.
+"""Encodes texts as vectors: prompt, truncation by tokens, batches of fixed shapes, pooling.
 
 N texts, B batch, L tokens, D components
 """
@@ -17,31 +17,32 @@ from macrec.data import encoders
 from macrec.data.embeddings import MISSING, OK, Vectors
 
 CHARACTERS_PER_TOKEN = 64
-"""A text beyond max_tokens times this is cut before it is tokenized: 10 MB cost what 16 kB do."""
+"""Texts longer than max_tokens times this are cut before tokenization. 10 MB then cost as much as
+16 kB."""
 
 
-# A CPU is busy with few tokens, and small batches need less padding; a GPU wants many.
+# Few tokens keep a CPU busy, and small batches need less padding; a GPU needs many.
 CPU_BATCH, GPU_BATCH = 512, 32_768
 
 
 class TextBatch(NamedTuple):
-    """Texts that go through the model together, filled up to a shape that only lengths decide."""
+    """Texts that go through the model together, padded to a shape that depends only on lengths."""
 
     rows: list[int]
     height: int
-    """Rows of the batch, filling included."""
+    """Rows of the batch, padding rows included."""
     width: int
-    """Tokens of a row, padding included."""
+    """Tokens per row, padding included."""
 
 
 class TextEncoder:
-    """Any transformers decoder (LLaMA) or encoder (BERT) as a function from texts to vectors.
+    """Wraps a transformers decoder (LLaMA) or encoder (BERT) as a function from texts to vectors.
 
     Attributes:
         dim: components of a vector.
         dtype: precision of the model.
         tokens: tokens read so far, without padding.
-        truncated: texts cut so far.
+        truncated: number of texts truncated so far.
     """
 
     def __init__(
@@ -56,10 +57,10 @@ class TextEncoder:
         dtype: str = "auto",
         threads: int = 0,
     ) -> None:
-        """Opens the model.
+        """Open the model.
 
         Raises:
-            UserError: the model cannot be opened or is no text encoder.
+            UserError: the model cannot be opened or is not a text encoder.
         """
         self.device = choose_device(device)
         self.dtype = precision = encoders.choose_dtype(dtype, self.device)
@@ -70,7 +71,7 @@ class TextEncoder:
             f"{source.uri}: model type {config.model_type!r} is no plain text encoder or decoder.",
         )
         self._tokenizer = encoders.load_tokenizer(source, location)
-        config.use_cache = False  # keys and values are of no use here and take memory
+        config.use_cache = False  # the key-value cache is not used here and takes memory
         self._model = encoders.load_model(
             source, location, device=self.device, dtype=precision, config=config
         )
@@ -84,7 +85,7 @@ class TextEncoder:
 
     @property
     def padding_share(self) -> float:
-        """Share of the computed tokens that were padding."""
+        """The share of padding in the computed tokens."""
         return 1 - self.tokens / self._padded if self._padded else 0.0
 
     def encode(
@@ -93,12 +94,12 @@ class TextEncoder:
         progress: Progress | None = None,
         done: Callable[[list[int], np.ndarray], None] = lambda rows, vectors_BD: None,
     ) -> Vectors:
-        """Vectors of the texts, in their order; an empty text has the status "missing".
+        """Return the vectors of the texts in order; an empty text has the status "missing".
 
         Args:
-            texts: N of them.
-            progress: told of every text.
-            done: gets the rows and the vectors of each batch as soon as they are there.
+            texts: N texts.
+            progress: is advanced by every text.
+            done: is called with the rows and vectors of each batch as soon as they are computed.
         """
         present = [row for row, text in enumerate(texts) if text.strip()]
         ids = self._tokenize([texts[row] for row in present])
@@ -133,9 +134,9 @@ class TextEncoder:
         return ids
 
     def _cut(self, texts: list[str]) -> list[str]:
-        """The texts, those of too many tokens cut after the last one that is kept."""
+        """Return the texts, each truncated after the last token that is kept."""
         texts = list(texts)
-        # A token is at least one byte: the many short texts need no look.
+        # A token has at least one byte, so the many short texts need no check.
         long = [i for i, text in enumerate(texts) if len(text.encode()) > self._max_tokens]
         limit = self._max_tokens * CHARACTERS_PER_TOKEN
         for i in long:
@@ -152,10 +153,10 @@ class TextEncoder:
     @torch.inference_mode()
     def _forward(self, batch: TextBatch, ids: list[list[int]]) -> np.ndarray:
         shape = (batch.height, batch.width)
-        # Padding stands at the end, where it is right for decoders and encoders alike: positions
-        # count from 0 and no causal token sees it. The last token is picked by its length.
+        # Padding at the end is right for decoders and encoders: positions count from 0 and no
+        # causal token sees it. The last token is selected by the row's length.
         ids_BL = np.full(shape, self._tokenizer.pad_token_id or 0)
-        # A row of padding alone would attend to nothing.
+        # A row of padding alone would have no token to attend to.
         lengths_B = np.ones(batch.height, np.int64)
         lengths_B[: len(batch.rows)] = [len(ids[i]) for i in batch.rows]
         for row, i in enumerate(batch.rows):
@@ -171,11 +172,11 @@ class TextEncoder:
 
 
 def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[TextBatch]:
-    """Groups rows of like length, longest first, into batches of at most `budget` padded tokens.
+    """Group rows of similar length into batches of at most `budget` padded tokens, longest first.
 
-    The shape of a text's batch depends on the length of the text alone, so that its vector does not
-    depend on the texts beside it. A row longer than the budget is a batch of its own. The longest
-    come first, so that memory that does not suffice shows at once.
+    The shape of a text's batch depends only on the length of the text, so its vector does not
+    depend on the other texts. A row longer than the budget forms its own batch. The longest rows
+    come first, so that a lack of memory shows at once.
     """
     by_width: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
@@ -187,6 +188,6 @@ def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[TextBatch
 
 
 def padded_length(length: int) -> int:
-    """The length rounded up to one of few: four from a power of two to the next one."""
+    """Return the length rounded up to one of four values between two powers of two."""
     step = max(1, 1 << max(0, length.bit_length() - 3))
     return -(-length // step) * step

@@ -1,4 +1,4 @@
-"""The catalogue's texts: looked up by content, the others embedded, handed back item by item."""
+"""Yields the catalogue's text vectors: from the cache by content, and embeds the others."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from macrec.data.embeddings import OK, ROWS_AT_ONCE, Vectors
 
 
 class TextVectors:
-    """The items' vectors in their order, a window at a time: what is sorted fits into memory.
+    """Yields the items' vectors in order, one window at a time, so that sorting fits in memory.
 
     Attributes:
-        cached: items so far whose vector was there already.
-        embedded: items so far whose text the model has read.
+        cached: number of items so far whose vector was in the cache.
+        embedded: number of items so far whose text was embedded.
     """
 
     def __init__(
@@ -30,7 +30,11 @@ class TextVectors:
         self.cached = self.embedded = 0
 
     def __iter__(self) -> Iterator[Vectors]:
-        """Raises UserError: the model cannot read so many tokens."""
+        """Yield the vectors of each window.
+
+        Raises:
+            UserError: the model cannot read that many tokens.
+        """
         found = self._cache.find(self._keys())
         start = 0
         with Progress("embed_text", len(self._rows), "items") as progress:
@@ -56,7 +60,7 @@ class TextVectors:
         return self._encoder.encode(texts, progress, keep)
 
     def _keys(self) -> pa.Array:
-        """The key of every item, null where there is no text, or everywhere without a cache."""
+        """Return the key of every item; null without text, and null for all without a cache."""
         if not self._cache.kept:
             return pa.nulls(len(self._rows), KEY)
         parts = [
@@ -74,5 +78,5 @@ class TextVectors:
 
 
 def content_key(text: str) -> bytes:
-    """What tells one text from another in the cache; what the model makes of it is not asked."""
+    """Return the cache key of a text; it does not depend on what the model makes of the text."""
     return hashlib.sha256(text.encode()).digest()

@@ -1,1 +1,1 @@
-"""Semantic IDs of new and changed items, with the quantizer as it is."""
+"""Stage encode_items: gives semantic IDs to new and changed items with an unchanged quantizer."""

@@ -1,4 +1,4 @@
-"""How much of the version before stands in the next one.
+"""Measures how many IDs of the previous version are kept in the next one.
 
 Shape suffix: N new items.
 """
@@ -14,16 +14,21 @@ from macrec.tokenizer.renewal import Renewed
 
 
 def figures(row_N: np.ndarray, before: int, renewed: Mapping[str, Renewed]) -> Metrics:
-    """Counts of the catalogue, and of each modality under its name.
+    """Return counts of the catalogue, and counts per modality prefixed with its name.
 
-    `items`, `new`, `removed`. Per modality: `items` with codes, `new` ones without codes before,
-    `lost` ones without codes now, `changed` ones that call for other codes, `moved` ones that got
-    an ID now but not the nearest, `kept` IDs, and `churn`, the share of the IDs before, of items
-    still there, that are not the same.
+    The catalogue has the counts `items`, `new` and `removed`. Each modality has:
+
+    - `items`: items with codes.
+    - `new`: items without codes before.
+    - `lost`: items without codes now.
+    - `changed`: items whose content calls for other codes.
+    - `moved`: items that got an ID now, but not the nearest one.
+    - `kept`: items that keep their ID.
+    - `churn`: share of earlier IDs, of items that still exist, that are not the same.
 
     Args:
-        row_N: row of each item in the version before, -1 for a new one.
-        before: items of the version before.
+        row_N: row of each item in the previous version, -1 for a new one.
+        before: number of items in the previous version.
     """
     still = int((row_N >= 0).sum())
     counts = {"items": len(row_N), "new": len(row_N) - still, "removed": before - still}

@@ -1,4 +1,4 @@
-"""What the stage encode_items is: its settings, inputs and outputs."""
+"""Declares the settings, inputs and outputs of the stage encode_items."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,21 +10,21 @@ from macrec.core.stage import Pool, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What becomes of items that have changed or that lack a modality."""
+    """Settings for items that have changed or that lack a modality."""
 
     changed: Literal["recode", "keep"] = "recode"
-    """An old item whose content now calls for other codes: "recode" gives it a new ID, since one
-    that tells of something else misleads in every history that holds it. "keep" leaves its ID, for
-    a recommender that is not trained again."""
+    """Policy for an old item whose content now calls for other codes. "recode" gives it a new ID,
+    because an outdated ID misleads in every history that contains it. "keep" keeps its ID; use it
+    if the recommender is not retrained."""
     tolerance: float = 0.05
-    """How far a latent may move, as a share of the spread of the previous latents, without
-    counting as changed: vectors computed anew on another device differ a little."""
+    """Distance that a latent may move without the item counting as changed, as a share of the
+    spread of the previous latents. It allows for vectors recomputed on another device."""
     max_changed: float = 0.5
-    """Highest share of changed ones among the old items of a modality. Above it not the items have
-    changed but the encoder or its settings, and the run fails; 1 = off."""
+    """Maximum share (0 to 1) of changed items among a modality's old items. Above it the run fails,
+    as the encoder or its settings have probably changed, not the items. 1 turns the check off."""
     missing_modality: Literal["keep", "fail"] = "keep"
-    """An item without text or without picture: "keep" gives it codes in the other modality alone,
-    "fail" ends the run. An item with neither always does."""
+    """Policy for an item without text or without an image. "keep" gives it codes in the other
+    modality only; "fail" stops the run. An item with neither always stops the run."""
 
     def __post_init__(self) -> None:
         bad = [] if self.tolerance >= 0 else ["tolerance is negative"]
@@ -34,39 +34,42 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """What only the speed depends on."""
+    """Settings that affect only the speed."""
 
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    """Device of the encoder: auto (a GPU if available, else the CPU), cpu, cuda or cuda:N."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The new catalogue, and the version before: of quantize and resolve_collisions, or of this
-    stage."""
+    """The new catalogue and the previous version.
+
+    The previous version comes from quantize and resolve_collisions, or from this stage.
+    """
 
     items: Artifact
-    """The new catalogue; items are those of the version before by their ids."""
+    """The new catalogue. Items are matched to the previous version by item id."""
     text_embeddings: Artifact
-    """Text vectors of the new catalogue, from the encoder of the earlier run."""
+    """Text vectors of the new catalogue, made by the encoder of the earlier run."""
     image_embeddings: Artifact
-    """Image vectors of the new catalogue, from the encoder of the earlier run."""
+    """Image vectors of the new catalogue, made by the encoder of the earlier run."""
     previous_semantic_ids: Artifact
-    """The IDs of the version before."""
+    """Semantic IDs of the previous version."""
     previous_latents: Artifact
-    """Latents and nearest codes of the version before."""
+    """Latents and nearest codes of the previous version."""
     quantizer: Artifact
-    """The quantizer that made them."""
+    """The quantizer that computed the previous version."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """The next version."""
+    """The artifacts of the next version."""
 
     semantic_ids: DatasetOutput
-    """One row per item of the new catalogue: its unique text codes and image codes."""
+    """One row per item of the new catalogue with its unique text codes and image codes."""
     latents: DatasetOutput
-    """The latents on which the IDs rest, and their nearest codes, collisions included."""
+    """The latents that the IDs are based on, and their nearest codes before collisions are
+    resolved."""
 
 
 STAGE = Stage(

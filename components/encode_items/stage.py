@@ -1,6 +1,6 @@
-"""encode_items: semantic IDs of a changed catalogue, with the quantizer of an earlier run as it is.
+"""Stage encode_items: gives semantic IDs to a changed catalogue with an earlier run's quantizer.
 
-Items that were there before keep their IDs; new ones get the nearest free codes.
+Items of the previous version keep their IDs; new items get the nearest free codes.
 """
 
 from collections.abc import Mapping
@@ -26,15 +26,15 @@ MODALITIES = ("text", "image")
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Encodes the new catalogue, keeps the IDs of unchanged items and gives IDs to the others.
+    """Encode the new catalogue, keep the IDs of unchanged items and give IDs to the others.
 
-    An item that is gone leaves its code free for another: a recommender that is not trained again
-    takes the new holder for the old one. An item that has lost its text or picture loses the codes
-    of that modality; one that has gained it gets codes there.
+    The code of a removed item becomes free for another item. A recommender that is not retrained
+    then takes the new item for the old one. An item that has lost its text or image loses the codes
+    of that modality; an item that has gained one gets codes there.
 
     Raises:
         UserError: the artifacts or the encoder do not fit the quantizer, too many old items have
-            changed, an item has neither text nor picture, one lacks a modality under "fail", or
+            changed, an item has neither text nor image, an item lacks a modality under "fail", or
             there are more items than codes.
     """
     model = load_quantizer(job.inputs.quantizer.verify().path, choose_device(job.execution.device))

@@ -1,1 +1,1 @@
-"""Stage evaluate: ranks the catalogue for every test user and reports how well."""
+"""Stage evaluate: ranks the catalogue for every test user and reports metrics."""

@@ -1,4 +1,4 @@
-"""How the semantic IDs differ from those of an earlier run, if one is given."""
+"""Measures how the semantic IDs differ from those of an earlier run, if one is given."""
 
 from components.evaluate.spec import Inputs
 from macrec.core.artifact import Artifact
@@ -6,10 +6,10 @@ from macrec.tokenizer.churn import Churn, compare
 
 
 def measure_churn(inputs: Inputs) -> dict[str, Churn]:
-    """By modality; nothing without an earlier run.
+    """Return the churn by modality; {} without an earlier run.
 
     Raises:
-        UserError: what is given as the earlier run's semantic IDs is something else.
+        UserError: the earlier run's artifact does not contain semantic IDs.
     """
     if inputs.previous_semantic_ids is None:
         return {}
@@ -18,7 +18,10 @@ def measure_churn(inputs: Inputs) -> dict[str, Churn]:
 
 
 def figures(churn: dict[str, Churn]) -> dict[str, float]:
-    """text_ids_kept, text_ids_moved, text_ids_new, text_ids_gone, text_churn, and of images."""
+    """Return text_ids_kept, text_ids_moved, text_ids_new, text_ids_gone and text_churn.
+
+    Those of images have the prefix image_.
+    """
     found: dict[str, float] = {}
     for modality, counts in churn.items():
         named = counts._asdict().items()

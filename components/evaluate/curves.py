@@ -1,4 +1,4 @@
-"""Learning curves of the report, from the history.json of quantize and train."""
+"""Draws the report's learning curves from the history.json files of quantize and train."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,17 +15,17 @@ Row = dict[str, Any]
 
 
 def read_history(folder: Artifact) -> Any:
-    """The content of history.json; None where the folder has none."""
+    """Return the content of history.json; None if the folder has none."""
     if not folder.has(HISTORY):
         return None
     return json.loads(folder.file(HISTORY).read_text(encoding="utf-8"))
 
 
 def quantizer_panels(quantizer: Artifact) -> tuple[Panel, ...]:
-    """One panel per loss term; text and image share the panel of the same term."""
+    """Return one panel per loss term; text and image share the panel of the same term."""
     history = read_history(quantizer)
     rows: list[Row] = history["epochs"] if history else []
-    names = [n for n in (rows[0] if rows else {}) if n not in ("epoch", "codebooks_updated")]
+    names = [n for n in (rows[0] if rows else {}) if n not in ("epoch", "codebooks_refitted")]
     terms: dict[str, list[str]] = {}
     for name in names:
         terms.setdefault(name.removeprefix("text_").removeprefix("image_"), []).append(name)
@@ -40,7 +40,7 @@ def quantizer_panels(quantizer: Artifact) -> tuple[Panel, ...]:
 
 
 def generator_panels(recommender: Artifact, main: str) -> tuple[Panel, ...]:
-    """Sequence tasks, item tasks and the alignment, and the validation score of the main system."""
+    """Return panels of the training losses by kind of task, and of the validation score."""
     rows: list[Row] = read_history(recommender) or []
     if not rows:
         return ()
@@ -67,7 +67,7 @@ def generator_panels(recommender: Artifact, main: str) -> tuple[Panel, ...]:
 
 
 def fusion_panels(choice: WeightChoice) -> tuple[Panel, ...]:
-    """Validation NDCG@10 over the weight of the text score, and over that of the neighbours."""
+    """Return validation NDCG@10 over the text weight, and over the neighbour weight."""
     curves = (
         ("fused", "weight of the text score", choice.tried_text, choice.weights.text),
         ("hybrid", "weight of the neighbours", choice.tried_neighbours, choice.weights.neighbours),
@@ -90,7 +90,7 @@ def _panel(title: str, y_label: str, series: list[Series], mark: Mark | None = N
 
 
 def _series(rows: Sequence[Row], name: str, value: Callable[[Row], float | None]) -> Series:
-    """A line, coloured by the modality that is predicted: the last that its name mentions."""
+    """Return a line in the colour of the predicted modality: the last one in its name."""
     sides = [word for word in name.split("_") if word in ROLES]
     role: Role = "fused" if name in ("fused", "hybrid") else ROLES[sides[-1]] if sides else "other"
     shown = " to ".join(sides) or name

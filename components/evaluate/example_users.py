@@ -1,4 +1,4 @@
-"""Example users of the report: titles, small embedded pictures, who proposed what."""
+"""Builds the report's example users: titles, small embedded images, who proposed what."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ from macrec.ranking.ranker import Ranker
 from macrec.report import Example, Item, ProposedBy, Recommendation
 
 SIDE: Final = 96
-"""Pixels of a thumbnail's longer side."""
+"""Longer side of a thumbnail in pixels."""
 PROPOSED: Final[tuple[ProposedBy, ...]] = ("neighbours", "text", "image", "both")
 SHOWN_HISTORY: Final = 9
 SHOWN_LIST: Final = 10
@@ -30,7 +30,7 @@ MAX_PIXELS: Final = 50_000_000
 def choose_users(
     hits_T: npt.NDArray[np.float64], examples: int, generator: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Places among the test users: half with a hit where there are as many, the others any."""
+    """Return positions of test users: half with a hit if there are enough, the rest at random."""
     hit = np.flatnonzero(hits_T > 0)
     with_hit = generator.permutation(hit)[: examples // 2]
     others = generator.permutation(np.setdiff1d(np.arange(len(hits_T)), with_hit))
@@ -45,7 +45,7 @@ def example_users(
     beams: int,
     cards: "Cards",
 ) -> tuple[Example, ...]:
-    """The examples, ranked once more for what each modality's search had found."""
+    """Return the examples, ranked again to find what each modality's search proposed."""
     users_U = split.users_T[places]
     cases = split.test(users_U)
     candidates = ranker.candidates(cases.histories, beams)
@@ -77,7 +77,7 @@ def example_users(
 
 
 class Cards:
-    """Items as the report shows them; a picture that cannot be shown is left out."""
+    """The items as the report shows them; an image that cannot be shown is left out."""
 
     def __init__(self, items: Artifact, images: Source | None) -> None:
         self._columns = items.table(["title", "item_id", "image_uri"])
@@ -86,14 +86,14 @@ class Cards:
         self._folder = tempfile.TemporaryDirectory() if images and is_remote(images.uri) else None
 
     def card(self, item: int) -> Item:
-        """Title (else the id) and thumbnail of an item."""
+        """Return the title (else the id) and the thumbnail of an item."""
         if item not in self._made:
             title, item_id, uri = (column[item].as_py() for column in self._columns.columns)
             self._made[item] = Item(title=title or item_id, thumbnail=self._thumbnail(uri))
         return self._made[item]
 
     def close(self) -> None:
-        """Removes what was downloaded."""
+        """Remove the downloaded files."""
         if self._folder:
             self._folder.cleanup()
 
@@ -105,25 +105,25 @@ class Cards:
         root = Path(self._folder.name)
         target = root / uri
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:  # the few pictures that are shown, not the whole bucket
+        try:  # only the few images that are shown, not the whole bucket
             open_storage(self._images.uri).download(uri, target)
-        except Exception:  # any client error: the report does without this picture
+        except Exception:  # after any client error the report omits this image
             return None
         return thumbnail(root, uri)
 
 
 def _plain(uri: str) -> bool:
-    """Whether it can be a path below a folder."""
+    """Return whether it can be a path below a folder."""
     parts = uri.replace("\\", "/").split("/")
     absolute = parts[0] == "" or ":" in parts[0] or PurePosixPath(uri).is_absolute()
     return not absolute and ".." not in parts and "\0" not in uri
 
 
 def thumbnail(root: Path, uri: str) -> str | None:
-    """A data: URI of a small JPEG, encoded anew; None if the picture cannot be shown.
+    """Return a data: URI of a small re-encoded JPEG; None if the image cannot be shown.
 
-    None too for a path that leaves the root, be it by a symbolic link, and for what expands to
-    more than MAX_PIXELS.
+    None is also returned for a path that leaves the root, even by a symbolic link. The same applies
+    to an image that expands to more than MAX_PIXELS.
     """
     try:
         path = (root / uri).resolve()
@@ -142,6 +142,6 @@ def thumbnail(root: Path, uri: str) -> str | None:
         white = Image.new("RGBA", upright.size, "white")
         encoded = io.BytesIO()
         Image.alpha_composite(white, upright).convert("RGB").save(encoded, "JPEG", quality=80)
-    except Exception:  # Pillow's decoders raise nearly everything on damaged files
+    except Exception:  # on damaged files, Pillow's decoders raise almost any exception
         return None
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"

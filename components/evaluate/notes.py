@@ -1,4 +1,4 @@
-"""The sentences under the report's headline: what a reader of the table must know."""
+"""Writes the sentences below the report's headline, which explain the table."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from macrec.metrics.ranking_metrics import bootstrap
 
 
 def sides(modalities: tuple[Modality, ...]) -> str:
-    """What the recommendations come from, in words."""
+    """Return in words what the recommendations are based on."""
     if len(modalities) > 1:
         return "text and pictures"
     return "text alone" if modalities == ("text",) else "pictures alone"
@@ -22,7 +22,7 @@ def notes(
     drop_seen: bool,
     modalities: tuple[Modality, ...],
 ) -> tuple[str, ...]:
-    """What a reader of the table must know: the paired difference, the weight, the rules."""
+    """Return the notes that explain the table: paired differences, weights, rules."""
     probability = "the legal codes" if config.renormalise else "the whole vocabulary"
     if len(modalities) > 1:
         scoring = (_fusion_gain(config, evaluated), *_fusion(choice, probability))
@@ -55,7 +55,7 @@ def notes(
 
 
 def _fusion_gain(config: Settings, evaluated: Evaluated) -> str:
-    """The fused list against the best single modality."""
+    """Compare the fused list with the best single modality."""
     singles = [name for name in evaluated.systems if name.startswith(("text", "image"))]
     best = _best(singles, evaluated)
     told = f"Fused minus the best single modality ({best.replace('_', ', ')})"
@@ -63,7 +63,7 @@ def _fusion_gain(config: Settings, evaluated: Evaluated) -> str:
 
 
 def _hybrid_gain(config: Settings, evaluated: Evaluated) -> str:
-    """The hybrid list against the better of its two parts."""
+    """Compare the hybrid list with the better of its two parts."""
     best = _best(["neighbours", evaluated.generated], evaluated)
     return _gain(f"Hybrid minus the better of the two ({best})", "hybrid", best, config, evaluated)
 
@@ -73,7 +73,7 @@ def _best(names: list[str], evaluated: Evaluated) -> str:
 
 
 def _gain(told: str, name: str, other: str, config: Settings, evaluated: Evaluated) -> str:
-    """A difference user by user."""
+    """Describe the per-user difference between two systems."""
     ndcg = [evaluated.systems[system].values["ndcg_10"] for system in (name, other)]
     generator = np.random.default_rng([config.seed, BOOTSTRAP_STREAM])
     gain = bootstrap({"gain": ndcg[0] - ndcg[1]}, generator)["gain"]
@@ -84,7 +84,7 @@ def _gain(told: str, name: str, other: str, config: Settings, evaluated: Evaluat
 
 
 def _neighbours(choice: WeightChoice, generated: str) -> str:
-    """How the neighbours come in."""
+    """Describe how the neighbours contribute."""
     weight, how = choice.weights.neighbours, _chosen(choice.tried_neighbours, choice.users)
     kinds = ""
     if choice.mix.successors:
@@ -105,7 +105,7 @@ def _chosen(tried: dict[float, float], users: int) -> str:
 
 
 def _fusion(choice: WeightChoice, probability: str) -> tuple[str, ...]:
-    """How the two scores become one."""
+    """Describe how the two scores are combined."""
     weight, how = choice.weights.text, _chosen(choice.tried_text, choice.users)
     return (
         f"Fused score: {weight:g} x log-probability by text + {1 - weight:g} x that "

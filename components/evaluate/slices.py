@@ -1,7 +1,7 @@
-"""How well the main system does for groups of users, with most popular beside it.
+"""Measures the main system on groups of users, with the most popular items for comparison.
 
-Groups of users go by the popularity of their next item in training, by the length of their history
-and by what the next item has codes of. T test users, N items.
+Users are grouped by the training popularity of their next item and by the length of their history.
+They are also grouped by the modalities in which the next item has codes. T test users, N items.
 """
 
 import json
@@ -40,7 +40,7 @@ class Slice(NamedTuple):
 def measure_slices(
     config: Settings, split: Split, evaluated: Evaluated, recommender: Recommender
 ) -> tuple[Slice, ...]:
-    """HR@10 and NDCG@10 of every group that has users, each with its bootstrap interval."""
+    """Return HR@10 and NDCG@10 of every group that has users, each with its bootstrap interval."""
     values = {
         (system, metric): evaluated.systems[system].values[metric]
         for system in (evaluated.main, "popular")
@@ -63,7 +63,7 @@ def measure_slices(
 def _groups(
     split: Split, evaluated: Evaluated, recommender: Recommender
 ) -> Iterator[tuple[str, str, npt.NDArray[np.bool_]]]:
-    """What the users are grouped by, the group, and who belongs to it [T]."""
+    """Yield the grouping criterion, the name of the group, and its members [T]."""
     ends_T = split.sequences.offsets[split.users_T + 1]
     targets_T = split.sequences.items[ends_T - 1]
     group_T = popularity_groups(evaluated.popularity_N)[targets_T]
@@ -80,7 +80,7 @@ def _groups(
 
 
 def write_slices(folder: Path, slices: tuple[Slice, ...]) -> None:
-    """The groups as a JSON list, in a file of a folder that is not yet committed."""
+    """Write the groups as a JSON list to a file of a folder that is not yet committed."""
     told = [
         {
             "by": s.by,

@@ -1,4 +1,4 @@
-"""What the stage evaluate is: its settings, inputs and outputs."""
+"""Declares the settings, inputs and outputs of the stage evaluate."""
 
 from dataclasses import dataclass
 
@@ -11,52 +11,57 @@ from macrec.data.sequences import SeenItems
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How the recommender is evaluated."""
+    """Settings of the evaluation."""
 
     beams: int = 20
-    """Beams of each modality's search; the fused list draws on both."""
+    """Beams of each modality's search. The fused list is built from the items of both searches."""
     top_k: int = 20
-    """Length of the lists; metrics beyond it are left out."""
+    """Items per list, at least 10. Metrics at larger cutoffs are left out."""
     fusion_weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    """Weights of the text score to choose from, by NDCG@10 on validation users. There is no fused
-    list in a run on text or on pictures alone."""
+    """Candidate weights (0 to 1) of the text score in the fused list. The one with the best NDCG@10
+    on validation users is chosen. Unused in a run on text or images alone."""
     neighbour_weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    """Weights to choose from, as those above, of an item's neighbours: what stood near it in the
-    training parts of histories. They propose items too, and the hybrid list draws on them and on
-    the fused one. Ours, not the paper's; none at all leaves them out."""
+    """Candidate weights (0 to below 1) of the item neighbours in the hybrid list, chosen on
+    validation users. Neighbours co-occur in training histories, and are candidates too. An empty
+    tuple leaves out the neighbours and the hybrid list. Not part of the paper."""
     neighbour_asymmetries: tuple[float, ...] = (0.5, 0.7)
-    """Cosines that neighbours are counted by, to choose from with their weight: 0.5 is the usual
-    one, more holds less against a neighbour for being popular, less holds more."""
+    """Candidate exponents (0 to 1) of the asymmetric cosine between item neighbours, chosen
+    together with their weight. 0.5 is the usual cosine; larger values penalise popular neighbours
+    less."""
     look_alikes: tuple[float, ...] = (0.0, 0.3)
-    """Shares to choose from, with the weight of the neighbours, that an item's look-alikes have in
-    them: the items whose latents are nearest, whatever histories say."""
+    """Candidate shares (0 to 1) of the neighbour score that come from items with similar latents,
+    chosen together with the neighbour weight. Similar items need not co-occur in any history."""
     successors: tuple[float, ...] = (0.0, 0.2, 0.4)
-    """Shares to choose from, with the others, that the items which came after those of a history
-    have in the neighbours that are counted; the rest is for what stood near, before or after."""
+    """Candidate shares (0 to 1) of the co-occurrence score that come from items which followed
+    those of a history, chosen together with the neighbour weight. The rest comes from items nearby,
+    before or after."""
     validation_users: int = 2000
-    """Users that the weights are chosen on, a seeded sample; 0 takes all."""
+    """Number of users that the weights are chosen on, a random sample fixed by the seed. 0 means
+    all."""
     single_modality_beams: int = 40
-    """Beams of two more rows, text alone and image alone: as many as the fused list has had in
-    both searches together; 0 leaves the rows out."""
+    """Beams of the extra rows "text alone" and "image alone". 40 matches the two 20-beam searches
+    of the fused list. 0 leaves the rows out."""
     seen_items: SeenItems = "auto"
-    """Whether a list may hold items of the user's own history: keep, drop, or auto, which drops
-    them unless 5 % of the training interactions or more are repeats. All systems do alike."""
+    """Whether lists may contain items of the user's own history: keep, drop, or auto. auto drops
+    them unless at least 5 % of the training interactions are repeats. Applies to all systems."""
     renormalise: bool = False
-    """Scores are probabilities among the legal codes, not among all tokens."""
+    """Compute scores as probabilities among the legal codes instead of among all tokens."""
     precision: Precision = "float32"
-    """Of the model's matrix products. bfloat16 is faster on a GPU and on a CPU that has it (AVX-512
-    BF16, AMX), slower on others; scores change in their third digit."""
+    """Precision of the model's matrix products. bfloat16 is faster on a GPU and on a CPU that
+    supports it (AVX-512 BF16, AMX), and slower elsewhere. It changes scores in the third digit."""
     published_fusion: bool = False
-    """Adds a row fused by the rule of the published code: what both searches found comes first."""
+    """Add a row fused by the rule of the published code, which ranks items found by both searches
+    first."""
     reciprocal_fusion: bool = False
-    """Adds a row fused by reciprocal ranks, 1 / (k + rank) by text plus that by image, over the
-    same candidates."""
+    """Add a row fused by reciprocal ranks of the same candidates: 1 / (k + rank by text) + 1 / (k +
+    rank by image)."""
     reciprocal_constant: int = 60
-    """k of the reciprocal ranks; the larger, the less the first places stand out."""
+    """The constant k of reciprocal_fusion. The larger it is, the less the first ranks stand out."""
     examples: int = 12
-    """Test users shown in the report, half of them with a hit in the first ten."""
+    """Number of test users shown in the report. Half of them have a hit in the first ten items,
+    where there are enough."""
     seed: int = 0
-    """Seed of the validation sample, the confidence intervals and the examples."""
+    """Seed of the validation sample, the confidence intervals and the example users."""
 
     def __post_init__(self) -> None:
         counts = ("validation_users", "single_modality_beams", "reciprocal_constant", "examples")
@@ -77,15 +82,15 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Where it runs."""
+    """Settings that affect only where and how fast the stage runs."""
 
     device: str = "auto"
-    """cpu, cuda, or auto: cuda when there is one."""
+    """Device of the model: auto (a GPU if available, else the CPU), cpu or cuda."""
     batch_size: int = 0
-    """Users decoded together; lower it if memory does not suffice. 0: 64 on a CPU, 512 on a
-    GPU. Scores depend on it in their last bits (of the order of 1e-6), as on the threads."""
+    """Users decoded together. 0 means 64 on a CPU and 512 on a GPU; lower it if memory runs out. It
+    changes scores by about 1e-6, as the number of threads does."""
     threads: int = 0
-    """CPU threads; 0 leaves the choice to torch."""
+    """CPU threads. 0 leaves the number to PyTorch."""
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 0, f"batch_size={self.batch_size}: must be 0 (automatic) or more.")
@@ -93,37 +98,37 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What is evaluated, and what the report tells about."""
+    """The data to evaluate, and the data that the report shows."""
 
     items: Artifact
     """The catalogue."""
     sequences: Artifact
-    """Users' items in time order; the last one is predicted."""
+    """The users' items in time order. The last item of each user is predicted."""
     semantic_ids: Artifact
-    """Codes of every item, those that the recommender was trained on."""
+    """Codes of every item; must be those that the recommender was trained on."""
     latents: Artifact
-    """The quantizer's codes before collisions were resolved."""
+    """The quantizer's latents and codes before collisions were resolved."""
     quantizer: Artifact
-    """The quantizer, for its learning curve."""
+    """The quantizer. The report shows its learning curve."""
     recommender: Artifact
     """The trained recommender."""
     previous_semantic_ids: Source | None = None
-    """Semantic IDs of an earlier run; the report says how these differ from them."""
+    """Semantic IDs of an earlier run, for the report's comparison. Empty: no comparison."""
     images: Source | None = None
-    """Folder of pictures, for the examples of the report."""
+    """Folder of images for the examples in the report. Empty: no images are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What comes out."""
+    """The artifacts that the stage writes."""
 
     predictions: DatasetOutput
-    """Every test user's lists, one row per user and system; slices.json beside them tells HR@10 and
-    NDCG@10 of groups of users."""
+    """Every test user's lists, one row per user and system. slices.json in the same folder contains
+    HR@10 and NDCG@10 by group of users."""
     report: HtmlOutput
-    """The run report, one self-contained page."""
+    """The run report as one self-contained HTML page."""
     summary: MarkdownOutput
-    """The report's tables."""
+    """The tables of the report in Markdown."""
 
 
 STAGE = Stage(

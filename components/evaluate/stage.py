@@ -1,4 +1,4 @@
-"""Stage evaluate: full ranking of every test user, metrics, predictions and the run report."""
+"""Stage evaluate: ranks the full catalogue for every test user; writes metrics and the report."""
 
 from itertools import product
 
@@ -19,7 +19,7 @@ from macrec.ranking.neighbours import MixedNeighbours
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Chooses the fusion weights on validation users, ranks for every test user, reports.
+    """Choose the fusion weights on validation users, rank for every test user, and report.
 
     Without text codes or without image codes there is nothing to fuse.
 

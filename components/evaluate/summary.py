@@ -1,4 +1,4 @@
-"""Fills the run report from the artifacts and from what the evaluation found."""
+"""Fills the run report from the artifacts and the results of the evaluation."""
 
 import dataclasses
 from typing import Final
@@ -54,7 +54,7 @@ def write_report(
     slices: tuple[Slice, ...],
     churn: dict[str, Churn],
 ) -> None:
-    """The HTML page and the Markdown summary."""
+    """Write the HTML page and the Markdown summary."""
     generator = np.random.default_rng([config.seed, EXAMPLES_STREAM])
     hits_T = evaluated.systems[evaluated.main].values["hr_10"]
     places = choose_users(hits_T, config.examples, generator)
@@ -91,7 +91,7 @@ def write_report(
 
 
 def _names(config: Settings) -> dict[str, tuple[str, Role]]:
-    """Each system as the report names it, in the order of the table."""
+    """Return each system's name in the report, in the order of the table."""
     wide = f"{config.single_modality_beams} beams"
     return {
         "popular": ("Most popular", "baseline"),
@@ -115,7 +115,7 @@ def _systems(
         if key not in evaluated.systems:
             continue
         system = evaluated.systems[key]
-        # one stream for all: the systems are compared on the same resampled users
+        # one stream for all, so that the systems are compared on the same resampled users
         generator = np.random.default_rng([config.seed, BOOTSTRAP_STREAM])
         scores = _scores(bootstrap(system.values, generator))
         told = exposure(system.shown_N, evaluated.popularity_N)
@@ -136,7 +136,7 @@ def _scores(found: dict[str, Interval]) -> dict[str, Score]:
 
 
 def _metric_name(metric: str) -> str:
-    """ndcg_10 as the report writes it: NDCG@10."""
+    """Return ndcg_10 as the report writes it: NDCG@10."""
     kind, _, cutoff = metric.partition("_")
     return f"{METRIC_NAMES[kind]}@{cutoff}"
 
@@ -170,7 +170,7 @@ def _coded(semantic_ids: Artifact, modality: str) -> int:
 
 
 def _codebooks(semantic_ids: Artifact, codebook_size: int) -> tuple[CodebookLevel, ...]:
-    """Items per code of every level."""
+    """Return the number of items per code of every level."""
     levels: list[CodebookLevel] = []
     for modality in MODALITIES:
         codes_NL = codes_matrix(semantic_ids, f"{modality}_codes")
@@ -189,7 +189,7 @@ def _artifacts(inputs: Inputs) -> dict[str, Artifact]:
 
 
 def _parameters(config: Settings, artifacts: dict[str, Artifact]) -> dict[str, str]:
-    """The settings of every stage that made an input, and of this one."""
+    """Return the settings of every stage that made an input, and of this stage."""
     settings: dict[str, str] = {}
     for artifact in artifacts.values():
         stage = artifact.manifest.get("stage")

@@ -1,9 +1,10 @@
-"""The systems that are compared: text, image, fused, single modalities with more beams, popular.
+"""Ranks with every system that is compared: text, image, fused, more beams, most popular.
 
-And, unless they are left out, the neighbours and the hybrid list, which draws on all. Where items
-have codes in one modality alone there is nothing to fuse, and its list is what neighbours join.
+Item neighbours and the hybrid list, which draws on all candidates, are added unless they are turned
+off. If items have codes in one modality only, there is no fusion, and the neighbours are combined
+with that modality's list.
 
-Shapes: U users of a chunk, T all test users, K places, N items.
+Shapes: U users of a chunk, T all test users, K positions, N items.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -46,24 +47,25 @@ from macrec.ranking.neighbours import AnyNeighbours
 from macrec.ranking.ranker import Ranker
 
 USERS_AT_ONCE: Final = 16_384
-"""Users whose candidates are held in memory together."""
+"""Number of users whose candidates are in memory together."""
 CHOSEN_BY: Final = "ndcg_10"
 VALIDATION_STREAM, BOOTSTRAP_STREAM, EXAMPLES_STREAM = 0, 1, 2  # of the seed
 
 
 class WeightChoice(NamedTuple):
-    """The weights of the fusion, and what they were chosen from."""
+    """The weights of the fusion, and the scores that they were chosen by."""
 
     weights: Weights
     tried_text: dict[float, float]
-    """Validation NDCG@10 of the fused list by the weight of the text score; empty if there was
-    nothing to choose or nobody to validate on."""
+    """Validation NDCG@10 of the fused list by weight of the text score. It is empty if there was
+    nothing to choose or no user to validate on."""
     tried_neighbours: dict[float, float]
-    """That of the hybrid list by the weight of the neighbours, the text weight being chosen."""
+    """Validation NDCG@10 of the hybrid list by weight of the neighbours, with the chosen text
+    weight."""
     users: int
-    """Validation users."""
+    """Number of validation users."""
     mix: Mix = Mix()
-    """How the neighbours are made."""
+    """How the item neighbours are computed."""
 
 
 @dataclass
@@ -72,34 +74,34 @@ class Evaluated:
 
     systems: dict[str, SystemScores]
     popularity_N: npt.NDArray[np.int64]
-    """Training interactions of each item."""
+    """Number of training interactions of each item."""
     users: int = 0
 
     @property
     def generated(self) -> str:
-        """The list of the generator alone: the fused one, or that of the only modality."""
+        """The list of the generator alone: the fused list, or that of the only modality."""
         return next(name for name in ("fused", *MODALITIES) if name in self.systems)
 
     @property
     def main(self) -> str:
-        """The system that a shop would use: the list that draws on most of what there is."""
+        """The system to deploy: the hybrid list if there is one, else the generator's list."""
         return "hybrid" if "hybrid" in self.systems else self.generated
 
 
 def choose_weights(
     ranker: Ranker, split: Split, config: Settings, known: Mapping[Mix, AnyNeighbours]
 ) -> WeightChoice:
-    """The weights with the best NDCG@10 on validation users, text first, then the neighbours.
+    """Return the weights with the best NDCG@10 on validation users, text first, then neighbours.
 
-    On a tie the text weight nearest 0.5, and of the neighbours the smaller weight, share of
-    look-alikes, share of successors and asymmetry. The only modality that there is has the whole
-    weight.
+    On a tie, the text weight nearest 0.5 wins. For the neighbours, the smaller weight wins, then
+    the smaller share of similar items, the smaller share of successors and the smaller asymmetry.
+    If there is only one modality, it has the whole weight.
 
     Args:
-        ranker: its own neighbours are not looked at.
-        split: says who is validated on.
+        ranker: its own neighbours are ignored.
+        split: selects the validation users.
         config: the weights to choose from.
-        known: the neighbours by the way they are made; none where there are none to mix in.
+        known: the neighbours by the mix that they are computed with; empty if none are used.
     """
     fused, hybrid = len(ranker.modalities) > 1, bool(known)
     text = min(config.fusion_weights, key=lambda w: abs(w - 0.5))
@@ -155,7 +157,7 @@ def evaluate(
     config: Settings,
     write: Callable[[pa.Table], None],
 ) -> Evaluated:
-    """Ranks for every test user and hands each system's lists to `write` as predictions."""
+    """Rank for every test user, and pass each system's lists to `write` as predictions."""
     items = len(ranker.recommender.text_codes_NL)
     cutoffs = tuple(cutoff for cutoff in CUTOFFS if cutoff <= config.top_k)
     counts_N = popularity(split.training().items, items)

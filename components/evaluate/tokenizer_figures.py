@@ -1,4 +1,4 @@
-"""Measures the semantic IDs: use, what a prefix tells of the log, collisions and what moved.
+"""Measures the semantic IDs: code usage, co-occurrence lift of prefixes, collisions, moves.
 
 N items, L levels, M codewords, D latent dimension; R rows with codes.
 """
@@ -29,7 +29,8 @@ from macrec.tokenizer.prefix_lift import PrefixLift, consecutive_pairs, prefix_l
 
 CODEBOOKS: Final = "codebooks.safetensors"
 LEARNED: Final = ("unexplained_variance", "recall", "candidates")
-"""What only quantize can measure, as it alone has the embeddings; its history.json tells it."""
+"""Figures that only quantize can measure, because it alone has the embeddings; its history.json
+contains them."""
 
 Figures = dict[str, float]
 Lifts = dict[Literal["lift", "validation_lift"], list[PrefixLift]]
@@ -45,12 +46,15 @@ class Measured(NamedTuple):
 
 
 def measure(inputs: Inputs, split: Split, codebook_size: int) -> Measured:
-    """Measures the codes that the recommender was trained on, of the modalities that have any.
+    """Measure the codes that the recommender was trained on, in the modalities that have any.
 
-    To what `measure_tokenizer` names it adds, per modality: the figures of quantize in LEARNED;
-    text_lift_1 and text_validation_lift_1 by length of the prefix, with text_lift_error_1 and so
-    on; text_collision_rate_before, text_shared_code_share_before, text_largest_group,
-    text_moved_0 by level and text_displacement.
+    Each modality has these figures in addition to those of `measure_tokenizer`:
+
+    - the figures of quantize in LEARNED;
+    - text_lift_1 and text_validation_lift_1 by length of the prefix, and text_lift_error_1 and so
+      on;
+    - text_collision_rate_before, text_shared_code_share_before and text_largest_group;
+    - text_moved_0 by level, and text_displacement.
     """
     codes = {m: codes_matrix(inputs.semantic_ids, f"{m}_codes") for m in MODALITIES}
     final = {modality: codes_NL for modality, codes_NL in codes.items() if codes_NL.shape[1]}
@@ -86,7 +90,7 @@ def measure(inputs: Inputs, split: Split, codebook_size: int) -> Measured:
 
 
 def _lifts(codes_NL: npt.NDArray[np.int32], split: Split) -> Lifts:
-    """By length of the prefix; all codes together are left out, as no two items share them."""
+    """Return the lift by length of the prefix, except that of whole codes, which are unique."""
     prefix_NL = codes_NL[:, :-1]
     items, offsets = split.sequences.items, split.sequences.offsets
     training = consecutive_pairs(items, offsets, "training")
@@ -148,9 +152,10 @@ def _displacement(
     before_NL: npt.NDArray[np.int32],
     after_NL: npt.NDArray[np.int32],
 ) -> float | None:
-    """How far moved items went, in mean distances of an item to its codewords before.
+    """Return how far moved items went, relative to the mean distance of an item to its codewords.
 
-    0 where none moved, None where the quantizer's folder holds no codebooks of this modality.
+    Codewords are those before the move. The result is 0 if no item moved, and None if the
+    quantizer's folder has no codebooks of this modality.
     """
     if not inputs.quantizer.has(CODEBOOKS):
         return None

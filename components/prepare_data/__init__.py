@@ -1,1 +1,1 @@
-"""Reads the shop's catalogue and log, checks both, and writes items and sequences."""
+"""Stage prepare_data: validates the catalogue and the log, and writes items and sequences."""

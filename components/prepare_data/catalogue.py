@@ -1,4 +1,4 @@
-"""Reads and checks the catalogue, and writes the items that stay."""
+"""Reads and checks the catalogue, and writes the items that are kept."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from components.prepare_data.spec import Settings
 from components.prepare_data.text_rows import Kind
 
 ROWS = 8_192  # descriptions are long
-GROUP_BYTES = 128 << 20  # of texts that are written together
-# An absolute path, a drive, a URL, or a step upwards.
+GROUP_BYTES = 128 << 20  # texts written in one row group
+# Matches an absolute path, a drive, a URL, or a step to a parent folder.
 LEAVES_ROOT = r"^[/\\]|^[A-Za-z]:[/\\]|^[A-Za-z][\w+.\-]*://|^(file|data):|(^|[/\\])\.\.([/\\]|$)"
 
 
 @dataclass
 class Catalogue:
-    """What a pass over the catalogue found. Row k of each array is the catalogue's row k."""
+    """The result of one pass over the catalogue. Row k of each array is the catalogue's row k."""
 
     ids: pa.LargeStringArray
     has_image: np.ndarray
@@ -34,14 +34,14 @@ class Catalogue:
 
 
 def text_columns(config: Settings) -> tuple[str, ...]:
-    """The columns joined into the text; by default title and description."""
+    """Return the columns that are joined into the text; the default is title and description."""
     if config.text_columns == type(config).text_columns:
         return (config.title_column, "description")
     return config.text_columns
 
 
 def _settings(config: Settings) -> dict[str, str]:
-    """Which setting names each column to read."""
+    """Return the setting that names each column to read."""
     settings = {name: "text_columns" for name in text_columns(config)}
     if config.image_column:
         settings[config.image_column] = "image_column"
@@ -53,7 +53,7 @@ def _settings(config: Settings) -> dict[str, str]:
 
 
 def _optional(config: Settings) -> set[str]:
-    """Columns that may be absent: those that only a default names."""
+    """Return the columns that may be absent: those named only by a default value."""
     optional: set[str] = set()
     if config.text_columns == type(config).text_columns:
         optional.add("description")
@@ -67,7 +67,7 @@ def _kinds(config: Settings) -> dict[str, Kind]:
 
 
 class _Scan:
-    """Collects over the chunks of a pass."""
+    """Collects results over the chunks of a pass."""
 
     def __init__(self, config: Settings) -> None:
         self.config = config
@@ -98,7 +98,7 @@ class _Scan:
 
 
 def read_catalogue(config: Settings, path: Path) -> Catalogue:
-    """One pass over the catalogue that finds all that is wrong with it.
+    """Read the catalogue in one pass and find all its problems.
 
     Raises:
         UserError: there is no data at the path.
@@ -146,7 +146,10 @@ def _id_problems(name: str, config: Settings, ids: pa.Array, no_id: Tally) -> It
 
 
 def look_alike_form(ids: pa.Array) -> pa.Array:
-    """The id without what the eye misses: case, outer space, byte order mark, Unicode form."""
+    """Return ids without invisible differences.
+
+    Removed are case, outer white space, byte order marks and the choice of Unicode form.
+    """
     plain = pc.replace_substring(ids.fill_null(""), "\ufeff", "")
     return pc.utf8_lower(pc.utf8_trim_whitespace(pc.utf8_normalize(plain, "NFC")))
 
@@ -167,7 +170,7 @@ def _warn_of_look_alikes(name: str, found: Catalogue) -> None:
 
 
 def image_paths(config: Settings, chunk: Chunk) -> pa.Array:
-    """Paths of the pictures as the catalogue states them; null where there is none."""
+    """Return the image paths as given in the catalogue; null where there is none."""
     if not config.image_column:
         return pa.nulls(chunk.rows, TEXT)
     column = chunk.columns[config.image_column]
@@ -175,7 +178,10 @@ def image_paths(config: Settings, chunk: Chunk) -> pa.Array:
 
 
 def joined_text(config: Settings, chunk: Chunk) -> pa.Array:
-    """The text columns, a line each. Fields that are empty, white space or "." are left out."""
+    """Return the text columns joined, one per line.
+
+    Fields that are empty, white space or "." are skipped.
+    """
     text = pa.repeat(pa.scalar("", TEXT), chunk.rows)
     for name in text_columns(config):
         part = pc.utf8_trim_whitespace(chunk.columns[name].fill_null(""))
@@ -186,12 +192,12 @@ def joined_text(config: Settings, chunk: Chunk) -> pa.Array:
 
 
 def item_batches(config: Settings, path: Path, keep: np.ndarray) -> Iterator[pa.RecordBatch]:
-    """The items artifact: a second pass over the catalogue, so that no more than a chunk is held.
+    """Yield the items artifact in a second pass over the catalogue, one chunk in memory at a time.
 
     Args:
-        config: the same as in the first pass.
+        config: the same settings as in the first pass.
         path: the same catalogue.
-        keep: which rows of the catalogue stay, bool[N].
+        keep: which rows of the catalogue are kept, bool [N].
     """
     row = index = 0
     for chunk in Reader(path, ROWS).chunks(_kinds(config)):
@@ -217,9 +223,9 @@ def item_batches(config: Settings, path: Path, keep: np.ndarray) -> Iterator[pa.
 def regrouped(
     batches: Iterable[pa.RecordBatch], rows: int, size: int = GROUP_BYTES
 ) -> Iterator[pa.Table]:
-    """The same rows, `rows` at a time, or fewer where their texts reach `size` bytes.
+    """Yield the same rows, `rows` at a time, or fewer where their texts reach `size` bytes.
 
-    Where it cuts depends on the rows alone: the artifact's bytes must not tell how the input was
+    The cuts depend on the rows alone, so the artifact's bytes do not depend on how the input was
     cut.
     """
     waiting: list[pa.RecordBatch] = []
@@ -241,7 +247,7 @@ def regrouped(
 
 
 def _text_bytes(batch: pa.RecordBatch) -> np.ndarray:
-    """Bytes of the texts of each row, int64 [N]."""
+    """Return the size of each row's texts in bytes, int64 [N]."""
     texts = [column for column in batch.columns if column.type == TEXT]
     lengths = [np.asarray(pc.binary_length(column).fill_null(0)) for column in texts]
     return np.sum(lengths, axis=0, dtype=np.int64, initial=0) + np.zeros(batch.num_rows, np.int64)

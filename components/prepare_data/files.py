@@ -1,4 +1,4 @@
-"""The files of a source: one file, a folder of files of one format, or Hive partitions."""
+"""Finds the files of a source: one file, a folder of files of one format, or Hive partitions."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a source. `name` is its path from the source's parent folder."""
+    """One file of a source. `name` is its path relative to the parent folder of the source."""
 
     path: Path
     name: str
@@ -46,7 +46,9 @@ def _partition_of(folders: Sequence[str]) -> dict[str, str | None]:
 
 
 def find_files(path: Path) -> list[DataFile]:
-    """The data files of a source, sorted by path. Names starting with `.` or `_` are no data.
+    """Return the data files of a source, sorted by path.
+
+    Names starting with `.` or `_` are ignored.
 
     Raises:
         UserError: there is nothing at the path, no file of a known format, or several formats.

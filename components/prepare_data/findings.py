@@ -1,4 +1,4 @@
-"""Counting what is wrong with an input, and saying it."""
+"""Counts the problems of an input and keeps examples for messages."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import pyarrow as pa
 import pyarrow.compute
 
 FIRST = 10
-pc: Any = pyarrow.compute  # its functions are made on import, unseen by a type checker
+pc: Any = pyarrow.compute  # its functions are created at import, so type checkers cannot see them
 
 
 @dataclass
 class Tally:
-    """How often something was met, and the first few examples of it."""
+    """A count of cases and the first few examples."""
 
     count: int = 0
     first: list[str] = field(default_factory=list[str])
 
     def add(self, example: str) -> None:
-        """Counts one case."""
+        """Count one case."""
         self.count += 1
         if len(self.first) < FIRST:
             self.first.append(example)
 
     def add_rows(self, rows: np.ndarray, describe: Callable[[int], str]) -> None:
-        """Counts the true rows of a mask; `describe` names a row by its position."""
+        """Count the true rows of a mask; `describe` returns the text for a row position."""
         self.count += int(np.count_nonzero(rows))
         if len(self.first) < FIRST:
             shown = np.flatnonzero(rows)[: FIRST - len(self.first)]
@@ -41,5 +41,5 @@ class Tally:
 
 
 def mask(array: pa.Array) -> np.ndarray:
-    """A boolean Arrow column as numpy; null counts as false."""
+    """Return a boolean Arrow column as a NumPy array; null becomes false."""
     return np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False), bool)

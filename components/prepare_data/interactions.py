@@ -1,7 +1,7 @@
-"""From interactions to one time-ordered sequence a user.
+"""Turns interactions into one time-ordered sequence per user.
 
-Interactions are parallel arrays: `user` int32[N], `item` int32[N] and `micros` int64[N] (None for
-a log without timestamps). At 16 bytes a row, 100 million rows are 1.6 GB.
+Interactions are parallel arrays: `user` int32 [N], `item` int32 [N] and `micros` int64 [N] (None
+for a log without timestamps). At 16 bytes per row, 100 million rows take 1.6 GB.
 """
 
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-SHORTEST = 3  # one item to learn from, one to validate on, one to test on
+SHORTEST = 3  # one item each for training, validation and test
 USERS_PER_BATCH = 32_768
 
 
 class Interactions(NamedTuple):
-    """Who met what, and when."""
+    """Which user interacted with which item, and when."""
 
     user: np.ndarray
     item: np.ndarray
@@ -23,11 +23,11 @@ class Interactions(NamedTuple):
 
     @classmethod
     def empty(cls) -> "Interactions":
-        """No rows."""
+        """Return interactions without rows."""
         return cls(np.zeros(0, np.int32), np.zeros(0, np.int32), None)
 
     def take(self, rows: np.ndarray) -> "Interactions":
-        """The rows of a mask or of an index array; the same arrays if a mask drops nothing."""
+        """Return the rows of a mask or an index array; the same arrays if a mask drops nothing."""
         if rows.dtype == bool and rows.all():
             return self
         micros = None if self.micros is None else self.micros[rows]
@@ -35,7 +35,7 @@ class Interactions(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What is there between two rounds of the k-core."""
+    """The sizes between two rounds of the k-core."""
 
     users: int
     items: int
@@ -46,16 +46,16 @@ class Round(NamedTuple):
 
 
 def in_time_order(log: Interactions) -> Interactions:
-    """Sorted by user, then time, then the order of the log: equal times keep that order."""
+    """Return the log sorted by user, then time; equal times keep the order of the log."""
     if log.micros is None:
         return log.take(np.argsort(log.user, kind="stable"))
     return log.take(np.lexsort((log.micros, log.user)))
 
 
 def without_duplicates(log: Interactions) -> Interactions:
-    """Drops repeats of the same user, item and time from a sorted log; the first one stays.
+    """Drop repeats of the same user, item and time from a sorted log; the first one is kept.
 
-    Without timestamps nothing is known to be a repeat, and everything stays.
+    Without timestamps no row is known to be a repeat, so all rows are kept.
     """
     if log.micros is None or len(log.user) == 0:
         return log
@@ -74,11 +74,11 @@ def without_duplicates(log: Interactions) -> Interactions:
 def k_core(
     log: Interactions, users: int, items: int, minimum: int
 ) -> tuple[Interactions, list[Round]]:
-    """The largest part of the log where each user and each item has `minimum` interactions.
+    """Return the largest part of the log where each user and item has `minimum` interactions.
 
-    A user needs at least three in any case, else there is nothing to split. Rounds of dropping
-    users and items go on until nothing changes. Returned with what was there before each round
-    and after the last: one entry more than there were rounds.
+    Every user needs at least three interactions, because fewer cannot be split. Users and items are
+    dropped in rounds until nothing changes. The second result holds the sizes before each round and
+    after the last, so it has one entry more than there were rounds.
     """
     rounds: list[Round] = []
     while True:
@@ -93,13 +93,13 @@ def k_core(
 
 
 def starts_of_users(log: Interactions) -> np.ndarray:
-    """Positions where a user's rows begin in a sorted log, and its length at the end."""
+    """Return where each user's rows begin in a sorted log, followed by its length."""
     begins = np.flatnonzero(np.diff(log.user, prepend=-1))
     return np.append(begins, len(log.user))
 
 
 def users_with_tie_at_split(log: Interactions) -> int:
-    """Users for whom the log's order, not the time, decides what is held out."""
+    """Return the number of users whose held-out items follow from the log's order, not the time."""
     if log.micros is None or len(log.user) == 0:
         return 0
     last = starts_of_users(log)[1:] - 1  # every user has at least three rows
@@ -110,7 +110,7 @@ def users_with_tie_at_split(log: Interactions) -> int:
 def batches(
     log: Interactions, user_ids: pa.LargeStringArray, item_index: np.ndarray
 ) -> Iterator[pa.RecordBatch]:
-    """The sequences artifact, a bounded number of users at a time.
+    """Yield the sequences artifact, a bounded number of users at a time.
 
     Args:
         log: sorted interactions.

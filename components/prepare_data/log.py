@@ -1,4 +1,4 @@
-"""Reads and checks the log, and turns it into integer arrays."""
+"""Reads and checks the interaction log, and turns it into integer arrays."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ PLAUSIBLE_YEARS = (1990, 2100)
 
 
 class IdCodes:
-    """Gives each distinct id an integer, in the order of first appearance; null is -1.
+    """Maps each distinct id to an integer, in the order of first appearance; null maps to -1.
 
-    Ids wait until there are as many as are known: each round hashes the known ones anew, so the
-    whole stays linear in the rows, and the text in memory is about the distinct ids twice.
+    Ids are buffered until there are as many as known ids. Each round hashes the known ids again, so
+    the total time stays linear in the rows. The texts in memory are about twice the distinct ids.
     """
 
     def __init__(self, known: pa.LargeStringArray, least: int = 1_048_576) -> None:
@@ -39,21 +39,21 @@ class IdCodes:
         self._codes: list[np.ndarray] = []
 
     def add(self, column: pa.LargeStringArray) -> None:
-        """Takes the next rows."""
+        """Add the next rows."""
         self._waiting.append(column)
         self._rows += len(column)
         if self._rows >= max(self.least, len(self.ids)):
             self._encode()
 
     def codes(self) -> np.ndarray:
-        """The codes of all rows, int32[N]; `ids` then holds the id of each code."""
+        """Return the codes of all rows, int32 [N]. Afterwards `ids` holds the id of each code."""
         self._encode()
         return np.concatenate(self._codes) if self._codes else np.zeros(0, np.int32)
 
     def _encode(self) -> None:
         if not self._rows:
             return
-        # The known ids come first, so that they keep their codes.
+        # Known ids come first, so that they keep their codes.
         encoded = pa.chunked_array([self.ids, *self._waiting], TEXT).dictionary_encode()
         codes = pa.concat_arrays([chunk.indices for chunk in encoded.chunks])
         self._codes.append(codes[len(self.ids) :].fill_null(-1).to_numpy())
@@ -63,7 +63,7 @@ class IdCodes:
 
 @dataclass
 class Log:
-    """What the pass over the log found. Without problems every row stands in `interactions`."""
+    """The result of the pass over the log. Without problems, `interactions` contains every row."""
 
     rows: int
     interactions: Interactions
@@ -74,7 +74,7 @@ class Log:
 
 
 def _settings(config: Settings) -> dict[str, str]:
-    """Which setting names each column to read."""
+    """Return the setting that names each column to read."""
     settings = {
         config.user_id_column: "user_id_column",
         config.interaction_item_column: "interaction_item_column",
@@ -85,7 +85,7 @@ def _settings(config: Settings) -> dict[str, str]:
 
 
 class _Scan:
-    """Collects over the chunks of a pass."""
+    """Collects results over the chunks of a pass."""
 
     def __init__(self, config: Settings, items: pa.LargeStringArray) -> None:
         self.config = config
@@ -123,12 +123,12 @@ class _Scan:
 
 
 def read_log(config: Settings, path: Path, items: pa.LargeStringArray) -> Log:
-    """One pass over the log that finds all that is wrong with it.
+    """Read the log in one pass and find all its problems.
 
     Args:
         config: the stage's settings.
         path: the log.
-        items: distinct ids of the catalogue; the item codes of the result are its positions.
+        items: distinct ids of the catalogue; item codes in the result are positions in it.
 
     Raises:
         UserError: there is no data at the path.
@@ -197,7 +197,7 @@ def _warn_of_odd_years(name: str, log: Log) -> None:
 def _judge_unknown_items(
     name: str, config: Settings, log: Log, items: pa.Array, ids: pa.LargeStringArray
 ) -> None:
-    """Counts rows of items that the catalogue lacks; more than 1 % of them is a problem."""
+    """Count rows with items that the catalogue lacks; more than 1 % of the rows is a problem."""
     log.unknown_rows = int(np.count_nonzero(log.interactions.item >= len(items)))
     if log.unknown_rows == 0:
         return

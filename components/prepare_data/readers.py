@@ -1,9 +1,9 @@
-"""Rows of CSV, JSON lines and Parquet files, a bounded number at a time.
+"""Reads rows of CSV, JSON lines and Parquet files, a bounded number at a time.
 
-A source is one file, a folder of files of one format, or a folder whose sub-folders `key=value`
-add columns (Hive partitions). Files are read in the order of their paths. Columns are typed by
-their role, never by guessing: an id is text, so `00123` keeps its zeros and `NA` is not a null.
-Lines that cannot be read are counted, named and left out; the caller decides what follows.
+A source is one file, a folder of files of one format, or a folder whose sub-folders `key=value` add
+columns (Hive partitions). Files are read in the order of their paths. Column types follow from the
+column's role and are never guessed. An id is text, so `00123` keeps its zeros and `NA` is not null.
+Unreadable lines are counted, recorded and skipped; the caller decides what to do about them.
 """
 
 import gzip
@@ -31,12 +31,12 @@ from components.prepare_data.text_rows import (
 )
 
 BROKEN = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
-BATCH_BYTES = 32 << 20  # of Parquet, in memory
+BATCH_BYTES = 32 << 20  # of Parquet data in memory
 TEXT = pa.large_string()  # 32-bit offsets overflow on a column of more than 2 GB
 
 
 class Chunk(NamedTuple):
-    """Some rows: every wanted column (null where the file lacks it), and where they stand."""
+    """A block of rows: every requested column (null where the file lacks it) and positions."""
 
     columns: dict[str, pa.Array]
     rows: int
@@ -45,12 +45,15 @@ class Chunk(NamedTuple):
     unit: Literal["line", "row"]
 
     def where(self, row: int) -> str:
-        """File and line of a row, for a message."""
+        """Return the file and line of a row, for messages."""
         return f"{self.file} {self.unit} {self.numbers[row]:,}"
 
 
 class Reader:
-    """Reads a source. After a full pass `seen` names its columns and `bad` its unreadable lines."""
+    """Reads a source.
+
+    After a full pass, `seen` holds its columns and `bad` its unreadable lines.
+    """
 
     def __init__(self, path: Path, batch_rows: int) -> None:
         self.name, self.batch_rows = path.name, batch_rows
@@ -61,11 +64,11 @@ class Reader:
         self.lacking: dict[str, list[str]] = {}
 
     def has(self, name: str) -> bool:
-        """Whether a pass found the column, with a type that can be read."""
+        """Return whether a pass has found the column with a readable type."""
         return name in self.seen and name not in self.wrong_types
 
     def chunks(self, columns: Mapping[str, Kind]) -> Iterator[Chunk]:
-        """Every row of the source in order, with the given columns."""
+        """Yield every row of the source in order, with the given columns."""
         readers: dict[Format, Callable[[DataFile, Mapping[str, Kind]], Iterator[Chunk]]] = {
             "csv": self._csv,
             "jsonl": self._jsonl,
@@ -80,7 +83,10 @@ class Reader:
 
     @contextmanager
     def _damage_counted(self, file: DataFile) -> Iterator[None]:
-        """A cut or damaged file is a bad input; a failing disk (which has an errno) is not."""
+        """Record a truncated or damaged file as bad input, but let disk errors through.
+
+        Disk errors are those with an errno.
+        """
         try:
             yield
         except OverlongLine as error:
@@ -177,8 +183,11 @@ class Reader:
     def _batches(
         self, path: Path, parquet: pq.ParquetFile, columns: list[str], options: Any
     ) -> Iterator[pa.RecordBatch]:
-        """The rows, so many at a time that they fit: where a text stands in a dictionary once, a
-        few hundred bytes of file may hold gigabytes."""
+        """Yield the rows in batches that fit in memory.
+
+        A dictionary stores each text only once, so a few hundred bytes of file may expand to
+        gigabytes.
+        """
         kinds = {n: parquet.schema_arrow.field(n).type for n in columns}
         texts = [n for n, k in kinds.items() if _is_string(k) or pa.types.is_dictionary(k)]
         with pq.ParquetFile(path, read_dictionary=texts, **options) as dictionaries:
@@ -201,7 +210,7 @@ class Reader:
 
 
 def is_blank(column: pa.Array) -> np.ndarray:
-    """Which cells of a text column are null, empty or white space, bool [N]."""
+    """Return which cells of a text column are null, empty or white space, bool [N]."""
     column = column.fill_null("")
     return mask(pc.or_(pc.equal(column, ""), pc.utf8_is_space(column)))
 
@@ -209,7 +218,7 @@ def is_blank(column: pa.Array) -> np.ndarray:
 def _open_text(path: Path, newline: str) -> TextIO:
     opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
     stream = opener(path, "rb")
-    # Bad bytes become lone surrogates, which Arrow refuses: then the line is named.
+    # Invalid bytes become lone surrogates, which Arrow rejects; the line can then be reported.
     return TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=newline)
 
 
@@ -235,7 +244,7 @@ def _is_string(found: pa.DataType) -> bool:
 
 
 def _longest(column: pa.Array) -> int:
-    """Bytes of the longest text that a column of one row could have, by its dictionary."""
+    """Return the bytes of the longest text in a one-row column, judged by its dictionary."""
     texts = column.dictionary if pa.types.is_dictionary(column.type) else column
     return pc.max(pc.binary_length(texts.cast(pa.large_binary()))).as_py() or 0
 

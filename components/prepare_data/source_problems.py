@@ -1,11 +1,11 @@
-"""What is wrong with a source whatever its meaning: lines, rows, columns and their types."""
+"""Reports problems that any source can have: bad lines, no rows, bad or missing columns."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 
 from components.prepare_data.readers import Reader
 
-# What it means to have no such column.
+# What setting the column to "" means.
 WITHOUT = {
     "image_column": "there are no pictures",
     "timestamp_column": "the order of the rows is the order in time",
@@ -13,7 +13,7 @@ WITHOUT = {
 
 
 def missing_column(where: str, setting: str, name: str, columns: Iterable[str]) -> str:
-    """Says that a column is absent, which one is nearest, and which flag names it."""
+    """Return a message about an absent column, with the nearest column and the flag to set."""
     flag = "--" + setting.replace("_", "-")
     found = sorted(columns)
     by_lower = {column.lower(): column for column in found}
@@ -31,12 +31,12 @@ def missing_column(where: str, setting: str, name: str, columns: Iterable[str]) 
 def source_problems(
     reader: Reader, rows: int, settings: Mapping[str, str], optional: set[str]
 ) -> Iterator[str]:
-    """What is wrong with a source whatever its meaning, after a full pass.
+    """Yield the problems that any source can have, after a full pass.
 
     Args:
         reader: the reader that made the pass.
-        rows: how many rows it gave.
-        settings: which setting names each wanted column.
+        rows: number of rows it returned.
+        settings: the setting that names each requested column.
         optional: columns that may be absent.
     """
     if reader.bad.count:

@@ -1,4 +1,4 @@
-"""What the stage prepare_data is: its settings, inputs and outputs."""
+"""Declares the settings, inputs and outputs of the stage prepare_data."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,44 +10,48 @@ from macrec.core.stage import Pool, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What decides the result."""
+    """Settings that determine the result."""
 
     item_id_column: str = "item_id"
-    """Column of the catalogue with the item's id: text or integer, unique, kept exactly."""
+    """Catalogue column that contains the item id. Ids are text or integers, must be unique, and are
+    kept exactly as given."""
 
     title_column: str = "title"
-    """Column of the catalogue with the title shown in the report."""
+    """Catalogue column that contains the title shown in the report."""
 
     text_columns: tuple[str, ...] = ("title", "description")
-    """Columns of the catalogue that make up the text to embed, a line each; fields that are empty
-    or "." are left out. The default stands for the title column, and description if there is one;
-    any other column named here must exist."""
+    """Catalogue columns that are joined, one per line, into the text to embed. Empty fields and "."
+    are skipped. The default means title_column, plus description if the catalogue has it; any other
+    column named here must exist."""
 
     image_column: str = "image"
-    """Column of the catalogue with the picture's path below the image folder; it may be absent
-    only under this default. "" if there are no pictures."""
+    """Catalogue column that contains the image path below the image folder. The column may be
+    absent only if this setting has its default value. Set "" if there are no images."""
 
     user_id_column: str = "user_id"
-    """Column of the log with the user's id: text or integer, kept exactly."""
+    """Log column that contains the user id. Ids are text or integers and are kept exactly as
+    given."""
 
     interaction_item_column: str = "item_id"
-    """Column of the log with the item's id."""
+    """Log column that contains the item id."""
 
     timestamp_column: str = "timestamp"
-    """Column of the log with the time: seconds or milliseconds since 1970, ISO 8601 text, or a
-    date type. "" if the order of the log's rows is the order in time."""
+    """Log column that contains the time of the interaction: seconds or milliseconds since 1970, ISO
+    8601 text, or a date type. Set "" if the rows of the log are already in time order."""
 
     min_interactions: int = 5
-    """Users and items with fewer interactions are dropped, over and over until none is left (the
-    k-core). 0 or 1 keeps every item. Users with fewer than 3 are always dropped."""
+    """Minimum number of interactions per user and per item. Users and items below it are dropped
+    repeatedly until none is left (k-core). 0 or 1 keeps every item; users with fewer than 3
+    interactions are always dropped."""
 
     unknown_items: Literal["fail", "drop"] = "fail"
-    """What to do with interactions of items absent from the catalogue: up to 1 % of the rows are
-    left out with a warning; above that, fail or drop them."""
+    """Policy for interactions with items that the catalogue lacks. Up to 1 % of the rows are
+    dropped with a warning under either value. Above 1 %, "fail" stops the run and "drop" drops the
+    rows."""
 
     missing_image: Literal["keep", "drop", "fail"] = "keep"
-    """What to do with items for which the catalogue names no picture. They are dropped, with their
-    interactions, before the k-core."""
+    """Policy for items without an image path in the catalogue. "keep" keeps them, "drop" removes
+    them and their interactions before the k-core, "fail" stops the run."""
 
     def __post_init__(self) -> None:
         for name in ("item_id_column", "title_column", "user_id_column", "interaction_item_column"):
@@ -73,29 +77,30 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Nothing to set: the stage streams in batches of a fixed size."""
+    """Settings that affect only the speed; there are none, as batches have a fixed size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the stage reads."""
+    """The data that the stage reads."""
 
     catalog: Source
-    """The catalogue: CSV, JSON lines or Parquet, a file or a folder of files."""
+    """The catalogue: CSV, JSON lines or Parquet; one file or a folder of files."""
 
     interactions: Source
-    """The log of clicks or purchases, in the same formats."""
+    """The log of clicks or purchases, in any of the same formats."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What the stage writes."""
+    """The artifacts that the stage writes."""
 
     items: DatasetOutput
-    """The items that stay, in the order of the catalogue."""
+    """The items that remain after filtering, in catalogue order."""
 
     sequences: DatasetOutput
-    """One row a user, in the order of their first appearance in the log."""
+    """One row per user with their items in time order. Users are in the order of their first
+    interaction in the log."""
 
 
 STAGE = Stage(

@@ -1,6 +1,6 @@
-"""Stage prepare_data: from the shop's catalogue and log to items and sequences.
+"""Stage prepare_data: turns the catalogue and the interaction log into items and sequences.
 
-Every problem of the input comes in one message, before anything is written.
+All problems of the input are reported in one message, before anything is written.
 """
 
 import numpy as np
@@ -16,15 +16,14 @@ from macrec.data import schema
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Checks catalogue and log, filters them, and writes items and sequences.
+    """Validate the catalogue and the log, filter them, and write items and sequences.
 
-    Interactions of a user are sorted by time, and by the order of the log where times are equal.
-    Repeats of the same user, item and time are dropped; the same item at another time stays.
+    Interactions of a user are sorted by time; equal times keep the order of the log. Repeats of the
+    same user, item and time are dropped. The same item at another time is kept.
 
     Raises:
-        UserError: with every problem of the input.
+        UserError: the input has problems; the message lists all of them.
     """
-
     items_path = job.inputs.catalog.path()
     report = validate(job.settings, items_path, job.inputs.interactions.path())
     prepared = report.checked()

@@ -1,8 +1,8 @@
-"""Rows of CSV and JSON lines in blocks, each with the number of the line it began on.
+"""Yields rows of CSV and JSON lines in blocks, each row with the number of its first line.
 
-A block in which every line is a good row of its own, the usual case, is taken as a whole, which is
-several times as fast. Any other goes row by row, through the same parser, and so has the same rows;
-each line that cannot be read is reported by its number.
+A block in which every line is a valid row, the usual case, is parsed as a whole, which is several
+times as fast. Any other block is parsed row by row with the same parser and so gives the same rows.
+Each unreadable line is reported by its number.
 """
 
 import csv
@@ -16,9 +16,10 @@ Kind = Literal["id", "text", "time"]
 Cells = Sequence[str | None]
 Report = Callable[[int, str], None]
 
-LARGEST_FIELD = 16 * 1024 * 1024  # characters; a quote never closed must not swallow the file
-LONGEST_LINE = 32 * 1024 * 1024  # characters: a few kilobytes of gzip may hold a line of gigabytes
-BLOCK_CHARACTERS = 32 * 1024 * 1024  # held at once, whatever the number of lines
+LARGEST_FIELD = 16 * 1024 * 1024  # characters; an unclosed quote must not swallow the file
+# characters: a few kilobytes of gzip may expand to a line of gigabytes
+LONGEST_LINE = 32 * 1024 * 1024
+BLOCK_CHARACTERS = 32 * 1024 * 1024  # characters in memory at once, whatever the number of lines
 
 Row = TypeVar("Row")
 
@@ -31,7 +32,7 @@ class Block(NamedTuple):
 
 
 class OverlongLine(Exception):
-    """A line of more than LONGEST_LINE characters, behind which nothing is read."""
+    """A line exceeds LONGEST_LINE characters. Nothing after it is read."""
 
 
 def _lines(stream: TextIO, before: int = 0) -> Iterator[str]:
@@ -42,7 +43,7 @@ def _lines(stream: TextIO, before: int = 0) -> Iterator[str]:
 
 
 def _block(rows: Iterator[Row], size: int, length: Callable[[Row], int]) -> list[Row]:
-    """The next rows: at most `size`, and no more once they have BLOCK_CHARACTERS."""
+    """Return the next rows: at most `size`, and none after BLOCK_CHARACTERS is reached."""
     block: list[Row] = []
     room = BLOCK_CHARACTERS
     for row in islice(rows, size):
@@ -54,8 +55,8 @@ def _block(rows: Iterator[Row], size: int, length: Callable[[Row], int]) -> list
 
 
 def csv_header(stream: TextIO, report: Report) -> tuple[list[str], int]:
-    """The first row that is not blank, and the number of its last line; empty for an empty file."""
-    csv.field_size_limit(LARGEST_FIELD)  # the default refuses a description above 128 KiB
+    """Return the first row that is not blank and its last line number; [] for an empty file."""
+    csv.field_size_limit(LARGEST_FIELD)  # the default rejects a description above 128 KiB
     reader = csv.reader(_lines(stream), strict=True)
     for _, row in _rows(reader, 0, report):
         return row, reader.line_num
@@ -63,14 +64,14 @@ def csv_header(stream: TextIO, report: Report) -> tuple[list[str], int]:
 
 
 def csv_blocks(stream: TextIO, width: int, line: int, size: int, report: Report) -> Iterator[Block]:
-    """The rows below the header, with all their columns.
+    """Yield the rows below the header, with all their columns.
 
     Args:
-        stream: the file, after the header.
+        stream: the file, positioned after the header.
         width: number of columns.
         line: number of lines read so far.
         size: rows in a block.
-        report: takes the line number and the reason of each bad row.
+        report: is called with the line number and the reason of each bad row.
     """
     source = _lines(stream, line)
     while lines := _block(source, size, len):
@@ -81,7 +82,7 @@ def csv_blocks(stream: TextIO, width: int, line: int, size: int, report: Report)
         line += len(lines)
     else:
         return
-    # A quoted field may span blocks: from here on the rows are counted one by one.
+    # A quoted field may span blocks, so rows are counted one by one from here on.
     found = _rows(csv.reader(chain(lines, source), strict=True), line, report)
     good = _of_width(found, width, report)
     while pairs := _block(good, size, lambda pair: sum(map(len, pair[1]))):
@@ -124,14 +125,14 @@ def _of_width(
 def json_blocks(
     stream: TextIO, kinds: Mapping[str, Kind], size: int, report: Report, seen: set[str]
 ) -> Iterator[Block]:
-    """The wanted columns of each object, null where it lacks the key.
+    """Yield the requested columns of each object; a cell is null where the object lacks the key.
 
     Args:
         stream: the file.
-        kinds: the wanted columns and their roles.
+        kinds: the requested columns and their roles.
         size: lines in a block.
-        report: takes the line number and the reason of each bad line.
-        seen: receives every key met.
+        report: is called with the line number and the reason of each bad line.
+        seen: every key that occurs is added to this set.
     """
     source, line = _lines(stream), 0
     while lines := _block(source, size, len):

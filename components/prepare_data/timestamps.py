@@ -1,8 +1,8 @@
-"""Timestamps of any usual kind as microseconds since 1970.
+"""Converts timestamps of all common kinds to microseconds since 1970.
 
-Numbers are told apart by size: below 1e11 seconds (year 5138), then milliseconds, microseconds,
-nanoseconds, each below 1,000 times the limit before. Text is a number or an ISO 8601 time; one
-without a zone is UTC. A log must keep to one unit, which is for the caller to check.
+The unit of a number follows from its size. Below 1e11 it is seconds (year 5138), then milliseconds,
+microseconds and nanoseconds; each limit is 1,000 times the one before. Text is a number or an ISO
+8601 time; a time without a zone is UTC. A log must use one unit, which the caller checks.
 """
 
 import math
@@ -22,7 +22,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Times(NamedTuple):
-    """Microseconds int64[N], which rows are null, which are no valid time, and rows per unit."""
+    """Microseconds int64 [N], which rows are null, which are invalid times, and rows per unit."""
 
     micros: np.ndarray
     null: np.ndarray
@@ -31,7 +31,7 @@ class Times(NamedTuple):
 
 
 def to_microseconds(column: pa.Array) -> Times:
-    """Converts a column of integers, floats, decimals, dates, times or text.
+    """Convert a column of integers, floats, decimals, dates, times or text.
 
     Negative, infinite and unreadable values are marked bad; empty text is null.
     """
@@ -77,7 +77,7 @@ def _from_numbers(column: pa.Array) -> Times:
 
 
 def _from_text(column: pa.Array) -> Times:
-    """Tries the whole column as one kind, which is fast; a mixed one goes value by value."""
+    """Convert the whole column as one kind, which is fast, or else value by value."""
     column = pc.utf8_trim_whitespace(column)
     column = pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
     for kind in (pa.int64(), pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC")):
@@ -121,5 +121,5 @@ def _moment(text: str) -> int | None:
     except ValueError:
         return None
     moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    elapsed = moment - EPOCH  # integers throughout: a float of seconds loses microseconds
+    elapsed = moment - EPOCH  # integers throughout, because a float of seconds loses microseconds
     return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds

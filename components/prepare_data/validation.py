@@ -1,4 +1,4 @@
-"""All checks of the input, before anything is written: seconds, not minutes of a run that fails."""
+"""Checks the whole input before anything is written, so that a bad run fails within seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from macrec.core.errors import UserError
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is to be written: sorted interactions, ids of the user codes, items that stay."""
+    """The data to write: sorted interactions, the id of each user code, and the kept items."""
 
     log: Interactions
     user_ids: pa.LargeStringArray
@@ -36,7 +36,7 @@ class Prepared:
 
 @dataclass
 class ValidationReport:
-    """The outcome of all checks. `prepared` is None if there are problems."""
+    """The result of all checks. `prepared` is None if there are problems."""
 
     problems: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
@@ -44,7 +44,7 @@ class ValidationReport:
     prepared: Prepared | None = None
 
     def lines(self) -> list[str]:
-        """The report, ready to print; what was counted and is zero is left out."""
+        """Return the report as lines to print; counts of zero are left out."""
         figures = [
             f"{name.replace('_', ' ')}: {value:,.{4 if value % 1 else 0}f}"
             for name, value in self.metrics.items()
@@ -59,10 +59,10 @@ class ValidationReport:
         ]
 
     def checked(self) -> Prepared:
-        """What is to be written.
+        """Return the data to write.
 
         Raises:
-            UserError: with every problem of the input.
+            UserError: the input has problems; the message lists all of them.
         """
         if self.problems:
             raise UserError("\n".join(self.problems))
@@ -71,7 +71,7 @@ class ValidationReport:
 
 
 def validate(config: Settings, items_path: Path, interactions_path: Path) -> ValidationReport:
-    """Reads and checks catalogue and log.
+    """Read and check the catalogue and the log.
 
     Args:
         config: the stage's settings.
@@ -101,10 +101,10 @@ def validate(config: Settings, items_path: Path, interactions_path: Path) -> Val
 def _filter(
     config: Settings, catalogue: Catalogue, log: Log, report: ValidationReport
 ) -> list[Round]:
-    """Drops what the settings say, and counts it; returns what each round of the k-core left."""
+    """Drop what the settings exclude and count it; return the sizes after each k-core round."""
     items, users = len(catalogue.ids), len(log.user_ids)
     eligible = catalogue.has_image if config.missing_image == "drop" else np.ones(items, bool)
-    # One name throughout frees each step's copy: at 100 million rows that is 1.6 GB.
+    # Reusing one name frees each step's copy; at 100 million rows a copy is 1.6 GB.
     rows, log.interactions = log.interactions, Interactions.empty()
     rows = rows.take(rows.item < items)
     known = len(rows.user)
@@ -146,7 +146,7 @@ def _filter(
 
 
 def _judge(config: Settings, stages: list[Round], report: ValidationReport) -> None:
-    """Checks that something is left, and warns of splits that the time does not decide."""
+    """Check that data is left, and warn of users whose split the time does not decide."""
     users, tied = report.metrics["users"], report.metrics["users_with_tie_at_split"]
     if users == 0 or report.metrics["items"] < 2:
         steps = ", then ".join(str(step) for step in stages)

@@ -1,1 +1,1 @@
-"""Pseudo-labels: which items are alike in text, and which in their picture."""
+"""Stage pseudo_label: clusters items by text and, separately, by image."""

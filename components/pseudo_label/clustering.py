@@ -1,4 +1,4 @@
-"""k-means of the vectors of one modality, seeded and the same for every number of threads.
+"""Clusters the vectors of one modality by k-means, seeded and independent of the thread count.
 
 N items, R rows that have a vector, B rows of a batch, D components, K clusters
 """
@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 2_048
 
 
 class Clustering(NamedTuple):
-    """Clusters of the items that have a vector."""
+    """The clusters of the items that have a vector."""
 
     labels_N: NDArray[np.int32]
     """-1 where there is no vector"""
@@ -40,7 +40,7 @@ class Vectors:
         self._matrix_ND, self._normalise = matrix_ND, normalise
 
     def read(self, which_B: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """Copies of some of the rows."""
+        """Return copies of some of the rows."""
         batch_BD = np.array(self._matrix_ND[self.rows[which_B]], np.float32)
         if self._normalise:
             norm_B = np.sqrt(np.square(batch_BD).sum(1, keepdims=True))
@@ -48,14 +48,14 @@ class Vectors:
         return batch_BD
 
     def chunks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """All rows in order, a bounded number at a time."""
+        """Yield all rows in order, a bounded number at a time."""
         for start in range(0, len(self.rows), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
             yield part, self.read(part)
 
 
 def cluster(matrix_ND: Rows, valid_N: NDArray[np.bool_], config: Settings, name: str) -> Clustering:
-    """Clusters the valid rows; without any, there is no cluster.
+    """Cluster the valid rows; without any, there are no clusters.
 
     Raises:
         UserError: a vector is not finite.
@@ -75,9 +75,9 @@ def cluster(matrix_ND: Rows, valid_N: NDArray[np.bool_], config: Settings, name:
             *(f"{n:,}" for n in (clusters, config.clusters, distinct)),
             config.min_items_per_cluster,
         )
-    # Threads add up their shares in the order in which they end: one thread, one result.
+    # Threads add up their parts in the order in which they finish; one thread gives one result.
     with threadpool_limits(1), warnings.catch_warnings():
-        # Fewer clusters than asked for are reported by the stage's metrics.
+        # The stage's metrics report it if there are fewer clusters than requested.
         warnings.filterwarnings("ignore", message="Number of distinct clusters")
         streamed = len(vectors.rows) > config.minibatch_above
         fit = _fit_streamed if streamed else _fit_in_memory
@@ -86,22 +86,23 @@ def cluster(matrix_ND: Rows, valid_N: NDArray[np.bool_], config: Settings, name:
 
 
 def capped(clusters: int, distinct: int, min_items: int) -> int:
-    """Clusters that the catalogue can fill: `min_items` distinct vectors each on average.
+    """Return the number of clusters that the catalogue can fill.
 
-    A label is of use through the other items that share it, so a cluster of one is worth nothing;
-    two clusters are the least that tell any items apart.
+    On average a cluster has at least `min_items` distinct vectors. A label is useful only through
+    the other items that share it, so a cluster of one item has no value. At least two clusters are
+    used, because one cannot distinguish any items.
     """
     return min(clusters, distinct, max(2, distinct // min_items))
 
 
 def count_distinct(vectors: Vectors, name: str) -> int:
-    """Number of different vectors, by a 64-bit hash of each."""
+    """Return the number of distinct vectors, judged by a 64-bit hash of each."""
     hashes: list[NDArray[np.uint64]] = []
     broken = 0
     for _, chunk_BD in vectors.chunks():
         broken += int((~np.isfinite(chunk_BD).all(1)).sum())
         bits_BD = (chunk_BD + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 becomes 0
-        # A vector's hash must not depend on its place, as the rounding of a float product may.
+        # A hash must not depend on the vector's row, as the rounding of a float product may.
         weights_D = np.random.default_rng(0).integers(2**63, size=bits_BD.shape[1], dtype=np.uint64)
         hashes.append(bits_BD @ (2 * weights_D + 1))
     if broken:
@@ -140,7 +141,7 @@ def _fit_streamed(
     settings: dict[str, Any] = {"init": centres_KD, "n_init": 1, "random_state": config.seed}
     model: Any = MiniBatchKMeans(clusters, **settings)
     for _ in range(config.passes):
-        # Neighbours in a catalogue are alike: batches in its order would chase one category.
+        # Adjacent catalogue rows are similar, so batches in that order would follow one category.
         for which_B in np.array_split(rng.permutation(items), max(1, items // batch)):
             model.partial_fit(vectors.read(np.sort(which_B)))
 

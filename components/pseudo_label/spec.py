@@ -1,4 +1,4 @@
-"""What the stage pseudo_label is: its settings, inputs and outputs."""
+"""Declares the settings, inputs and outputs of the stage pseudo_label."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,26 @@ from macrec.core.stage import Pool, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the labels depend on."""
+    """Settings that determine the labels."""
 
     clusters: int = 512
-    """Clusters of each modality (the paper: 512); fewer if the catalogue cannot fill them."""
+    """Number of k-means clusters per modality (the paper: 512). Small catalogues get fewer; see
+    min_items_per_cluster."""
     min_items_per_cluster: int = 4
-    """At most one cluster for so many distinct vectors, for a label that no other item has is
-    worth nothing."""
+    """Minimum number of distinct vectors per cluster, on average. It limits `clusters`, because a
+    label that no other item shares yields no positive pair."""
     normalise: bool = True
-    """Scale every vector to length one, so that k-means goes by the cosine. Vectors should have
-    been centred before, as embed_text and embed_image do."""
+    """Scale every vector to unit length, so that k-means follows the cosine similarity. The vectors
+    should be centred first; embed_text and embed_image do that."""
     minibatch_above: int = 50_000
-    """Items above which the vectors are streamed through mini-batch k-means; below, k-means runs
-    on all of them in memory, once, from a k-means++ start."""
+    """Number of items above which mini-batch k-means streams the vectors. Up to it, k-means runs
+    once in memory on all vectors, from a k-means++ start."""
     batch_items: int = 8_192
-    """Items of a mini-batch, at least; never fewer than the clusters."""
+    """Minimum number of items per mini-batch. The number of clusters is used if it is larger."""
     passes: int = 5
-    """Passes of mini-batch k-means over the catalogue, shuffled anew each time."""
+    """Passes of mini-batch k-means over the catalogue. Each pass has a new random order."""
     max_iterations: int = 100
-    """Iterations of k-means, if it does not converge before."""
+    """Maximum number of iterations of in-memory k-means; it stops earlier if it converges."""
     seed: int = 0
     """Seed of the initial centres and of the shuffling."""
 
@@ -41,12 +42,15 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Nothing to tune: one thread, for the sums of several depend on their number."""
+    """Settings that affect only the speed; this stage has none.
+
+    It uses one thread, because sums over several threads depend on their number.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the stage reads."""
+    """The artifacts that the stage reads."""
 
     text_embeddings: Artifact
     """Text vectors of the items."""
@@ -56,10 +60,10 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What the stage writes."""
+    """The artifacts that the stage writes."""
 
     pseudo_labels: DatasetOutput
-    """One row per item: its text cluster and its image cluster, null without a vector."""
+    """One row per item with its text cluster and its image cluster; null where it has no vector."""
 
 
 STAGE = Stage(

@@ -1,6 +1,7 @@
-"""pseudo_label: clusters the text vectors and the image vectors of the items, each by k-means.
+"""Stage pseudo_label: clusters the text vectors and the image vectors of the items by k-means.
 
-Two items with one label are a positive pair for the other modality in quantize (MACRec, sec. 2).
+Two items with the same label are a positive pair for the other modality in quantize (MACRec, sec.
+2).
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ MODALITIES = ("text", "image")
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Clusters each modality by itself.
+    """Cluster each modality independently.
 
     Raises:
         UserError: the artifacts differ in length, no item has a vector, or vectors are not finite.

@@ -1,1 +1,1 @@
-"""The cross-modal quantizer: from the embeddings of an item to its text and image codes."""
+"""Stage quantize: trains the cross-modal quantizer, which maps item vectors to codes."""

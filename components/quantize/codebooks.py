@@ -1,7 +1,7 @@
-"""How codebooks follow the encoder: k-means on all items, moving means, re-seeding.
+"""Makes codebooks follow the encoder: k-means on all items, moving means, re-seeding.
 
-Shape suffixes: N items, B batch, D latent size, L levels, M codebook size, P one chunk of items,
-T trials.
+Shape suffixes: N items, B batch, D latent size, L levels, M codebook size, P one chunk of items, T
+trials.
 """
 
 import math
@@ -19,20 +19,20 @@ from macrec.tokenizer.residual_quantization import (
     squared_distances,
 )
 
-CHUNK = 65_536  # items whose distances to all codewords are held at once
+CHUNK = 65_536  # items whose distances to all codewords are in memory at once
 ITERATIONS = 20
 
 Tensors = Mapping[str, Tensor]  # by modality
 
 
 def _spread_start(points_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Greedy k-means++, as in scikit-learn.
+    """Return centres from greedy k-means++, as in scikit-learn.
 
     A few points are drawn with probability proportional to their squared distance from the centres
-    so far; the one that lowers the sum of these distances most is the next centre.
+    so far. The one that lowers the sum of these distances most becomes the next centre.
     """
     trials = 2 + int(math.log(count))
-    # Drawn on the CPU, so that every device takes the same items.
+    # The numbers are drawn on the CPU, so that every device takes the same items.
     draws_MT = torch.rand(count, trials, generator=generator, dtype=torch.float64)
     square_N = points_ND.square().sum(1)
     nearest_N = torch.ones_like(square_N)
@@ -54,9 +54,9 @@ def _spread_start(points_ND: Tensor, count: int, generator: torch.Generator) -> 
 def kmeans(
     points_ND: Tensor, count: int, generator: torch.Generator, iterations: int = ITERATIONS
 ) -> Tensor:
-    """Centres [M, D] by Lloyd's iterations from a greedy k-means++ start.
+    """Return centres [M, D] by Lloyd's iterations from a greedy k-means++ start.
 
-    A centre left without items takes the item farthest from its own centre.
+    A centre without items moves to the item farthest from its own centre.
     """
     centres_MD = _spread_start(points_ND, count, generator)
     for _ in range(iterations):
@@ -65,7 +65,7 @@ def kmeans(
         distances: list[Tensor] = []
         for points_PD in points_ND.split(CHUNK):
             codes_P = nearest_codes(points_PD, centres_MD)
-            # A product with the one-hot matrix: unlike a scattered sum it is repeatable on a GPU.
+            # A product with the one-hot matrix is repeatable on a GPU, unlike a scattered sum.
             member_MP = nn.functional.one_hot(codes_P, count).to(points_PD.dtype).T
             sums_MD += member_MP @ points_PD
             sizes_M += member_MP.sum(1)
@@ -78,7 +78,7 @@ def kmeans(
 
 
 class _Descent:
-    """The residuals of all items on their way down the levels."""
+    """The residuals of all items as they pass down the levels."""
 
     def __init__(self, model: CrossModalQuantizer, latents: Tensors, present: Tensors) -> None:
         self.parts, self.shared = model.parts(), model.spec.shared_levels
@@ -87,7 +87,7 @@ class _Descent:
         self.everything_N = torch.stack(list(present.values())).all(0)
 
     def codes(self, level: int) -> dict[str, Tensor]:
-        """The codes [N] that the codebooks of a level give."""
+        """Return the codes [N] that the codebooks of a level give."""
         books = {name: [part.codebooks[level]] for name, part in self.parts.items()}
         if level < self.shared:
             codes: list[Tensor] = []
@@ -105,7 +105,7 @@ class _Descent:
         }
 
     def step(self, level: int) -> None:
-        """Takes away the codewords of a level."""
+        """Subtract the codewords of a level from the residuals."""
         for name, codes_N in self.codes(level).items():
             self.residuals[name] -= self.parts[name].codebooks[level][codes_N]
 
@@ -114,7 +114,7 @@ class _Descent:
 def refit(
     model: CrossModalQuantizer, latents: Tensors, present: Tensors, generator: torch.Generator
 ) -> None:
-    """Replaces every codebook by k-means on the true residuals of ALL items, level by level.
+    """Replace every codebook by k-means on the true residuals of ALL items, level by level.
 
     A shared level clusters the items that have every modality, on both residuals side by side.
     """
@@ -146,9 +146,9 @@ def refit(
 
 @torch.no_grad()
 def reseed_dead(model: CrossModalQuantizer, latents: Tensors, present: Tensors) -> dict[str, int]:
-    """Moves each codeword no item uses to the residual farthest from its own; returns how many.
+    """Move each unused codeword to the residual farthest from its own; return how many moved.
 
-    A dead codeword of a shared level takes both residuals of one item.
+    An unused codeword of a shared level takes both residuals of one item.
     """
     descent = _Descent(model, latents, present)
     moved = dict.fromkeys(descent.parts, 0)
@@ -175,21 +175,21 @@ def reseed_dead(model: CrossModalQuantizer, latents: Tensors, present: Tensors) 
 
 
 class MovingMeans:
-    """Codewords as exponential moving means of the residuals they are chosen for.
+    """Keeps codewords as exponential moving means of the residuals assigned to them.
 
-    counts and sums fade by `decay` at each step (van den Oord 2017, appendix A.1); a codeword is
-    their ratio. One that was not chosen for long keeps its place: both fade alike, and before they
-    are too small to divide it is left alone.
+    Counts and sums decay at each step (van den Oord 2017, appendix A.1); a codeword is their ratio.
+    A codeword that is not chosen for long keeps its place, because both decay alike. Before they
+    are too small to divide, it is left unchanged.
     """
 
     def __init__(self, model: CrossModalQuantizer, decay: float, batch_size: int) -> None:
         self.model, self.decay = model, decay
-        # A start as heavy as an even batch: the first batches then move the codewords gently.
+        # The start weighs as much as an even batch, so the first batches move the codewords gently.
         self.start = batch_size / model.spec.codebook_size
         self.reset()
 
     def reset(self) -> None:
-        """Starts anew from the codebooks as they are."""
+        """Start again from the current codebooks."""
         self.counts: dict[str, list[Tensor]] = {}
         self.sums: dict[str, list[Tensor]] = {}
         for name, part in self.model.parts().items():
@@ -199,7 +199,7 @@ class MovingMeans:
 
     @torch.no_grad()
     def update(self, quantized: Mapping[str, Quantized], present: Tensors) -> None:
-        """Takes in a batch."""
+        """Update counts, sums and codewords with a batch."""
         for name, done in quantized.items():
             rows = present[name]
             for level, codebook in enumerate(self.model.modality(name).codebooks):

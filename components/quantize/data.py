@@ -1,4 +1,4 @@
-"""The vectors and labels that the quantizer learns from. N items, B batch, E embedding size."""
+"""Holds the vectors and labels for training. N items, B batch, E embedding size."""
 
 import math
 import os
@@ -17,12 +17,12 @@ from macrec.core.progress import log
 from macrec.data.vectors import Rows
 from macrec.tokenizer.quantizer import ModalityQuantizer
 
-CHUNK = 8_192  # rows looked at once
-AHEAD = 2  # batches read before they are asked for
+CHUNK = 8_192  # rows processed at once
+AHEAD = 2  # batches read ahead
 
 
 class OnDisk:
-    """Vectors read from disk by rows, which come as those of a tensor on the CPU would."""
+    """Vectors read from disk by rows; indexing returns tensors on the CPU."""
 
     device = torch.device("cpu")
 
@@ -38,7 +38,7 @@ class OnDisk:
         )
 
     def to(self, device: torch.device) -> Tensor:
-        """All rows as a tensor on the device, brought there a chunk at a time."""
+        """Return all rows as a tensor on the device, copied chunk by chunk."""
         there_NE = torch.empty(self.shape, dtype=self[:0].dtype, device=device)
         for start in range(0, len(self), CHUNK):
             part = slice(start, start + CHUNK)
@@ -54,11 +54,11 @@ class Modality(NamedTuple):
     label_N: Tensor  # int64 pseudo-label of THIS modality, -1 without one
 
     def take(self, rows_B: Tensor, device: torch.device) -> "Modality":
-        """The given rows, on the device."""
+        """Return the given rows on the device."""
         return Modality(*(t[rows_B.to(t.device)].to(device) for t in self))
 
     def to(self, device: torch.device) -> "Modality":
-        """All rows, on the device."""
+        """Return all rows on the device."""
         return Modality(*(t.to(device) for t in self))
 
     @property
@@ -69,22 +69,22 @@ class Modality(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the vectors."""
+        """The size of the vectors in bytes."""
         return math.prod(self.embedding_NE.shape) * self.embedding_NE[:0].element_size()
 
     @property
     def dim(self) -> int:
-        """Components of a vector."""
+        """The number of components of a vector."""
         return self.embedding_NE.shape[1]
 
 
 Catalogue = Mapping[str, Modality]
-"""By modality; row k of each is item k."""
+"""Modalities by name; row k of each is item k."""
 
 
 @contextmanager
 def timed(phase: str) -> Iterator[None]:
-    """Logs how long the block took, if that was long enough to be reported."""
+    """Log how long the block took, if that was long enough to be reported."""
     started, busy = time.monotonic(), time.process_time()
     yield
     seconds, busy = time.monotonic() - started, time.process_time() - busy
@@ -93,7 +93,7 @@ def timed(phase: str) -> Iterator[None]:
 
 
 def items(catalogue: Catalogue) -> int:
-    """Number of items, with a vector or without."""
+    """Return the number of items, with a vector or without."""
     return len(next(iter(catalogue.values())).present_N)
 
 
@@ -103,17 +103,17 @@ def batches(
     device: torch.device,
     share: Callable[[int], slice] = slice,
 ) -> Iterator[Catalogue]:
-    """The batches of the given rows, on the device, in order.
+    """Yield the batches of the given rows on the device, in order.
 
-    Vectors that do not lie on the device are read ahead by a thread while the device works; for a
-    GPU they come in pinned memory, which it fetches by itself.
+    Vectors that are not on the device are read ahead by a thread while the device works. For a GPU
+    they are in pinned memory, from which it copies asynchronously.
 
     Args:
         catalogue: all items.
         rows: the rows of each batch.
-        device: where the batches are wanted.
-        share: for a number of rows, those whose vectors this process takes; presence and labels are
-            those of the whole batch.
+        device: where the batches are needed.
+        share: returns, for a number of rows, those whose vectors this process reads; presence and
+            labels are those of the whole batch.
     """
     vectors = {name: data.embedding_NE for name, data in catalogue.items()}
     near = all(isinstance(v, Tensor) and v.device.type == device.type for v in vectors.values())
@@ -148,7 +148,7 @@ def _ahead(
 
 
 def fit_normalisation(part: ModalityQuantizer, data: Modality, name: str) -> None:
-    """Sets the mean vector and the root of the mean variance over the items present."""
+    """Set the mean vector and the root of the mean variance over the present items."""
     total_E, squares, count = torch.zeros(data.dim, dtype=torch.float64), 0.0, 0
     for start in range(0, len(data.present_N), CHUNK):
         chunk = slice(start, start + CHUNK)

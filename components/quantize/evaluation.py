@@ -1,4 +1,4 @@
-"""What the trained codebooks are worth: codes of all items, reconstruction, use, and the floor.
+"""Evaluates the trained codebooks: codes of all items, reconstruction, use, and the floor.
 
 Shape suffixes: N items, B batch, E embedding size, D latent size, L levels.
 """
@@ -17,13 +17,13 @@ from macrec.tokenizer.measures import measure_tokenizer
 from macrec.tokenizer.quantizer import Encoded
 
 ROWS = 8192  # items encoded and decoded at once
-DECODED = 131_072  # items decoded, about
+DECODED = 131_072  # approximate number of items decoded
 
 OnChunk = Callable[[Mapping[str, Encoded]], None]
 
 
 class Evaluation(NamedTuple):
-    """The codes of all items and the figures of the stage."""
+    """The codes of all items and the metrics of the stage."""
 
     codes: dict[str, np.ndarray]
     """int32 [N, L] by modality, -1 for an item without the vector"""
@@ -34,17 +34,17 @@ class Evaluation(NamedTuple):
 def evaluate(
     trained: Trained, catalogue: Catalogue, config: Settings, on_chunk: OnChunk = lambda _: None
 ) -> Evaluation:
-    """Encodes every item with the model of the last epoch and measures the codes.
+    """Encode every item with the model of the last epoch and measure the codes.
 
     `text_unexplained_variance_l` is the squared error of the vectors decoded from the codes up to
-    level l, over the variance of the vectors: 1 says nothing, 0 says all. It is measured on every
-    k-th vector, k = 1 up to 131,072 of them.
+    level l, divided by the variance of the vectors. At 1 the codes explain nothing, at 0
+    everything. It is measured on every k-th vector, with k = 1 up to 131,072 vectors.
 
     Args:
         trained: the model and its history.
-        catalogue: the vectors; they may lie in a memory-mapped file.
-        config: with every size filled in.
-        on_chunk: gets the latents and codes chunk by chunk, in the order of the items.
+        catalogue: the vectors; they may be in a memory-mapped file.
+        config: settings with every size filled in.
+        on_chunk: is called with the latents and codes chunk by chunk, in item order.
 
     Raises:
         UserError: a codebook collapsed (`min_perplexity_share`).
@@ -90,7 +90,7 @@ def evaluate(
 
 
 def _every_kth(present_N: torch.Tensor) -> torch.Tensor:
-    """The rows to decode: all that are present, or evenly spaced ones of them."""
+    """Return the rows to decode: all present rows, or evenly spaced ones of them."""
     place_N = present_N.cumsum(0) - 1
     stride = -(-int(present_N.sum()) // DECODED)
     return present_N & (place_N % max(stride, 1) == 0)

@@ -1,4 +1,4 @@
-"""quantizer_mode=frozen: the catalogue encoded by the quantizer of an earlier run.
+"""Implements quantizer_mode=frozen: the quantizer of an earlier run encodes the catalogue.
 
 N items, L levels
 """
@@ -19,18 +19,18 @@ from macrec.tokenizer.quantizer import load_quantizer
 from macrec.tokenizer.renewal import MAX_CHANGED, TOLERANCE, check_changed, rows_before, settle
 
 FROZEN = "frozen"
-"""Mark in the metadata of the latents: the IDs of the version before stand."""
+"""Metadata key of the latents: the IDs of the previous version remain valid."""
 REMEDY = "Use those, or set quantizer_mode=retrain."
 
 
 def run(inputs: Inputs, outputs: Outputs, device: torch.device) -> Metrics:
-    """Hands the earlier quantizer on and writes latents and codes of the new catalogue.
+    """Copy the earlier quantizer and write latents and codes of the new catalogue.
 
-    An old item that has not changed keeps the latent and the codes on which its ID rests, so that
-    `resolve_collisions` knows by them which IDs stand.
+    An unchanged old item keeps the latent and the codes that its ID is based on. From these,
+    `resolve_collisions` determines which IDs are kept.
 
     Raises:
-        UserError: an earlier artifact is absent or of another run, the vectors are not those of its
+        UserError: an earlier artifact is absent or from another run, the vectors are not from its
             encoder, or too many old items have changed.
     """
     quantizer = earlier(inputs, "previous_quantizer")
@@ -66,7 +66,7 @@ def run(inputs: Inputs, outputs: Outputs, device: torch.device) -> Metrics:
 
 
 def earlier(inputs: Inputs, name: str) -> Artifact:
-    """An artifact of the earlier run."""
+    """Return an artifact of the earlier run."""
     source: Source | None = getattr(inputs, name)
     check(
         source is not None,
@@ -78,7 +78,7 @@ def earlier(inputs: Inputs, name: str) -> Artifact:
 
 
 def _copy(quantizer: Artifact, output: FolderOutput) -> None:
-    """The same files, so that the artifact has the same digest."""
+    """Copy the same files, so that the artifact has the same digest."""
     output.metadata |= quantizer.metadata
     for entry in quantizer.manifest["files"]:
         target = output.path / entry["name"]

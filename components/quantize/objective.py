@@ -1,4 +1,4 @@
-"""What a step minimises: a batch on its way through the model, and the loss terms of it.
+"""Implements what a step minimises: the forward pass of a batch and its loss terms.
 
 Shape suffixes: B batch, b this process's rows of it, D latent size, H head size.
 """
@@ -26,7 +26,7 @@ ESTIMATORS = {"straight_through": straight_through, "rotation": rotated}
 
 
 class Pass(NamedTuple):
-    """One modality of a batch on its way through the model."""
+    """The results of the forward pass for one modality of a batch."""
 
     batch: Modality
     normalized_bE: Tensor
@@ -35,9 +35,9 @@ class Pass(NamedTuple):
 
 
 def term_weights(config: Settings, modalities: tuple[str, ...]) -> dict[str, float]:
-    """The factor of every loss term in the total; a term of weight 0 is not computed."""
+    """Return the weight of every loss term; terms of weight 0 are absent and not computed."""
     weights = {f"{name}_reconstruction": 1.0 for name in modalities}
-    if config.tokenizer == "rqvae":  # the grid of fsq has nothing to learn and nothing to commit to
+    if config.tokenizer == "rqvae":  # fsq has a fixed grid: no codebook loss and no commitment
         weights |= {f"{name}_rq": config.rq_weight for name in modalities}
     if len(modalities) == 2:
         for level, weight in enumerate(config.per_level(config.contrastive_weights)):
@@ -48,14 +48,17 @@ def term_weights(config: Settings, modalities: tuple[str, ...]) -> dict[str, flo
 
 
 class Codes:
-    """Picks the codes of a training batch: balanced where a level has an epsilon, else nearest."""
+    """Chooses the codes of a training batch.
+
+    They are balanced at a level that has an epsilon, else the nearest.
+    """
 
     def __init__(self, config: Settings) -> None:
         self.epsilons = config.per_level(config.sinkhorn_epsilons)
         self.iterations = config.sinkhorn_iterations
 
     def __call__(self, level: int, distance_BM: Tensor) -> Tensor:
-        """Codes [B]; see `macrec.tokenizer.residual_quantization.Choose`."""
+        """Return codes [B]; see `macrec.tokenizer.residual_quantization.Choose`."""
         if epsilon := self.epsilons[level]:
             return sinkhorn_codes(distance_BM, epsilon, self.iterations)
         return nearest(level, distance_BM)
@@ -69,15 +72,15 @@ def forward(
     training: bool = True,
     processes: Processes = ALONE,
 ) -> dict[str, Pass]:
-    """Encodes and quantizes the raw vectors of a batch.
+    """Encode and quantize the raw vectors of a batch.
 
-    Of several processes each encodes the vectors that it has, its share of the batch; what follows
-    is small and done by all on the whole batch, so that a loss has all positives and negatives.
+    Each process encodes only its share of the batch. The rest is cheap, so every process does it on
+    the whole batch, which gives each loss all positives and negatives.
     """
     normalized: dict[str, Tensor] = {}
     latents: dict[str, Tensor] = {}
     for name, part in model.parts().items():
-        # A missing row holds nothing: make it the mean vector, whatever bytes stand there.
+        # A missing row becomes the mean vector, whatever bytes it contains.
         present_B = batch[name].present_N
         own_b1 = present_B[processes.share(len(present_B))][:, None]
         normalized[name] = part.normalize(batch[name].embedding_NE[:]).where(own_b1, 0.0)
@@ -93,14 +96,17 @@ def forward(
 
 
 def in_precision(network: nn.Module, input_BX: Tensor, config: Settings) -> Tensor:
-    """What a network makes of rows, in their precision; its products are of the set one."""
+    """Apply a network in the configured precision; the result has the precision of its input."""
     low = config.precision == "bfloat16"
     with torch.autocast(input_BX.device.type, torch.bfloat16, enabled=low):
         return network(input_BX).to(input_BX.dtype)
 
 
 def other_labels(batch: Catalogue, name: str) -> Tensor:
-    """The labels that decide an anchor's positives: the other modality's, where both are there."""
+    """Return the labels that decide an anchor's positives: those of the other modality.
+
+    An item without this modality has -1.
+    """
     (other,) = (data for key, data in batch.items() if key != name)
     return torch.where(batch[name].present_N, other.label_N, -1)
 
@@ -113,10 +119,10 @@ def loss_terms(
     config: Settings,
     processes: Processes = ALONE,
 ) -> dict[str, Tensor]:
-    """Every live loss term of a batch, unweighted; the names are those of `term_weights`.
+    """Return every live loss term of a batch, unweighted, named as in `term_weights`.
 
-    Of several processes each decodes its own rows: their reconstructions add up to that of the
-    batch. All other terms are those of the batch, in every process.
+    Each process decodes its own rows, so the reconstruction losses of all processes add up to that
+    of the batch. All other terms are those of the whole batch, in every process.
     """
     weights = term_weights(config, tuple(passes))
     terms: dict[str, Tensor] = {}
@@ -131,8 +137,8 @@ def loss_terms(
             present_B[own],
             config.squared_error,
         )
-        # A mean over the process's own rows becomes its part of the mean over the batch; alone it
-        # is multiplied by 1.
+        # A mean over the process's own rows becomes its part of the batch mean; a single process
+        # multiplies by 1.
         kept, all_kept = (rows.sum().clamp(min=1) for rows in (present_B[own], present_B))
         terms[f"{name}_reconstruction"] = error * (kept / all_kept)
         if (term := f"{name}_rq") in weights:

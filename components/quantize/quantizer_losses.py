@@ -1,18 +1,17 @@
-"""The losses of the cross-modal quantizer (arXiv 2511.15122, "cross-modal quantization").
+"""Implements the losses of the quantizer (arXiv 2511.15122, "cross-modal quantization").
 
-Where the gradient of each loss goes (the tests hold every line of this table):
+The table shows where the gradient of each loss goes; the tests assert every line of it:
 
     reconstruction     encoder (straight-through or rotated) and decoder, no codebook
     rq, codebook part  the codebook of its own level
     rq, commitment     encoder
-    contrastive at l   encoder, through r_l; no codebook, because r_l takes the codewords detached
-    align              what `align_gradient` says: "codebooks" takes the raw sum of codewords, whose
-                       gradient reaches the codebooks of all its levels and NOT the encoder; the
+    contrastive at l   encoder, through r_l; no codebook, because r_l uses detached codewords
+    align              depends on `align_gradient`. "codebooks" uses the raw sum of codewords: its
+                       gradient reaches the codebooks of all summed levels and NOT the encoder. The
                        encoder then follows only by commitment to the codewords that moved.
-                       "encoder" is the straight-through sum, "both" gives the same to both.
+                       "encoder" uses the straight-through sum. "both" gives both the same gradient.
 
-Every loss leaves out the rows whose mask is False or whose label is negative, and is 0 when no row
-is left.
+Every loss ignores rows whose mask is False or whose label is negative, and is 0 if no row is left.
 
 Shape suffixes: B batch, D latent size, X any size, Q pairs.
 """
@@ -30,17 +29,20 @@ SquaredError = Literal["mean", "sum"]
 Positives = Literal["all", "one", "self"]
 
 NEVER = -1e4
-"""The score of a pair that does not count: log-sum-exp of -inf alone would have no gradient."""
+"""The score of an ignored pair; log-sum-exp of -inf alone would have no gradient."""
 
 
 def mean_over(values_B: Tensor, mask_B: Tensor) -> Tensor:
-    """Mean of the rows that the mask keeps; 0 if there is none."""
+    """Return the mean of the rows that the mask keeps; 0 if there is none."""
     kept_B = torch.where(mask_B, values_B, torch.zeros_like(values_B))
     return kept_B.sum() / mask_B.sum().clamp(min=1)
 
 
 def squared_error(a_BX: Tensor, b_BX: Tensor, mask_B: Tensor, reduce: SquaredError) -> Tensor:
-    """Mean over present rows of |a - b|^2, "sum"med (as printed) or "mean" over components."""
+    """Return the mean over present rows of |a - b|^2, reduced over components by "sum" or "mean".
+
+    "sum" is the form printed in the paper.
+    """
     error_BX = (a_BX - b_BX).square()
     return mean_over(error_BX.sum(1) if reduce == "sum" else error_BX.mean(1), mask_B)
 
@@ -48,7 +50,7 @@ def squared_error(a_BX: Tensor, b_BX: Tensor, mask_B: Tensor, reduce: SquaredErr
 def rq_loss(
     quantized: Quantized, mask_B: Tensor, commitment: float, reduce: SquaredError
 ) -> Tensor:
-    """Codebook loss + commitment * commitment loss, SUMMED over levels as the paper has it."""
+    """Return codebook loss + commitment * commitment loss, SUMMED over levels as in the paper."""
     loss = quantized.codeword_sum_BD.new_zeros(())
     for residual_BD, codeword_BD in zip(quantized.residuals, quantized.codewords, strict=True):
         loss = loss + squared_error(residual_BD.detach(), codeword_BD, mask_B, reduce)
@@ -58,12 +60,12 @@ def rq_loss(
 
 
 class Pairs(NamedTuple):
-    """Which rows of a batch are whose positives and negatives; found once for all levels."""
+    """The positives and negatives of each row of a batch, computed once for all levels."""
 
     known_B: Tensor
     """bool; rows that have this modality and the label of the other"""
     negative_BB: Tensor
-    """bool; row j stands in the denominator of anchor i"""
+    """bool; row j is in the denominator of anchor i"""
     anchor_Q: Tensor
     positive_Q: Tensor
     weight_Q: Tensor
@@ -72,20 +74,20 @@ class Pairs(NamedTuple):
     """number of anchors with a positive, at least 1"""
 
     def count_anchors(self) -> Tensor:
-        """Anchors with a true positive in the batch, and all anchors; int64 [2]."""
+        """Return the number of anchors with a true positive in the batch, and of all; int64 [2]."""
         true_Q = self.anchor_Q != self.positive_Q
         with_B = torch.bincount(self.anchor_Q[true_Q], minlength=len(self.known_B)) > 0
         return torch.stack([with_B.sum(), self.known_B.sum()])
 
 
 def find_pairs(label_B: Tensor, positives: Positives = "all") -> Pairs:
-    """Positives by equal labels, negatives by different ones; a label of -1 is neither.
+    """Return positives by equal labels and negatives by different ones; a label of -1 is neither.
 
     Args:
-        label_B: for each row the OTHER modality's pseudo-label; int64.
-        positives: "all" rows of the label; "one" of them, the next in the batch, whose order is
-            random; "self": the anchor itself, with every other row as its negative. The last is
-            what an implementation computes that finds no positive and falls back on the anchor.
+        label_B: the OTHER modality's pseudo-label of each row; int64.
+        positives: "all" rows with the label; "one" of them, the next in the batch, whose order is
+            random; "self", the anchor itself, with every other row as its negative. An
+            implementation computes the last if it finds no positive and falls back on the anchor.
     """
     known_B = label_B >= 0
     rows_B = torch.arange(len(label_B), device=label_B.device)
@@ -102,9 +104,9 @@ def find_pairs(label_B: Tensor, positives: Positives = "all") -> Pairs:
 
 
 def _same_label(label_B: Tensor, *, only_next: bool) -> tuple[Tensor, Tensor]:
-    """Anchors and positives [Q]: all pairs of rows with one label, or each row with one other.
+    """Return anchors and positives [Q]: all pairs with one label, or each row with one other.
 
-    By sorting, which puts a label's rows side by side: nothing of size [B, B] is looked through.
+    Sorting puts the rows of a label side by side, so no matrix [B, B] is searched.
     """
     order_B = label_B.argsort(stable=True)
     order_B = order_B[label_B[order_B] >= 0]
@@ -113,7 +115,7 @@ def _same_label(label_B: Tensor, *, only_next: bool) -> tuple[Tensor, Tensor]:
     )
     count_B, start_B = counts[run_B], (counts.cumsum(0) - counts)[run_B]
     place_B = torch.arange(len(order_B), device=label_B.device)
-    if only_next:  # the last row of a label takes the first
+    if only_next:  # the last row of a label is paired with the first
         following_B = start_B + (place_B - start_B + 1) % count_B
         anchor_Q, positive_Q = order_B, order_B[following_B]
     else:
@@ -127,12 +129,12 @@ def _same_label(label_B: Tensor, *, only_next: bool) -> tuple[Tensor, Tensor]:
 
 
 def unit_vectors(vector_BD: Tensor, mask_B: Tensor) -> Tensor:
-    """Vectors of length one, so that their products are cosines.
+    """Return vectors of unit length, so that their products are cosines.
 
-    A vector shorter than a tenth of the mean length of the rows in the mask is divided by that
-    tenth, not by its own length: an item that sits on its codeword has a residual of rounding
-    noise, and codewords of a grid may sum to zero. Such a direction means nothing, and its gradient
-    would be divided by almost zero.
+    Vectors shorter than a tenth of the mean length in the mask are divided by that tenth instead of
+    their own length. An item that lies on its codeword has a residual of rounding noise, and
+    codewords of a grid may sum to zero. Such a direction has no meaning, and its gradient would be
+    divided by almost zero.
     """
     length_B = vector_BD.norm(dim=1)
     shortest = mean_over(length_B.detach(), mask_B).clamp(min=1e-12) / 10
@@ -140,13 +142,14 @@ def unit_vectors(vector_BD: Tensor, mask_B: Tensor) -> Tensor:
 
 
 def contrastive_loss(residual_BD: Tensor, pairs: Pairs, temperature: float) -> Tensor:
-    """Multi-positive InfoNCE of one level's residuals.
+    """Return the multi-positive InfoNCE of one level's residuals.
 
-    For anchor i with positives P(i) and negatives N(i), mean over the anchors that have a positive:
+    For anchor i with positives P(i) and negatives N(i), it is the mean over the anchors that have a
+    positive of
 
-        1/|P(i)| sum_p -log( exp s_ip / (exp s_ip + sum_{n in N(i)} exp s_in) ),
+            1/|P(i)| sum_p -log( exp s_ip / (exp s_ip + sum_{n in N(i)} exp s_in) ),
 
-    s = cosine / temperature. Rows of the anchor's own label never stand among its negatives.
+    where s = cosine / temperature. Rows of the anchor's own label are never among its negatives.
     """
     unit_BD = unit_vectors(residual_BD, pairs.known_B)
     score_BB = unit_BD @ unit_BD.T / temperature
@@ -158,7 +161,10 @@ def contrastive_loss(residual_BD: Tensor, pairs: Pairs, temperature: float) -> T
 
 
 def align_loss(a_BD: Tensor, b_BD: Tensor, mask_B: Tensor, temperature: float) -> Tensor:
-    """InfoNCE between the two modalities of an item, both directions summed; cosine over tau."""
+    """Return the InfoNCE between the two modalities of an item, summed over both directions.
+
+    Similarity is the cosine divided by the temperature.
+    """
     score_BB = unit_vectors(a_BD, mask_B) @ unit_vectors(b_BD, mask_B).T / temperature
     score_BB = score_BB.masked_fill(~(mask_B[:, None] & mask_B[None, :]), NEVER)
     own_B = score_BB.diagonal()
@@ -169,7 +175,7 @@ def align_loss(a_BD: Tensor, b_BD: Tensor, mask_B: Tensor, temperature: float) -
 def align_view(
     latent_BD: Tensor, quantized: Quantized, gradient: AlignGradient, levels: int
 ) -> Tensor:
-    """The sum of the first `levels` codewords, its gradient going where `gradient` says."""
+    """Return the sum of the first `levels` codewords, with its gradient as `gradient` selects."""
     sum_BD = torch.stack(quantized.codewords[:levels]).sum(0)
     if gradient == "encoder":
         return straight_through(latent_BD, sum_BD)

@@ -1,4 +1,4 @@
-"""The training itself: steps, epochs, codebooks, and the state that a checkpoint holds.
+"""Implements the training: steps, epochs, codebook updates, and the state of a checkpoint.
 
 Shape suffixes: N items, B batch, D latent size, S steps, T loss terms.
 """
@@ -21,20 +21,20 @@ from macrec.tokenizer.quantizer import ROWS, CrossModalQuantizer, QuantizerSpec
 from macrec.tokenizer.residual_quantization import grid_codebooks
 
 REFIT_ITEMS = 131_072
-"""k-means takes a sample of so many items, or of 256 a codeword if that is more: a mean of 256 is
-known to a sixteenth of the spread, and a million items would take minutes each time."""
+"""Sample size of k-means, or 256 items per codeword if that is more. A mean of 256 items is known
+to a sixteenth of the spread, and k-means on a million items would take minutes each time."""
 
 
 class Trainer:
-    """The state that steps and epochs share, and change.
+    """The state that steps and epochs share and change.
 
     Args:
-        catalogue: the modalities that get codes; the vectors may lie on a disk.
-        config: with every size filled in.
+        catalogue: the modalities that get codes; the vectors may be on disk.
+        config: settings with every size filled in.
         device: where the model is trained.
-        processes: those that train together, each with the whole catalogue.
+        processes: the processes that train together; each has the whole catalogue.
         compiled: whether the networks are compiled.
-        state: of a training to go on with, as `state` gave it.
+        state: a state to resume from, as `state` returned it.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Trainer:
         self.heads.to(device)
         if compiled:
             for part in self.model.parts().values():
-                part.encoder.compile()  # in place: the names of the weights stay
+                part.encoder.compile()  # in place, so that the names of the weights stay the same
                 part.decoder.compile()
         if state is None:
             with timed("normalisation"):
@@ -104,9 +104,9 @@ class Trainer:
         self.anchors: list[Tensor] = []
 
     def state(self) -> dict[str, Any]:
-        """All that changes, for a checkpoint after any step.
+        """Return everything that changes, for a checkpoint after any step.
 
-        Raises UserError when it is not finite: it must not take the place of a good checkpoint.
+        Raises UserError if it is not finite, because it must not replace a good checkpoint.
         """
         if self.terms:
             losses_ST = torch.stack(self.terms).double().cpu()
@@ -158,7 +158,7 @@ class Trainer:
         return [book for part in self.model.parts().values() for book in part.codebooks]
 
     def start_codebooks(self) -> None:
-        """The codebooks before the first step."""
+        """Set the codebooks before the first step."""
         config = self.config
         if config.tokenizer == "fsq":
             for part in self.model.parts().values():
@@ -177,7 +177,7 @@ class Trainer:
         self.processes.spread(codebook.data for codebook in self.codebooks)
 
     def latents(self, rows_R: Tensor | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The latents of the given or all items and which of them mean anything, by modality."""
+        """Return the latents of the given or of all items and which rows are valid, by modality."""
         if rows_R is None:
             rows_R = torch.arange(items(self.catalogue))
         present = {
@@ -199,17 +199,18 @@ class Trainer:
                 for name, done in encoded.items():
                     latents[name][chunk] = done.latents_ND
         for latents_RD in latents.values():
-            self.processes.sum(latents_RD)  # of zeros and the chunks of each
+            # each process contributes its own chunks, and zeros elsewhere
+            self.processes.sum(latents_RD)
         return latents, present
 
     def update_codebooks(self) -> dict[str, float]:
-        """k-means in "refit"; else the codewords no item uses move. Returns what happened."""
+        """Refit by k-means in "refit", else move unused codewords; return what was done."""
         if self.config.tokenizer == "fsq":
             return {}
         if self.config.codebook_update == "refit":
             self._refit()
             for codebook in self.codebooks:
-                # Momentum gathered for codewords that are gone would push the new ones.
+                # Momentum of codewords that are gone would push the new ones.
                 self.optimizer.state.pop(codebook, None)
             return {"codebooks_refitted": 1.0}
         if not self.config.reseed_dead:
@@ -220,7 +221,10 @@ class Trainer:
         return {f"{name}_codewords_reseeded": float(count) for name, count in moved.items()}
 
     def step(self, batch: Catalogue) -> tuple[dict[str, Tensor], Tensor]:
-        """One update; the loss terms, and by modality the anchors with a positive and all."""
+        """Run one update; return the loss terms and the anchor counts by modality.
+
+        The counts are those of anchors with a positive, and of all anchors.
+        """
         passes = forward(self.model, batch, self.config, processes=self.processes)
         pairs = {
             name: quantizer_losses.find_pairs(
@@ -241,11 +245,11 @@ class Trainer:
         return terms, torch.stack(counts) if counts else torch.zeros(0, 2)
 
     def _joined(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sums gradients and loss terms over the processes, so that they are those of the batch."""
+        """Sum gradients and loss terms over the processes, so that they are those of the batch."""
         count = self.processes.count
         if count == 1:
             return terms
-        # What follows the latents is computed by all, on the whole batch.
+        # All processes compute what follows the latents, on the whole batch.
         for whole in (*self.codebooks, *self.heads.parameters()):
             if whole.grad is not None:
                 whole.grad /= count
@@ -259,11 +263,12 @@ class Trainer:
         return dict(zip(terms, joined_T, strict=True))
 
     def epoch(self, after_step: Callable[[], None] = lambda: None) -> None:
-        """One pass over the items in a seeded order, or the rest of it; adds to the history."""
+        """Run one pass over the items in seeded order, or the rest of it; append to the history."""
         config, count, number = self.config, items(self.catalogue), len(self.history) + 1
         self.epoch_start = self.generator.get_state()
         order_N = torch.randperm(count, generator=self.generator)
-        # Batches of equal size: a last batch of a few items would hardly hold a positive.
+        # Batches have equal size, because a last batch of a few items would hardly contain a
+        # positive.
         rows = order_N.tensor_split(math.ceil(count / config.batch_size))[len(self.terms) :]
         with timed(f"steps of epoch {number}"):
             for batch in batches(self.catalogue, rows, self.device, self.processes.share):
@@ -273,7 +278,8 @@ class Trainer:
                 self.anchors.append(anchors)
                 self.steps += 1
                 after_step()
-        # Looked at once an epoch: reading a loss at every step would make a GPU wait.
+        # The losses are read once per epoch, because reading one at every step would make a GPU
+        # wait.
         losses_ST = torch.stack(self.terms).double().cpu()
         _check_finite(losses_ST, self.names, number)
         counted = torch.stack(self.anchors).double().sum(0).cpu()

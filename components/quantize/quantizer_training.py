@@ -1,4 +1,4 @@
-"""Trains the quantizers together, and goes on where a training was cut short."""
+"""Trains the quantizers of all modalities together, and resumes an interrupted training."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from macrec.tokenizer.quantizer import CrossModalQuantizer
 
 
 class Trained(NamedTuple):
-    """The model with one record of figures per epoch, losses as means over the steps."""
+    """The model and one record of figures per epoch; losses are means over the steps."""
 
     model: CrossModalQuantizer
     history: list[dict[str, Any]]
@@ -42,18 +42,18 @@ def train(
     processes: Processes = ALONE,
     compiled: bool = False,
 ) -> Trained:
-    """Trains, or goes on with a training that was cut short.
+    """Train the quantizer, or resume an interrupted training.
 
-    The same catalogue, config and kind of device give the same model, on a CPU bit for bit and
-    whether it was cut short or not.
+    The same catalogue, config and kind of device give the same model. On a CPU it is the same bit
+    for bit, even if the training was interrupted.
 
     Args:
         catalogue: the modalities that get codes.
-        config: with every size filled in (`components.quantize.sizes`).
-        device: where the model is trained; the vectors may lie elsewhere.
-        on_epoch: told of every epoch done.
-        checkpoints: where the state is saved to and found; nowhere if None.
-        processes: those that train together.
+        config: settings with every size filled in (`components.quantize.sizes`).
+        device: where the model is trained; the vectors may be elsewhere.
+        on_epoch: is called with the number of epochs done since the last call.
+        checkpoints: where the state is saved and searched for; None saves nothing.
+        processes: the processes that train together.
         compiled: whether the networks are compiled.
     """
     _check_counts(catalogue, config)

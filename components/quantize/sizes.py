@@ -1,4 +1,4 @@
-"""How many codewords and levels, chosen by the items when the settings leave it open."""
+"""Chooses the number of codewords and levels from the items if the settings leave them open."""
 
 import math
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from components.quantize.spec import MAX_CODEBOOK, Settings
 
 SMALLEST = 8
-ROOM = 16  # codes for each item, at least
+ROOM = 16  # minimum number of codes per item
 
 
 class Sizes(NamedTuple):
-    """The sizes of a quantizer, and why they are what they are."""
+    """The sizes of a quantizer and the reason for them."""
 
     codebook_size: int
     levels: int
@@ -20,13 +20,16 @@ class Sizes(NamedTuple):
 
 
 def choose(config: Settings, items: Mapping[str, int]) -> Sizes:
-    """The sizes that the settings name, or those that suit `items`, the vectors by modality.
+    """Return the sizes from the settings, or sizes that suit the number of vectors per modality.
 
-    codebook_size 0: the power of two nearest to the square root of the items of the scarcer
-    modality, from 8 to the number of its items. The first code then splits the catalogue into about
-    as many groups as a group has items; larger codebooks are met too rarely in histories to be
-    learned, smaller ones say too little (docs/experiments.md has what was measured). levels 0: the
-    fewest that offer 16 codes for each item of the richer modality, and at least 3.
+    codebook_size 0 chooses the power of two nearest to the square root of n, between 8 and n. Here
+    n is the number of items of the scarcer modality. The first code then splits the catalogue into
+    about as many groups as a group has items. Histories contain codes of larger codebooks too
+    rarely to learn them. Codes of smaller ones carry too little information (measured in
+    docs/experiments.md).
+
+    levels 0 chooses the fewest levels, at least 3, that offer 16 codes per item of the richer
+    modality.
     """
     few, many = min(items.values()), max(items.values())
     reasons: list[str] = []
@@ -53,7 +56,7 @@ def choose(config: Settings, items: Mapping[str, int]) -> Sizes:
 
 
 def settle(config: Settings, sizes: Sizes) -> Settings:
-    """The settings with every size filled in."""
+    """Return the settings with every size filled in."""
     return replace(
         config,
         codebook_size=sizes.codebook_size,

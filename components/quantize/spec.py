@@ -1,4 +1,4 @@
-"""What the stage quantize is: its settings, inputs and outputs."""
+"""Declares the settings, inputs and outputs of the stage quantize."""
 
 import math
 from collections.abc import Iterator
@@ -14,104 +14,122 @@ MAX_CODEBOOK = 2**15
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the quantizer is and how it is trained."""
+    """Settings of the quantizer and of its training."""
 
     mode: Literal["retrain", "frozen"] = "retrain"
-    """"retrain": a quantizer of its own for this catalogue. "frozen": that of an earlier run
-    (previous_quantizer and its like); items that were there keep their IDs, new ones get the
-    nearest free codes, and the other settings of the quantizer are not used."""
+    """"retrain" trains a new quantizer on this catalogue. "frozen" reuses the quantizer of an
+    earlier run (previous_quantizer, previous_latents, previous_semantic_ids): unchanged items keep
+    their IDs and new items get the nearest free codes. The other quantizer settings are then
+    ignored."""
     tokenizer: Literal["rqvae", "rqkmeans", "fsq"] = "rqvae"
-    """"rqvae": the residual quantizer of a trained encoder. "rqkmeans": residual k-means on the
-    vectors themselves, exact, without training. "fsq": a trained encoder on a fixed grid."""
+    """"rqvae" trains an encoder and quantizes its latents level by level. "rqkmeans" runs exact
+    residual k-means on the vectors themselves, without training. "fsq" trains an encoder and rounds
+    its latents to a fixed grid."""
     modalities: Literal["both", "text", "image"] = "both"
-    """Which vectors get codes. With "both", a modality that no item has is left out."""
+    """Modalities that get codes. With "both", a modality in which no item has a vector is left
+    out."""
     history_weight: float = 1.0
-    """Length of an item's history vector beside its text or image vector, which has length 1 on
-    average; see history_dim."""
+    """Length of an item's history vector relative to its text or image vector, which has length 1
+    on average. Unused if history_dim is 0. On the Scientific data set 2 was no better than 1."""
     codebook_size: int = 256
-    """Codewords per level; at most the items that have a picture. 0 chooses by the items."""
+    """Codewords per level, at most the number of items with a vector in each modality. 0 chooses
+    the power of two nearest to the square root of the number of items, and at least 8."""
     levels: int = 4
-    """Codes per item and modality. 0 chooses by the items and the codebook size."""
+    """Codes per item and modality. 0 chooses the fewest levels, at least 3, that offer 16 codes per
+    item."""
     shared_levels: int = 0
-    """Levels, from the first, whose codes text and image of an item have in common."""
+    """Number of first levels whose codes an item's text and image share. 0 means none; other values
+    need modalities=both."""
     fsq_levels: tuple[int, ...] = ()
-    """fsq only: values per component of the grid. Their product stands for codebook_size, their
-    number for latent_dim."""
+    """Values per component of the grid; only for tokenizer=fsq, which requires it. Their product
+    replaces codebook_size and their number replaces latent_dim."""
     latent_dim: int = 32
-    """Components of a latent and of a codeword."""
+    """Components of a latent and of a codeword. With tokenizer=rqkmeans latents have the size of
+    the vectors instead."""
     projection: int = 0
-    """Size of a linear map before the encoder; 0 for none (the paper: 768)."""
+    """Size of a linear map before the encoder (the paper: 768). 0 means none."""
     hidden: tuple[int, ...] = (256, 128)
-    """Hidden layers of the encoder, reversed in the decoder. The paper's 2048,1024,512,256,128,64
-    takes 30 times the arithmetic."""
+    """Sizes of the encoder's hidden layers; the decoder has them in reverse order. The paper's
+    2048,1024,512,256,128,64 takes 30 times the arithmetic."""
     epochs: int = 200
-    """Passes over the items."""
+    """Passes over the items. Unused with tokenizer=rqkmeans."""
     batch_size: int = 1024
-    """Items per step, at most. Positives and negatives are those of the batch."""
+    """Maximum number of items per step. Positives and negatives come from the same batch."""
     learning_rate: float = 1e-3
     """Learning rate of AdamW."""
     weight_decay: float = 1e-4
     """Weight decay of AdamW."""
     squared_error: Literal["mean", "sum"] = "mean"
-    """Over components: their mean, or their sum (|.|^2 as printed), beside which the contrastive
-    and alignment weights count hundreds of times less."""
+    """Reduction of squared errors over components. "sum" is the paper's squared norm; it makes the
+    contrastive and alignment weights count hundreds of times less than "mean" does."""
     rq_weight: float = 1.0
-    """Weight of the rq loss, which is summed over the levels; 1 / levels makes it their mean."""
+    """Weight of the rq loss, which is summed over the levels. Use 1 / levels for the mean over
+    levels."""
     commitment: float = 0.25
-    """Weight of the commitment loss in the rq loss (alpha)."""
+    """Weight of the commitment loss within the rq loss (alpha in the paper)."""
     gradient_estimator: Literal["straight_through", "rotation"] = "straight_through"
-    """How the reconstruction's gradient passes the codes: copied, or turned and scaled as the
-    codeword sum is against the latent (rotation trick, arXiv 2410.06424)."""
+    """How the gradient of the reconstruction passes the quantization. "straight_through" copies it;
+    "rotation" rotates and scales it as the codeword sum relates to the latent (arXiv
+    2410.06424)."""
     contrastive_weights: tuple[float, ...] = (0.0003, 0.0003)
-    """Weight of the contrastive loss per level. A tuple shorter than the levels belongs to the
-    LAST levels, the ones before have 0. The paper's 0.1 more than doubled collisions here."""
+    """Weight of the contrastive loss per level. A tuple shorter than `levels` applies to the LAST
+    levels; the levels before them have weight 0. The paper's 0.1 more than doubled collisions
+    here."""
     contrastive_positives: Literal["all", "one", "self"] = "all"
-    """Positives of an anchor: all items of the batch with its label in the other modality, one of
-    them, or the anchor itself (what an implementation computes that finds none)."""
+    """Positives of an anchor: "all" items of the batch that share its label in the other modality,
+    or "one" of them. "self" uses the anchor itself, as an implementation does that finds no
+    positive."""
     contrastive_side: Literal["both", "text", "image"] = "both"
-    """Whose residuals the contrastive loss acts on; "text" learns from image labels alone."""
+    """Modality whose residuals the contrastive loss acts on. With "text" it trains only the text
+    encoder, on the image labels."""
     residual_gradient: Literal["live", "cancelled"] = "live"
-    """"cancelled": no loss trains an encoder past level 0, as where the codeword is subtracted
-    straight-through; there to show the difference."""
+    """"live" lets every level's losses train the encoder. "cancelled" stops their gradient past
+    level 0, as a straight-through subtraction of the codeword does; use it only to show the
+    difference."""
     align_weight: float = 0.1
-    """Weight of the alignment of an item's text and image codeword sums."""
+    """Weight of the loss that aligns the codeword sums of an item's text and image. 0 turns it
+    off."""
     align_gradient: Literal["codebooks", "encoder", "both"] = "both"
-    """Where the alignment's gradient goes. "codebooks": through the raw codeword sum, as the
-    paper's text has it; the encoder follows its codewords by commitment alone. "encoder":
-    straight-through. "both": neighbours in a history were seen to share more first codes."""
+    """Target of the alignment gradient. "codebooks" uses the raw codeword sum, as in the paper;
+    encoders then follow by commitment alone. "encoder" is straight-through. "both" reaches both;
+    with it, more neighbours in histories shared first codes."""
     align_levels: int = 0
-    """Levels, from the first, whose codewords are summed for the alignment; 0 for all."""
+    """Number of first levels whose codewords are summed for the alignment. 0 means all."""
     align_head: int = 0
-    """Size of a linear map between the codeword sums and the alignment, used in training only; 0
-    for none."""
+    """Size of a linear map from the codeword sums to the alignment loss, used only in training. 0
+    means none."""
     temperature: float = 0.1
-    """Temperature of the contrastive and of the alignment loss."""
+    """Temperature of the contrastive loss and of the alignment loss."""
     codebook_init: Literal["kmeans", "normal"] = "kmeans"
-    """Codebooks before the first step: k-means on all items, level by level on true residuals, or
-    normal noise."""
+    """Codebooks before the first step. "kmeans" clusters all items, level by level on true
+    residuals; "normal" draws noise."""
     codebook_update: Literal["refit", "ema", "gradient"] = "refit"
-    """"refit": k-means on the latents of all items (above 131,072 of a sample) every refit_every
-    epochs and at the end, the rq loss in between. "ema": moving means of the residuals.
-    "gradient": the rq loss alone."""
+    """How codebooks follow the encoder. "refit" runs k-means on all latents (a sample above
+    131,072) every refit_every epochs and at the end, with the rq loss in between. "ema" takes
+    moving means of the residuals; "gradient" uses the rq loss alone."""
     refit_every: int = 10
-    """Epochs between two k-means refits, or between two re-seedings of dead codewords."""
+    """Epochs between two k-means refits (codebook_update=refit), or between two re-seedings of dead
+    codewords."""
     ema_decay: float = 0.99
-    """ema only: share of the old mean that a step keeps."""
+    """Share of the old mean that each step keeps (codebook_update=ema). Lower values follow the
+    encoder faster; 0.9 gave better codes than 0.99 on the Scientific data set."""
     reseed_dead: bool = True
-    """ema and gradient: a codeword that no item uses moves to the residual farthest from its
-    own."""
+    """Move each codeword that no item uses to the residual that is farthest from its own codeword.
+    Applies to codebook_update=ema and gradient."""
     sinkhorn_epsilons: tuple[float, ...] = ()
-    """Balanced codes while training (optimal transport), per level; 0 or none is the nearest
-    codeword. A short tuple belongs to the LAST levels. MQL4GRec: 0.003."""
+    """Balance the codes of training batches by optimal transport, one epsilon per level (MQL4GRec:
+    0.003). 0, or an empty tuple, takes the nearest codeword. A tuple shorter than `levels` applies
+    to the LAST levels."""
     sinkhorn_iterations: int = 50
     """Iterations of the optimal transport."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the networks' products in training. Distances, codebooks and losses, and the codes that
-    are written, are always computed in float32."""
+    """Precision of the networks' matrix products in training. Distances, codebooks, losses and the
+    final codes are always computed in float32."""
     min_perplexity_share: float = 0.02
-    """Lowest perplexity of a level / codebook_size that passes for a working codebook; 0 = off."""
+    """Minimum perplexity of a level as a share of codebook_size. A lower perplexity means a
+    collapsed codebook, and the run fails. 0 turns the check off."""
     seed: int = 0
-    """Seed of the weights, of k-means and of the batches."""
+    """Seed of the weights, of k-means and of the batch order."""
 
     def __post_init__(self) -> None:
         bad = [*self._outside_range(), *self._contradictions()]
@@ -148,7 +166,7 @@ class Settings:
                 yield f"{name} is outside 0..1"
 
     def _contradictions(self) -> Iterator[str]:
-        if self.levels:  # 0: known only when the items are
+        if self.levels:  # 0 is resolved once the number of items is known
             for name in ("contrastive_weights", "sinkhorn_epsilons"):
                 if len(getattr(self, name)) > self.levels:
                     yield f"{name} has more numbers than there are levels, {self.levels}"
@@ -164,65 +182,72 @@ class Settings:
             yield "shared_levels needs modalities=both"
 
     def per_level(self, numbers: tuple[float, ...]) -> tuple[float, ...]:
-        """One number per level from a tuple that may be short; the levels before have 0."""
+        """Return one number per level from a tuple that may be short; earlier levels get 0."""
         return (0.0,) * (self.levels - len(numbers)) + tuple(numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """What only the speed depends on.
+    """Settings that affect only the speed.
 
-    Torch takes sums in parts, one a thread of the CPU: the same bytes come again only with as many
-    threads (OMP_NUM_THREADS).
+    PyTorch splits sums into one part per CPU thread. Results repeat bit for bit only with the same
+    number of threads (OMP_NUM_THREADS).
     """
 
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    """Device of the training: auto (a GPU if available, else the CPU), cpu, cuda or cuda:N."""
     resident_gib: float = 16.0
-    """GPU: vectors up to this size are kept on it whole; larger ones go there by batch."""
+    """Vectors up to this size in GiB are kept on the GPU as a whole. Larger ones are copied to it
+    batch by batch."""
     memory_gib: float = 1.0
-    """Vectors of a modality up to this size are kept in memory; larger ones are copied to a scratch
-    file below TMPDIR and read by batch."""
+    """Vectors of a modality up to this size in GiB are kept in memory. Larger ones are copied to a
+    scratch file below TMPDIR and read batch by batch."""
     checkpoint_seconds: float = 300.0
-    """Time between two checkpoints; they lie in the store, without which there are none."""
+    """Seconds between two checkpoints, from which an interrupted run resumes. They are kept in the
+    artifact store; without a store there are none."""
     compile: bool = False
-    """Compiles the networks (torch.compile); takes a minute or two and a C++ compiler."""
+    """Compile the networks with torch.compile. This takes a minute or two and needs a C++
+    compiler."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What is quantized."""
+    """The artifacts that the stage reads."""
 
     text_embeddings: Artifact
     """Text vectors of the items."""
     image_embeddings: Artifact
     """Image vectors of the items."""
     history_embeddings: Artifact
-    """What histories say of the items, in addition to both; all null if they shall not."""
+    """History vectors of the items, appended to the text and image vectors. If all are null,
+    histories have no part in the codes."""
     pseudo_labels: Artifact
-    """Clusters of both: an item's image cluster says which texts are alike, and vice versa."""
+    """Text and image clusters of the items. Items in one image cluster are positives for text, and
+    vice versa."""
     previous_quantizer: Source | None = None
-    """mode=frozen: the quantizer of the earlier run."""
+    """Quantizer of the earlier run; only for mode=frozen."""
     previous_latents: Source | None = None
-    """mode=frozen: the latents of the earlier run."""
+    """Latents of the earlier run; only for mode=frozen."""
     previous_semantic_ids: Source | None = None
-    """mode=frozen: the semantic IDs of the earlier run."""
+    """Semantic IDs of the earlier run; only for mode=frozen."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What the stage writes."""
+    """The artifacts that the stage writes."""
 
     latents: DatasetOutput
-    """Latents and codes of every item, collisions included; null without a vector."""
+    """Latents and codes of every item, before collisions are resolved; null where an item has no
+    vector."""
     quantizer: FolderOutput
-    """Encoders, decoders and codebooks; history.json has the losses of every epoch,
-    mean.safetensors what the embedding stages had subtracted, histories.parquet the history vectors
-    of the items, histories.safetensors how those of others are foretold."""
+    """Encoders, decoders and codebooks. history.json contains the losses of every epoch,
+    mean.safetensors the means that the embedding stages subtracted. histories.parquet contains the
+    items' history vectors, histories.safetensors the regression that predicts those of other
+    items."""
 
 
 def used_inputs(config: Settings, inputs: Inputs) -> Inputs:
-    """An earlier run counts only for a frozen quantizer."""
+    """Return the inputs without the earlier run unless the quantizer is frozen."""
     if config.mode == "frozen":
         return inputs
     return replace(

@@ -1,5 +1,6 @@
-"""quantize: trains the cross-modal quantizer and gives every item its latents and codes (MACRec,
-section on cross-modal quantization: L_recon + L_rq + L_con + L_align).
+"""Stage quantize: trains the cross-modal quantizer and computes latents and codes of every item.
+
+The loss is that of MACRec's section on cross-modal quantization: L_recon + L_rq + L_con + L_align.
 """
 
 import json
@@ -16,9 +17,7 @@ from components.quantize.quantizer_training import Trained, train
 from components.quantize.spec import Execution, Inputs, Outputs, Settings
 from macrec.compute.device import choose_device
 from macrec.core.artifact import Artifact, DatasetWriter
-from macrec.core.checkpoint import Checkpoints
 from macrec.core.errors import check
-from macrec.core.processes import processes
 from macrec.core.progress import Progress, log
 from macrec.core.stage import Job, Metrics
 from macrec.data import schema
@@ -32,21 +31,20 @@ MODALITIES = ("text", "image")
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Trains on all items and encodes them with the model of the last epoch; or encodes them with
-    an earlier model (mode=frozen).
+    """Train on all items and encode them with the model of the last epoch.
 
-    Of several processes the first alone encodes, writes and has metrics.
+    With mode=frozen the items are encoded with an earlier model instead. Of several processes, only
+    the first encodes, writes and returns metrics.
 
     Raises:
         UserError: artifacts of different catalogues, no vectors at all, fewer vectors than
             codewords, a loss that is not finite, or a codebook below min_perplexity_share.
     """
     config = job.settings
-
     given = {name: value for name, value in vars(job.inputs).items() if isinstance(value, Artifact)}
     rows = {name: artifact.rows for name, artifact in given.items()}
     check(len(set(rows.values())) == 1, f"quantize: {rows} rows. Give the artifacts of one run.")
-    together = processes()
+    together = job.processes
     device = together.device(choose_device(job.execution.device))
     if config.mode == "frozen":
         return frozen_quantizer.run(job.inputs, job.outputs, device) if together.first else {}
@@ -66,9 +64,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
             config,
             device,
             progress.advance,
-            checkpoints=Checkpoints(
-                job.checkpoint_uri, job.execution.checkpoint_seconds, made_for=job.made_from
-            ),
+            checkpoints=job.checkpoints(job.execution.checkpoint_seconds),
             processes=together,
             compiled=job.execution.compile,
         )
@@ -85,8 +81,10 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
 def _read(
     inputs: Inputs, config: Settings, memory_gib: float
 ) -> tuple[Catalogue, Histories | None]:
-    """The modalities that get codes; one that no item has is left out."""
+    """Return the modalities that get codes, and the histories if there are any.
 
+    A modality in which no item has a vector is left out.
+    """
     wanted = MODALITIES if config.modalities == "both" else (config.modalities,)
     vectors: dict[str, ItemVectors] = {}
     for name in wanted:
@@ -141,7 +139,7 @@ class _Chunks:
         self.out, self.kind, self.catalogue, self.start = out, kind, catalogue, 0
 
     def write(self, chunk: Mapping[str, Encoded]) -> None:
-        """The next items."""
+        """Write the next items."""
         count = len(next(iter(chunk.values())).codes_NL)
         stop = self.start + count
         columns: dict[str, pa.Array] = {

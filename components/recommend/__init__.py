@@ -1,1 +1,1 @@
-"""Stage recommend: the best items for every user, from the whole of his history."""
+"""Stage recommend: ranks the best items for every user from their whole history."""

@@ -1,4 +1,4 @@
-"""Lists of ids that a user gives: which users to recommend for, which items may be recommended."""
+"""Reads lists of ids from the user: users to recommend for, and items that may be recommended."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from macrec.core.artifact import Source
 from macrec.core.errors import UserError, check
 from macrec.core.progress import log
 
-pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
+pc: Any = pyarrow.compute  # its functions are created at import, so type checkers cannot see them
 
 Format = Literal["parquet", "csv", "json", "text"]
 FORMATS: dict[str, Format] = {
@@ -31,14 +31,14 @@ SHOWN = 5
 
 
 def read_ids(source: Source, column: str) -> pa.Array:
-    """The ids of a list, each once, in their order; numbers become text, nulls are left out.
+    """Return the ids of a list, each once, in order; numbers become text, nulls are skipped.
 
     Args:
-        source: one file, or a folder of files of one list.
-        column: the column or key that holds the ids in Parquet, CSV and JSON lines.
+        source: one file, or a folder of files that form one list.
+        column: the column or key that contains the ids in Parquet, CSV and JSON lines.
 
     Raises:
-        UserError: the list cannot be read, has no such column, or is empty.
+        UserError: the list cannot be read, lacks the column, or is empty.
     """
     path = source.path()
     files = [path]
@@ -52,7 +52,7 @@ def read_ids(source: Source, column: str) -> pa.Array:
         raise UserError(
             f"{source.uri}: cannot be read ({' '.join(str(error).split())})."
         ) from error
-    ids = given.filter(pc.not_equal(given, "")).unique()  # a null is not kept either
+    ids = given.filter(pc.not_equal(given, "")).unique()  # nulls are dropped as well
     check(
         len(ids) > 0,
         f"{source.uri}: the list holds no {column}. Correct it, or give none to take them all.",
@@ -96,7 +96,7 @@ def _csv(file: Path, column: str) -> Iterator[pa.Array]:
     with csv.open_csv(file) as head:
         names = head.schema.names
     _check_column(file, column, names)
-    # Text, whatever it looks like: 007 keeps its zeros and NA is an id.
+    # Ids are always read as text: 007 keeps its zeros and NA is an id.
     only = csv.ConvertOptions(include_columns=[column], column_types={column: pa.string()})
     with csv.open_csv(file, convert_options=only) as reader:
         yield from (batch.column(0) for batch in reader)
@@ -109,7 +109,7 @@ def _check_column(file: Path, column: str, names: Sequence[str]) -> None:
 
 
 def _of_json(file: Path, lines: Iterable[str], column: str) -> Iterator[str | None]:
-    """Ids of lines that hold an object with the key, or the bare id."""
+    """Yield the ids of lines that contain an object with the key, or the bare id."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -134,10 +134,10 @@ def _of_json(file: Path, lines: Iterable[str], column: str) -> Iterator[str | No
 
 
 def warn_of_unknown(source: Source, listed: pa.Array, known_L: np.ndarray, what: str) -> int:
-    """How many ids of a list name nothing that there is; the log names the first.
+    """Log the first ids of a list that are not known, and return how many there are.
 
     Raises:
-        UserError: none of them is known.
+        UserError: none of the ids is known.
     """
     unknown = listed.filter(pa.array(~known_L))
     if not len(unknown):

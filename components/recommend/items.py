@@ -1,4 +1,4 @@
-"""Which items may be recommended. Shapes: N items, L ids of the list."""
+"""Determines which items may be recommended. Shapes: N items, L ids of the list."""
 
 from typing import Any, NamedTuple
 
@@ -14,22 +14,22 @@ from macrec.core.progress import log
 from macrec.generator.model import Recommender
 from macrec.generator.tokens import has_code
 
-pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
+pc: Any = pyarrow.compute  # its functions are created at import, so type checkers cannot see them
 
 
 class AllowedItems(NamedTuple):
-    """The items of the list that the catalogue has; without a list, all."""
+    """The items of the list that the catalogue contains; all items without a list."""
 
     allowed_N: npt.NDArray[np.bool_] | None
     unknown: int
-    """Ids of the list that name no item."""
+    """Number of ids in the list that are not in the catalogue."""
 
 
 def allowed_items(item_ids: pa.Array, listed: Source | None) -> AllowedItems:
-    """Reads the list.
+    """Read the list of allowed items.
 
     Raises:
-        UserError: it cannot be read, is empty, or names no item of the catalogue.
+        UserError: it cannot be read, is empty, or contains no item of the catalogue.
     """
     if listed is None:
         return AllowedItems(None, 0)
@@ -42,10 +42,10 @@ def allowed_items(item_ids: pa.Array, listed: Source | None) -> AllowedItems:
 
 
 def count_reachable(recommender: Recommender, allowed_N: npt.NDArray[np.bool_] | None) -> int:
-    """How many allowed items have a code; one without any can never be recommended.
+    """Return how many allowed items have a code; items without one are never recommended.
 
     Raises:
-        UserError: none has.
+        UserError: no allowed item has a code.
     """
     coded_N = has_code(recommender.text_codes_NL) | has_code(recommender.image_codes_NL)
     wanted_N = np.ones(len(coded_N), bool) if allowed_N is None else allowed_N

@@ -1,4 +1,4 @@
-"""How lists are made: as the evaluation chose it, or as the settings say."""
+"""Chooses how lists are made: as the evaluation chose, or as the settings state."""
 
 from typing import NamedTuple
 
@@ -11,23 +11,23 @@ from macrec.ranking.neighbour_mix import Mix
 
 
 class Rule(NamedTuple):
-    """How lists are made."""
+    """The rule by which lists are made."""
 
     weights: Weights
     renormalise: bool
     drop_seen: bool
     precision: Precision
     mix: Mix
-    """How the neighbours are made."""
+    """How the item neighbours are computed."""
 
 
 def choose_rule(config: Settings, predictions: Artifact) -> Rule:
-    """What the configuration says, and for the rest what evaluate has chosen.
+    """Return the rule from the settings, and from evaluate where they leave it open.
 
     Raises:
-        UserError: the predictions do not say what was chosen.
+        UserError: the predictions do not state what was chosen.
     """
-    # before there was a choice
+    # defaults for predictions written before these settings existed
     once = {"precision": "float32", **Mix().stated()}
     stated = {**once, **predictions.metadata}
     settings = (*once, "fusion_weight", "neighbour_weight", "renormalise", "seen_items")

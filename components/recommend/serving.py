@@ -1,6 +1,6 @@
-"""From the histories of some users to rows of recommendations.
+"""Turns the histories of some users into rows of recommendations.
 
-Shapes: N items, U users of a shard, K places of a list.
+Shapes: N items, U users of a shard, K positions of a list.
 """
 
 from typing import Any
@@ -24,11 +24,11 @@ def recommend(
     rule: Rule,
     progress: Progress,
 ) -> pa.Table:
-    """Rows of the recommendations of a shard: its users in their order, each from rank 1."""
-    beams = max(config.beams, config.top_k)  # with fewer, lists could not be filled
+    """Return the recommendations of a shard: its users in order, each from rank 1."""
+    beams = max(config.beams, config.top_k)  # fewer beams could not fill the lists
     found = ranker.candidates(shard.histories, beams, progress)
     lists = best_lists(found, rule.weights, config.top_k)
-    # Items that tie with the last place are in the list too: here a list has its length.
+    # The lists also contain items that tie with the last rank; here they are cut to top_k.
     items_UK, scores_UK = lists.items_UK[:, : config.top_k], lists.scores_UK[:, : config.top_k]
     user, place = np.nonzero(items_UK >= 0)
     columns: dict[str, Any] = {

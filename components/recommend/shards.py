@@ -1,8 +1,8 @@
-"""Finished shards: kept beside the artifact store until the stage has ended.
+"""Keeps finished shards beside the artifact store until the stage has ended.
 
-A shard is a Parquet file, named by its users and its content, and, written last, a manifest with
-its SHA-256. What is damaged or unfinished is computed again. The folder belongs to a fingerprint,
-so a shard of the same users is of the same code, settings and inputs.
+A shard is a Parquet file named by its users and its content, and a manifest with its SHA-256 that
+is written last. A damaged or unfinished shard is computed again. The folder belongs to one
+fingerprint, so a shard of the same users comes from the same code, settings and inputs.
 """
 
 import json
@@ -24,11 +24,11 @@ MANIFEST = ".json"
 
 
 class KeptShards:
-    """Keeps tables under names and finds them again.
+    """Stores tables under names and finds them again.
 
     Args:
         uri: a local folder or gs://BUCKET/FOLDER that belongs to this fingerprint alone. Empty:
-            nothing is kept, nothing is found.
+            nothing is stored and nothing is found.
     """
 
     def __init__(self, uri: str) -> None:
@@ -36,7 +36,7 @@ class KeptShards:
         self._storage = open_storage(uri) if uri else None
 
     def keep(self, name: str, table: pa.Table) -> None:
-        """Writes the table; a storage that does not answer costs its safety, not the run."""
+        """Write the table; if the storage does not respond, the run goes on without a copy."""
         if self._storage is None:
             return
         try:
@@ -55,7 +55,7 @@ class KeptShards:
             log.warning("shard %s is not kept: %s", name, error)
 
     def find(self, name: str) -> pa.Table | None:
-        """The table kept under the name; one that is damaged is named in the log and deleted."""
+        """Return the table stored under the name; a damaged table is logged and deleted."""
         written = self._storage.read(name + MANIFEST) if self._storage else None
         if self._storage is None or written is None:
             return None
@@ -69,7 +69,8 @@ class KeptShards:
             return self._read(file, content["sha256"])
         except (ValueError, LookupError, TypeError, OSError) as error:
             log.warning("%s/%s: damaged, computed again (%s)", self.uri, name, error)
-            self._storage.delete(name + MANIFEST)  # first: half a shard is none
+            # deleted first, because a shard without a manifest is ignored
+            self._storage.delete(name + MANIFEST)
             if file:
                 self._storage.delete(file)
             return None

@@ -1,4 +1,4 @@
-"""What the stage recommend is: its settings, inputs and outputs."""
+"""Declares the settings, inputs and outputs of the stage recommend."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,40 +7,43 @@ from macrec.core.artifact import Artifact, DatasetOutput, Source
 from macrec.core.errors import check
 from macrec.core.stage import Pool, Stage
 
-EVALUATED = -1.0  # in place of a fusion weight
+EVALUATED = -1.0  # stands for the value that evaluate chose
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is recommended."""
+    """Settings that determine the recommendations."""
 
     top_k: int = 20
-    """Length of the lists. A user has a shorter one where fewer items may be recommended to him; 0
-    leaves the stage out: its dataset has no rows."""
+    """Items per list. A user's list is shorter if fewer items may be recommended to them. 0 skips
+    the stage; the output then has no rows."""
     beams: int = 20
-    """Beams of each modality's search, at least top_k: so many items each search finds, which are
-    then ranked by both modalities."""
+    """Beams of each modality's search; top_k is used if it is larger. The items that the searches
+    find are then ranked by both modalities."""
     fusion_weight: float = EVALUATED
-    """Weight of the text score in the fused list, 0..1; -1 takes the one that evaluate chose."""
+    """Weight (0 to 1) of the text score in the fused list. -1 takes the weight that evaluate
+    chose."""
     neighbour_weight: float = EVALUATED
-    """Weight of the items' neighbours in histories, counted in all that is given here, from 0 (the
-    fused list) to below 1; -1 takes the one that evaluate chose."""
+    """Weight of the item neighbours, from 0 (the fused list alone) to below 1. Neighbours are
+    counted in the whole histories of `sequences`. -1 takes the weight that evaluate chose."""
     neighbour_asymmetry: float = EVALUATED
-    """Cosine that neighbours are counted by, 0..1: 0.5 is the usual one, more holds less against a
-    neighbour for being popular; -1 takes that of evaluate."""
+    """Exponent (0 to 1) of the asymmetric cosine between item neighbours. 0.5 is the usual cosine;
+    larger values penalise popular neighbours less. -1 takes the value that evaluate chose."""
     look_alikes: float = EVALUATED
-    """Share, 0..1, that look-alikes have in the neighbours; -1 takes that of evaluate."""
+    """Share (0 to 1) of the neighbour score that comes from items with similar latents. -1 takes
+    the share that evaluate chose."""
     successors: float = EVALUATED
-    """Share, 0..1, that the items which came after those of a history have in the neighbours that
-    are counted; -1 takes that of evaluate."""
+    """Share (0 to 1) of the co-occurrence part of the neighbour score that comes from items which
+    followed those of the history. -1 takes the share that evaluate chose."""
     renormalise: Literal["evaluated", "on", "off"] = "evaluated"
-    """Whether scores are probabilities among the legal codes and not among all tokens; "evaluated"
-    does as evaluate did when it chose the weight."""
+    """Whether each softmax covers only the legal codes ("on") or all tokens ("off"). "evaluated"
+    takes the choice under which evaluate chose the weights."""
     precision: Literal["evaluated", "float32", "bfloat16"] = "evaluated"
-    """Of the model's matrix products; "evaluated" does as evaluate did."""
+    """Precision of the model's matrix products. "evaluated" takes the precision that evaluate
+    used."""
     seen_items: Literal["evaluated", "keep", "drop"] = "evaluated"
-    """Whether a list may hold items of the user's history; "evaluated" does as evaluate did. Drop
-    is right for what is bought once, not where people come back for the same things."""
+    """Whether a list may contain items of the user's history. Use "drop" if items are bought once,
+    "keep" if users return for the same items. "evaluated" follows evaluate."""
 
     def __post_init__(self) -> None:
         problems = ["top_k is negative"] if self.top_k < 0 else []
@@ -57,18 +60,18 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Where it runs, and how much of it at a time."""
+    """Settings that affect only where the stage runs and how much it holds at a time."""
 
     device: str = "auto"
-    """cpu, cuda, or auto: cuda when there is one."""
+    """Device of the model: auto (a GPU if available, else the CPU), cpu or cuda."""
     batch_size: int = 0
-    """Users decoded together; lower it if memory does not suffice. 0: 64 on a CPU, 512 on a
-    GPU. Scores depend on it in their last bits (of the order of 1e-6), as on the threads."""
+    """Users decoded together. 0 means 64 on a CPU and 512 on a GPU; lower it if memory runs out. It
+    changes scores by about 1e-6, as the number of threads does."""
     threads: int = 0
-    """CPU threads; 0 leaves the choice to torch."""
+    """CPU threads. 0 leaves the number to PyTorch."""
     shard_users: int = 16_384
-    """Users whose lists are kept together: what an interruption loses at most, and what is held in
-    memory at a time. Its last batch is smaller, which scores show in their last bits."""
+    """Users per shard. A finished shard survives an interruption, and one shard is held in memory
+    at a time. Scores of its last, smaller batch can differ by about 1e-6."""
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 0, f"batch_size={self.batch_size}: must be 0 (automatic) or more.")
@@ -77,29 +80,29 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What is recommended, to whom, and by what."""
+    """The data that the stage reads."""
 
     sequences: Artifact
-    """Users' items in time order, all of which are read: nothing is held out here."""
+    """The users' items in time order. All of them are read; nothing is held out."""
     semantic_ids: Artifact
-    """Ids and codes of every item, those that the recommender was trained on."""
+    """Ids and codes of every item; must be those that the recommender was trained on."""
     recommender: Artifact
     """The trained recommender."""
     latents: Artifact
-    """Encoder outputs of the same items, which say what looks alike."""
+    """Encoder outputs of the same items, used to find similar items."""
     predictions: Artifact
-    """What evaluate has written: it states the weights that it chose."""
+    """The output of evaluate, which states the weights that it chose."""
     users: Source | None = None
-    """Users to recommend for, a list of their ids: Parquet, CSV or JSON lines with user_id, or
-    text with one id a line. All users if it is not given."""
+    """List of user ids to recommend for: Parquet, CSV or JSON lines with user_id, or text with one
+    id per line. Empty: all users."""
     allowed_items: Source | None = None
-    """Items that may be recommended (in stock, fresh, of a category), a list of their ids: Parquet,
-    CSV or JSON lines with item_id, or text with one id a line. All items if it is not given."""
+    """List of item ids that may be recommended, such as those in stock. Formats: Parquet, CSV or
+    JSON lines with item_id, or text with one id per line. Empty: all items."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What comes out."""
+    """The artifacts that the stage writes."""
 
     recommendations: DatasetOutput
     """Ranked items of every user, one row per user and rank."""

@@ -1,4 +1,4 @@
-"""Stage recommend: the best items for all users or for a list of them, ready to be served."""
+"""Stage recommend: ranks the best items for all users or for a list of users, ready to serve."""
 
 from components.recommend.items import allowed_items, count_reachable
 from components.recommend.rule import Rule, choose_rule
@@ -17,7 +17,7 @@ from macrec.ranking.neighbours import MixedNeighbours
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Ranks for the users shard by shard; a shard that is finished is not computed again.
+    """Rank for the users shard by shard; a finished shard is not computed again.
 
     Raises:
         UserError: the artifacts do not belong together, a list of ids cannot be read, or none of

@@ -1,4 +1,4 @@
-"""The users to recommend for, in the order of the sequences, a bounded number at a time.
+"""Yields the users to recommend for, in the order of the sequences, a bounded number at a time.
 
 Shapes: U users, L ids of a list, K interactions.
 """
@@ -16,13 +16,13 @@ from macrec.core.artifact import Artifact, Source
 from macrec.core.errors import check
 from macrec.core.progress import log
 
-pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
+pc: Any = pyarrow.compute  # its functions are created at import, so type checkers cannot see them
 
 COLUMNS = ["user_id", "item_index"]
 
 
 class Shard(NamedTuple):
-    """Some consecutive ones of the users to recommend for."""
+    """A block of consecutive users to recommend for."""
 
     first: int
     user_ids: pa.Array
@@ -30,14 +30,15 @@ class Shard(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Says which of the users these are."""
+        """The name of the shard, which identifies its users."""
         return f"users-{self.first:010d}-{len(self.user_ids):07d}"
 
 
 class Users:
-    """The users of the sequences, or those of them that are listed; none without a history.
+    """The users of the sequences, or those of them that are listed.
 
-    A first pass over the sequences counts them and finds what is wrong, before any model is loaded.
+    Users without a history are left out. A first pass over the sequences counts the users and finds
+    all problems before any model is loaded.
 
     Raises:
         UserError: an interaction names an item outside 0..items-1, the list cannot be read, or
@@ -72,7 +73,7 @@ class Users:
             log.warning("%s and get no list", told)
 
     def shards(self, size: int) -> Iterator[Shard]:
-        """All users in shards of `size`, the last one of what is left."""
+        """Yield all users in shards of `size`; the last shard contains the rest."""
         first, waiting = 0, None
         for batch in self._sequences.batches(COLUMNS):
             mine = batch.filter(pa.array(self._chosen(batch) & _with_history(batch)))
@@ -85,7 +86,7 @@ class Users:
             yield _shard(first, waiting)
 
     def _chosen(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
-        """Which users of the batch are listed; all of them without a list."""
+        """Return which users of the batch are listed; all of them without a list."""
         if self._listed_L is None:
             return np.ones(batch.num_rows, bool)
         chosen_U = np.zeros(batch.num_rows, bool)
@@ -95,8 +96,8 @@ class Users:
 
 
 def _rows(listed_L: pa.Array, batch: pa.RecordBatch) -> npt.NDArray[np.integer]:
-    """Row of each listed user in the batch, -1 for one that is not there."""
-    # The batch is the value set: its hash table is small, however long the list.
+    """Return the row of each listed user in the batch, -1 for a user who is not in it."""
+    # The batch is the value set, so its hash table is small even for a long list.
     return pc.index_in(listed_L, value_set=batch.column(0)).fill_null(-1).to_numpy()
 
 

@@ -1,1 +1,1 @@
-"""Unique codes: the semantic IDs of the items."""
+"""Stage resolve_collisions: makes the codes unique, so that each item has its own semantic ID."""

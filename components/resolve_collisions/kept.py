@@ -1,4 +1,4 @@
-"""Which IDs of an earlier run stand when the quantizer is frozen.
+"""Determines which IDs of an earlier run stay valid when the quantizer is frozen.
 
 N items, P items of the earlier run, L levels
 """
@@ -16,27 +16,27 @@ from macrec.tokenizer.renewal import rows_before
 
 
 class Kept(NamedTuple):
-    """One modality."""
+    """The kept IDs of one modality."""
 
     kept_N: np.ndarray
     """bool: items that keep their ID."""
     codes_NL: np.ndarray
-    """Their IDs; other rows mean nothing."""
+    """Their IDs; other rows have no meaning."""
 
 
 def kept_ids(
     codes: Mapping[str, np.ndarray], item_ids: pa.Array, semantic_ids: Artifact, latents: Artifact
 ) -> dict[str, Kept]:
-    """An ID stands if the quantizer gives its item the codes that it gave in the earlier run.
+    """Return which IDs are kept: those of items whose nearest codes are the same as earlier.
 
     Args:
-        codes: the quantizer's codes now, by modality; a modality without any is left out.
+        codes: the quantizer's codes now, by modality; a modality without codes is left out.
         item_ids: the items, in the order of the codes.
         semantic_ids: IDs of the earlier run.
-        latents: its latents, with the codes that the quantizer gave.
+        latents: latents of the earlier run, with the codes that the quantizer gave.
 
     Raises:
-        UserError: the earlier artifacts are not of one run, or of another quantizer.
+        UserError: the earlier artifacts are not from one run, or are from another quantizer.
     """
     check(
         semantic_ids.rows == latents.rows,

@@ -1,4 +1,4 @@
-"""What the stage resolve_collisions is: its settings, inputs and outputs."""
+"""Declares the settings, inputs and outputs of the stage resolve_collisions."""
 
 from dataclasses import dataclass, replace
 
@@ -8,40 +8,40 @@ from macrec.core.stage import Pool, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Nothing to configure: the codes and the codebooks decide."""
+    """Settings that determine the result; there are none beside the codes and codebooks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Nothing to tune."""
+    """Settings that affect only the speed; this stage has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the stage reads."""
+    """The artifacts that the stage reads."""
 
     items: Artifact
-    """The catalogue; item ids break ties."""
+    """The catalogue. Its item ids break ties."""
     latents: Artifact
     """Latents and codes of the items, from quantize."""
     quantizer: Artifact
     """The quantizer whose codebooks gave the codes."""
     previous_semantic_ids: Source | None = None
-    """Of a frozen quantizer: the semantic IDs of the earlier run."""
+    """Semantic IDs of the earlier run; only for a frozen quantizer."""
     previous_latents: Source | None = None
-    """Of a frozen quantizer: the latents of the earlier run."""
+    """Latents of the earlier run; only for a frozen quantizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What the stage writes."""
+    """The artifacts that the stage writes."""
 
     semantic_ids: DatasetOutput
-    """One row per item: its unique text codes and image codes."""
+    """One row per item with its unique text codes and image codes."""
 
 
 def used_inputs(config: Settings, inputs: Inputs) -> Inputs:
-    """An earlier run counts only where quantize says that its quantizer is frozen."""
+    """Return the inputs without the earlier run unless the latents are marked as frozen."""
     if inputs.latents.metadata.get("frozen"):
         return inputs
     return replace(inputs, previous_semantic_ids=None, previous_latents=None)

@@ -1,4 +1,4 @@
-"""resolve_collisions: makes each modality's codes unique, and so the semantic IDs of the items."""
+"""Stage resolve_collisions: makes each modality's codes unique, which gives the semantic IDs."""
 
 import numpy as np
 import pyarrow as pa
@@ -22,13 +22,13 @@ CODEBOOKS = "codebooks.safetensors"
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Resolves text and image codes independently and writes both, with what was moved.
+    """Resolve text and image codes independently and write both, with the levels that changed.
 
-    With a frozen quantizer the items that have the codes of the earlier run keep its ID.
+    With a frozen quantizer, items that have the same codes as in the earlier run keep their ID.
 
     Raises:
-        UserError: the inputs do not belong together, an item has no codes at all, or there are
-            more items than codes.
+        UserError: the inputs do not belong together, an item has no codes at all, or there are more
+            items than codes.
     """
     check(
         job.inputs.items.rows == job.inputs.latents.rows,
@@ -63,7 +63,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
 
 
 def _kept(inputs: Inputs, codes: dict[str, np.ndarray], ids: pa.ChunkedArray) -> dict[str, Kept]:
-    """The IDs of the earlier run that stand, by modality; none without an earlier run."""
+    """Return the IDs of the earlier run that stay valid, by modality; {} without such a run."""
     if not inputs.latents.metadata.get("frozen"):
         return {}
 
@@ -91,7 +91,7 @@ def _check_every_item_has_codes(codes: dict[str, np.ndarray], ids: pa.ChunkedArr
 
 
 def _codebooks(inputs: Inputs, codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The codebooks of each modality that the quantizer has, float32 [L, M, D]."""
+    """Return the codebooks of each modality that the quantizer has, float32 [L, M, D]."""
     codebooks = load_file(inputs.quantizer.file(CODEBOOKS))
     coded = [modality for modality in MODALITIES if codes[modality].shape[1]]
     check(
@@ -110,7 +110,7 @@ def _resolve(
     item_ids: list[str],
     kept: Kept | None,
 ) -> Resolved:
-    if not codes_NL.shape[1]:  # no item has codes, and the quantizer may do without the modality
+    if not codes_NL.shape[1]:  # no item has codes, and the quantizer may lack the modality
         nothing_N = np.zeros(len(codes_NL))
         return Resolved(codes_NL, nothing_N.astype(np.int8) - 1, nothing_N.astype(np.float32))
     latents_ND = embedding_matrix(inputs.latents, f"{modality}_latent")

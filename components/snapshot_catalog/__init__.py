@@ -1,1 +1,1 @@
-"""What the outside data are today: the stage that notices new data."""
+"""Stage snapshot_catalog: computes digests of the external data, so that new data is detected."""

@@ -1,7 +1,7 @@
-"""Digests of everything the run reads from outside, so that new data makes a new run.
+"""Computes digests of all external data, so that new data causes a new run.
 
-KFP's cache compares parameter values, not contents. This cheap stage is never cached; its digests
-are parameters of the stages that read the data: the same data hit the cache, new data miss it.
+KFP's cache compares parameter values, not contents. This cheap stage is never cached. Its digests
+are parameters of the stages that read the data, so the cache hits only if the data is the same.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from macrec.core.stage import Job, Metrics
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Writes the digest of every input."""
+    """Write the digest of every input."""
     for field in dataclasses.fields(job.inputs):
         source: Source | None = getattr(job.inputs, field.name)
         output: ParameterOutput = getattr(job.outputs, f"{field.name}_digest")

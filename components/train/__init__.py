@@ -1,1 +1,1 @@
-"""Trains the generative recommender on sequences and semantic IDs."""
+"""Stage train: trains the generative recommender on sequences and semantic IDs."""

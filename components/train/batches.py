@@ -1,4 +1,4 @@
-"""Batches: rows of like length, as padded token arrays; no Python per row.
+"""Builds batches: rows of similar length as padded token arrays, without Python code per row.
 
 Shapes: R rows, B rows of a batch, S source length, G targets of a source, L levels, P item pairs,
 or items that are predicted from a source.
@@ -12,29 +12,29 @@ import numpy as np
 from components.train.rows import Rows, TrainingData
 from macrec.generator.tokens import PAD, Int64Array, gather_sources
 
-IGNORED: Final = -100  # the label that torch's cross entropy leaves out
+IGNORED: Final = -100  # the label that PyTorch's cross entropy ignores
 NO_TASK: Final = -1
-SORT_WINDOW: Final = 50  # batches sorted by length together; more sorts finer and mixes less
+SORT_WINDOW: Final = 50  # batches sorted by length together; more sort finer and mix less
 
 
 class Batch(NamedTuple):
     """Sources with their targets; `labels_BGL` is IGNORED where a row lacks the target."""
 
     source_BS: Int64Array
-    decoder_BGL: Int64Array  # task token, then the target's tokens but the last
+    decoder_BGL: Int64Array  # task token, then the target's tokens without the last
     labels_BGL: Int64Array
     task_BG: Int64Array  # position in TASKS, or NO_TASK
     visible_BG: Int64Array | None = None
-    """Source tokens that each target is predicted from, the first ones; None: the whole source."""
+    """Number of first source tokens that each target is predicted from. None: the whole source."""
 
 
 def epoch_batches(
     lengths_R: Int64Array, batch_size: int, generator: np.random.Generator
 ) -> Iterator[Int64Array]:
-    """Every row once, in random batches of rows of like length.
+    """Yield every row once, in random batches of rows of similar length.
 
-    Rows are shuffled, sorted by length within windows of SORT_WINDOW batches, cut into batches, and
-    the batches are shuffled.
+    Rows are shuffled, sorted by length within windows of SORT_WINDOW batches, and cut into batches.
+    The batches are then shuffled.
     """
     order_R = generator.permutation(len(lengths_R))
     window = SORT_WINDOW * batch_size
@@ -47,7 +47,7 @@ def epoch_batches(
 
 
 def make_batch(data: TrainingData, rows: Rows, index_B: Int64Array) -> Batch:
-    """The rows `index_B` as token arrays."""
+    """Return the rows `index_B` as token arrays."""
     source_BS = gather_sources(data.stream, rows.first_R[index_B], rows.last_R[index_B])
     modality_B, item_BP = rows.modality_R[index_B], rows.targets(index_B)
     target_BPG = rows.target_modalities(index_B, item_BP)
@@ -68,7 +68,7 @@ def make_batch(data: TrainingData, rows: Rows, index_B: Int64Array) -> Batch:
 
 
 def _visible(data: TrainingData, rows: Rows, index_B: Int64Array, items: int) -> Int64Array:
-    """Source tokens [B, P] before each item to predict."""
+    """Return the number of source tokens [B, P] before each item to predict."""
     first_B1, last_B1, count_B1 = (
         column[index_B][:, None] for column in (rows.first_R, rows.last_R, rows.count_R)
     )
@@ -77,7 +77,7 @@ def _visible(data: TrainingData, rows: Rows, index_B: Int64Array, items: int) ->
 
 
 def pair_batch(data: TrainingData, pairs: int, generator: np.random.Generator) -> Batch:
-    """Random distinct items as 2P sources: row k the text and row P + k the image of one item."""
+    """Return random distinct items as 2P sources: row k is text, row P + k is its image."""
     assert data.item_rows is not None
     total = len(data.paired_items_P)
     chosen = generator.choice(total, min(pairs, total), replace=False)

@@ -1,7 +1,7 @@
-"""The losses of the generator.
+"""Implements the losses of the generator.
 
-Shapes: B sources, S source length, D width, G targets of a source, L levels, V tokens, P pairs,
-X = B * G * L.
+Shapes: B sources, S source length, D width, G targets of a source, L levels, V tokens, P pairs, X =
+B * G * L.
 """
 
 from typing import NamedTuple
@@ -16,10 +16,10 @@ from macrec.generator.t5 import NO_DROPOUT, Dropout, Weights, decode_blocks, enc
 
 
 class BatchLoss(NamedTuple):
-    """Loss of a batch, as sums that several processes can add up, and what the curve needs."""
+    """The loss of a batch as sums that several processes can add up, and inputs of the curve."""
 
     loss_sum: Tensor  # over target tokens, label smoothing included
-    tokens: Tensor  # target tokens
+    tokens: Tensor  # number of target tokens
     task_sum_T: Tensor  # cross entropy summed over target tokens, by task, without smoothing
     task_tokens_T: Tensor
     encoded_BSD: Tensor
@@ -33,7 +33,7 @@ def batch_loss(
     device: torch.device,
     dropout: Dropout = NO_DROPOUT,
 ) -> BatchLoss:
-    """Cross entropy of a batch over its target tokens (MACRec, L_rec without the implicit term)."""
+    """Return the cross entropy over target tokens (MACRec, L_rec without the implicit term)."""
     source_BS, decoder_BGL, labels_BGL, task_BG = (
         torch.from_numpy(array).to(device, non_blocking=True) for array in batch[:4]
     )
@@ -64,7 +64,7 @@ def batch_loss(
 
 
 def beyond(visible_BT: Tensor, padding: Tensor) -> Tensor:
-    """A bias [B, 1, T, S] that hides the source from each target token but for its beginning."""
+    """Return a bias [B, 1, T, S] that shows each target token only the start of its source."""
     place_S = torch.arange(padding.shape[-1], device=padding.device)
     hidden_BTS = place_S >= visible_BT[:, :, None]
     bias_BTS = torch.zeros_like(hidden_BTS, dtype=padding.dtype)
@@ -72,15 +72,16 @@ def beyond(visible_BT: Tensor, padding: Tensor) -> Tensor:
 
 
 def mean_pooled(encoded_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-    """Mean [B, D] of the encoder outputs over the tokens that are not padding."""
+    """Return the mean [B, D] of the encoder outputs over the tokens that are not padding."""
     weight_BS1 = mask_BS.unsqueeze(-1).to(encoded_BSD.dtype)
     return (encoded_BSD * weight_BS1).sum(1) / weight_BS1.sum(1)
 
 
 def implicit_loss(text_PD: Tensor, image_PD: Tensor, temperature: float) -> Tensor:
-    """Implicit alignment: InfoNCE text to image plus image to text; row k of both is one item.
+    """Return the implicit alignment loss: InfoNCE text to image plus image to text.
 
-    The other items of the batch are the negatives; similarity is the cosine.
+    Row k of both inputs is one item. The other items of the batch are the negatives; similarity is
+    the cosine.
     """
     text_PD, image_PD = F.normalize(text_PD.float(), dim=1), F.normalize(image_PD.float(), dim=1)
     similarity_PP = text_PD @ image_PD.T / temperature

@@ -1,4 +1,4 @@
-"""The steps of the training: what a batch does to the weights, alone or in several processes.
+"""Implements the training steps: how a batch updates the weights, in one or several processes.
 
 Shapes: B rows of a batch, T tasks, P item pairs, D width, R rows, F figures.
 """
@@ -28,15 +28,15 @@ from macrec.generator.t5 import Dropout, Weights, weights_of
 
 
 class Trainer:
-    """The state of a training, and the steps that change it.
+    """The state of a training and the steps that change it.
 
     Args:
         model: on its device; every process has the same weights.
-        data: the whole of it, in every process.
-        config: how to train.
+        data: the whole training data, in every process.
+        config: settings of the training.
         device: where the model is.
-        processes: those that train together; a step's batch is shared out among them.
-        clock: seconds.
+        processes: the processes that train together; they share out each batch.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Trainer:
         )
         self.targets = int(self.rows.count_R.sum())
         """(source, item to predict) pairs of an epoch."""
-        # a step has as many pairs where a source has several, to within chance
+        # if a source has several targets, a step has the same number of pairs, up to chance
         self.batch_rows = max(1, round(config.batch_size * len(self.rows) / self.targets))
         self.steps_per_epoch = math.ceil(len(self.rows) / self.batch_rows)
         self.state = State(
@@ -80,10 +80,10 @@ class Trainer:
         self.lengths_R = data.lengths(self.rows)
 
     def epoch(self, after_step: Callable[[int, float], None]) -> dict[str, float]:
-        """One epoch, or the rest of it; returns its mean losses.
+        """Run one epoch, or the rest of it, and return its mean losses.
 
         Args:
-            after_step: told the rows and the loss of every step.
+            after_step: is called with the rows and the loss of every step.
         """
         state, config = self.state, self.config
         state.model.train()
@@ -113,9 +113,10 @@ class Trainer:
             self.lengths_R = thinned_lengths(self.data, self.rows, self.dropped_RH)
 
     def step(self, index_B: np.ndarray) -> float:
-        """One update from the rows `index_B`, the whole batch of all processes; its loss.
+        """Run one update from the rows `index_B`, the batch of all processes; return its loss.
 
-        Raises UserError when the loss is not finite; the model then holds the weights before it.
+        Raises UserError if the loss is not finite; the model then holds the weights before the
+        step.
         """
         state, config, processes = self.state, self.config, self.processes
         rate = state.schedule.rate(state.step)
@@ -128,7 +129,8 @@ class Trainer:
         parameters = list(state.model.parameters())
         processes.sum_all([*(p.grad for p in parameters if p.grad is not None), figures_F])
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        value, norm_value = torch.stack([figures_F[0], norm]).tolist()  # one wait for the device
+        # a single synchronisation with the device
+        value, norm_value = torch.stack([figures_F[0], norm]).tolist()
         if not (math.isfinite(value) and math.isfinite(norm_value)):
             raise UserError(
                 f"train: step {state.step} (epoch {state.epoch + 1}): loss {value}, gradient norm "
@@ -141,10 +143,10 @@ class Trainer:
         return value
 
     def _seed_dropout(self) -> None:
-        """Every step has masks of its own, in each process others."""
+        """Seed dropout so that masks differ between steps and between processes."""
         place = self.state.step, self.processes.rank
         seed = int(generator(self.config.seed, Stream.DROPOUT, *place).integers(2**63))
-        # torch.manual_seed would prepare a GPU that is not used, at the price of a small step.
+        # torch.manual_seed would initialise an unused GPU, which costs as much as a small step.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -157,11 +159,11 @@ class Trainer:
         sums.pair_steps += self.data.item_rows is not None
 
     def _loss(self, index_B: np.ndarray, weights: Weights) -> tuple[Tensor, Tensor]:
-        """This process's part of the loss, and figures that add up over the processes.
+        """Return this process's part of the loss, and figures that are summed over the processes.
 
         The parts of all processes, their gradients and their figures add up to those of the whole
-        batch: sums over their own tokens are divided by the tokens of all. The figures [F] are the
-        loss, the implicit loss, and by task the summed cross entropy and the tokens.
+        batch: sums over own tokens are divided by the tokens of all. The figures [F] are the loss,
+        the implicit loss, and by task the summed cross entropy and the tokens.
         """
         config, data, count = self.config, self.data, self.processes.count
         sequences, weight = self._sequences(index_B, weights)
@@ -176,7 +178,7 @@ class Trainer:
             item_tokens = int((pairs.labels_BGL >= 0).sum())
             explicit = config.item_weight * items.loss_sum / max(item_tokens, 1)
             aligned = self._implicit(items, len(pairs.source_BS) // 2)
-            implicit = aligned.detach() / count  # each process has the whole of it
+            implicit = aligned.detach() / count  # each process computes the whole of it
             loss = loss + explicit + config.implicit_weight * aligned
             value = value + explicit.detach() + config.implicit_weight * implicit
             task_sums[0] = task_sums[0] + items.task_sum_T
@@ -188,8 +190,12 @@ class Trainer:
         return batch_loss(weights, batch, smoothing, self.device, self.dropout)
 
     def _sequences(self, index_B: np.ndarray, weights: Weights) -> tuple[BatchLoss, float]:
-        """The loss of this process's rows, and its weight: 0 if the rows were too few for all."""
-        # Every so many rows: they are sorted by length, so that every share is as long.
+        """Return the loss of this process's rows and its weight.
+
+        The weight is 0 if there are too few rows for all processes.
+        """
+        # Rows are sorted by length; a strided share per process makes all shares about equally
+        # long.
         own_B = index_B[self.processes.rank :: self.processes.count]
         weight = float(len(own_B) > 0)
         own_B = own_B if len(own_B) else index_B[:1]
@@ -202,13 +208,13 @@ class Trainer:
         return self._batch_loss(batch, weights), weight
 
     def _own_pairs(self, pairs: Batch) -> Batch:
-        """This process's item pairs."""
+        """Return this process's item pairs."""
         half = len(pairs.source_BS) // 2
         own = np.arange(half)[self.processes.share(half)]
         return Batch(*(array[np.concatenate([own, half + own])] for array in pairs[:4]))
 
     def _implicit(self, items: BatchLoss, pairs: int) -> Tensor:
-        """The implicit alignment over the pairs of all processes."""
+        """Return the implicit alignment loss over the pairs of all processes."""
         pooled = mean_pooled(items.encoded_BSD, items.mask_BS).chunk(2)
         text_PD, image_PD = (self.processes.join_rows(own_BD, pairs) for own_BD in pooled)
         return implicit_loss(text_PD, image_PD, self.config.implicit_temperature)
@@ -217,7 +223,7 @@ class Trainer:
 def _optimizer(model: T5ForConditionalGeneration, config: Settings) -> torch.optim.Optimizer:
     embeddings = model.shared.weight
     matrices = [p for p in model.parameters() if p.ndim > 1 and p is not embeddings]
-    scales = [p for p in model.parameters() if p.ndim == 1]  # of the norms
+    scales = [p for p in model.parameters() if p.ndim == 1]  # of the normalisation layers
     decay, factor = config.weight_decay, config.embedding_rate
     groups = [
         {"params": [embeddings], "weight_decay": decay, "factor": factor},

@@ -1,4 +1,4 @@
-"""The course of the training: epochs, validation, early stopping, decay, checkpoints."""
+"""Runs the training: epochs, validation, early stopping, decay, checkpoints."""
 
 import time
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Score = Callable[["T5ForConditionalGeneration"], float]
 
 
 class Trained(NamedTuple):
-    """Result of a training; the model holds the best weights."""
+    """The result of a training; the model holds the best weights."""
 
     curve: list[CurveRow]
     best_ndcg: float
@@ -29,13 +29,13 @@ class Trained(NamedTuple):
     epochs: int
     steps: int
     rows: int
-    """Rows trained on, every epoch counted."""
+    """Rows trained on, summed over epochs."""
     seconds: float
     """Time of the steps alone, without validation and checkpoints."""
     padding_share: float
 
     def metrics(self) -> dict[str, float]:
-        """The figures worth comparing."""
+        """Return the metrics of the stage."""
         last_losses = {f"loss_{task}": loss for task, loss in self.curve[-1]["losses"].items()}
         return last_losses | {
             "validation_ndcg_at_10": self.best_ndcg,
@@ -58,22 +58,22 @@ def train(
     processes: Processes = ALONE,
     clock: Callable[[], float] = time.monotonic,
 ) -> Trained:
-    """Trains until validation stops improving, decays the rate to zero, restores the best.
+    """Train until validation stops improving, decay the rate to zero, and restore the best.
 
-    The same weights, data and config give the same model on a CPU, bit for bit, and whether the
-    training was cut short or not.
+    The same weights, data and config give the same model on a CPU, bit for bit, even if the
+    training was interrupted.
 
     Args:
         model: on `device`, the same in every process.
         data: the same in every process.
-        config: how to train.
+        config: settings of the training.
         score: measures the model (validation NDCG@10, higher is better), alike in every process.
         device: where the model is.
-        checkpoints: where the state is saved to and found; nowhere if None.
-        processes: those that train together.
-        clock: seconds.
+        checkpoints: where the state is saved and searched for; None saves nothing.
+        processes: the processes that train together.
+        clock: returns seconds.
 
-    Raises UserError when the loss is not finite; the model then holds the weights before it.
+    Raises UserError if the loss is not finite; the model then holds the weights before that step.
     """
     trainer = Trainer(model, data, config, device, processes=processes, clock=clock)
     checkpoints, state = checkpoints or Checkpoints(), trainer.state
@@ -101,7 +101,7 @@ def train(
 
 
 def _run_phase(what: str, trainer: Trainer, score: Score, shared: SharedCheckpoints) -> None:
-    """The epochs of a phase that are left."""
+    """Run the remaining epochs of a phase."""
     state, config = trainer.state, trainer.config
     end = state.phase_start + state.phase_epochs
     done = min(state.batches * config.batch_size, trainer.targets)
@@ -156,7 +156,7 @@ def _end_epoch(state: State, losses: dict[str, float], ndcg: float | None) -> No
 
 
 def prepare(seed: int, device: str, threads: int, processes: Processes = ALONE) -> torch.device:
-    """Seeds torch (the weights), sets its threads (0 keeps them), chooses the device."""
+    """Seed torch (for the weights), set its threads (0 keeps them), and choose the device."""
     torch.manual_seed(seed)
     if threads:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Validation: NDCG@10 of the fused list, on the last item but one of a sample of users."""
+"""Validates by the NDCG@10 of the fused list, on a sample of users' last but one items."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -21,18 +21,21 @@ CUTOFF: Final = 10
 
 
 class Validation(NamedTuple):
-    """Users whose last item but one is predicted from all that came before."""
+    """Users whose last but one item is predicted from all earlier items."""
 
     histories: list[Int32Array]
     targets_U: Int32Array
     drop_seen: bool
-    """Whether lists hold no item of their user's history."""
+    """Whether lists leave out the items of their user's history."""
 
 
 def validation_split(
     sequences: Sequences, users: int, seed: int, seen_items: SeenItems
 ) -> Validation:
-    """Histories and targets of at most `users` random users (0: all) with three items or more."""
+    """Return histories and targets of at most `users` random users (0: all).
+
+    Only users with at least three items are drawn.
+    """
     able = np.flatnonzero(np.diff(sequences.offsets) >= 3)
     if users and users < len(able):
         draw = generator(seed, Stream.VALIDATION)
@@ -51,9 +54,10 @@ def fused_ndcg(
     device: torch.device,
     processes: Processes = ALONE,
 ) -> Callable[[T5ForConditionalGeneration], float]:
-    """The score of a model: mean NDCG@10 of the fused lists, one relevant item per user.
+    """Return a function that scores a model: mean NDCG@10 of the fused lists.
 
-    Several processes share out the users, and all get the score of all users.
+    There is one relevant item per user. Several processes share out the users, and all get the
+    score of all users.
     """
 
     check(

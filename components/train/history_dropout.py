@@ -1,7 +1,7 @@
-"""History dropout: in every epoch other items of a training history are left out.
+"""Implements history dropout: every epoch leaves out other items of a training history.
 
-Shapes: R rows, B rows of a batch, S source length, H items of the longest history but the last one
-(column h is the item h + 2 places before the history's end), L tokens of an item.
+Shapes: R rows, B rows of a batch, S source length, H items of the longest history except the last
+one (column h is the item h + 2 positions before the history's end), L tokens of an item.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ ROWS_AT_ONCE = 1 << 18
 
 
 def draw_dropped(rows: Rows, share: float, generator: np.random.Generator) -> BoolArray:
-    """Which items [R, H] are left out, each with probability `share`; never the last one."""
+    """Return which items [R, H] are left out, each with probability `share`; never the last one."""
     longest = int((rows.last_R - rows.first_R).max(initial=1))
     dropped_RH = np.empty((len(rows), longest - 1), np.bool_)
     for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -26,7 +26,7 @@ def draw_dropped(rows: Rows, share: float, generator: np.random.Generator) -> Bo
 
 
 def thinned_lengths(data: TrainingData, rows: Rows, dropped_RH: BoolArray) -> Int64Array:
-    """Source length [R] of every row without its dropped items, EOS included."""
+    """Return the source length [R] of every row without its dropped items, EOS included."""
     offsets, lengths_R = data.stream.offsets, data.lengths(rows)
     for column, dropped_R in enumerate(dropped_RH.T):
         place_R = np.maximum(rows.last_R - 2 - column, 0)
@@ -38,8 +38,8 @@ def thinned_lengths(data: TrainingData, rows: Rows, dropped_RH: BoolArray) -> In
 def thinned_sources(
     stream: TokenStream, first_B: Int64Array, last_B: Int64Array, dropped_BH: BoolArray
 ) -> Int64Array:
-    """Source ids [B, S] of the interactions first..last (last excluded) without the dropped."""
-    place_BH = last_B[:, None] - 1 - np.arange(dropped_BH.shape[1], -1, -1)  # in order of time
+    """Return source ids [B, S] of interactions first..last (last excluded) without dropped ones."""
+    place_BH = last_B[:, None] - 1 - np.arange(dropped_BH.shape[1], -1, -1)  # in time order
     kept_BH = place_BH >= first_B[:, None]
     kept_BH[:, :-1] &= ~dropped_BH[:, ::-1]
     place_BH = np.maximum(place_BH, 0)

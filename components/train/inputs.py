@@ -13,9 +13,9 @@ from macrec.generator.tokens import MODALITIES, Int32Array, Modality, Vocabulary
 
 
 def read_codes(semantic_ids: Artifact) -> tuple[tuple[Int32Array, Int32Array], Vocabulary]:
-    """Text codes and image codes [N, L], an item without a code is a row of -1; the vocabulary.
+    """Return text codes and image codes [N, L], a row of -1 for no code, and the vocabulary.
 
-    Raises UserError when no item has a code, the modalities differ in levels, or the artifact does
+    Raises UserError if no item has a code, the modalities differ in levels, or the artifact does
     not state its codebook_size.
     """
     text_NL = codes_matrix(semantic_ids, "text_codes")
@@ -41,9 +41,9 @@ def read_codes(semantic_ids: Artifact) -> tuple[tuple[Int32Array, Int32Array], V
 
 
 def without_absent(config: Settings, modalities: tuple[Modality, ...]) -> Settings:
-    """Only what can be trained where items have codes in these modalities alone; logs the rest.
+    """Return the config with only the tasks that these modalities allow; log what is left out.
 
-    Raises UserError when no sequence task is left.
+    Raises UserError if no sequence task is left.
     """
     absent = next((m for m in MODALITIES if m not in modalities), None)
     if absent is None:

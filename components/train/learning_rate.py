@@ -1,8 +1,8 @@
-"""The learning rate: warm up, stay, decay to zero once validation has stopped improving.
+"""Schedules the learning rate: warm-up, constant, decay to zero once validation stops improving.
 
-A cosine over a number of epochs fixed beforehand never decays when early stopping ends it half
-way. Here stopping IS the start of the decay: it begins from the best weights, when `patience`
-validations in a row brought nothing, or when the epochs are used up. Every run ends near zero.
+A cosine over a fixed number of epochs never decays if early stopping ends it half way. Here
+stopping IS the start of the decay. It begins from the best weights, after `patience` validations
+without improvement or when the epochs are used up. Every run ends near zero.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Schedule:
-    """State of the schedule; steps count optimizer steps from 0."""
+    """The state of the schedule; steps count optimizer steps from 0."""
 
     peak: float
     warmup_steps: int
@@ -19,7 +19,7 @@ class Schedule:
     decay_steps: int = 0
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step."""
+        """Return the learning rate of a step."""
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         if self.decay_start is None:
             return self.peak * warm
@@ -28,5 +28,5 @@ class Schedule:
 
 
 def decay_epochs(share: float, epochs_done: int) -> int:
-    """Epochs of the decay: a share of those behind the best weights, at least one."""
+    """Return the epochs of the decay: a share of those up to the best weights, at least one."""
     return max(1, math.ceil(share * epochs_done)) if share else 0

@@ -1,10 +1,11 @@
-"""Training rows of the tasks, as flat arrays; no Python per row.
+"""Builds the training rows of the tasks as flat arrays, without Python code per row.
 
 Shapes: N items, L levels, U users, R rows, M modalities as sources or targets, P item pairs, or
-places of a history that are predicted, G targets of a place (one decoder block each).
-A source is a slice of one flat token stream that holds, one after the other: all interactions as
-text, all interactions as image, every item as text, every item as image. A training row is thus
-a few integers, however long its history.
+positions of a history that are predicted, G targets of a position (one decoder block each).
+
+A source is a slice of one flat token stream. The stream contains all interactions as text, then all
+interactions as image, every item as text, and every item as image. A training row therefore is a
+few integers, however long its history is.
 """
 
 from collections.abc import Sequence
@@ -46,11 +47,11 @@ TASKS: Final = (
 def training_rows(
     sequences: Sequences, max_history: int, augment: bool
 ) -> tuple[Int64Array, Int64Array]:
-    """First interaction and target interaction of every training row, [R] each.
+    """Return the first interaction and the target interaction of every training row, [R] each.
 
-    The history of a row is the interactions first..target-1. The last two of each user (validation
-    and test targets) are in no row. `augment` makes each item after the first a target, else only
-    the last training item is.
+    The history of a row is the interactions first..target-1. The last two interactions of each user
+    (validation and test targets) are in no row. With `augment` each item after the first is a
+    target, else only the last training item is.
     """
     start_U = sequences.offsets[:-1]
     end_U = np.maximum(sequences.offsets[1:] - 2, start_U)
@@ -66,8 +67,11 @@ def training_rows(
 
 
 class Windows(NamedTuple):
-    """Histories that are read once for several targets: the interactions first..last-1 are the
-    source, and the `count` last of first+1..last are predicted, each from those before it."""
+    """Histories that are read once for several targets.
+
+    The interactions first..last-1 are the source. The `count` last of first+1..last are predicted,
+    each from those before it.
+    """
 
     first_R: Int64Array
     last_R: Int64Array
@@ -75,9 +79,9 @@ class Windows(NamedTuple):
 
 
 def training_windows(sequences: Sequences, max_history: int) -> Windows:
-    """Every target of `training_rows` once, in as few sources as the length of a history allows.
+    """Cover every target of `training_rows` once, with as few sources as the history length allows.
 
-    A user's first window holds the first `max_history` targets. The windows behind it move on by
+    A user's first window contains the first `max_history` targets. The windows after it advance by
     half of that, so that a target has at least half a window before it.
     """
     start_U = sequences.offsets[:-1]
@@ -94,7 +98,7 @@ def training_windows(sequences: Sequences, max_history: int) -> Windows:
 
 
 class TargetTable(NamedTuple):
-    """Per kind of task: what a source of modality s decodes in its block g; -1 is nothing."""
+    """Lists, per kind of task, what a source of modality s decodes in block g; -1 is nothing."""
 
     target_SG: Int64Array  # modality index
     start_SG: Int64Array  # task token
@@ -102,7 +106,7 @@ class TargetTable(NamedTuple):
 
 
 def target_table(kind: str, tasks: Sequence[str]) -> TargetTable | None:
-    """The targets of each source modality among `tasks` of a kind ("seq" or "item")."""
+    """Return the targets of each source modality among `tasks` of one kind ("seq" or "item")."""
     starts = SEQUENCE_TASK if kind == "seq" else ITEM_TASK
     wanted: list[list[Modality]] = [
         [target for target in MODALITIES if f"{kind}_{source}_{target}" in tasks]
@@ -123,24 +127,24 @@ def target_table(kind: str, tasks: Sequence[str]) -> TargetTable | None:
 
 @dataclass(frozen=True)
 class Rows:
-    """Training rows: a slice of the token stream, its modality, the items to predict from it."""
+    """Training rows: slices of the token stream, their modality, and the items to predict."""
 
     first_R: Int64Array
     last_R: Int64Array
     modality_R: npt.NDArray[np.int8]
     items: Int32Array
     place_R: Int64Array
-    """Of the first item to predict, in `items`."""
+    """Position in `items` of the first item to predict."""
     count_R: Int64Array
-    """Items to predict. The last of them from the whole slice, each one before that from one
-    interaction less."""
+    """Number of items to predict. The last is predicted from the whole slice, each earlier one from
+    one interaction less."""
     table: TargetTable
 
     def __len__(self) -> int:
         return len(self.first_R)
 
     def targets(self, index_B: Int64Array) -> Int32Array:
-        """Items to predict [B, P]; -1 where a row has fewer than others."""
+        """Return the items to predict [B, P]; -1 where a row has fewer than others."""
         count_B = self.count_R[index_B]
         step_P = np.arange(int(count_B.max(initial=1)))
         item_BP = self.items.take(self.place_R[index_B][:, None] + step_P, mode="clip")
@@ -148,14 +152,14 @@ class Rows:
         return item_BP
 
     def target_modalities(self, index_B: Int64Array, item_BP: Int32Array) -> Int64Array:
-        """Modality index [B, P, G] of what is decoded for each item to predict; -1 is nothing."""
+        """Return the modality index [B, P, G] decoded for each item to predict; -1 is nothing."""
         target_BPG = self.table.target_SG[self.modality_R[index_B]][:, None]
         return np.where(item_BP[:, :, None] >= 0, target_BPG, -1)
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """All that batches are made of."""
+    """Contains everything that batches are built from."""
 
     stream: TokenStream
     target_tokens_MNL: Int64Array  # M modalities; PAD where the item has no code
@@ -164,11 +168,11 @@ class TrainingData:
     paired_items_P: Int64Array
 
     def lengths(self, rows: Rows) -> Int64Array:
-        """Source length [R] of every row, EOS included."""
+        """Return the source length [R] of every row, EOS included."""
         return source_lengths(self.stream, rows.first_R, rows.last_R)
 
     def target_tokens(self, rows: Rows, index_B: Int64Array) -> int:
-        """Number of target tokens of the rows `index_B`, all their targets together."""
+        """Return the number of target tokens of the rows `index_B`, over all their targets."""
         item_BP = rows.targets(index_B)
         target_BPG = rows.target_modalities(index_B, item_BP)
         first_BPG = self.target_tokens_MNL[target_BPG, item_BP[:, :, None], 0]
@@ -193,7 +197,7 @@ def _sequence_rows(
         first_R, target_R = training_rows(sequences, max_history, augment)
         found = Windows(first_R, target_R, np.ones_like(first_R))
     sources, modality_count = len(found.first_R), len(MODALITIES)
-    # Image sources lie one whole set of interactions behind the text sources in the stream.
+    # In the stream, image sources follow the text sources at a distance of one set of interactions.
     shift_R = np.repeat(np.arange(modality_count) * len(sequences.items), sources)
     first_R, last_R, count_R = (np.tile(column, modality_count) for column in found)
     rows = Rows(
@@ -211,7 +215,7 @@ def _sequence_rows(
 
 
 def _wanted(rows: Rows, coded_MN: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Which targets [R, P, G] there are, and have a code."""
+    """Return which targets [R, P, G] exist and have a code."""
     everything_R = np.arange(len(rows))
     item_RP = rows.targets(everything_R)
     target_RPG = rows.target_modalities(everything_R, item_RP)
@@ -220,7 +224,7 @@ def _wanted(rows: Rows, coded_MN: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_
 
 def _item_rows(interactions: int, items: int, tasks: Sequence[str], paired_P: Int64Array) -> Rows:
     table = target_table("item", tasks)
-    if table is None:  # pairs for the implicit alignment alone: sources without a target
+    if table is None:  # pairs for the implicit alignment only: sources without a target
         table = TargetTable(*(np.full((len(MODALITIES), 1), -1) for _ in range(3)))
     start_M = len(MODALITIES) * interactions + np.arange(len(MODALITIES)) * items
     first_R = (start_M[:, None] + paired_P).ravel()
@@ -242,12 +246,12 @@ def training_data(
     windows: bool = False,
     source: Position = "tokens",
 ) -> TrainingData:
-    """Token stream and rows of the tasks; `codes_MNL` are the text codes and the image codes.
+    """Return the token stream and the rows of the tasks.
 
-    With `windows` a source has all its targets, which needs an encoder that does not look ahead.
-    `source` is what the encoder reads.
+    `codes_MNL` are the text codes and the image codes. With `windows` a source has all its targets,
+    which needs an encoder that does not look ahead. `source` is what an encoder position is.
 
-    Raises UserError when a task has not one row.
+    Raises UserError if a task has no row.
     """
     items = len(codes_MNL[0])
     coded_MN = np.stack([has_code(codes_NL) for codes_NL in codes_MNL])
@@ -272,7 +276,7 @@ def training_data(
 
 
 def _joined(streams: list[TokenStream]) -> TokenStream:
-    """One stream; interaction k of stream s becomes interaction k + (interactions before s)."""
+    """Join streams; interaction k of stream s becomes interaction k + (interactions before s)."""
     offsets, total = [np.zeros(1, np.int64)], 0
     for stream in streams:
         offsets.append(stream.offsets[1:] + total)

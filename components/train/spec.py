@@ -1,4 +1,4 @@
-"""What the stage train is: its settings, inputs and outputs."""
+"""Declares the settings, inputs and outputs of the stage train."""
 
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -15,85 +15,92 @@ from macrec.generator.tokens import Position
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the recommender is and how it is trained."""
+    """Settings of the recommender and of its training."""
 
     d_model: int = 128
     """Width of the T5 model."""
     d_ff: int = 1024
-    """Width of its feed-forward layers."""
+    """Width of the feed-forward layers."""
     d_kv: int = 64
     """Width of an attention head."""
     layers: int = 4
-    """Layers of the encoder, and of the decoder."""
+    """Number of encoder layers, and of decoder layers."""
     heads: int = 6
-    """Attention heads."""
+    """Number of attention heads."""
     dropout: float = 0.1
-    """Dropout rate."""
+    """Dropout rate (0 to 1)."""
     encoder: Literal["full", "causal"] = "full"
-    """full: every token of a history sees all others, as in T5. causal: it sees those before it, so
-    a history is read once for all its targets, which takes about half of the time; transformers'
-    own forward pass does not know it."""
+    """Attention of the encoder. "full" lets every token see the whole history, as in T5. "causal"
+    lets it see only earlier tokens, so a history is read once for all its targets in about half the
+    time. The transformers library does not support "causal" in its own forward pass."""
     source: Position = "tokens"
-    """What a position of the encoder is. tokens: a token of a code, as in the paper. items: an
-    item, the sum of its tokens' embeddings, so that a source has as many times fewer positions as
-    a code has levels; transformers' own forward pass does not know it."""
+    """What one encoder position is. "tokens": one token of a code, as in the paper. "items": one
+    item, the sum of its token embeddings, which shortens sources by the number of levels. The
+    transformers library does not support "items" in its own forward pass."""
     max_history: int = 20
-    """Items of a history that are read, the last ones."""
+    """Maximum number of items read from a history; the most recent ones are read."""
     tasks: tuple[str, ...] = TASKS
-    """What is trained: <seq or item>_<source modality>_<target modality>. Tasks of a modality that
-    no item has are left out."""
+    """Training tasks, named <seq or item>_<source modality>_<target modality>. Tasks of a modality
+    in which no item has codes are left out."""
     augment: bool = True
-    """Every training item after a user's first is a target; else only the last is."""
+    """Train on every item of a training history except its first as a target. If false, only the
+    last item is a target; encoder=causal does not support false."""
     item_weight: float = 0.05
-    """Weight of the item tasks' mean cross entropy beside that of the sequence tasks."""
+    """Weight of the item tasks' mean cross entropy relative to that of the sequence tasks."""
     item_pairs: int = 64
-    """Items per step for the item tasks and the implicit alignment."""
+    """Items per step for the item tasks and the implicit alignment; at least 2."""
     implicit_weight: float = 0.01
-    """Weight of the implicit alignment."""
+    """Weight of the implicit alignment loss. 0 turns it off."""
     implicit_temperature: float = 0.1
-    """Temperature of the implicit alignment."""
+    """Temperature of the implicit alignment loss."""
     learning_rate: float = 1e-3
     """Learning rate of AdamW between warm-up and decay."""
     embedding_rate: float = 8.0
-    """Learning rate of the token embeddings, as a multiple of `learning_rate`: T5 begins with
-    embeddings of size 1 and matrices of size d_model**-0.5, and AdamW moves both by the same."""
+    """Learning rate of the token embeddings, as a multiple of learning_rate. T5 initialises
+    embeddings to size 1 and matrices to size d_model**-0.5, while AdamW moves both by the same
+    amount."""
     weight_decay: float = 0.01
-    """Weight decay of AdamW; normalisation scales have none."""
+    """Weight decay of AdamW. It does not apply to normalisation scales."""
     clip_norm: float = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient; larger gradients are scaled down to it."""
     warmup_steps: int = 200
-    """Steps of the linear warm-up."""
+    """Steps of the linear warm-up. 0 means none."""
     epochs: int = 40
-    """Epochs at the constant rate, at most; the decay comes on top."""
+    """Maximum number of epochs at the constant learning rate. The epochs of the decay are added to
+    it."""
     decay: float = 0.25
-    """Epochs of the final linear decay to zero, as a share of those up to the best weights."""
+    """Length of the final linear decay to zero, as a share of the epochs up to the best weights. 0
+    means no decay."""
     batch_size: int = 256
-    """Source sequences per step; each is decoded once per target modality."""
+    """Pairs of a source and a target item per step. Each source, a history in one modality, is
+    decoded once per target modality."""
     label_smoothing: float = 0.0
-    """Weight of the uniform distribution in the target."""
+    """Weight (0 to 1) of the uniform distribution in the target. 0 means no smoothing."""
     history_dropout: float = 0.0
-    """Share of the items of a training history that are left out, others in every epoch; never its
-    last item."""
+    """Share of items left out of each training history, drawn again in every epoch; never the last
+    item. 0 means none, and encoder=causal requires 0."""
     average_decay: float = 0.0
-    """Decay per step of the moving average of the weights, such as 0.999, which is then validated
-    and saved in their place; 0 averages nothing."""
+    """Decay per step of a moving average of the weights, such as 0.999. The average is then
+    validated and saved instead of the weights. 0 turns averaging off."""
     patience: int = 5
-    """Validations in a row without a better NDCG@10 that start the decay."""
+    """Number of consecutive validations without a better NDCG@10 after which the decay starts."""
     validate_every: int = 2
-    """Epochs between validations."""
+    """Epochs between two validations."""
     validation_users: int = 2000
-    """Users that are validated on, a seeded sample; 0 takes all."""
+    """Number of users to validate on, a random sample fixed by the seed. 0 means all."""
     validation_beams: int = 20
     """Beams per modality in validation."""
     fusion_weight: float = 0.5
-    """Weight of the fused list in validation, as in evaluate."""
+    """Weight (0 to 1) of the text score in the fused list that is validated."""
     seen_items: SeenItems = "auto"
-    """Whether lists in validation may hold items of the user's own history, as in evaluate."""
+    """Whether validation lists may contain items of the user's own history: keep, drop, or auto.
+    auto drops them unless at least 5 % of the training interactions are repeats."""
     precision: TrainingPrecision = "auto"
-    """Of matrix products; auto: bfloat16 on a GPU, float32 on a CPU. bfloat16 is twice as fast on a
-    CPU that has it (AVX-512 BF16, AMX); weights and their updates are float32 all the same."""
+    """Precision of matrix products. auto is bfloat16 on a GPU and float32 on a CPU. bfloat16 is
+    twice as fast on a CPU that supports it (AVX-512 BF16, AMX). Weights and their updates are
+    always float32."""
     seed: int = 0
-    """Seed of the weights, the batches, every dropout and the validation sample."""
+    """Seed of the weights, the batches, all dropout and the validation sample."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.tasks) - set(TASKS))
@@ -121,7 +128,7 @@ class Settings:
 
     @property
     def use_pairs(self) -> bool:
-        """Whether item pairs are read at all."""
+        """Whether any task or loss reads item pairs."""
         return self.implicit_weight > 0 or any(task.startswith("item_") for task in self.tasks)
 
     @property
@@ -133,39 +140,45 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Where it runs."""
+    """Settings that affect only where and how fast the stage runs."""
 
     device: str = "auto"
-    """cpu, cuda, or auto: cuda when there is one."""
+    """Device of the training: auto (a GPU if available, else the CPU), cpu or cuda."""
     threads: int = 0
-    """CPU threads; 0 leaves the choice to torch. Sums are taken in parts, one a thread: the same
-    bytes come again only with as many threads."""
+    """CPU threads. 0 leaves the number to PyTorch. Sums are split into one part per thread, so
+    results repeat bit for bit only with the same number of threads."""
     validation_batch: int = 64
     """Users ranked together in validation."""
     checkpoint_seconds: float = 300.0
-    """Time between two checkpoints; they lie in the store, without which there are none."""
+    """Seconds between two checkpoints, from which an interrupted run resumes. They are kept in the
+    artifact store; without a store there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What is learned from."""
+    """The artifacts that the stage reads."""
 
     sequences: Artifact
-    """Users' items in time order."""
+    """The users' items in time order."""
     semantic_ids: Artifact
     """Codes of every item."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What comes out."""
+    """The artifacts that the stage writes."""
 
     recommender: FolderOutput
-    """T5 model, vocabulary and semantic IDs; history.json is the learning curve."""
+    """The T5 model, its vocabulary and the semantic IDs. history.json contains the learning
+    curve."""
 
 
 def unused_imports(config: Settings) -> set[tuple[str, str]]:
-    """Validation ranks without neighbours: how they are counted leaves a training valid."""
+    """Return the imports whose code cannot change a training.
+
+    Validation ranks without item neighbours, so changes to how they are counted keep a training
+    valid.
+    """
     return {
         (f"macrec.ranking.{name}", "macrec.ranking.neighbours") for name in ("ranker", "candidates")
     }

@@ -1,4 +1,4 @@
-"""Stage train: fits the generative recommender (MACRec section on the generator, L_rec)."""
+"""Stage train: trains the generative recommender (MACRec section on the generator, L_rec)."""
 
 import json
 import time
@@ -8,8 +8,6 @@ from components.train.generator_validation import fused_ndcg, validation_split
 from components.train.inputs import read_codes, without_absent
 from components.train.rows import training_data
 from components.train.spec import Execution, Inputs, Outputs, Settings
-from macrec.core.checkpoint import Checkpoints
-from macrec.core.processes import processes
 from macrec.core.stage import Job, Metrics
 from macrec.data.sequences import read_sequences
 from macrec.generator.model import Recommender, build_model, save_recommender
@@ -17,10 +15,10 @@ from macrec.generator.tokens import present_modalities
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
-    """Trains, keeps the weights with the best validation NDCG@10 of the fused list, saves them.
+    """Train, and save the weights with the best validation NDCG@10 of the fused list.
 
-    Where items have codes in one modality alone, its list takes the place of the fused one. Of
-    several processes the first alone writes and has metrics.
+    If items have codes in one modality only, its list takes the place of the fused list. Of several
+    processes, only the first writes and returns metrics.
     """
     config = job.settings
     codes, vocabulary = read_codes(job.inputs.semantic_ids)
@@ -40,8 +38,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
     validation = validation_split(
         sequences, config.validation_users, config.seed, config.seen_items
     )
-
-    together = processes()
+    together = job.processes
     device = prepare(config.seed, job.execution.device, job.execution.threads, together)
     model = build_model(vocabulary, config.model_size)
     model.to(device)  # pyright: ignore[reportArgumentType]
@@ -52,9 +49,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
         config,
         fused_ndcg(recommender, validation, config, job.execution, device, together),
         device,
-        checkpoints=Checkpoints(
-            job.checkpoint_uri, job.execution.checkpoint_seconds, made_for=job.made_from
-        ),
+        checkpoints=job.checkpoints(job.execution.checkpoint_seconds),
         processes=together,
         clock=time.monotonic,
     )

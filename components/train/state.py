@@ -1,6 +1,6 @@
-"""What changes while training, and how a checkpoint holds it.
+"""Defines what changes during training, and how a checkpoint stores it.
 
-Random numbers are no part of it: see `streams`.
+Random numbers are not part of it; see `streams`.
 """
 
 import copy
@@ -41,12 +41,12 @@ class CurveSums:
     """Sums of an epoch's losses, kept on the device and read once."""
 
     def __init__(self, device: torch.device) -> None:
-        # In float64: an epoch may have more tokens than float32 can count.
+        # In float64, because an epoch may have more tokens than float32 can count.
         self.sums_T, self.tokens_T = torch.zeros(2, len(TASKS), device=device).double()
         self.implicit, self.pair_steps = torch.zeros((), device=device).double(), 0
 
     def losses(self) -> dict[str, float]:
-        """Mean cross entropy per target token by task; the implicit loss per step, if any."""
+        """Return mean losses: cross entropy per target token by task, implicit loss per step."""
         named = zip(TASKS, self.sums_T.tolist(), self.tokens_T.tolist(), strict=True)
         losses = {task: total / tokens for task, total, tokens in named if tokens}
         if not self.pair_steps:
@@ -56,38 +56,38 @@ class CurveSums:
 
 @dataclass
 class State:
-    """What changes while training."""
+    """Everything that changes during training."""
 
     model: T5ForConditionalGeneration
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     sums: CurveSums
     phase_epochs: int
-    """Epochs of the phase: at the constant rate at most so many, of the decay exactly."""
+    """Epochs of the phase: the maximum at the constant rate, the exact number of the decay."""
     phase_start: int = 0
     """Epochs before the phase."""
     average: Weights | None = None
-    """Moving average of the weights, if there is one."""
+    """Moving average of the weights, or None."""
     step: int = 0
     epoch: int = 0
-    """Whole epochs done."""
+    """Number of completed epochs."""
     batches: int = 0
-    """Steps done of the epoch under way."""
+    """Steps completed in the current epoch."""
     best_ndcg: float = -1.0
     best_epoch: int = 0
     stale: int = 0
     """Validations since the best one, within the phase."""
     best: Weights = field(default_factory=Weights)
-    """The weights that were validated best."""
+    """The weights with the best validation."""
     origin: dict[str, Any] | None = None
-    """Where the decay will start: the weights behind `best` if that is an average, the moments."""
+    """Where the decay will start: the optimizer state, and the weights if `best` is an average."""
     curve: list[CurveRow] = field(default_factory=list[CurveRow])
     seconds: float = 0.0
     rows: int = 0
     tokens: int = 0
     """Source tokens of the rows."""
     padded_tokens: int = 0
-    """Source tokens with the padding."""
+    """Source tokens with padding."""
 
     @property
     def decaying(self) -> bool:
@@ -95,11 +95,14 @@ class State:
         return self.schedule.decay_start is not None
 
     def weights(self) -> Weights:
-        """The weights themselves, shared ones once."""
+        """Return the weights themselves; shared weights occur once."""
         return {name: weight.detach() for name, weight in self.model.named_parameters()}
 
     def move_average(self, decay: float) -> None:
-        """One step of the moving average; it starts fast, for the first weights mean nothing."""
+        """Update the moving average by one step.
+
+        It starts fast, because the first weights carry no information.
+        """
         if self.average is not None:
             warm = min(decay, (1 + self.step) / (10 + self.step))
             move = get_ema_multi_avg_fn(warm)
@@ -107,7 +110,7 @@ class State:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the model holds the average of its weights, if there is one."""
+        """Replace the model's weights by their average, if there is one, within the block."""
         if self.average is None:
             yield
             return
@@ -119,7 +122,7 @@ class State:
             write(self.weights(), own)
 
     def keep_best(self, ndcg: float) -> None:
-        """Keeps what was validated; until the decay also what it takes to go on from here."""
+        """Keep the validated weights and, until the decay, what is needed to continue from them."""
         self.best_ndcg, self.best_epoch, self.stale = ndcg, self.epoch, 0
         self.best = copied(self.weights() if self.average is None else self.average)
         if not self.decaying:
@@ -129,7 +132,7 @@ class State:
             }
 
     def begin_decay(self, epochs: int, steps: int) -> None:
-        """Back to the best weights and their moments, to decay the rate from there."""
+        """Return to the best weights and their moments, and decay the rate from there."""
         assert self.origin is not None
         write(self.weights(), self.origin["weights"] or self.best)
         if self.average is not None:
@@ -140,7 +143,7 @@ class State:
         self.schedule.decay_start, self.schedule.decay_steps = self.step, steps
 
     def saved(self) -> dict[str, Any]:
-        """All of it, for a checkpoint after any step."""
+        """Return the whole state, for a checkpoint after any step."""
         return {
             "numbers": {name: getattr(self, name) for name in NUMBERS},
             "decay": [self.schedule.decay_start, self.schedule.decay_steps],
@@ -154,7 +157,7 @@ class State:
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Back to what `saved` gave."""
+        """Restore what `saved` returned."""
         for name in NUMBERS:
             setattr(self, name, saved["numbers"][name])
         self.schedule.decay_start, self.schedule.decay_steps = saved["decay"]
@@ -172,12 +175,12 @@ class State:
 
 
 def copied(weights: Weights) -> Weights:
-    """A copy of its own."""
+    """Return a copy of the weights."""
     return {name: weight.clone() for name, weight in weights.items()}
 
 
 def write(into: Weights, weights: Weights) -> None:
-    """Overwrites weights in place, so that whoever holds them sees it."""
+    """Overwrite weights in place, so that every holder of them sees the change."""
     assert into.keys() == weights.keys()
     for name, weight in into.items():
         weight.copy_(weights[name])

@@ -1,7 +1,7 @@
-"""What is drawn from the seed; each use has random numbers of its own.
+"""Defines what is drawn from the seed; each use has its own random numbers.
 
-Whatever is random in training is drawn anew from (seed, use, place): no state of a generator needs
-to be kept for a training to go on where it was cut short.
+Everything random in training is drawn from (seed, use, place). No generator state must be saved for
+an interrupted training to resume.
 """
 
 from enum import IntEnum
@@ -10,7 +10,10 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """A use of the seed; the numbers must stay, or the same seed would train another model."""
+    """A use of the seed.
+
+    The numbers must not change, or the same seed would train another model.
+    """
 
     VALIDATION = 0
     ORDER = 1
@@ -20,5 +23,5 @@ class Stream(IntEnum):
 
 
 def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:
-    """The generator of one use at one place, such as an epoch or a step."""
+    """Return the generator of one use at one place, such as an epoch or a step."""
     return np.random.default_rng([seed, stream, *place])

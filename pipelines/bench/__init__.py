@@ -1,1 +1,1 @@
-"""The comparison of systems on one data set, in one harness."""
+"""The bench: compares systems on one data set with the same protocol."""

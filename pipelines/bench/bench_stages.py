@@ -1,8 +1,9 @@
-"""The stages of the DAG in a bench: in process, by one store.
+"""Runs the stages of the DAG for a bench, in this process and with one artifact store.
 
-What is wired to what is read from the compiled pipeline. A result lies in OUT/stages/STAGE/ under
-its fingerprint, so what does not depend on a seed or on an ablation is made once: pseudo-labels and
-histories, and the quantizer for all that differ in the generator alone.
+The compiled pipeline defines which output is which input. The results of a stage are in
+OUT/stages/STAGE/, in a folder named by the fingerprint. So a result that does not depend on the
+seed or the ablation is computed once. Examples are pseudo-labels, histories, and the quantizer of
+all systems that differ only in the generator.
 """
 
 import fcntl
@@ -31,43 +32,43 @@ from pipelines.dag.run_form import PREFIXES, run_parameters
 from pipelines.local.pipeline_runner import PIPELINE_YAML
 
 GIVEN: Final = ("sequences", "items", "text_embeddings", "image_embeddings")
-"""Artifacts that a data set must have."""
+"""Artifacts that the data set must have for our own systems."""
 MODALITIES: Final = ("text", "image")
 TIMED_USERS: Final = 256
 QUANTIZER_WEIGHTS: Final = ("model.safetensors", "codebooks.safetensors")
 
 
 class Place(NamedTuple):
-    """What is worked on and where; can be sent to another process."""
+    """The inputs, output folder and device of the stages; can be pickled."""
 
     artifacts: dict[str, Path]
-    """The folders of those that are given, by name."""
+    """Folders of the data set's artifacts, by name."""
     out: Path
     device: str
     threads: int
 
 
 class Made(NamedTuple):
-    """What the stages have made."""
+    """The artifacts and figures of the stages run so far."""
 
     artifacts: dict[str, Artifact]
     metrics: dict[str, dict[str, float]]
-    """By stage."""
+    """Metrics by stage."""
     seconds: dict[str, float]
-    """By stage: of the call that computed it, however often it was taken from the store since."""
+    """Seconds by stage, of the call that computed the result. Later reuse does not change them."""
 
 
 class Trained(NamedTuple):
-    """A system under one seed."""
+    """A system trained with one seed, and its test figures."""
 
     predictions: Path
     list: str
-    """The system in the predictions that counts."""
+    """Name of the compared list in the predictions."""
     figures: dict[str, float]
 
 
 class Job(NamedTuple):
-    """What one process is to do."""
+    """One training, which one process runs."""
 
     system: str
     seed: int
@@ -76,7 +77,7 @@ class Job(NamedTuple):
 
 @lru_cache(maxsize=1)
 def wiring() -> dict[str, dict[str, str]]:
-    """Of every stage, the artifact that each of its inputs is."""
+    """Return, for every stage, the artifact name of each of its inputs."""
     pipeline = compiled_dag.of_file(PIPELINE_YAML)
     return {
         name: {
@@ -89,25 +90,25 @@ def wiring() -> dict[str, dict[str, str]]:
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """The code of every stage."""
+    """Return the code version of every stage."""
     return {name: code_version(stage_named(name)) for name in STAGES}
 
 
 def seeded(settings: Settings, seed: int) -> Settings:
-    """The settings for one training."""
+    """Return the settings with all seeds set to `seed`."""
     return settings | dict.fromkeys(SEEDS, seed)
 
 
 def make(place: Place, settings: Settings, until: str) -> Made:
-    """Runs the stages up to and with `until`, or takes what is there.
+    """Run the stages up to and including `until`, and reuse results that exist already.
 
     Raises:
-        UserError: a stage cannot use its input, or what it made is of no use.
+        UserError: if a stage cannot use its input or its result is unusable.
     """
     if place.threads:
         import torch
 
-        torch.set_num_threads(place.threads)  # not every stage has the setting
+        torch.set_num_threads(place.threads)  # not every stage has the setting `threads`
     made = Made({n: Artifact.open(path) for n, path in place.artifacts.items()}, {}, {})
     for name in STAGES[: STAGES.index(until) + 1]:
         asked = settings | (_lists(settings, made.metrics) if name == "evaluate" else {})
@@ -116,7 +117,11 @@ def make(place: Place, settings: Settings, until: str) -> Made:
 
 
 def _lists(settings: Settings, metrics: Mapping[str, Mapping[str, float]]) -> Settings:
-    """Only the list that counts: hybrid or fused, or that of the only modality with wide beams."""
+    """Return the settings that make `evaluate` produce only the compared list.
+
+    This is the hybrid or fused list. If only one modality has codes, it is the list of that
+    modality, with the wider of the two beams.
+    """
     declared = run_parameters()
     beams, wide = (
         settings.get(name, declared[name].default)
@@ -128,7 +133,7 @@ def _lists(settings: Settings, metrics: Mapping[str, Mapping[str, float]]) -> Se
 
 
 def _coded(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The modalities that have codes."""
+    """Return the modalities that have codes."""
     return [m for m in MODALITIES if metrics["resolve_collisions"][f"{m}_items"]]
 
 
@@ -158,7 +163,7 @@ def _make_one(place: Place, name: str, settings: Settings, made: Made) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Of several processes that want one result, the first makes it and the others wait."""
+    """Lock the folder of a result, so that one process computes it while the others wait."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -166,10 +171,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def trained(place: Place, settings: Settings) -> Trained:
-    """Trains and tests a system under the seed that the settings have.
+    """Train and test a system with the seed in the settings.
 
     Raises:
-        UserError: see `make`.
+        UserError: if a stage fails; see `make`.
     """
     made = make(place, settings, "evaluate")
     name = main_list(made.metrics["evaluate"])
@@ -190,13 +195,14 @@ def _figures(place: Place, settings: Settings, made: Made, name: str) -> dict[st
     figures["users_per_second"] = _speed(place, settings, made)
     seconds = made.seconds
     figures |= {f"seconds_{stage}": seconds[stage] for stage in seconds}
-    if "quantize" in seconds and "train" in seconds:  # labels, histories, resolution: a few seconds
+    # The other stages take a few seconds and are not counted.
+    if "quantize" in seconds and "train" in seconds:
         figures["train_seconds"] = seconds["quantize"] + seconds["train"]
     return figures
 
 
 def _speed(place: Place, settings: Settings, made: Made) -> float:
-    """Test users for whom a list is made in a second, the model loaded; measured once."""
+    """Return the test users ranked per second with a loaded model; the result is stored."""
     predictions = made.artifacts["predictions"]
     noted = predictions.path.parent / "speed.json"
     if not noted.is_file():
@@ -239,7 +245,7 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
     users_U = split.users_T
     some_U = users_U[np.linspace(0, len(users_U) - 1, min(len(users_U), TIMED_USERS)).astype(int)]
     histories = split.test(some_U).histories
-    ranker.candidates(histories[:8], config.beams)  # what is made at the first use
+    ranker.candidates(histories[:8], config.beams)  # warm-up, so that set-up is not measured
     started = time.monotonic()
     candidates = ranker.candidates(histories, config.beams)
     best_lists(candidates, weights, config.top_k)
@@ -247,7 +253,7 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
 
 
 def done(place: Place, job: Job) -> Trained | str:
-    """What came of a job: a system, or why there is none."""
+    """Run a job; return the trained system, or the reason why it failed."""
     log.info("%s, seed %d: begins", job.system, job.seed)
     try:
         return trained(place, seeded(job.settings, job.seed))
@@ -261,12 +267,15 @@ def candidate(
     settings_with: Callable[[Settings], Settings],
     space: Mapping[str, tuple[Any, ...]],
 ) -> Any:
-    """What the search tries: the training, without the test.
+    """Return the search's candidate, which trains and validates but does not test.
 
     Args:
-        place: where.
-        settings_with: all settings from those drawn.
-        space: of the settings.
+        place: inputs, output folder and device.
+        settings_with: function that returns all settings of a system, given the drawn ones.
+        space: candidate values of each setting.
+
+    Returns:
+        A `components.baselines.search.Candidate`.
     """
     from components.baselines.search import Candidate, Tried
 

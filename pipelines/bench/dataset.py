@@ -1,4 +1,4 @@
-"""What `macrec bench` compares on: a folder of prepared data, or a finished `macrec run`."""
+"""The data set of `macrec bench`: a folder of prepared data, or a finished `macrec run`."""
 
 import json
 import math
@@ -16,38 +16,38 @@ from pipelines.local.id_version import VERSION, left_by
 NEEDED = ("sequences", "items")
 OPTIONAL = ("text_embeddings", "image_embeddings", "semantic_ids")
 SYSTEMS = ("hybrid", "fused", "text", "image")
-"""Of a run, the one that a shop would use: the first that it has."""
+"""The lists of a run, in order of preference. The main list is the first one that a run has."""
 
 
 class Own(NamedTuple):
-    """The system of a run."""
+    """The list of a run that takes part in the comparison."""
 
     system: str
     scores: UserScores
     figures: dict[str, float]
-    """As those of the stage baselines, as far as the run tells them."""
+    """The figures that the stage `baselines` reports, as far as the run provides them."""
 
 
 class Dataset(NamedTuple):
-    """The artifacts by name."""
+    """The artifacts of a data set, by name, and the list of the run that it comes from."""
 
     folder: Path
     artifacts: dict[str, Artifact]
     own: Own | None
     arguments: dict[str, Any]
-    """Run parameters that the run was given; empty for a folder of prepared data."""
+    """The run parameters of the run; empty for a folder of prepared data."""
 
 
 def open_dataset(folder: Path, system: str = "") -> Dataset:
-    """Opens a data set.
+    """Open a data set.
 
     Args:
-        folder: with the folders sequences and items, and those of vectors if there are any; or the
-            output folder of a run.
-        system: of the run, whose list is compared; the hybrid one by default, else the fused one.
+        folder: folder that contains sequences, items and optional embeddings, or the output folder
+            of a run.
+        system: list of the run to compare; by default the first of `SYSTEMS` that the run has.
 
     Raises:
-        UserError: it is neither.
+        UserError: if the folder is neither.
     """
     if (folder / VERSION).is_file():
         left = left_by(folder, [*NEEDED, "semantic_ids", "predictions", "recommender"])
@@ -65,10 +65,10 @@ def open_dataset(folder: Path, system: str = "") -> Dataset:
 
 
 def _of_record(folder: Path, items: Artifact) -> tuple[dict[str, Artifact], dict[str, Any]]:
-    """The vectors that the run has left of these items, and its arguments."""
+    """Return the run's embeddings of these items, and the run's arguments."""
     try:
         record = run_record.read(folder)
-    except UserError:  # of an older version
+    except UserError:  # an older version wrote no record
         return {}, {}
     tasks = record.tasks(run_record.dag_of(record))
     found: dict[str, Artifact] = {}
@@ -96,7 +96,7 @@ def _own(folder: Path, left: dict[str, Path], system: str) -> Own:
 
 
 def main_list(evaluated: Mapping[str, float]) -> str:
-    """The list that a shop would use, of those that evaluate has measured."""
+    """Return the main list among those that `evaluate` has measured."""
     return next(name for name in SYSTEMS if f"{name}_ndcg_10" in evaluated)
 
 
@@ -106,7 +106,7 @@ def figures_of(
     trained: Mapping[str, float],
     recommender: Artifact,
 ) -> dict[str, float]:
-    """Figures of one list of a generator, by the names that the stage baselines gives them."""
+    """Return the figures of one list of a generator, named as in the stage `baselines`."""
     shown = ("coverage_10", "gini_10", "novelty_10")
     found = {
         figure: evaluated[f"{name}_{figure}"] for figure in shown if f"{name}_{figure}" in evaluated
@@ -119,7 +119,7 @@ def figures_of(
 
 
 def parameters_of(*files: Path) -> int:
-    """Numbers in files of weights."""
+    """Return the number of parameters in safetensors files."""
     from safetensors import safe_open
 
     total = 0
@@ -131,10 +131,10 @@ def parameters_of(*files: Path) -> int:
 
 
 def _seconds(folder: Path) -> dict[str, float]:
-    """How long the stages took that were computed in this folder, start and all."""
+    """Return the seconds of every stage computed in this folder, including its start-up."""
     try:
         record = run_record.read(folder)
-    except UserError:  # of an older version
+    except UserError:  # an older version wrote no record
         return {}
     found: dict[str, float] = {}
     for name, task in record.tasks(run_record.dag_of(record)).items():

@@ -1,4 +1,4 @@
-"""The settings that an earlier bench has searched for, for a bench that does not search again."""
+"""Reads the settings that an earlier bench found, for a bench that does not search again."""
 
 import json
 from collections.abc import Iterable
@@ -11,28 +11,28 @@ from pipelines.bench.recipes import RECIPES, searched_as
 
 
 class Earlier(NamedTuple):
-    """The searches of a bench."""
+    """The searches of an earlier bench."""
 
     said: Json
-    """Which bench it was: file, and date and commit where it says them."""
+    """Identity of the bench that searched: file name, and date and commit if they are known."""
     sequences: str
-    """Digest of those it searched on."""
+    """Digest of the sequences that the search used."""
     trials: int
     minutes: float
-    """Given to each model."""
+    """Time limit of the search for each model."""
     searches: dict[str, Json]
-    """By model, those of our own systems by `searched_as`; as in the file."""
+    """Searches by model, as in the file. Ablations share the search of MACRec (`searched_as`)."""
 
 
 def read_earlier(path: Path, models: Iterable[str]) -> Earlier:
-    """Reads a bench.json.
+    """Read the searches of a bench.json.
 
     Args:
-        path: of the file, as `macrec bench` has left it or as it was kept since.
-        models: those whose settings are needed.
+        path: the file, as written by `macrec bench`, or a copy of it with date and commit added.
+        models: models whose settings are needed.
 
     Raises:
-        UserError: the file is none of a bench, or has no search of one of the models.
+        UserError: if the file is not a bench.json or has no search for one of the models.
     """
     try:
         told = json.loads(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The models of the stage baselines in a bench: their searches and trainings."""
+"""Searches and trains the models of the stage `baselines` in a bench."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ from pipelines.bench.work import work
 
 
 class Training(NamedTuple):
-    """What one process is to do; can be sent to it."""
+    """One training, which one process runs; can be pickled."""
 
     config: Settings
     artifacts: dict[str, Path]
-    """The folders of the inputs, by name."""
+    """Folders of the inputs, by name."""
     folder: Path
     store: Path
     execution: Execution
 
 
 def systems(options: Options, dataset: Dataset, names: Sequence[ModelName]) -> dict[str, System]:
-    """Searches, trains and tests, `options.jobs` trainings at once."""
+    """Search, train and test the named models, `options.jobs` trainings at a time."""
     found, trainings = dict[str, System](), list[Training]()
     for name in names:
         search = settings_search.search_of(options, name, partial(searched, options, dataset, name))
@@ -77,14 +77,14 @@ def _trained(training: Training) -> dict[str, float]:
 
 
 def inputs_of(dataset: Dataset, name: ModelName) -> Inputs:
-    """Of the data set, what the model reads."""
+    """Return the artifacts of the data set that the model reads."""
     takes = {f.name for f in dataclasses.fields(Inputs)}
     inputs = Inputs(**{n: a for n, a in dataset.artifacts.items() if n in takes})
     return used_inputs(Settings(model=name), inputs)
 
 
 def searched(options: Options, dataset: Dataset, name: ModelName) -> Path:
-    """The file of a model's trials, made anew unless it is that of the same search."""
+    """Return the file of a model's trials; search only if it is not from the same search."""
     from components.baselines.registry import baseline, read_settings
     from components.baselines.search import of_baseline
     from components.baselines.stage import opened

@@ -1,4 +1,4 @@
-"""What `macrec bench` and `macrec tune` are asked: their flags, checked."""
+"""The flags of `macrec bench` and `macrec tune`, and the checked options."""
 
 import argparse
 import dataclasses
@@ -13,7 +13,7 @@ from pipelines.bench.earlier import Earlier, read_earlier
 from pipelines.bench.recipes import ABLATIONS, OWN, RECIPES, SIZES, searched_as
 
 DECIDED: Final = ("model", "settings", "seed")
-"""Settings of the stage that the bench itself gives."""
+"""Settings of the stage `baselines` that the bench itself sets."""
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "all": (*MODELS, *RECIPES),
     "baselines": MODELS,
@@ -23,33 +23,33 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
 
 
 class Options(NamedTuple):
-    """What is asked for."""
+    """The checked options of a bench or a search."""
 
     models: tuple[str, ...]
-    """Of both kinds, in the order of the table."""
+    """Baselines and our own systems, in the order of the table."""
     named: frozenset[str]
-    """Those that were asked for by their own name, and must not be left out."""
+    """Models listed by name rather than through a group; they must not be left out."""
     seeds: int
     trials: int
-    """Of the search, for each model; 0: the defaults."""
+    """Number of trials per model; 0 means no search."""
     minutes: float
-    """Of the search, for each model."""
+    """Time limit of the search, per model."""
     out: Path
     stage: dict[str, Any]
-    """Settings of the stage, the same for every model."""
+    """Settings of the stage `baselines` that are the same for every model."""
     own: dict[str, list[str]]
-    """Settings of single models, NAME=VALUE; a search leaves them as they are."""
+    """NAME=VALUE settings of single models, which a search does not change."""
     execution: Any
     configs: tuple[Path, ...] = ()
-    """The data set's run parameters, for our own systems."""
+    """Files of run parameters of the data set, for our own systems."""
     jobs: int = 1
-    """Searches or trainings at once."""
+    """Number of searches or trainings that run at a time."""
     earlier: Earlier | None = None
-    """Whose settings are taken in place of a search."""
+    """Earlier searches whose settings replace a search."""
 
 
 def add_flags(parser: argparse.ArgumentParser, *, search_alone: bool = False) -> None:
-    """The flags of both commands."""
+    """Add the flags of `bench`, or those of `tune` if `search_alone`."""
     add = parser.add_argument
     add(
         "--dataset",
@@ -106,10 +106,10 @@ def add_flags(parser: argparse.ArgumentParser, *, search_alone: bool = False) ->
 
 
 def given(options: argparse.Namespace) -> Options:
-    """The options of a command line, checked.
+    """Return the checked options of a command line.
 
     Raises:
-        UserError: a model or a setting that there is not, or a number that makes no sense.
+        UserError: if a model or a setting is unknown, or a number is out of range.
     """
     asked = options.models.split(",")
     names = list(dict.fromkeys(n for name in asked for n in GROUPS.get(name, (name,))))
@@ -145,7 +145,7 @@ def given(options: argparse.Namespace) -> Options:
 def _assigned(
     assignments: list[str], names: list[str]
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """What --set says of all models, and of single ones."""
+    """Return the --set values that apply to all models, and those of single models."""
     known = [p.name for p in fields(Settings) if p.name not in DECIDED]
     searched = [searched_as(name) for name in names if name in RECIPES]
     shared: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Our own systems in a bench: their settings, searches and trainings."""
+"""Configures, searches and trains our own systems in a bench."""
 
 import json
 from functools import partial
@@ -18,14 +18,18 @@ from pipelines.bench.work import work
 
 
 class Found(NamedTuple):
-    """Our own systems, and what failed."""
+    """The trained systems, and the searches and trainings that failed."""
 
     systems: dict[str, System]
     failed: list[Json]
 
 
 class Ours:
-    """Our own systems on a data set; what is wrong with their settings is said at once."""
+    """Our own systems on a data set.
+
+    Raises:
+        UserError: if the settings of a system are invalid.
+    """
 
     def __init__(self, options: Options, dataset: Dataset) -> None:
         self.options, self.dataset = options, dataset
@@ -42,7 +46,12 @@ class Ours:
                 self.settings(name, {})
 
     def settings(self, name: str, found: Settings) -> Settings:
-        """All settings of a system that are not at their defaults, from those of the search."""
+        """Return all settings of a system that differ from the defaults.
+
+        Args:
+            name: name of the system.
+            found: settings that the search found.
+        """
         return recipes.settings_of(
             name,
             data=self._data,
@@ -53,12 +62,13 @@ class Ours:
         )
 
     def searched(self, name: str) -> Path:
-        """The file of a system's trials."""
+        """Return the file of a system's trials; search only if it is not from the same search."""
         fixed = [assignment.partition("=")[0] for assignment in self.options.own[name]]
         settings = self.settings(name, {})
         space = recipes.space(settings, fixed)
         asked: Json = {
-            "settings": json.loads(json.dumps(settings)),  # tuples as lists, as in the file
+            # JSON turns tuples into lists, as in the file that this is compared with.
+            "settings": json.loads(json.dumps(settings)),
             "inputs": {name: self.dataset.artifacts[name].digest for name in bench_stages.GIVEN},
             "code_version": bench_stages.versions(),
         }
@@ -67,12 +77,12 @@ class Ours:
         return settings_search.searched(self.options, name, asked, candidate)
 
     def search_of(self, name: str) -> Json | None:
-        """The search that decides a system's settings; an ablation has MACRec's."""
+        """Return the search that decides a system's settings; an ablation uses that of MACRec."""
         model = recipes.searched_as(name)
         return settings_search.search_of(self.options, model, partial(self.searched, model))
 
     def systems(self, names: list[str]) -> Found:
-        """Searches, trains and tests; a training that fails is told and left out."""
+        """Search, train and test; log and omit searches and trainings that fail."""
         searches, failed = dict[str, Any](), list[Json]()
         jobs: list[bench_stages.Job] = []
         for name in names:
@@ -86,7 +96,7 @@ class Ours:
             settings = self.settings(name, found)
             jobs += [bench_stages.Job(name, seed, settings) for seed in range(self.options.seeds)]
         systems: dict[str, System] = {}
-        do = partial(bench_stages.done, self._place)  # the seeds of a system after each other
+        do = partial(bench_stages.done, self._place)
         for job, done in work(do, jobs, self.options.jobs):
             if isinstance(done, str):
                 failed.append({"system": job.system, "seed": job.seed, "reason": done})

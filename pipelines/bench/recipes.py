@@ -1,15 +1,16 @@
-"""Our own systems in a bench: which run parameters each has, and where they come from.
+"""Our own systems in a bench, and where their run parameters come from.
 
-A system is a preset of the stages of the DAG, or MACRec with one thing taken away. Later wins:
+A system is a preset for the stages of the DAG, or an ablation: MACRec with one change. Its run
+parameters come from these places; a later one overrides an earlier one:
 
-1. the preset's file;
-2. what the data set says: `--config`, or the arguments of the run whose output folder it is, save
-   those that a preset decides (`taken_from_a_run`);
-3. what the search has found; an ablation takes what it found for MACRec, or it would be compared
-   with another search as well;
-4. `--set SYSTEM.NAME=VALUE`; those of MACRec hold for its ablations;
-5. the lines of the ablation, and `--set ABLATION.NAME=VALUE`;
-6. what is the same for every system of the bench: history length, length of lists; the seed.
+1. The file of the preset.
+2. The data set: the `--config` files, else the arguments of the run whose output folder it is. The
+   run's arguments omit those that a preset decides (`taken_from_a_run`).
+3. The search. An ablation uses the settings found for MACRec; otherwise it would differ from MACRec
+   in the search too.
+4. `--set SYSTEM.NAME=VALUE`. Those of MACRec also apply to its ablations.
+5. The change of the ablation, and `--set ABLATION.NAME=VALUE`.
+6. The settings that all systems of the bench share: history length, seen items, list length, seed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,7 +32,7 @@ CONFIGS: Final = PIPELINE_YAML.parent / "configs"
 STAGES: Final = (
     *("embed_histories", "pseudo_label", "quantize", "resolve_collisions", "train", "evaluate"),
 )
-"""The stages from the vectors to the lists, in their order."""
+"""The stages from the vectors to the lists, in DAG order."""
 SEEDS: Final = ("quantizer_seed", "generator_seed")
 SHARED: Final = {
     "generator_max_history": "max_history",
@@ -39,28 +40,28 @@ SHARED: Final = {
     "evaluation_seen_items": "seen_items",
     "evaluation_top_k": "top_k",
 }
-"""Run parameter -> setting of the stage baselines that it must agree with."""
+"""Run parameter -> setting of the stage `baselines` that it must equal."""
 SIZES: Final = frozenset(
     {
         *("label_clusters", "quantizer_codebook_size", "quantizer_levels", "quantizer_latent_dim"),
         *("quantizer_epochs", "quantizer_batch_size"),
     }
 )
-"""What a preset may name and a data set decides all the same."""
+"""Run parameters that the data set decides, even if a preset sets them."""
 
 
 class Recipe(NamedTuple):
-    """How a system is made."""
+    """The definition of a system: a preset and, for an ablation, a change."""
 
     title: str
     preset: str
-    """A file of configs/, without its suffix."""
+    """Name of a file in configs/, without its suffix."""
     changed: Settings
-    """Of an ablation: what is otherwise than in MACRec."""
+    """Run parameters in which an ablation differs from MACRec; empty for other systems."""
 
     @property
     def ablation(self) -> bool:
-        """Whether it is MACRec with something changed."""
+        """Return whether the system is an ablation of MACRec."""
         return bool(self.changed)
 
 
@@ -90,7 +91,7 @@ ABLATIONS: Final = {
 }
 RECIPES: Final[dict[str, Recipe]] = OWN | ABLATIONS
 MAIN: Final = "macrec"
-"""What the ablations are ablations of."""
+"""The system that the ablations change."""
 
 SPACE: Final[dict[str, tuple[Any, ...]]] = {
     "generator_learning_rate": (1e-3, 2e-3, 3e-3, 5e-3),
@@ -103,47 +104,50 @@ SPACE: Final[dict[str, tuple[Any, ...]]] = {
     "generator_decay": (0.25, 0.5, 1.0),
 }
 HISTORY_SPACE: Final[dict[str, tuple[Any, ...]]] = {"quantizer_history_weight": (0.5, 1.0, 2.0)}
-"""In addition, where histories are part of the codes."""
+"""Additional settings to search if the codes contain histories."""
 
 
 def searched_as(name: str) -> str:
-    """The system whose search finds the settings."""
+    """Return the system whose search provides the settings: itself, or MACRec for an ablation."""
     return MAIN if RECIPES[name].ablation else name
 
 
 def space(settings: Mapping[str, Any], fixed: Iterable[str]) -> dict[str, tuple[Any, ...]]:
-    """What a search may set, without what is fixed."""
+    """Return the search space of a system, without the settings that are fixed."""
     histories = settings.get("history_dim", run_parameters()["history_dim"].default)
     whole = SPACE | (HISTORY_SPACE if histories else {})
     return {name: values for name, values in whole.items() if name not in set(fixed)}
 
 
 def settable() -> list[str]:
-    """The run parameters that a `--set SYSTEM.NAME` may name: those that change a result here."""
+    """Return the run parameters that `--set SYSTEM.NAME` accepts: those that affect a bench."""
     names = [PREFIXES[name] + p.name for name in STAGES for p in fields(stage_named(name).settings)]
     return [name for name in names if name not in (*SEEDS, *SHARED)]
 
 
 def preset(name: str) -> Settings:
-    """The lines of a preset's file."""
+    """Return the run parameters of a preset's file."""
     return dict(read_config(CONFIGS / f"{name}.yaml"))
 
 
 def decided_by_presets() -> set[str]:
-    """Run parameters that are a matter of the system, not of the data set."""
+    """Return the run parameters that belong to the system, not to the data set."""
     names = {name for recipe in RECIPES.values() for name in preset(recipe.preset)}
     names |= {name for recipe in ABLATIONS.values() for name in recipe.changed}
     return names - SIZES
 
 
 def taken_from_a_run(arguments: Mapping[str, Any]) -> Settings:
-    """Of a run's arguments those that say how large and how long: what no preset decides."""
+    """Return the arguments of a run that no preset decides, such as sizes and numbers of epochs."""
     taken = set(settable()) - decided_by_presets()
     return {name: value for name, value in arguments.items() if name in taken}
 
 
 def of_files(paths: Iterable[Path]) -> tuple[Settings, dict[str, str]]:
-    """Run parameters of the data set's files, the later one wins, and where each is from."""
+    """Return the run parameters of the data set's files, and the file that each comes from.
+
+    A later file overrides an earlier one.
+    """
     values: Settings = {}
     origins: dict[str, str] = {}
     for path in paths:
@@ -154,10 +158,14 @@ def of_files(paths: Iterable[Path]) -> tuple[Settings, dict[str, str]]:
 
 
 def assigned(name: str, assignments: Iterable[str]) -> Settings:
-    """NAME=VALUE of `--set`, without the system's name.
+    """Return the settings in the NAME=VALUE assignments of `--set` for one system.
+
+    Args:
+        name: name of the system, for messages.
+        assignments: NAME=VALUE texts, without the name of the system.
 
     Raises:
-        UserError: no such setting, or one that is the same for all.
+        UserError: if a setting is shared by all systems or has no effect in a bench.
     """
     values: Settings = {}
     for assignment in assignments:
@@ -180,18 +188,18 @@ def settings_of(
     own: Mapping[str, Iterable[str]],
     shared: Mapping[str, Any],
 ) -> Settings:
-    """The run parameters of a system, typed and checked.
+    """Return the run parameters of a system, typed and checked.
 
     Args:
-        name: of the system.
-        data: those of the data set.
-        origins: the file that each of them is from.
-        found: those of the search.
-        own: NAME=VALUE of `--set`, by system.
-        shared: settings of the stage baselines.
+        name: name of the system.
+        data: run parameters of the data set.
+        origins: file that each of these comes from.
+        found: settings that the search found.
+        own: NAME=VALUE texts of `--set`, by system.
+        shared: settings of the stage `baselines`.
 
     Raises:
-        UserError: a name that there is not, or a value that cannot be.
+        UserError: if a name is unknown or a value is invalid.
     """
     recipe = RECIPES[name]
     values = preset(recipe.preset) | dict(data) | dict(found)
@@ -199,6 +207,6 @@ def settings_of(
         values |= assigned(MAIN, own.get(MAIN, ())) | recipe.changed
     values |= assigned(name, own.get(name, ()))
     values |= {parameter: shared[setting] for parameter, setting in SHARED.items()}
-    # the data are prepared already, so what a run requires is not required here
+    # Required run parameters name raw data; a bench starts from prepared data.
     declared = {n: p for n, p in run_parameters().items() if p.default is not REQUIRED}
     return run_form.resolve(values, origins, declared)

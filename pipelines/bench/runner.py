@@ -1,4 +1,4 @@
-"""`macrec bench` and `macrec tune`: systems on one data set, in one harness, compared."""
+"""`macrec bench` and `macrec tune`: compares systems, or searches settings, on one data set."""
 
 import argparse
 import json
@@ -24,18 +24,23 @@ __all__ = ["add_flags", "bench", "given", "run_bench", "run_tune", "tune"]
 
 
 def bench(options: Options, dataset: Dataset) -> Path:
-    """Searches, trains, tests and compares; writes OUT/bench.json and OUT/table.md.
+    """Search, train, test and compare the systems; write OUT/bench.json and OUT/table.md.
 
-    What an earlier call with the same OUT has finished is reused.
+    Results that an earlier call with the same OUT finished are reused.
+
+    Returns:
+        The path of table.md.
 
     Raises:
-        UserError: the data set cannot be used, or the run was tested on other users.
+        UserError: if the data set cannot be used, the run was tested on other users, settings are
+            invalid, or no system was trained.
     """
     names, left_out = _that_can_run(options, dataset)
     if (earlier := options.earlier) and earlier.sequences != dataset.artifacts["sequences"].digest:
         log.warning("%s searched on other sequences than these.", earlier.said["file"])
     recipes = [name for name in names if name in RECIPES]
-    ours = Ours(options, dataset) if recipes else None  # what is wrong with them is said first
+    # Checks the settings of our own systems before any search or training starts.
+    ours = Ours(options, dataset) if recipes else None
     if options.trials:
         _search(options, dataset, names)
     systems: dict[str, System] = {**models.systems(options, dataset, _baselines(names))}
@@ -76,14 +81,17 @@ def _how_searched(options: Options) -> Json:
 
 
 def tune(options: Options, dataset: Dataset) -> list[Path]:
-    """The search alone: OUT/trials/MODEL.json for each model, which a bench then takes.
+    """Search the settings only; write OUT/trials/MODEL.json for each model, which a bench reuses.
+
+    Returns:
+        The paths of these files.
 
     Raises:
-        UserError: of a model all trials failed; said when the others are through.
+        UserError: if all trials of a model failed. It is raised after the other models' searches.
     """
     names, _ = _that_can_run(options, dataset)
     if any(name in RECIPES for name in names):
-        Ours(options, dataset)  # what is wrong with their settings is said first
+        Ours(options, dataset)  # checks their settings before any search starts
     found = _search(options, dataset, names)
     failed = [str(outcome) for outcome in found if isinstance(outcome, UserError)]
     check(not failed, "\n".join(failed))
@@ -91,9 +99,12 @@ def tune(options: Options, dataset: Dataset) -> list[Path]:
 
 
 def _search(options: Options, dataset: Dataset, names: Sequence[str]) -> list[Path | UserError]:
-    """The files of the searches that the systems need, or what went wrong; `options.jobs` at once.
+    """Run the searches that the systems need, `options.jobs` at a time.
 
-    Our own come first: they take longest.
+    Our own systems come first, because they take longest.
+
+    Returns:
+        For each search its file, or the error that ended it.
     """
     own = dict.fromkeys(bench_recipes.searched_as(name) for name in names if name in RECIPES)
     wanted = [*own, *_baselines(names)]
@@ -106,16 +117,16 @@ def _searched(options: Options, dataset: Dataset, name: str) -> Path | UserError
         if name in RECIPES:
             return Ours(options, dataset).searched(name)
         return models.searched(options, dataset, cast("ModelName", name))
-    except UserError as error:  # one that cannot be searched does not end the others
+    except UserError as error:  # a failed search must not end the others
         log.warning("%s: no search: %s", name, error)
         return error
 
 
 def _that_can_run(options: Options, dataset: Dataset) -> tuple[list[str], dict[str, str]]:
-    """The models for which the data set has what they read, and why the others are left out.
+    """Return the models whose inputs the data set has, and the reasons why others are left out.
 
     Raises:
-        UserError: one that was asked for by its name is among the others, or there are no others.
+        UserError: if a model listed by name would be left out, or no model remains.
     """
     names, left_out = list[str](), dict[str, str]()
     reads: dict[str, tuple[str, ...]] = dict.fromkeys(RECIPES, bench_stages.GIVEN)
@@ -134,19 +145,19 @@ def _that_can_run(options: Options, dataset: Dataset) -> tuple[list[str], dict[s
 
 
 def _baselines(names: Sequence[str]) -> list[ModelName]:
-    """Those that are models of the stage baselines."""
+    """Return the names that are models of the stage `baselines`."""
     return [model for model in get_args(ModelName) if model in names]
 
 
 def run_bench(options: argparse.Namespace) -> None:
-    """The command `bench`; prints the table."""
+    """Run the command `bench` and print the table."""
     checked = given(options)
     table = bench(checked, open_dataset(options.dataset, options.system))
     print(table.read_text(), end="")
 
 
 def run_tune(options: argparse.Namespace) -> None:
-    """The command `tune`; prints a line per model."""
+    """Run the command `tune` and print a line per model."""
     checked = given(options)
     for path in tune(checked, open_dataset(options.dataset)):
         told = json.loads(path.read_bytes())

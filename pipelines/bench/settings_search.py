@@ -1,4 +1,4 @@
-"""The search of one model's settings in a bench, and the file that it leaves."""
+"""Searches the settings of one model in a bench and stores the trials in a file."""
 
 import json
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from pipelines.bench.options import Options
 
 
 def search_of(options: Options, name: str, searched: Callable[[], Path]) -> Json | None:
-    """How the settings of a model are found: an earlier bench's search, this one's, or none.
+    """Return the search that decides a model's settings: an earlier bench's, this one's, or None.
 
     Args:
-        options: of the bench.
-        name: of the model.
-        searched: makes the file of its trials, or finds it.
+        options: options of the bench.
+        name: name of the model.
+        searched: function that returns the file of the trials, after a search if needed.
     """
     if options.earlier:
         return options.earlier.searches[name]
@@ -30,17 +30,17 @@ def searched(
     asked: Json,
     candidate: Callable[[], Any],
 ) -> Path:
-    """OUT/trials/MODEL.json, made anew unless it is that of the same search.
+    """Return OUT/trials/MODEL.json; search unless the file is from the same search.
 
     Args:
-        options: of the bench.
-        name: of the model.
-        asked: what the search depends on, besides the options.
-        candidate: the model with its space (`components.baselines.search.Candidate`); called only
-            where there is something to search.
+        options: options of the bench.
+        name: name of the model.
+        asked: everything that the search depends on besides the options.
+        candidate: function that returns the model with its search space
+            (`components.baselines.search.Candidate`). It is called only for a new search.
 
     Raises:
-        UserError: all trials failed.
+        UserError: if all trials failed.
     """
     from components.baselines.search import best, search
 

@@ -1,4 +1,4 @@
-"""The figures of a bench: means and deviations over seeds, intervals and p values over users."""
+"""The figures of a bench: means and standard deviations over seeds, intervals and p over users."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import stdev
@@ -15,30 +15,30 @@ JUDGED_BY = "ndcg_10"
 QUALITY = ("hr_1", "hr_5", "hr_10", "ndcg_5", "ndcg_10", "mrr_10", "coverage_10")
 ALPHA = 0.05
 STAGES = ("quantize", "train", "evaluate")
-"""Whose seconds the table has."""
+"""Stages whose seconds the table contains."""
 SEED = 0
 
 
 class System(NamedTuple):
-    """One system, trained under one or more seeds."""
+    """One system, trained with one or more seeds."""
 
     name: str
     title: str
     seeds: list[int | None]
-    """None: of a run that was not trained here."""
+    """The seed is None for a run that was not trained here."""
     scores: list[UserScores]
     figures: list[dict[str, float]]
-    """What the stage measured, by seed."""
+    """Figures that the stage measured, one dict per seed."""
     settings: tuple[str, ...]
     search: Json | None
-    """How the settings were found."""
+    """The search that found the settings; None without a search."""
 
 
 def compared(systems: Sequence[System]) -> Json:
-    """All figures of all systems; the best is the one with the highest mean NDCG@10 of the test.
+    """Return the figures of all systems; the best one has the highest mean test NDCG@10.
 
     Raises:
-        UserError: the systems were not tested on the same users with the same targets.
+        UserError: if the systems were not tested on the same users with the same targets.
     """
     means = {s.name: np.mean([scores.values[JUDGED_BY] for scores in s.scores]) for s in systems}
     best = max(systems, key=lambda system: means[system.name])
@@ -80,7 +80,7 @@ def _generator() -> np.random.Generator:
 
 
 def markdown(told: Mapping[str, Any]) -> Iterator[str]:
-    """The tables, and what they say of the run's own system."""
+    """Yield the lines of the tables and of the notes below them."""
     systems: dict[str, Json] = told["systems"]
     yield f"{told['users']:,} test users, {told['items']:,} items, full ranking."
     yield ""
@@ -106,7 +106,7 @@ def markdown(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def heading(metric: str) -> str:
-    """NDCG@10 for ndcg_10."""
+    """Return the heading of a metric, such as NDCG@10 for ndcg_10."""
     name, _, cutoff = metric.rpartition("_")
     return f"{name if name == 'coverage' else name.upper()}@{cutoff}"
 
@@ -138,7 +138,7 @@ def _costs(system: Json) -> Iterator[str]:
 
 
 def _of_the_stages(systems: Mapping[str, Json]) -> Iterator[str]:
-    """What only systems with semantic IDs have; nothing where there are none."""
+    """Yield the table of figures that only systems with semantic IDs have, if there are any."""
     ours = {n: s for n, s in systems.items() if "quantizer_parameters" in s["mean"]}
     if not ours:
         return

@@ -1,4 +1,4 @@
-"""Trainings of a bench, some at once: each in a process of its own."""
+"""Runs the jobs of a bench, several at a time in separate processes."""
 
 import logging
 import multiprocessing
@@ -13,12 +13,13 @@ Done = TypeVar("Done")
 def work(
     do: Callable[[Job], Done], jobs: Sequence[Job], processes: int
 ) -> Iterator[tuple[Job, Done]]:
-    """Does jobs, in their order, and tells what came of each.
+    """Run jobs, and yield each job with its result, in order.
 
     Args:
-        do: what is done; with several processes it, the jobs and what comes of them are pickled.
+        do: function that runs a job. With several processes it must be picklable, and so must the
+            jobs and the results.
         jobs: the jobs.
-        processes: how many at once; the caller's own if it is one.
+        processes: number of processes; with 1 the jobs run in the caller's process.
     """
     if processes == 1 or len(jobs) == 1:
         yield from ((job, do(job)) for job in jobs)
@@ -30,7 +31,7 @@ def work(
             for job, future in zip(jobs, running, strict=True):
                 yield job, future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # those that have not begun
+            pool.shutdown(wait=False, cancel_futures=True)  # cancels the jobs that have not started
             raise
 
 

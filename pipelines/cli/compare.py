@@ -1,4 +1,4 @@
-"""`macrec compare`: whether a run, or the mean of several, is better than another."""
+"""`macrec compare`: tests whether a run, or the mean of several runs, is better than another."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,14 +17,14 @@ SEED = 0
 
 
 class Side(NamedTuple):
-    """What is on one side of the comparison."""
+    """One side of the comparison: a system, scored in one or more runs."""
 
     system: str
     runs: list[UserScores]
 
 
 class Comparison(NamedTuple):
-    """Two sides and what was found."""
+    """The two sides and their difference in each metric."""
 
     a: Side
     b: Side
@@ -34,17 +34,19 @@ class Comparison(NamedTuple):
 def compare_runs(
     run_a: str, run_b: str, system: str = "fused", metrics: Sequence[str] = ()
 ) -> Comparison:
-    """Compares two sides, user by user.
+    """Compare two sides, paired over the test users.
 
     Args:
-        run_a: output folder of a `macrec run`, or a predictions artifact; several, of different
-            seeds, with commas between.
-        run_b: the same, for what is compared with it.
-        system: whose lists, or two systems with a comma between: that of a, that of b.
-        metrics: names such as ndcg_10; none for all.
+        run_a: output folder of a `macrec run`, or a predictions artifact. Several runs, trained
+            with different seeds, are separated by commas.
+        run_b: the same for the other side.
+        system: system whose lists are compared; two systems separated by a comma are those of a
+            and of b.
+        metrics: names such as ndcg_10; all metrics if empty.
 
     Raises:
-        UserError: a folder holds no predictions, or the runs had different tests.
+        UserError: if a folder has no predictions, the runs were tested on different users or
+            targets, or a metric is unknown.
     """
     system_a, _, system_b = system.partition(",")
     a = Side(system_a, [_scores(folder, system_a) for folder in run_a.split(",")])
@@ -62,7 +64,7 @@ def compare_runs(
 
 
 def lines(comparison: Comparison) -> Iterator[str]:
-    """The table for a terminal."""
+    """Yield the lines of the table for a terminal."""
     users = len(comparison.a.runs[0].user_ids_U)
     for letter, side in (("A", comparison.a), ("B", comparison.b)):
         mean = f", mean of {len(side.runs)} runs" if len(side.runs) > 1 else ""
@@ -87,7 +89,7 @@ def lines(comparison: Comparison) -> Iterator[str]:
 
 
 def as_json(comparison: Comparison) -> str:
-    """The same figures for a program."""
+    """Return the same figures as JSON, for programs."""
     told: dict[str, Any] = {"users": len(comparison.a.runs[0].user_ids_U)}
     for letter, side in (("a", comparison.a), ("b", comparison.b)):
         told[letter] = {"system": side.system, "predictions": [run.name for run in side.runs]}

@@ -1,4 +1,4 @@
-"""What an artifact is: schema, rows, digest, who made it from what, and its first rows."""
+"""Describes an artifact: its digest, provenance, files, schema and first rows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,11 @@ CELL_WIDTH = 72
 
 
 def describe(path: Path) -> Iterator[str]:
-    """Lines about the artifact at a path, or about every artifact below it."""
+    """Yield the description of every artifact at or below a path, after verifying its files.
+
+    Raises:
+        UserError: if there is no artifact.
+    """
     folders = sorted(m.parent for m in path.rglob(MANIFEST))
     if not folders:
         raise UserError(f"{path}: no artifact here, nor below (no {MANIFEST}).")

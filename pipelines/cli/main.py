@@ -17,11 +17,15 @@ from pipelines.dag.config_file import read_config
 from pipelines.local import containers, images, recommend_lists
 
 COLUMN_SUFFIXES = ("_column", "_columns")
-EXIT_READER_GONE = 141  # as of a process that SIGPIPE has ended
+EXIT_READER_GONE = 141  # the shell's exit code for a process that SIGPIPE ended
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point; ends the process with 0, 2 (user error), 75 (try again) or 143 (preempted)."""
+    """Run the command and end the process with its exit code.
+
+    The codes are 0, 2 (user error), 75 (try again), 141 (the reader of the output has gone) and
+    143 (preempted).
+    """
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["stage"] and len(argv) > 1 and not argv[1].startswith("-"):
         _stage(argv[1], argv[2:])
@@ -30,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         code = guarded(lambda: options.call(options))
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has what it wanted, as `head` does
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_READER_GONE
     sys.exit(code)
@@ -127,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         help="tasks that share the embedding of a modality",
+    )
+    compile_.add_argument(
+        "--resources",
+        type=Path,
+        metavar="FILE",
+        help="YAML of CPU and memory by stage: requests and limits (see docs/operations.md)",
     )
     compile_.set_defaults(call=_compile)
 
@@ -239,10 +249,18 @@ def _given(
     earlier: Mapping[str, object] | None = None,
     declared: Mapping[str, Parameter] | None = None,
 ) -> dict[str, object]:
-    """Run parameters in rising precedence: config files in their order, flags, --set.
+    """Return the run parameters that the command line gives.
 
-    `earlier` is what an earlier run gives, below all others; the parameters are then those
-    `declared`, or those of `encode-items` too.
+    Precedence rises from `earlier` over config files in their order and flags to --set.
+
+    Args:
+        options: parsed command line.
+        earlier: run parameters of an earlier run.
+        declared: the allowed parameters. None means those of the recommender; with `earlier`,
+            those of the encoding pipeline too.
+
+    Raises:
+        UserError: if an assignment, a name or a value is invalid.
     """
     values: dict[str, object] = dict(earlier or {})
     origins: dict[str, str] = {}
@@ -347,15 +365,20 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _compile(options: argparse.Namespace) -> None:
-    from pipelines.dag.compile import compiled, locked_images
+    from pipelines.dag.compile import compiled, locked_images, write_components
 
     locked = locked_images()
     given = {p: i for p in locked if (i := getattr(options, f"{p}_image"))}
     images.check_lock({p: i for p, i in locked.items() if p not in given})
     default = "encode.yaml" if options.pipeline == "encode" else "pipeline.yaml"
     out = options.out or Path(default)
-    out.write_text(compiled(locked | given, options.pipeline, options.embedding_shards))
+    out.write_text(
+        compiled(locked | given, options.pipeline, options.embedding_shards, options.resources)
+    )
     print(f"wrote {out}")
+    if options.out is None and options.pipeline == "recommender":
+        write_components(locked | given)
+        print("wrote components/*/component.yaml")
 
 
 def _lint(options: argparse.Namespace) -> None:

@@ -1,1 +1,1 @@
-"""Runs on a Kubeflow Pipelines backend: submission, schedules, status, reruns."""
+"""Runs on a Kubeflow Pipelines backend: submission, schedules, status and reruns."""

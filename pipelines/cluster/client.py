@@ -1,4 +1,4 @@
-"""The connection to a Kubeflow Pipelines backend: address, token, time limits, clear errors."""
+"""Connects to a Kubeflow Pipelines backend: endpoint, token, timeouts, error messages."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ ANSWER_SECONDS = 60
 PAGE = 100
 MESSAGE_LENGTH = 400
 TOKEN_VARIABLE = "KFP_TOKEN"
-# Environment variables that stand in for flags.
+# Flag -> environment variable that replaces it, and help text.
 VARIABLES = {
     "endpoint": ("KFP_ENDPOINT", "URL of Kubeflow Pipelines, e.g. https://HOST/pipeline"),
     "namespace": ("KFP_NAMESPACE", "profile namespace; only where Kubeflow has several users"),
@@ -32,7 +32,7 @@ TOKEN_HELP = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Where the backend is and how one is let in."""
+    """Add the flags for the address of the backend and for authentication."""
     group = parser.add_argument_group("Kubeflow Pipelines")
     for name, (variable, text) in VARIABLES.items():
         flag = "--" + name.replace("_", "-")
@@ -47,35 +47,42 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend that has answered."""
+    """A backend that has responded at least once."""
 
     client: Any
-    """kfp.Client; its calls belong into `calling`."""
+    """A kfp.Client; make its calls within `calling`."""
     endpoint: str
     namespace: str
-    """Empty where Kubeflow has one user."""
+    """Empty for single-user Kubeflow."""
 
     def link(self, run_id: str) -> str:
-        """Where the UI shows a run."""
+        """Return the URL of a run in the UI."""
         ui = os.environ.get("KF_PIPELINES_UI_ENDPOINT", self.endpoint).rstrip("/")
         return f"{ui}/#/runs/details/{run_id}"
 
     @contextlib.contextmanager
     def calling(self, what: str) -> Iterator[None]:
-        """Within the block an error of the backend is one with an exit code, naming the place.
+        """Convert errors of the backend within the block to errors that have an exit code.
 
         Args:
-            what: what is being done, for the message.
+            what: what the request does, for the message.
 
         Raises:
-            UserError: the request is refused.
-            TryAgain: the backend does not answer, or fails.
+            UserError: if the backend refuses the request.
+            TryAgain: if the backend does not respond or fails.
         """
         with _calling(self.endpoint, what):
             yield
 
     def pages(self, what: str, call: Callable[..., Any], field: str, **given: Any) -> list[Any]:
-        """Everything that a listing call finds, page by page."""
+        """Return all results of a listing call, from all its pages.
+
+        Args:
+            what: what the request does, for the message.
+            call: method of the KFP client that returns one page.
+            field: name of the attribute that holds the results of a page.
+            **given: keyword arguments of the call.
+        """
         found: list[Any] = []
         token = ""
         while True:
@@ -88,21 +95,21 @@ class Backend:
 
 
 def named(name: str) -> str:
-    """KFP's filter for a display name."""
+    """Return KFP's filter for a display name."""
     predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
     return json.dumps({"predicates": [predicate]})
 
 
 def connected(options: argparse.Namespace, run: str = "") -> Backend:
-    """The backend that flags and environment name, after a first answer from it.
+    """Connect to the backend that the flags or the environment name, and check that it responds.
 
     Args:
-        options: with what `add_flags` has added.
-        run: the RUN of the command line, which is no folder here, for the message.
+        options: parsed command line with the flags of `add_flags`.
+        run: the RUN argument if it is not a local folder, for the message.
 
     Raises:
-        UserError: no endpoint, no such file, or the backend refuses.
-        TryAgain: the backend does not answer.
+        UserError: if the endpoint is missing, a file does not exist, or the backend refuses.
+        TryAgain: if the backend does not respond.
     """
     endpoint = options.endpoint.rstrip("/")
     unknown = f"{run}: no folder here, so it would be a KFP run id. " if run else ""
@@ -118,7 +125,7 @@ def connected(options: argparse.Namespace, run: str = "") -> Backend:
     with _calling(endpoint, "reaching the API"):
         client = _client(options, endpoint, token())
         if token():
-            # A token is good for an hour and --wait may last for days: read anew at each call.
+            # Read the token again at each call: it is valid for an hour, and --wait can take days.
             client._existing_config.refresh_api_key_hook = lambda config: config.api_key.update(
                 authorization=token()
             )
@@ -128,13 +135,16 @@ def connected(options: argparse.Namespace, run: str = "") -> Backend:
         bool(namespace) or not several_users,
         f"{endpoint}: Kubeflow has several users here; give --namespace, or set KFP_NAMESPACE.",
     )
-    if not several_users:  # whose API refuses a namespace
+    if not several_users:  # the API of a single-user backend refuses a namespace
         namespace = client._context_setting["namespace"] = ""
     return Backend(client, endpoint, namespace)
 
 
 def _token(file: str) -> Callable[[], str]:
-    """Reads the bearer token, empty if there is none; it is never on a command line."""
+    """Return a function that reads the bearer token; the token is empty if there is none.
+
+    No flag takes the token itself, so that it never appears on a command line.
+    """
 
     def read() -> str:
         if not file:
@@ -151,13 +161,14 @@ def _token(file: str) -> Callable[[], str]:
 
 
 def _client(options: argparse.Namespace, endpoint: str, token: str) -> Any:
-    """kfp's client, with a limit to how long each call may take."""
+    """Return kfp's client, with a timeout for each call."""
     from kfp import client as kfp_client
 
     limits = (min(CONNECT_SECONDS, options.timeout), options.timeout)
 
     class Client(kfp_client.Client):
-        # kfp's own asks five times, 5 s apart, with a traceback each and without a limit.
+        # kfp's own method tries five times, 5 s apart, prints a traceback each time, and has no
+        # timeout.
         def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
             _limit(self._healthz_api.api_client, endpoint, limits)
             return self._healthz_api.healthz_service_get_healthz()
@@ -166,19 +177,20 @@ def _client(options: argparse.Namespace, endpoint: str, token: str) -> Any:
         warnings.simplefilter("ignore")  # "This client only works with 2.0.0-beta.2 and later"
         return Client(
             host=endpoint,
-            namespace=options.namespace or "kubeflow",  # kfp's own default, which it takes as none
+            namespace=options.namespace or "kubeflow",  # kfp's default; kfp treats it as not set
             existing_token=token or None,
             ssl_ca_cert=options.ca_file or None,
         )
 
 
 def _limit(api_client: Any, endpoint: str, limits: tuple[float, float]) -> None:
-    """Gives every call of a generated API client time limits, and refuses web pages as answers."""
+    """Set timeouts for every call of a generated API client, and reject responses in HTML."""
     rest = api_client.rest_client
     if hasattr(rest, "unlimited"):
         return
     rest.unlimited = rest.request
-    # Connections are tried twice; an answer that is lost is not asked for again: a POST may count.
+    # Retry a failed connection once. Do not repeat a request whose response was lost: a POST may
+    # have taken effect.
     rest.pool_manager.connection_pool_kw["retries"] = _retries()
 
     def request(method: str, url: str, **given: Any) -> Any:
@@ -206,7 +218,7 @@ def _calling(endpoint: str, what: str) -> Iterator[None]:
     from urllib3 import exceptions
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # kfp prints links of its own
+        with contextlib.redirect_stdout(io.StringIO()):  # hides the links that kfp prints
             yield
     except ApiException as error:
         raise _refused(endpoint, what, int(error.status or 0), error.body or error.reason) from None
@@ -215,7 +227,7 @@ def _calling(endpoint: str, what: str) -> Iterator[None]:
 
 
 def _refused(endpoint: str, what: str, status: int, body: Any) -> Exception:
-    """The error for an answer that is no success."""
+    """Return the error for a response with an error status."""
     said, is_api = _message(body)
     where = f"{endpoint}: {what}: {status}"
     if status == 401:
@@ -240,7 +252,7 @@ def _refused(endpoint: str, what: str, status: int, body: Any) -> Exception:
 
 
 def _message(body: Any) -> tuple[str, bool]:
-    """What an error's body says, and whether it is a KFP API that says it."""
+    """Return the message in an error's body, and whether the body is from a KFP API."""
     text = body.decode(errors="replace") if isinstance(body, bytes) else str(body or "")
     is_api = False
     try:
@@ -255,7 +267,7 @@ def _message(body: Any) -> tuple[str, bool]:
 
 
 def _unreachable(endpoint: str, what: str, error: Exception) -> Exception:
-    """The error for a request that got no answer."""
+    """Return the error for a request that got no response."""
     from urllib3 import exceptions
 
     cause = getattr(error, "reason", None) or error

@@ -1,8 +1,8 @@
 """Cron expressions as Kubeflow Pipelines reads them: six fields, seconds first, in UTC.
 
-The backend uses github.com/robfig/cron, version 1: 0 is Sunday and there is no 7; a step after a
-single number runs to the end of the range; a day that is given both in the month and in the week
-is either of them.
+The backend uses github.com/robfig/cron, version 1. Sunday is 0, and 7 is not allowed. A step after
+a single number runs to the end of the range. If both the day of the month and the weekday are
+restricted, a date matches when either of them does.
 """
 
 import calendar
@@ -15,7 +15,7 @@ from macrec.core.errors import UserError
 MONTHS = [name for name in calendar.month_name if name]
 WEEKDAYS = ["Sunday", *list(calendar.day_name)[:6]]
 SEARCH_DAYS = 366 * 9
-"""A 29th of February comes within this many days, across the end of a century."""
+"""A 29 February occurs within this many days, even across a century year that has none."""
 TIMES_IN_WORDS = 4
 
 
@@ -37,7 +37,7 @@ _FIELDS = [
 
 
 class Cron(NamedTuple):
-    """The values of each field; of days and weekdays also whether any will do."""
+    """The allowed values of each field, and whether the day and weekday fields contain a star."""
 
     text: str
     values: tuple[frozenset[int], ...]
@@ -45,14 +45,14 @@ class Cron(NamedTuple):
     any_weekday: bool
 
     def on(self, day: datetime) -> bool:
-        """Whether it falls on a day."""
+        """Return whether the expression matches a day."""
         _, _, _, days, months, weekdays = self.values
         in_month, in_week = day.day in days, day.isoweekday() % 7 in weekdays
         either = (in_month and in_week) if self.any_day or self.any_weekday else in_month or in_week
         return day.month in months and either
 
     def next_times(self, after: datetime, count: int) -> list[datetime]:
-        """The next times after a moment, in UTC; fewer if there are no more for nine years."""
+        """Return the next `count` times after a moment, in UTC; fewer if nine years have fewer."""
         seconds, minutes, hours = (sorted(v) for v in self.values[:3])
         midnight = after.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         found: list[datetime] = []
@@ -71,10 +71,11 @@ class Cron(NamedTuple):
 
 
 def parse(text: str) -> Cron:
-    """A cron expression, checked.
+    """Parse and check a cron expression.
 
     Raises:
-        UserError: what is wrong with it, all problems at once.
+        UserError: if the expression is invalid or never matches. One message lists all invalid
+            fields.
     """
     parts = text.split()
     if len(parts) != len(_FIELDS):
@@ -104,7 +105,7 @@ def _has_star(part: str) -> bool:
 
 
 def _range(field: _Field, item: str) -> range:
-    """The numbers of one item: *, N, N-M, each with a step or without."""
+    """Return the numbers of one item: `*`, `N` or `N-M`, each with or without a step."""
     span, slash, step_text = item.partition("/")
     first, dash, last = span.partition("-")
     if first in ("*", "?"):
@@ -140,7 +141,7 @@ def _number(field: _Field, text: str) -> int:
 
 
 def in_words(cron: Cron) -> str:
-    """What the expression means: `every day at 03:00:00`."""
+    """Describe the expression in words, such as `every day at 03:00:00`."""
     return f"{_days(cron)} {_times(cron)}"
 
 
@@ -179,7 +180,7 @@ def _days(cron: Cron) -> str:
 
 
 def _spans(values: Sequence[int], name: Callable[[int], str]) -> str:
-    """The values in words; three or more in a row as `first to last`."""
+    """Return the values in words; three or more consecutive values become `first to last`."""
     rows: list[list[int]] = []
     for value in values:
         if rows and value == rows[-1][-1] + 1:

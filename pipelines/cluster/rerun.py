@@ -1,4 +1,4 @@
-"""`macrec rerun`: what is computed again, in a local output folder or on a cluster."""
+"""`macrec rerun`: reruns a run, or one of its stages, locally or on a cluster."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ from pipelines.local.rerun_local import rerun_local
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What is rerun, and which of its stages."""
+    """Add the flags for the run and for the stages to compute again."""
     parser.add_argument("run", metavar="RUN", help="output folder of a local run, or a KFP run id")
     containers.add_flags(parser)
     group = parser.add_mutually_exclusive_group()
@@ -25,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def rerun(options: argparse.Namespace, given: Given) -> None:
-    """Runs an earlier run again."""
+    """Run an earlier run again, in its output folder or on the cluster."""
     if run_record.is_output_folder(options.run):
         rerun_local(Path(options.run), choice(options), given, containers.given(options))
     else:

@@ -1,4 +1,4 @@
-"""`macrec rerun RUN_ID`: a run on a cluster once more, retried or cloned."""
+"""`macrec rerun RUN_ID`: retries or clones a run on a cluster."""
 
 import argparse
 import tempfile
@@ -16,15 +16,16 @@ from pipelines.local.rerun_choice import Choice, Given, forced, known_parameters
 def rerun_backend(
     backend: Backend, options: argparse.Namespace, chosen: Choice, given: Given
 ) -> str:
-    """Retries the run, or clones it with the code at hand; returns the id of what runs.
+    """Retry the run, or clone it with the current code; return the id of the run that starts.
 
-    A failed run whose pipeline version is that of the code at hand is retried: finished stages
-    keep their results, the snapshot of the data among them. All else is a new run with the same
-    parameters, where finished stages come from KFP's cache or the artifact store.
+    A failed run is retried if its pipeline version is the current one and nothing else changes.
+    Finished stages then keep their results, including the snapshot of the data. Otherwise a new run
+    with the same parameters starts, and finished stages come from KFP's cache or the artifact
+    store.
 
     Raises:
-        UserError: the run is at work, or not one of ours.
-        TryAgain: the backend does not answer.
+        UserError: if the run has not ended or belongs to another pipeline.
+        TryAgain: if the backend does not respond.
     """
     with backend.calling(f"run {options.run}"):
         run = backend.client.get_run(options.run)
@@ -55,7 +56,10 @@ def rerun_backend(
 
 
 def _is_current(backend: Backend, run: Any, options: argparse.Namespace) -> bool:
-    """Whether the run is of the very pipeline that is at hand; a retry takes the old images."""
+    """Return whether the run's pipeline version is the current one.
+
+    Only then may the run be retried, because a retry uses the old images.
+    """
     reference = run.pipeline_version_reference
     if reference is None:
         return False
@@ -83,7 +87,16 @@ def _cloned(
     only: str,
     values: dict[str, Any],
 ) -> str:
-    """A new run with the parameters of an earlier one."""
+    """Start a new run based on an earlier one, and return its id.
+
+    Args:
+        backend: the backend.
+        run: the earlier run.
+        options: parsed command line.
+        dag: the current pipeline.
+        only: the single stage to run; the whole pipeline if empty.
+        values: run parameters of the new run.
+    """
     submit.check_sources(values)
     log.info("a new run with the parameters of %s", run.run_id)
     name = f"{run.display_name} again" + (f", only {only}" if only else "")
@@ -101,7 +114,7 @@ def _cloned(
             version_id=version.version_id,
             **common,
         )
-    # Not a version: the newest version is what the UI offers for new runs and shows first.
+    # Not uploaded as a version: the UI shows the newest version first and offers it for new runs.
     with tempfile.TemporaryDirectory(prefix="macrec-") as folder:
         package = Path(folder) / "pipeline.yaml"
         package.write_text(dag.cut(only))
@@ -109,7 +122,7 @@ def _cloned(
 
 
 def _check_ours(backend: Backend, run: Any, dag: Dag) -> None:
-    """Raises `UserError` for a run of another pipeline."""
+    """Raise `UserError` if the run belongs to another pipeline."""
     reference, spec = run.pipeline_version_reference, run.pipeline_spec
     if reference is not None:
         with backend.calling("reading the run's pipeline"):

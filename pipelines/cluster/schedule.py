@@ -1,4 +1,4 @@
-"""`macrec schedule`: a recurring run that is made, or made anew where something changed."""
+"""`macrec schedule`: creates a recurring run, or replaces it if something has changed."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ _ENABLED = "ENABLED"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """When, and under which name."""
+    """Add the flags for the times and the name of the schedule."""
     parser.add_argument(
         "cron",
         metavar="CRON",
@@ -33,16 +33,17 @@ def schedule(
     given: Callable[[], Mapping[str, Any]],
     now: datetime | None = None,
 ) -> None:
-    """Makes the schedule, unless it stands already; one that differs is replaced.
+    """Create the schedule if it does not exist; replace it if it differs.
 
     Args:
-        options: with the flags of `submit.add_flags` and `add_flags`.
-        given: gives the run parameters.
-        now: the time, for the times that are told.
+        options: parsed command line with the flags of `submit.add_flags` and `add_flags`.
+        given: function that returns the run parameters; not called for --explain.
+        now: start of the printed next times; the current time if None.
 
     Raises:
-        UserError: no such time, parameters that a cluster cannot use, or the backend refuses.
-        TryAgain: the backend does not answer.
+        UserError: if the cron expression is invalid, a cluster cannot use the parameters, or the
+            backend refuses.
+        TryAgain: if the backend does not respond.
     """
     when = crons.parse(options.cron)
     times = when.next_times(now or datetime.now(UTC), 2)
@@ -70,7 +71,7 @@ def schedule(
 
 
 def _settle(backend: Backend, name: str, wanted: Mapping[str, Any], version: Version) -> None:
-    """Leaves one enabled schedule of that name, which is as wanted."""
+    """Ensure that exactly one enabled schedule has this name, with the wanted settings."""
     standing = backend.pages(
         "listing schedules",
         backend.client.list_recurring_runs,
@@ -96,9 +97,9 @@ def _settle(backend: Backend, name: str, wanted: Mapping[str, Any], version: Ver
 
 
 def _replaced(backend: Backend, enabled: list[Any], wanted: Mapping[str, Any]) -> str:
-    """Disables the old schedules and makes the new one; if that fails the old ones go on."""
+    """Disable the old schedules and create the new one; enable the old ones again on failure."""
     try:
-        _disable(backend, enabled)  # first, so that not both start a run
+        _disable(backend, enabled)  # first, so that the old and the new do not both start a run
         with backend.calling("making the schedule"):
             return backend.client.create_recurring_run(**wanted).recurring_run_id
     except BaseException:
@@ -119,7 +120,7 @@ def _is_enabled(found: Any) -> bool:
 
 
 def differences(found: Any, wanted: Mapping[str, Any]) -> list[str]:
-    """What of a standing schedule is not as wanted, in the field's words."""
+    """Return the names of the fields and run parameters in which a schedule differs."""
     trigger = found.trigger.cron_schedule if found.trigger else None
     reference = found.pipeline_version_reference
     standing = {
@@ -138,10 +139,10 @@ def differences(found: Any, wanted: Mapping[str, Any]) -> list[str]:
 
 
 def _remove(backend: Backend, old: list[Any]) -> None:
-    """Deletes old schedules, but one whose run is at work only the next time.
+    """Delete old schedules that have no active run; the next `macrec schedule` deletes the others.
 
-    A workflow belongs to its schedule, and deleting the one kills the other
-    (kubeflow/pipelines#12573), except in versions of KFP that know the policy ORPHAN.
+    A schedule owns its workflows, so deleting it ends them (kubeflow/pipelines#12573). Only KFP
+    versions that support the policy ORPHAN keep them.
     """
     for found in old:
         recurring_run_id = found.recurring_run_id
@@ -158,7 +159,7 @@ def _remove(backend: Backend, old: list[Any]) -> None:
 
 
 def _at_work(backend: Backend, found: Any) -> list[str]:
-    """The runs of a schedule that have not ended."""
+    """Return the ids of a schedule's runs that have not ended."""
     runs = backend.pages(
         "listing the schedule's runs",
         backend.client.list_runs,

@@ -1,4 +1,4 @@
-"""`macrec status`: how far a run came, stage by stage, here or on a cluster."""
+"""`macrec status`: shows the progress of a run by stage, locally or on a cluster."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ SUCCEEDED = "succeeded"
 COMPUTED = "computed"
 REUSED = "reused"
 FINISHED = (SUCCEEDED, COMPUTED, REUSED)
-"""States of a stage that has ended well; a cluster does not say whether it was computed."""
+"""States of a stage that ended successfully. A cluster may not report whether it was computed."""
 FAILED = "failed"
 UNFINISHED = "unfinished"
 ERROR_LENGTH = 300
@@ -38,7 +38,7 @@ ADVICE = {
     ),
     1: "A fault of the program or the machine; its traceback is in the log.",
 }
-# KFP's states that are not words of ours.
+# KFP's states that have another name here; the others are only converted to lower case.
 _STATES = {
     "RUNTIME_STATE_UNSPECIFIED": WAITING,
     "PENDING": WAITING,
@@ -49,32 +49,32 @@ _ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
 
 
 class StageStatus(NamedTuple):
-    """One line of the table."""
+    """The status of one stage, a line of the table."""
 
     stage: str
     state: str
     seconds: float | None = None
     reused: bool | None = None
-    """None: it has not ended, or the backend does not say."""
+    """None if the stage has not ended or the backend does not report it."""
     error: str = ""
     advice: str = ""
 
 
 class RunStatus(NamedTuple):
-    """A run and its stages in their order."""
+    """The status of a run and of its stages, in DAG order."""
 
     run: str
     name: str
     state: str
     started: str
     ended: str
-    """Empty while it is at work."""
+    """Empty while the run is active."""
     stages: list[StageStatus]
     notes: list[str]
 
 
 def status(options: argparse.Namespace) -> None:
-    """Prints the status of the run that the command line names."""
+    """Print the status of the run that the command line names."""
     if run_record.is_output_folder(options.run):
         found = of_folder(Path(options.run))
     else:
@@ -83,7 +83,7 @@ def status(options: argparse.Namespace) -> None:
 
 
 def of_folder(out: Path) -> RunStatus:
-    """The status of a local run."""
+    """Return the status of a local run."""
     record = run_record.read(out)
     dag = run_record.dag_of(record)
     tasks, at_work = record.tasks(dag), run_record.is_at_work(out)
@@ -107,7 +107,7 @@ def of_folder(out: Path) -> RunStatus:
 
 
 def _settled(found: RunStatus) -> RunStatus:
-    """Nothing waits in a run that has ended."""
+    """Change the state of waiting stages to `not run` if the run has ended."""
     if not found.ended:
         return found
     stages = [s._replace(state=NOT_RUN) if s.state == WAITING else s for s in found.stages]
@@ -120,7 +120,7 @@ def _of_task(task: run_record.Task, at_work: bool, run_code: int | None) -> Stag
     if "ended" not in noted and at_work:
         seconds = (datetime.now(UTC) - started).total_seconds()
         return StageStatus(task.stage, RUNNING, seconds)
-    if "ended" not in noted:  # it had no time to write down how it ended
+    if "ended" not in noted:  # the process was killed before it could record its end
         code = run_code if run_code not in (None, 0, 1) else -9
         return StageStatus(task.stage, FAILED, None, None, "ended without a word", _advice(code))
     seconds = (datetime.fromisoformat(noted["ended"]) - started).total_seconds()
@@ -133,7 +133,7 @@ def _of_task(task: run_record.Task, at_work: bool, run_code: int | None) -> Stag
 
 
 def of_backend(backend: Backend, run_id: str) -> RunStatus:
-    """The status of a run on a cluster."""
+    """Return the status of a run on a cluster."""
     with backend.calling(f"run {run_id}"):
         run = backend.client.get_run(run_id)
     details = (run.run_details.task_details if run.run_details else None) or []
@@ -157,11 +157,12 @@ def _recommender() -> Dag:
 
 
 def _stages(details: list[Any], dag: Dag, namespace: str) -> list[StageStatus]:
-    """The stages among a run's nodes.
+    """Return the status of every stage from the nodes of a run.
 
-    The backend lists the nodes of the Argo workflow: for a task `train` there is `train`, whose
-    children are the executor and its attempts. An executor that was skipped: KFP's cache had the
-    result. A child is named by its node, a node by its pod, and both end in the same number.
+    The backend lists the nodes of the Argo workflow. The node of a task `train` is `train`; its
+    children are the executor and the executor's attempts. If the executor was skipped, the result
+    came from KFP's cache. A child refers to a node name and a node has a pod name; both end in the
+    same number.
     """
     by_number = {_number(d.pod_name): d for d in details if d.pod_name}
     by_name = {str(d.display_name): d for d in details}
@@ -194,7 +195,7 @@ def _of_node(stage: str, node: Any, by_number: Mapping[str, Any], namespace: str
 def _below(node: Any, by_number: Mapping[str, Any]) -> Iterator[Any]:
     for child in node.child_tasks or []:
         found = by_number.get(_number(child.pod_name or ""))
-        # In the graph of a workflow the next task is a child too; only the executor is below.
+        # In the workflow graph the next task is a child too. Only executors belong to this task.
         if found is not None and str(found.display_name).startswith("executor"):
             yield found
             yield from _below(found, by_number)
@@ -205,7 +206,7 @@ def _number(pod: str) -> str:
 
 
 def _errors(found: Any) -> str:
-    """What the backend says of a failure."""
+    """Return the last error message that the backend has for a run or node, else an empty text."""
     messages = [found.error.message] if found.error else []
     messages += [s.error.message for s in found.state_history or [] if s.error]
     return next((_first_line(m) for m in reversed(messages) if m), "")
@@ -225,7 +226,7 @@ def _first_line(text: str) -> str:
 
 
 def lines(found: RunStatus) -> Iterator[str]:
-    """The table."""
+    """Yield the lines of the table."""
     times = f"began {found.started}" + (f", ended {found.ended}" if found.ended else "")
     yield f"{found.run} ({found.name}): {found.state}; {times}"
     for stage in found.stages:
@@ -237,6 +238,6 @@ def lines(found: RunStatus) -> Iterator[str]:
 
 
 def as_json(found: RunStatus) -> str:
-    """The status for programs."""
+    """Return the status as JSON, for programs."""
     content = {**found._asdict(), "stages": [s._asdict() for s in found.stages]}
     return json.dumps(content, indent=1)

@@ -1,4 +1,4 @@
-"""`macrec submit`: a run on Kubeflow Pipelines, from a pipeline version made of pipeline.yaml."""
+"""`macrec submit`: starts a run on Kubeflow Pipelines from a compiled pipeline."""
 
 import argparse
 import hashlib
@@ -23,7 +23,7 @@ EXPERIMENT = "macrec"
 EXIT_RUN_FAILED = 1
 POLL_SECONDS = 15.0
 PATIENCE_SECONDS = 600.0
-"""How long a waiting command bears a backend that does not answer."""
+"""How long `--wait` tolerates a backend that does not respond."""
 
 
 class Version(NamedTuple):
@@ -36,7 +36,7 @@ class Version(NamedTuple):
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What a run on a cluster needs besides its parameters; also of schedules."""
+    """Add the flags that a run or a schedule on a cluster needs besides the run parameters."""
     client.add_flags(parser)
     parser.add_argument(
         "--experiment",
@@ -50,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_package_flag(parser: argparse.ArgumentParser) -> None:
-    """Which compiled pipeline is uploaded."""
+    """Add the flag for the compiled pipeline to upload."""
     parser.add_argument(
         "--package",
         type=Path,
@@ -61,20 +61,21 @@ def add_package_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_wait_flag(parser: argparse.ArgumentParser) -> None:
-    """Whether the command ends with the run."""
+    """Add the flag that makes the command wait for the end of the run."""
     parser.add_argument("--wait", action="store_true", help="wait for the end; exit 1 if it failed")
 
 
 def submit(options: argparse.Namespace, values: Mapping[str, Any]) -> str:
-    """Starts a run and prints where the UI shows it; returns its id.
+    """Start a run, print its URL in the UI, and return its id.
 
     Args:
-        options: with what `add_flags` has added, and run_name and wait.
-        values: run parameters, resolved.
+        options: parsed command line with the flags of `add_flags`, run_name and wait.
+        values: resolved run parameters.
 
     Raises:
-        UserError: a parameter names a file of this machine, or the backend refuses.
-        TryAgain: the backend does not answer.
+        UserError: if a parameter names a local file, data or models are missing, or the backend
+            refuses.
+        TryAgain: if the backend does not respond.
     """
     check_sources(values)
     dag = of_file(options.package)
@@ -95,7 +96,7 @@ def submit(options: argparse.Namespace, values: Mapping[str, Any]) -> str:
 
 
 def start(backend: Backend, name: str, **given: Any) -> str:
-    """Creates a run, says where it is, and returns its id."""
+    """Create a run, print its id and its URL in the UI, and return the id."""
     with backend.calling(f"starting the run {name!r}"):
         created = backend.client.run_pipeline(job_name=name, **given).run_id
     print(f"run: {created}\nUI: {backend.link(created)}")
@@ -103,7 +104,12 @@ def start(backend: Backend, name: str, **given: Any) -> str:
 
 
 def check_sources(values: Mapping[str, Any]) -> None:
-    """Raises `UserError` for data and models that do not suffice, or lie on this machine."""
+    """Check that data and models are given and that a cluster can read them.
+
+    Raises:
+        UserError: if a path is local, or the data or models are incomplete or contradict each
+            other.
+    """
     names = [*SOURCES.values(), *PREVIOUS.values(), "store"]
     local = {
         name: uri
@@ -126,12 +132,12 @@ def check_sources(values: Mapping[str, Any]) -> None:
 
 
 def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Run parameters as JSON has them."""
+    """Return the run parameters as JSON types: tuples become lists."""
     return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
 
 def experiment(backend: Backend, name: str) -> str:
-    """The id of the experiment of that name, which is made if there is none."""
+    """Return the id of the experiment with this name; create it if it does not exist."""
     with backend.calling(f"opening the experiment {name!r}"):
         return backend.client.create_experiment(
             name, namespace=backend.namespace or None
@@ -139,12 +145,12 @@ def experiment(backend: Backend, name: str) -> str:
 
 
 def version_name(content: bytes) -> str:
-    """The name of the version that a compiled pipeline is: equal bytes, equal name."""
+    """Return the version name of a compiled pipeline; it depends only on the bytes of the file."""
     return f"macrec-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def uploaded(backend: Backend, pipeline: str, package: Path) -> Version:
-    """The version of these very bytes, uploaded unless it is there."""
+    """Return the pipeline version with exactly the bytes of a file; upload it if it is missing."""
     name = version_name(package.read_bytes())
     pipeline_id = _pipeline(backend, pipeline)
     if found := _version(backend, pipeline_id, name):
@@ -169,7 +175,7 @@ def _version(backend: Backend, pipeline_id: str, name: str) -> str | None:
 
 
 def _pipeline(backend: Backend, name: str) -> str:
-    """The id of the pipeline of that name, which is made (without a version) if there is none."""
+    """Return the id of the pipeline with this name; create it without a version if missing."""
     found = backend.pages(
         "listing pipelines",
         backend.client.list_pipelines,
@@ -189,12 +195,14 @@ def _pipeline(backend: Backend, name: str) -> str:
 
 
 def wait(backend: Backend, run_id: str) -> None:
-    """Waits for a run's end, telling what its stages do; ends the process with 1 if it failed.
+    """Wait until a run ends, and log the state changes of its stages.
+
+    Ends the process with exit code 1 if the run did not succeed.
 
     Raises:
-        TryAgain: the backend has not answered for ten minutes; the run goes on.
+        TryAgain: if the backend has not responded for ten minutes; the run continues.
     """
-    # kfp's own wait_for_run_completion waits for ever for a run that was canceled.
+    # kfp's own wait_for_run_completion never returns if the run was canceled.
     told: dict[str, str] = {}
     heard = time.monotonic()
     while True:
@@ -217,7 +225,7 @@ def wait(backend: Backend, run_id: str) -> None:
 
 
 def _tell(run: status.RunStatus, told: dict[str, str]) -> None:
-    """Logs the stages whose state is not the one that was told last."""
+    """Log the stages whose state differs from the one logged last."""
     for stage in run.stages:
         if stage.state != told.get(stage.stage, status.WAITING) and stage.state != status.NOT_RUN:
             log.info("%s: %s", stage.stage, stage.state)

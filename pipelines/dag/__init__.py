@@ -1,1 +1,1 @@
-"""The pipelines as Kubeflow Pipelines sees them: DAG, run form, compilation, policy."""
+"""The pipelines as Kubeflow Pipelines definitions: DAG, run form, compilation, policy checks."""

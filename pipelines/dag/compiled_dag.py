@@ -1,4 +1,4 @@
-"""A compiled pipeline as data: which stage follows which, and the part that one stage needs."""
+"""A compiled pipeline as data: the order of its stages and the tasks that one stage depends on."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import yaml
 from macrec.core.errors import UserError
 from pipelines.dag.run_form import ALL_PREFIXES
 
-# libyaml's reader is ten times faster; PyYAML may be built without it.
+# libyaml's loader is ten times faster, but PyYAML may be built without it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FROM_TASK = ("taskOutputArtifact", "taskOutputParameter")
 
@@ -18,7 +18,7 @@ class Dag:
     """The tasks of a compiled pipeline.
 
     Args:
-        text: the content of its file.
+        text: content of the compiled file.
     """
 
     def __init__(self, text: str) -> None:
@@ -30,14 +30,14 @@ class Dag:
 
     @property
     def stages(self) -> list[str]:
-        """The stages in their order."""
+        """Return the stages in DAG order."""
         return [name for name in ALL_PREFIXES if task_name(name) in self.tasks]
 
     def checked(self, stage: str) -> str:
-        """The name of a stage that can be computed again.
+        """Return the name of a stage that can be forced to run again.
 
         Raises:
-            UserError: there is none of that name in this pipeline.
+            UserError: if this pipeline has no such stage.
         """
         name = stage.replace("-", "_")
         forced = [s for s in self.stages if f"{ALL_PREFIXES[s]}force" in self.parameters]
@@ -46,7 +46,7 @@ class Dag:
         return name
 
     def from_stage(self, stage: str) -> list[str]:
-        """The stage and all that use what it makes, directly or not."""
+        """Return the stage and all stages that depend on its outputs, directly or indirectly."""
         found = {task_name(stage)}
         while True:
             more = {t for t in self.tasks if found & set(self._needed(t))} - found
@@ -55,17 +55,20 @@ class Dag:
             found |= more
 
     def inputs(self, stage: str) -> dict[str, Any]:
-        """What a stage's task is given: `artifacts` and `parameters`, as KFP states them."""
+        """Return the inputs of a stage's task, KFP's `artifacts` and `parameters`."""
         return self.tasks[task_name(stage)].get("inputs", {})
 
     def outputs(self, stage: str) -> dict[str, Any]:
-        """What a stage's task makes: `artifacts` and `parameters`, as KFP states them."""
+        """Return the outputs of a stage's task, KFP's `artifacts` and `parameters`."""
         task = self.tasks[task_name(stage)]
         component = self.documents[0]["components"][task["componentRef"]["name"]]
         return component["outputDefinitions"]
 
     def imported(self, task: str) -> str:
-        """The run parameter that says where a task's artifact lies; empty if the task makes it."""
+        """Return the run parameter that holds the URI of an imported artifact.
+
+        The result is empty if the task is not an importer.
+        """
         if "importer" not in self.tasks[task]["componentRef"]["name"]:
             return ""
         return self.tasks[task]["inputs"]["parameters"]["uri"]["componentInputParameter"]
@@ -79,7 +82,7 @@ class Dag:
             yield from (given[kind]["producerTask"] for kind in _FROM_TASK if kind in given)
 
     def cut(self, stage: str) -> str:
-        """The text of a pipeline that ends with the stage: it and what it needs, no more."""
+        """Return the text of a pipeline that has only the stage and the tasks it depends on."""
         kept, pending = set[str](), [task_name(stage)]
         while pending:
             task = pending.pop()
@@ -109,15 +112,15 @@ def _with_executors(deployment: dict[str, Any], names: set[str]) -> dict[str, An
 
 
 def task_name(stage: str) -> str:
-    """The name of a stage's task in KFP."""
+    """Return the name of a stage's task in KFP."""
     return stage.replace("_", "-")
 
 
 def of_file(path: Path) -> Dag:
-    """The pipeline of a compiled file.
+    """Read a compiled pipeline from its file.
 
     Raises:
-        UserError: there is none.
+        UserError: if the file cannot be read or is not a compiled pipeline.
     """
     try:
         return Dag(path.read_text())

@@ -1,4 +1,4 @@
-"""The part of `macrec lint` that is about Kubernetes: pools, volumes, deadlines, rights."""
+"""The Kubernetes checks of `macrec lint`: node pools, requests, volumes, deadlines, security."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ SHARED_MEMORY = "/dev/shm"
 
 
 def platform_problems(spec: Json, platform: Json) -> Iterator[str]:
-    """What is wrong with the pods, and with how they fit the containers."""
+    """Yield the problems of the pod settings, also where they do not match the containers."""
     executors = spec["deploymentSpec"].get("executors", {})
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for label in pods:
@@ -21,6 +21,7 @@ def platform_problems(spec: Json, platform: Json) -> Iterator[str]:
             continue
         pod = pods.get(label, {})
         yield from _pool_problems(label, executor["container"], pod)
+        yield from _request_problems(label, executor["container"])
         yield from _pod_problems(label, pod)
         for place, wanted in run_inputs(pod, label):
             if wanted not in spec["root"]["inputDefinitions"].get("parameters", {}):
@@ -28,7 +29,11 @@ def platform_problems(spec: Json, platform: Json) -> Iterator[str]:
 
 
 def _pool_problems(label: str, container: Json, pod: Json) -> Iterator[str]:
-    """GPU limit <-> node selector and tolerations; the others must keep off."""
+    """Yield problems of node placement and GPU settings.
+
+    A GPU limit and the node selector and tolerations of the GPU pool require each other. Other
+    tasks need a node affinity that keeps them off the GPU pool.
+    """
     accelerator = container.get("resources", {}).get("accelerator")
     if accelerator is None:
         for name in ("tolerations", "nodeSelector"):
@@ -49,6 +54,15 @@ def _pool_problems(label: str, container: Json, pod: Json) -> Iterator[str]:
         yield f"{label}: a GPU task without {SHARED_MEMORY} in memory; its 64 MiB do not suffice."
 
 
+def _request_problems(label: str, container: Json) -> Iterator[str]:
+    """Yield containers without CPU or memory requests; Kubernetes evicts them first."""
+    resources = container.get("resources", {})
+    absent = [n for n in ("Cpu", "Memory") if not resources.get(f"resource{n}Request")]
+    if absent:
+        missing = " and ".join("CPU" if name == "Cpu" else "memory" for name in absent)
+        yield f"{label}: no {missing} request, so a full node evicts it first (BestEffort)."
+
+
 def _pod_problems(label: str, pod: Json) -> Iterator[str]:
     if not int(pod.get("activeDeadlineSeconds", 0)):
         yield f"{label}: no timeout."
@@ -63,7 +77,7 @@ def _pod_problems(label: str, pod: Json) -> Iterator[str]:
 
 
 def run_inputs(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every run parameter that a part of the document names, with its place."""
+    """Yield every run parameter that a part of the document references, with its place."""
     if isinstance(value, list):
         for inner in value:
             yield from run_inputs(inner, place)

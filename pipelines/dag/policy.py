@@ -1,7 +1,7 @@
-"""`macrec lint`: what the KFP compiler lets pass in a pipeline and a cluster finds too late.
+"""`macrec lint`: checks that the KFP compiler omits and a cluster would make too late.
 
-References that lead nowhere and GPU tasks that no node takes compile; the run fails, or waits for
-ever, when it gets there. All problems come in one message, each with its place.
+Dangling references compile, and so do GPU tasks that no node accepts. The run then fails or waits
+forever when it reaches them. All problems are reported in one message, each with its place.
 """
 
 import re
@@ -18,9 +18,9 @@ from pipelines.dag.platform_policy import GPU, platform_problems, run_inputs
 Json = Mapping[str, Any]
 
 NEVER_CACHED = "comp-snapshot-catalog"
-"""What notices new data; from the cache it would notice nothing."""
+"""The component that detects new data; a cached result would hide it."""
 MOVING_TAGS = ("", "latest", "main", "master", "dev", "stable", "nightly")
-# What the SDK adds to a task's inputs for its resources; no component declares it.
+# Inputs that the SDK adds to a task for its resources; no component declares them.
 _FOR_RESOURCES = re.compile(r"pipelinechannel--|accelerator_count$|accelerator_type$")
 _PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 _BOOLEAN = "BOOLEAN"
@@ -35,14 +35,15 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def lint(path: Path, digests: bool = False) -> str:
-    """Checks a file; returns what was looked at.
+    """Check a compiled pipeline and return a summary of what was checked.
 
     Args:
-        path: the compiled pipeline, its two documents.
-        digests: an image must be named by its digest; else a tag that does not move passes.
+        path: file of the compiled pipeline, with its two documents.
+        digests: whether to require a digest for every image; otherwise a fixed tag passes too.
 
     Raises:
-        UserError: no such file, no pipeline, or problems in it: all of them.
+        UserError: if the file does not exist, is not a pipeline, or has problems. The message
+            lists all problems.
     """
     try:
         documents = list(yaml.safe_load_all(path.read_text()))
@@ -60,7 +61,7 @@ def lint(path: Path, digests: bool = False) -> str:
 
 
 def problems(documents: list[Any], digests: bool = False) -> list[str]:
-    """What is wrong with the two documents of a compiled pipeline."""
+    """Return all problems in the two documents of a compiled pipeline."""
     try:
         spec, platform = _as_kfp_reads_them(documents)
     except ValueError as error:
@@ -75,15 +76,16 @@ def problems(documents: list[Any], digests: bool = False) -> list[str]:
 
 
 def _as_kfp_reads_them(documents: list[Any]) -> tuple[Json, Json]:
-    """PipelineSpec and PlatformSpec without what says nothing, such as null.
+    """Return PipelineSpec and PlatformSpec as KFP parses them, without empty fields such as null.
 
-    Raises ValueError: a field that KFP does not know, or of another type, or no tasks at all.
+    Raises:
+        ValueError: if KFP does not know a field, a field has the wrong type, or there are no tasks.
     """
     from google.protobuf import json_format
     from kfp.kubernetes import kubernetes_executor_config_pb2
     from kfp.pipeline_spec import pipeline_spec_pb2
 
-    # Their classes are made on import, which a type checker does not see.
+    # The protobuf classes are created on import, so a type checker cannot see them.
     kfp: Any = pipeline_spec_pb2
     kubernetes: Any = kubernetes_executor_config_pb2
     if len(documents) != 2 or not all(isinstance(document, dict) for document in documents):
@@ -107,7 +109,10 @@ def _as_kfp_reads_them(documents: list[Any]) -> tuple[Json, Json]:
 
 
 def _component(spec: Json, task: Json) -> Json:
-    """What the task runs; empty if its reference leads nowhere, which is told elsewhere."""
+    """Return the component that the task runs.
+
+    The result is empty for a dangling reference, which `_reference_problems` reports.
+    """
     return spec["components"].get(task.get("componentRef", {}).get("name"), {})
 
 
@@ -116,7 +121,7 @@ def _inputs(of: Json, kind: str) -> Json:
 
 
 def _reference_problems(spec: Json) -> Iterator[str]:
-    """References that lead nowhere."""
+    """Yield dangling references, nested DAGs and cycles."""
     executors, tasks = spec["deploymentSpec"].get("executors", {}), spec["root"]["dag"]["tasks"]
     for name, component in spec["components"].items():
         if "dag" in component:
@@ -139,7 +144,7 @@ def _reference_problems(spec: Json) -> Iterator[str]:
 
 
 def _input_problems(name: str, task: Json, spec: Json) -> Iterator[str]:
-    """Of one task: where its inputs come from, and whether they are what its component takes."""
+    """Yield problems of a task's inputs: their origins, names and types."""
     for kind, singular in (("parameters", "Parameter"), ("artifacts", "Artifact")):
         takes = _inputs(_component(spec, task), kind)
         has = task.get("inputs", {}).get(kind, {})
@@ -159,7 +164,7 @@ def _input_problems(name: str, task: Json, spec: Json) -> Iterator[str]:
 def _origin_problems(
     place: str, name: str, value: Json, kind: str, singular: str, spec: Json
 ) -> Iterator[str]:
-    """Of one input: the run parameter or the output that it is to come from."""
+    """Yield problems of the run parameter or task output that one input comes from."""
     tasks = spec["root"]["dag"]["tasks"]
     wanted = value.get(f"componentInput{singular}")
     if wanted is not None and wanted not in _inputs(spec["root"], kind):
@@ -187,7 +192,11 @@ def _placeholder_problems(place: str, text: Any, task: Json) -> Iterator[str]:
 
 
 def _run_parameter_problems(spec: Json, platform: Json) -> Iterator[str]:
-    """What the run form needs: a description, a default of the type, one of the literals."""
+    """Yield problems of the run form.
+
+    Every run parameter must be used and must have a description. A default must have the declared
+    type and be one of the literals, if there are any.
+    """
     tasks = spec["root"]["dag"]["tasks"].values()
     named = {wanted for _, wanted in run_inputs([*tasks, platform])}
     for name, parameter in _inputs(spec["root"], "parameters").items():
@@ -208,7 +217,7 @@ def _run_parameter_problems(spec: Json, platform: Json) -> Iterator[str]:
 
 
 def _task_problems(spec: Json) -> Iterator[str]:
-    """How tasks are shown, cached and retried."""
+    """Yield problems of how tasks are displayed, cached and retried."""
     executors = spec["deploymentSpec"].get("executors", {})
     for name, task in spec["root"]["dag"]["tasks"].items():
         if task.get("taskInfo", {}).get("name", name) == name:
@@ -228,7 +237,10 @@ def _task_problems(spec: Json) -> Iterator[str]:
 
 
 def _resource_problems(name: str, container: Json, task: Json, spec: Json) -> Iterator[str]:
-    """KFP's driver reads such a parameter as text; what is none counts as not given."""
+    """Yield run parameters that set a task's resources but are not of type STRING.
+
+    KFP's driver reads such a parameter as text and ignores a value of any other type.
+    """
     for wanted in _PLACEHOLDER.findall(str(container.get("resources"))):
         given = task.get("inputs", {}).get("parameters", {}).get(wanted, {})
         parameter = given.get("componentInputParameter")
@@ -249,7 +261,7 @@ def _caching_problems(name: str, task: Json) -> Iterator[str]:
 
 
 def _image_problems(spec: Json, digests: bool) -> Iterator[str]:
-    """Images under whose name there may be another one tomorrow."""
+    """Yield images whose name may refer to a different image later."""
     for label, executor in spec["deploymentSpec"].get("executors", {}).items():
         image = executor.get("container", {}).get("image")
         if image is None or re.search(r"@sha256:[0-9a-f]{64}$", image):

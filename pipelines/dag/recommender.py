@@ -1,5 +1,6 @@
-"""The DAG of the recommender: what is wired to what, and on which node pool."""
+"""The DAG of the recommender: its tasks and how their inputs and outputs are connected."""
 
+from pathlib import Path
 from typing import Any
 
 from components.stages import (
@@ -15,9 +16,9 @@ from pipelines.dag.run_form import run_parameters
 from pipelines.dag.tasks import Tasks, as_pipeline
 
 
-def recommender(*values: Any, embedding_shards: int = 1) -> None:
+def recommender(*values: Any, embedding_shards: int = 1, resources: Path | None = None) -> None:
     """Trains, evaluates and uses a multimodal generative recommender on a catalogue and its log."""
-    tasks = Tasks(dict(zip(run_parameters(), values, strict=True)), embedding_shards)
+    tasks = Tasks(dict(zip(run_parameters(), values, strict=True)), embedding_shards, resources)
     items, sequences, vectors = tasks.embedded()
     labels = tasks.task(PSEUDO_LABEL, "Pseudo-label", **vectors).outputs["pseudo_labels"]
     histories = tasks.task(
@@ -60,6 +61,11 @@ def recommender(*values: Any, embedding_shards: int = 1) -> None:
     )
 
 
-def pipeline(**options: int) -> Any:
-    """The pipeline, with the run parameters as its signature; embedding_shards is an option."""
+def pipeline(**options: Any) -> Any:
+    """Return the KFP pipeline, whose signature is the run parameters.
+
+    Args:
+        **options: embedding_shards, the number of tasks that share the embedding of a modality, and
+            resources, the file of CPU and memory by stage (`pipelines.dag.resources`).
+    """
     return as_pipeline(recommender, "macrec", run_parameters(), **options)

@@ -1,6 +1,7 @@
-"""The run parameters: every stage's settings under the stage's prefix, and what is wired by hand.
+"""The run parameters: the settings of every stage with the stage's prefix, sources, and cluster.
 
-Light to import: the command line checks a configuration with it before KFP is loaded.
+This module is cheap to import. The command line uses it to check a configuration before it loads
+KFP.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from macrec.core.errors import UserError
 from macrec.core.parameters import Parameter, build, fields, parse
 from macrec.core.stage_command import COMMON, FORCE, GpuCount
 
-# Stage -> prefix of its settings among the run parameters, in the order of the DAG.
+# Stage -> prefix of its settings among the run parameters, in DAG order.
 PREFIXES = {
     "snapshot_catalog": "snapshot_",
     "prepare_data": "catalog_",
@@ -29,11 +30,11 @@ PREFIXES = {
     "evaluate": "evaluation_",
     "recommend": "recommend_",
 }
-# All stages; the recommender's are those of PREFIXES. `baselines` is part of no pipeline (`macrec
-# bench` runs it), so its settings are no run parameters.
+# All stages; PREFIXES has those of the recommender. No pipeline contains `baselines` (`macrec
+# bench` runs it), so its settings are not run parameters.
 ALL_PREFIXES = PREFIXES | {"encode_items": "encode_", "baselines": "baselines_"}
 _ENCODING = ("snapshot_catalog", "prepare_data", "embed_text", "embed_image", "encode_items")
-# External data (the inputs of snapshot_catalog) -> run parameter.
+# Input of snapshot_catalog (external data) -> run parameter.
 SOURCES = {
     "items": "catalog_items",
     "interactions": "catalog_interactions",
@@ -48,15 +49,15 @@ SOURCES = {
     "previous_latents": "previous_latents",
     "previous_quantizer": "previous_quantizer",
 }
-# Of the recommender alone; the encoding pipeline imports an earlier run's artifacts.
+# Only the recommender has these; the encoding pipeline imports an earlier run's artifacts.
 _RECOMMENDER = (
     *("users", "allowed_items"),
     *("previous_semantic_ids", "previous_latents", "previous_quantizer"),
 )
-# Settings that are no run parameters: a task's place in the pipeline decides them.
+# Settings that are not run parameters, because the pipeline sets them for each task.
 SET_BY_PIPELINE = ("shard",)
 REQUIRED = dataclasses.MISSING
-# Labels of nodes with GPUs: of GKE, and of NVIDIA's GPU operator on any cluster.
+# Labels of GPU nodes: the first is set by GKE, the second by NVIDIA's GPU operator on any cluster.
 _GPU_LABELS = ("cloud.google.com/gke-accelerator", "nvidia.com/gpu.present")
 _NO_GPU = [{"key": label, "operator": "DoesNotExist"} for label in _GPU_LABELS]
 _OFF_GPUS: dict[str, Any] = {
@@ -81,7 +82,7 @@ CLUSTER = [
     Parameter("gpu_node_selector", dict, {}, "Node labels of the GPU pool, as JSON."),
     Parameter("gpu_tolerations", list, [], "Tolerations of the GPU pool's taints, as JSON."),
 ]
-# Inputs of encode_items from an earlier run -> run parameter of the encoding pipeline.
+# Input of encode_items from an earlier run -> run parameter of the encoding pipeline.
 PREVIOUS = {
     "previous_semantic_ids": "previous_semantic_ids",
     "previous_latents": "previous_latents",
@@ -91,15 +92,16 @@ PREVIOUS = {
 
 @lru_cache(maxsize=1)
 def run_parameters() -> dict[str, Parameter]:
-    """Every run parameter of the recommender by name."""
+    """Return every run parameter of the recommender by name."""
     return _declared(PREFIXES)
 
 
 @lru_cache(maxsize=1)
 def encode_parameters() -> dict[str, Parameter]:
-    """Every run parameter of the encoding pipeline by name."""
+    """Return every run parameter of the encoding pipeline by name."""
     declared = _declared({name: ALL_PREFIXES[name] for name in _ENCODING})
-    del declared["catalog_min_interactions"]  # a new item has none: the k-core would drop it
+    # The k-core filter would drop every new item, because it has no interactions yet.
+    del declared["catalog_min_interactions"]
     docs = {p.name: p.doc for p in fields(ENCODE_ITEMS.inputs)}
     given = {n: Parameter(n, str, REQUIRED, f"Folder: {docs[i]}") for i, n in PREVIOUS.items()}
     return given | declared
@@ -130,15 +132,16 @@ def resolve(
     origins: Mapping[str, str] | None = None,
     declared: Mapping[str, Parameter] | None = None,
 ) -> dict[str, Any]:
-    """Typed values for a run from what the user gave, all problems in one message.
+    """Return the typed run parameters for the values that the user gave.
 
     Args:
-        values: by name, of any type that can be read as the parameter's.
-        origins: the file that a value came from, for the message.
-        declared: the parameters that there are; those of the recommender if None.
+        values: values by name, of any type that can be converted to the parameter's type.
+        origins: name of the file that each value came from, for the message.
+        declared: the allowed parameters; those of the recommender if None.
 
     Raises:
-        UserError: unknown names (with the nearest known one), values of a wrong type or range.
+        UserError: if a name is unknown, a value has a wrong type or range, or a required value is
+            missing. One message lists all problems, with the closest name for an unknown one.
     """
     known, problems = declared or run_parameters(), list[str]()
     files = origins or {}

@@ -1,11 +1,12 @@
-"""What the pipelines have in common: how a task is made, and the way from the data to the vectors.
+"""Code that the pipelines share: it creates tasks and the part of the DAG from data to vectors.
 
-Run parameters are the stages' own settings with the stage's prefix (`quantizer_levels` is `levels`
-of quantize), so a form sorted by name keeps a stage's settings together.
+A run parameter is a stage's setting with the stage's prefix; `quantizer_levels` is `levels` of
+quantize. So the run form, which is sorted by name, keeps the settings of a stage together.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp import dsl, kubernetes
@@ -14,16 +15,17 @@ from components.kfp_component import container_component, kfp_default, kfp_type
 from components.stages import EMBED_IMAGE, EMBED_TEXT, PREPARE_DATA, SNAPSHOT_CATALOG
 from macrec.core.parameters import Parameter
 from macrec.core.stage import Pool, Stage
+from pipelines.dag.resources import read_resources
 from pipelines.dag.run_form import ALL_PREFIXES, SOURCES
 
 HOURS = 3600
 TIMEOUT = 24 * HOURS
-USER = 1000  # of docker/Dockerfile
+USER = 1000  # the UID in docker/Dockerfile
 HF_SECRET, HF_KEYS = "hf-token", {"HF_TOKEN": "HF_TOKEN"}
 
 
 class Embedded(NamedTuple):
-    """The catalogue, its log, and the vectors of its items under the names of the inputs."""
+    """The items, the sequences, and the embeddings by the input names of later stages."""
 
     items: Any
     sequences: Any
@@ -31,16 +33,23 @@ class Embedded(NamedTuple):
 
 
 class Tasks:
-    """Makes the tasks of a pipeline from its run parameters; the snapshot comes first."""
+    """Creates the tasks of a pipeline from its run parameters, first the snapshot of the data."""
 
-    def __init__(self, run: Mapping[str, Any], embedding_shards: int = 1) -> None:
+    def __init__(
+        self, run: Mapping[str, Any], embedding_shards: int = 1, resources: Path | None = None
+    ) -> None:
         self.run, self._shards = run, embedding_shards
+        self._resources = read_resources(resources)
         uris = {name: run[parameter] for name, parameter in SOURCES.items() if parameter in run}
         self._snapshot = self.task(SNAPSHOT_CATALOG, "Snapshot", **uris)
-        self._snapshot.set_caching_options(False)  # it is what notices new data
+        # This task detects new data, so it must run every time.
+        self._snapshot.set_caching_options(False)
 
     def task(self, stage: Stage, label: str, **inputs: Any) -> dsl.PipelineTask:
-        """Make a task on the stage's pool; its settings are the run parameters with its prefix."""
+        """Create a task on the stage's node pool.
+
+        Its settings are the run parameters with the stage's prefix.
+        """
         run, prefix = self.run, ALL_PREFIXES[stage.name]
         component = container_component(stage)
         declared = component.component_spec.inputs
@@ -50,26 +59,28 @@ class Tasks:
             common["processes"] = run["gpu_count"]
         created = component(**{**own, **common, **inputs}).set_display_name(label)
         kubernetes.set_timeout(created, TIMEOUT)
-        # An image is named by its digest: what a node has of that name is that image.
+        # Images are named by digest, so an image that a node already has is the right one.
         kubernetes.set_image_pull_policy(created, "IfNotPresent")
         kubernetes.set_security_context(
             created, run_as_user=USER, run_as_group=USER, run_as_non_root=True
         )
+        self._resources[stage.name].apply(created)
         created.set_retry(
             3, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="900s"
         )
         if stage.pool is Pool.GPU:
             self._place_on_gpus(created)
         else:
-            # A taint on the pool would do; not every pool has one.
+            # A taint on the GPU pool would be enough, but not every pool has one.
             affinity = run["cpu_node_affinity"]
             kubernetes.add_node_affinity_json(created, node_affinity_json=affinity)
-        if stage.pool is Pool.GPU and "model" in inputs:  # gated weights; the secret need not exist
+        # Gated weights need a token. The secret is optional, because other weights do not.
+        if stage.pool is Pool.GPU and "model" in inputs:
             kubernetes.use_secret_as_env(created, HF_SECRET, HF_KEYS, optional=True)
         return created
 
     def _place_on_gpus(self, task: dsl.PipelineTask) -> None:
-        """Put a task on the GPU pool that the run names."""
+        """Place a task on the GPU pool that the run parameters select."""
         run = self.run
         task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(run["gpu_count"])
         kubernetes.add_node_selector_json(task, node_selector_json=run["gpu_node_selector"])
@@ -79,12 +90,16 @@ class Tasks:
         )
 
     def source(self, name: str, as_name: str) -> dict[str, Any]:
-        """A URI and the digest of what is there now."""
+        """Return the inputs for external data: its URI, and the digest taken by the snapshot."""
         digest = self._snapshot.outputs[f"{name}_digest"]
         return {as_name: self.run[SOURCES[name]], f"{as_name}_snapshot": digest}
 
     def embedded(self, **preparation: Any) -> Embedded:
-        """Prepares the data and embeds the items; `preparation` are settings of prepare_data."""
+        """Create the tasks that prepare the data and embed the items.
+
+        Args:
+            **preparation: settings of prepare_data.
+        """
         data = self.task(
             PREPARE_DATA,
             "Prepare data",
@@ -114,7 +129,10 @@ class Tasks:
         return Embedded(data["items"], data["sequences"], vectors)
 
     def _embedding(self, stage: Stage, label: str, **inputs: Any) -> dsl.PipelineTask:
-        """A task that embeds all items, after those that embed a part each, if there are such."""
+        """Create the task that embeds all items.
+
+        With several shards, it runs after tasks that each embed one part of the items.
+        """
         whole = self.task(stage, label, **inputs)
         if self._shards > 1:
             parts = range(1, self._shards + 1)
@@ -130,7 +148,14 @@ class Tasks:
 def as_pipeline(
     build: Callable[..., None], name: str, declared: Mapping[str, Parameter], **options: Any
 ) -> Any:
-    """The pipeline that `build` makes of the run parameters, which are its signature."""
+    """Return the KFP pipeline that `build` defines, with the run parameters as its signature.
+
+    Args:
+        build: function that creates the tasks from the run parameters, in their order.
+        name: name of the pipeline.
+        declared: run parameters by name.
+        **options: keyword arguments of `build`.
+    """
 
     def function(*values: Any) -> None:
         build(*values, **options)

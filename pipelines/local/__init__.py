@@ -1,1 +1,1 @@
-"""Runs on this machine: the executor of a compiled pipeline, containers, images, clearing up."""
+"""Local runs: the executor of a compiled pipeline, containers, images, and garbage collection."""

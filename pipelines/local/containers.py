@@ -1,8 +1,8 @@
-"""Runs the stages of a local run in containers, by the docker SDK (Docker's engine or podman's).
+"""Runs the stages of a local run in containers, through the Docker SDK (Docker or podman).
 
-kfp.local's own DockerRunner reports a failed container as success when the container is gone before
-it is asked for its exit code. Here a container is created, started, followed, waited for and only
-then removed.
+kfp.local's DockerRunner reports a failed container as success if the container is gone before its
+exit code is read. Here a container is created, started, followed, waited for, and only then
+removed.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from pipelines.dag.run_form import PREVIOUS, SOURCES
 from pipelines.local import images
 from pipelines.local.engine import connect
 
-# Of the caller's environment, a stage gets what chooses its numeric kernels and its threads, on
-# which the bytes of results depend, and what gives it access to storage.
+# A stage inherits only these environment variables of the caller. The first select numeric kernels
+# and threads, which affect the bytes of results. The others give access to storage and models.
 NUMERIC_PREFIXES = ("OMP_", "MKL_", "OPENBLAS_", "ATEN_", "NPY_")
 PASSED_ON = (
     "GOOGLE_CLOUD_PROJECT",
@@ -31,23 +31,23 @@ PASSED_ON = (
 )
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 SECONDS_TO_STOP = 10
-SECONDS_FOR_LOG = 5  # after the end of a container, until its follower is given up
+SECONDS_FOR_LOG = 5  # how long to wait for the log follower after a container has ended
 LABEL = "macrec.core.stage"
 
 
 class Options(NamedTuple):
-    """How the containers of a run are made."""
+    """Settings of the containers of a run."""
 
     image: str
     """The image of every stage."""
     network: str = "none"
-    """The engine's network that they join, e.g. host or bridge."""
+    """Network of the engine that the containers join, e.g. host or bridge."""
     user: str = ""
-    """UID:GID of the processes; empty: the caller's, to whom the results then belong."""
+    """UID:GID of the processes. If empty, those of the caller, who then owns the results."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What makes a local run one in containers."""
+    """Add the flags for local runs in containers."""
     parser.add_argument(
         "--containers",
         nargs="?",
@@ -61,29 +61,31 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def given(options: argparse.Namespace) -> Options | None:
-    """What the flags say; None: no containers."""
+    """Return the container settings that the flags give; None if stages run in processes."""
     if options.containers is None:
         return None
     return Options(options.containers or images.reference("cpu"), options.network)
 
 
 class Mount(NamedTuple):
-    """A path of this machine that a stage sees under the same name."""
+    """A path of this machine that is mounted at the same path in a container."""
 
     path: Path
     writable: bool
 
 
 def of_run(options: Options, arguments: Mapping[str, Any], out: Path) -> "Containers":
-    """Containers that see what a run reads, and may write to its output folder and its store.
+    """Return the containers of a run, with its inputs, output folder and store mounted.
+
+    Only the output folder and the store are writable.
 
     Args:
-        options: how the containers are made.
-        arguments: the run parameters.
-        out: the output folder; it exists.
+        options: settings of the containers.
+        arguments: run parameters.
+        out: output folder, which must exist.
 
     Raises:
-        UserError: no engine answers, or it does not have the image.
+        UserError: if no engine responds or the engine does not have the image.
     """
     writable = [Path(os.path.abspath(out)), out.resolve()]
     store = str(arguments["store"])
@@ -96,11 +98,11 @@ def of_run(options: Options, arguments: Mapping[str, Any], out: Path) -> "Contai
 
 
 def mounts(writable: Sequence[Path], readable: Iterable[Path]) -> list[Mount]:
-    """What a stage must see of this machine, outer folders first, each place once.
+    """Return the mounts that a stage needs: each path once, outer folders first.
 
-    A folder inside a writable one needs no mount of its own: across two mounts no hard link can be
-    made, and the artifact store would copy every file. A model folder may be full of links (a hub's
-    cache is); what its links lead to is mounted with it.
+    A folder inside a writable folder gets no mount of its own. Hard links cannot cross mounts, so
+    the artifact store would copy every file. A model folder may contain symbolic links, as a hub's
+    cache does; the folders of their targets are mounted too.
     """
     outer = {path for path in writable if not any(p in path.parents for p in writable)}
     inner = set(readable)
@@ -113,13 +115,21 @@ def mounts(writable: Sequence[Path], readable: Iterable[Path]) -> list[Mount]:
 
 
 class Containers:
-    """Runs each command in a container of its own: read-only but for its mounts and /tmp."""
+    """Runs each command in its own container.
+
+    The container's file system is read-only, except for writable mounts and /tmp.
+    """
 
     def __init__(self, options: Options, mounted: Sequence[Mount], client: Any = None) -> None:
-        """Connects to the engine.
+        """Connect to the engine.
+
+        Args:
+            options: settings of the containers.
+            mounted: mounts of every container.
+            client: client of the engine; None connects to the engine of this machine.
 
         Raises:
-            UserError: no engine answers, or it does not have the image.
+            UserError: if no engine responds or the engine does not have the image.
         """
         from docker.errors import ImageNotFound
 
@@ -134,7 +144,7 @@ class Containers:
             ) from error
 
     def __call__(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Runs a command to its end, its log on this terminal; returns its exit code."""
+        """Run a command to its end, write its log to this terminal, and return its exit code."""
         from docker.errors import APIError
 
         try:
@@ -151,7 +161,7 @@ class Containers:
                 log.finish()
                 return code
         except (KeyboardInterrupt, SystemExit):
-            container.stop(timeout=SECONDS_TO_STOP)  # a stage may save what it has
+            container.stop(timeout=SECONDS_TO_STOP)  # gives the stage time to save its progress
             raise
         finally:
             container.remove(force=True, v=True)
@@ -188,16 +198,16 @@ class Containers:
         if self.options.user:
             return {"user": self.options.user}
         if "name=rootless" in (self.client.info().get("SecurityOptions") or []):
-            return {"user": "0:0"}  # in an engine without root, that is the caller
+            return {"user": "0:0"}  # in a rootless engine, root is the caller
         groups = [str(group) for group in os.getgroups()]
         return {"user": f"{os.getuid()}:{os.getgid()}", "group_add": groups}
 
 
 class _FollowedLog:
-    """Writes a container's log to this terminal while it runs.
+    """Writes a container's log to this terminal while the container runs.
 
-    Podman was seen never to end the log of a container that ended at once, so the end is that of
-    the container, and what the follower has not had by then is asked for.
+    Podman was seen to leave the log stream open if a container ended at once. So `finish` is called
+    when the container has ended, and fetches the part of the log that the follower has missed.
     """
 
     def __init__(self, container: Any) -> None:
@@ -216,7 +226,7 @@ class _FollowedLog:
         sys.stderr.buffer.flush()
 
     def finish(self) -> None:
-        """Writes what is left of the log of a container that has ended."""
+        """Write the rest of the log of a container that has ended."""
         self._thread.join(SECONDS_FOR_LOG)
         if self._thread.is_alive():
             self._stream.close()
@@ -226,7 +236,7 @@ class _FollowedLog:
 
 @contextlib.contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Lets SIGTERM unwind the stack, so that no container is left behind."""
+    """Convert SIGTERM to SystemExit within the block, so that no container is left behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""`macrec encode-items`: semantic IDs for a changed catalogue, on this machine."""
+"""`macrec encode-items`: assigns semantic IDs to a changed catalogue, on this machine."""
 
 import json
 import shutil
@@ -20,13 +20,13 @@ QUANTIZER = "quantizer"
 def encode_items(
     values: Mapping[str, Any], out: Path, in_containers: containers.Options | None = None
 ) -> LocalRun:
-    """Runs the encoding pipeline, prints what changed and says where the next version lies.
+    """Run the encoding pipeline, then print the changes and the path of the new semantic IDs.
 
     Args:
-        values: run parameters, resolved; those that the pipeline does not have are left out.
-        out: gets runs/ (the artifacts of each run), quantizer/ (a copy, so that the folder can be
-            carried on by itself), version.json and metrics.json.
-        in_containers: how stages are run in containers; None: in processes.
+        values: resolved run parameters; those that the pipeline does not have are ignored.
+        out: output folder. It gets runs/ (the artifacts of each run), quantizer/, version.json and
+            metrics.json. quantizer/ is a copy, so that later versions need only this folder.
+        in_containers: settings of the containers; None runs the stages in processes.
     """
     known = {name: value for name, value in values.items() if name in encode_parameters()}
     with tempfile.TemporaryDirectory(prefix="macrec-") as folder:
@@ -44,7 +44,7 @@ def _publish(record: LocalRun, arguments: Mapping[str, Any], out: Path) -> None:
     copy = out / QUANTIZER
     if not copy.exists() or not quantizer.samefile(copy):
         shutil.rmtree(copy, ignore_errors=True)
-        # The manifest last, and without the mode of the originals, which are read-only.
+        # The manifest is copied last. copyfile does not copy the mode: the originals are read-only.
         leave_out = shutil.ignore_patterns(MANIFEST)
         shutil.copytree(quantizer, copy, ignore=leave_out, copy_function=shutil.copyfile)
         shutil.copyfile(quantizer / MANIFEST, copy / MANIFEST)
@@ -55,7 +55,7 @@ def _publish(record: LocalRun, arguments: Mapping[str, Any], out: Path) -> None:
 
 
 def summary(record: LocalRun) -> Iterator[str]:
-    """What became of the items and their IDs."""
+    """Yield lines about the changes of the items and their IDs, the timings, and the output."""
     encoded = record.stage("encode_items")
     counts = {name: f"{value:,.0f}" for name, value in encoded.metrics.items()}
     yield ""

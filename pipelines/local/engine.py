@@ -1,4 +1,4 @@
-"""The container engine of this machine: Docker's, or podman's."""
+"""Connects to the container engine of this machine, Docker or podman."""
 
 import contextlib
 import os
@@ -12,12 +12,12 @@ DOCKER_SOCKET = Path("/var/run/docker.sock")
 
 
 def connect() -> Any:
-    """A client of the engine: DOCKER_HOST, else Docker's socket, else podman's.
+    """Return a client of the engine at DOCKER_HOST, else Docker's socket, else podman's socket.
 
     Raises:
-        UserError: no engine answers.
+        UserError: if no engine responds.
     """
-    # Loaded here because it takes a tenth of a second, and few commands need an engine.
+    # Imported here because it takes a tenth of a second and few commands need an engine.
     from docker.errors import DockerException
 
     import docker
@@ -34,7 +34,7 @@ def connect() -> Any:
 
 
 def engine() -> dict[str, str]:
-    """The environment that names the engine: the caller's, or podman's socket added to it."""
+    """Return the caller's environment, with podman's socket as DOCKER_HOST if needed."""
     environment = dict(os.environ)
     if "DOCKER_HOST" in environment or DOCKER_SOCKET.exists():
         return environment

@@ -1,8 +1,8 @@
-"""`macrec gc`: removes what no record names from an artifact store, and what runs left unfinished.
+"""`macrec gc`: removes unreferenced files from an artifact store, and unfinished outputs of runs.
 
-Nothing goes that was written or used within the age, so that a run at work loses nothing: a stage
-uploads its files at its end, and one that is there already counts as used again. Where a stage
-should still need what is removed, it finds it absent and computes it.
+Files written or used within the age limit are kept, so an active run loses nothing. A stage uploads
+its files when it ends, and a file that is already stored counts as used again. If a stage needs a
+removed file later, it finds the file missing and computes it again.
 """
 
 import argparse
@@ -29,21 +29,21 @@ AGE = "7d"
 SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 STORE_FOLDERS = ("blobs", "records", "checkpoints", "caches")
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}")
-"""Names of files that are being written (`core.artifact`, `core.storage.local`)."""
+"""Names of files while they are written (`core.artifact`, `core.storage.local`)."""
 
 
 class Found(NamedTuple):
-    """Something to remove."""
+    """A file or folder to remove."""
 
     kind: str
     name: str
     bytes: int
     remove: Callable[[], bool]
-    """Whether it was removed: it stays if somebody uses it by now."""
+    """Remove it and return True; return False and keep it if it has been used since."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     parser.add_argument("place", metavar="STORE_OR_OUT", help="store, or the folder of a `run`")
     parser.add_argument(
         "--older-than",
@@ -61,7 +61,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def collect(options: argparse.Namespace) -> None:
-    """Removes what the command line names and prints it."""
+    """Remove what the flags select, and print counts and sizes by kind."""
     limit = time.time() - seconds(options.older_than)
     counts: dict[str, list[int]] = defaultdict(list)
     for found in rubbish(options.place, limit, options.unused):
@@ -75,7 +75,11 @@ def collect(options: argparse.Namespace) -> None:
 
 
 def seconds(age: str) -> float:
-    """An age as it is written on the command line."""
+    """Return the seconds of an age such as 30d or 12h.
+
+    Raises:
+        UserError: if the age has another form.
+    """
     match = re.fullmatch(r"(\d+)([smhd])", age)
     if match is None:
         raise UserError(f"--older-than {age}: write a number and s, m, h or d, such as 30d.")
@@ -83,10 +87,15 @@ def seconds(age: str) -> float:
 
 
 def rubbish(place: str, limit: float, unused: bool = False) -> Iterator[Found]:
-    """What may go from a store or an output folder: all of it older than the limit.
+    """Yield what can be removed from a store or an output folder.
+
+    Args:
+        place: path or URI of the store, or path of the output folder.
+        limit: Unix time; files written or used after it are kept.
+        unused: whether to include finished work that no run has used since the limit.
 
     Raises:
-        UserError: the place is neither, or a record in the store is damaged.
+        UserError: if the place is neither a store nor an output folder, or a record is damaged.
     """
     if is_remote(place) or _is_store(Path(place)):
         yield from in_store(open_storage(place), limit, unused)
@@ -115,8 +124,12 @@ def _is_output(path: Path) -> bool:
 
 
 def in_store(storage: Storage, limit: float, unused: bool) -> Iterator[Found]:
-    """Partial files, blobs without a record, checkpoints; if asked for, records and caches."""
-    objects = list(storage.objects())  # before the records: a blob listed here may get one later
+    """Yield partial files, unreferenced blobs and old checkpoints of a store.
+
+    With `unused`, also yield records and cached vectors that no run has used since the limit.
+    """
+    # Listed before the records are read: a blob may get its record in between.
+    objects = list(storage.objects())
     folders: dict[str, list[Object]] = defaultdict(list)
     for entry in objects:
         folders[entry.name.partition("/")[0]].append(entry)
@@ -146,7 +159,7 @@ def _is_partial(name: str) -> bool:
 
 def _object(storage: Storage, kind: str, entry: Object, limit: float) -> Found:
     def remove() -> bool:
-        modified = storage.modified(entry.name)  # again: a run may have come to use it meanwhile
+        modified = storage.modified(entry.name)  # read again: a run may have used it meanwhile
         if modified is None or modified >= limit:
             return False
         storage.delete(entry.name)
@@ -157,7 +170,7 @@ def _object(storage: Storage, kind: str, entry: Object, limit: float) -> Found:
 
 def _blobs_of(storage: Storage, record: str) -> set[str]:
     content = storage.read(record)
-    if content is None:  # just replaced
+    if content is None:  # the record has just been replaced
         return set()
     try:
         outputs = json.loads(content)["outputs"].values()
@@ -170,23 +183,27 @@ def _blobs_of(storage: Storage, record: str) -> set[str]:
 
 
 def _checkpoints(storage: Storage, objects: list[Object], limit: float) -> Iterator[Found]:
-    """Those of a training go together: an old one is the last resort while a new one is young."""
+    """Yield the checkpoints of every training whose newest checkpoint is older than the limit.
+
+    While the newest one is younger, the older ones are kept as a fallback.
+    """
     by_training: dict[str, list[Object]] = defaultdict(list)
     for entry in objects:
         by_training[str(PurePosixPath(entry.name).parent)].append(entry)
     for folder, entries in by_training.items():
         if max(entry.modified for entry in entries) >= limit:
             continue
-        for entry in sorted(entries):  # a manifest before its tensors: half a checkpoint is none
+        # In this order a manifest is deleted before its tensors, so no partial checkpoint is valid.
+        for entry in sorted(entries):
             if not _is_partial(entry.name):
                 yield _object(storage, "files of checkpoints", entry, limit)
         if isinstance(storage, LocalStorage):
-            with suppress(OSError):  # it is not empty: somebody has just saved there
+            with suppress(OSError):  # not empty: a training has just saved a checkpoint there
                 (storage.root / folder).rmdir()
 
 
 def in_output(out: Path, limit: float, unused: bool) -> Iterator[Found]:
-    """Outputs of attempts that were cut short, partial files; if asked for, runs but the last."""
+    """Yield unfinished outputs and partial files; with `unused` all runs except the last."""
     old_runs = list(_old_runs(out, limit)) if unused else []
     for path in old_runs:
         yield _folder("earlier runs", path, limit)
@@ -200,7 +217,7 @@ def in_output(out: Path, limit: float, unused: bool) -> Iterator[Found]:
 
 
 def _old_runs(out: Path, limit: float) -> Iterator[Path]:
-    """Folders of runs/ that neither the last run nor the last results are in."""
+    """Yield folders of runs/ that contain neither the last run nor the last results."""
     runs = sorted((out / run_record.RUNS).glob("*/"))
     if not runs or not (out / run_record.FILE).is_file() or run_record.is_at_work(out):
         return
@@ -222,7 +239,7 @@ def _folder(kind: str, path: Path, limit: float, held: bool = False) -> Found:
             with FolderOutput(path).held():
                 shutil.rmtree(path)
             return True
-        except UserError:  # a stage is at work in it
+        except UserError:  # a stage is writing into it
             return False
 
     size = sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
@@ -234,8 +251,8 @@ def _newest(path: Path) -> float:
 
 
 def _temporary(limit: float) -> Iterator[Found]:
-    """Folders for temporary files of processes that were killed."""
+    """Yield temporary folders that killed processes left behind."""
     for path in sorted(Path(tempfile.gettempdir()).glob("macrec-*/")):
-        with suppress(OSError):  # of a process that has just ended, or of another user
+        with suppress(OSError):  # its process has just ended, or it belongs to another user
             if path.stat().st_uid == os.getuid() and _newest(path) < limit:
                 yield _folder("temporary folders", path, limit)

@@ -1,4 +1,4 @@
-"""Where a run has left the semantic IDs and what made them, for the run that carries them on."""
+"""version.json: where a run stored its artifacts and how, so that later commands can use them."""
 
 import json
 import os
@@ -11,28 +11,29 @@ from macrec.core.errors import UserError
 from pipelines.dag.run_form import PREVIOUS, SOURCES, encode_parameters
 
 VERSION = "version.json"
-# Settings of these prefixes decide what a vector is: they hold for every later version.
+# Settings with these prefixes determine the vectors, so every later version must have the same.
 _KEPT = ("catalog_", "text_", "image_")
 
 
 class Version(NamedTuple):
-    """What `read` finds."""
+    """The artifacts and settings of a run that a later version continues from."""
 
     artifacts: dict[str, str]
-    """Folder of each artifact, by run parameter of the encoding pipeline."""
+    """Folder of each artifact, by the run parameter of the encoding pipeline that takes it."""
     settings: dict[str, Any]
-    """How the catalogue was read and embedded."""
+    """Run parameters for reading and embedding the catalogue."""
     store: str
     """The artifact store of that run."""
 
 
 def write(out: Path, artifacts: Mapping[str, Path], arguments: Mapping[str, Any]) -> None:
-    """Names a run's artifacts and settings in its output folder.
+    """Write the locations of a run's artifacts, and its settings, to its output folder.
 
     Args:
-        out: the output folder.
-        artifacts: semantic_ids, latents and quantizer; of a whole run, also what recommends.
-        arguments: the run parameters that were given, store included.
+        out: output folder.
+        artifacts: folders of semantic_ids, latents and quantizer; a run of the whole DAG also has
+            those that `macrec recommend`, `compare` and `bench` read.
+        arguments: run parameters of the run, including the store.
     """
     settings = {
         name: value
@@ -40,7 +41,7 @@ def write(out: Path, artifacts: Mapping[str, Path], arguments: Mapping[str, Any]
         if name.startswith(_KEPT)
         and name in encode_parameters()
         and name not in SOURCES.values()
-        and not name.endswith("_force")  # of one run alone
+        and not name.endswith("_force")  # applies to a single run
     }
     store = str(arguments["store"])
     content = {
@@ -52,10 +53,10 @@ def write(out: Path, artifacts: Mapping[str, Path], arguments: Mapping[str, Any]
 
 
 def read(out: Path) -> Version:
-    """What the last run with this output folder has left.
+    """Read the version that the last run with this output folder stored.
 
     Raises:
-        UserError: no run has ended there.
+        UserError: if no run has ended there, or the file is damaged.
     """
     try:
         content = json.loads((out / VERSION).read_bytes())
@@ -75,10 +76,10 @@ def read(out: Path) -> Version:
 
 
 def left_by(out: Path, names: Iterable[str]) -> dict[str, Path]:
-    """Folders of some artifacts of the `macrec run` with this output folder.
+    """Return the folders of the named artifacts of the `macrec run` with this output folder.
 
     Raises:
-        UserError: no run has ended there, or it has left none of that name.
+        UserError: if no run has ended there, or it has no artifact with one of the names.
     """
     path = out / VERSION
     try:

@@ -1,7 +1,7 @@
-"""`macrec images`: the container images, named after the content of the sources that go in.
+"""`macrec images`: builds, pushes and locks the container images, tagged by a hash of the sources.
 
-The image string is the only identity of the code in KFP's cache key, so it changes when a stage's
-sources do and never otherwise. What is hashed is what is sent to the engine, file by file.
+The image string is the only identity of the code in KFP's cache key. So it must change if and only
+if the sources of a stage change. The hash covers exactly the files that are sent to the engine.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 
 from macrec.core.errors import UserError, check
 from macrec.core.progress import log
-from pipelines.dag.compile import IMAGES_LOCK, ROOT, compiled
+from pipelines.dag.compile import IMAGES_LOCK, ROOT, compiled, write_components
 from pipelines.local.engine import connect
 from pipelines.local.pipeline_runner import PIPELINE_YAML
 
@@ -31,22 +31,24 @@ SOURCES = (
     "locks/*.txt",
 )
 FOLDERS = ("src", "components")
-NOT_SOURCES = ("__pycache__", ".egg-info", ".pyc")
+# component.yaml contains the tag, and no stage reads it.
+NOT_SOURCES = ("__pycache__", ".egg-info", ".pyc", "component.yaml")
 TAG = "src-"
 LIST_IN_IMAGE = "/opt/macrec/sbom.cdx.json"
 MADE = ROOT / "build" / "images"
 PUSHED = "pushed.json"
-# How the lines of locks/install.py and locks/check.py begin.
+# First words of the lines that locks/install.py and locks/check.py print.
 INSTALLER = ("PyTorch: ", "ready: ")
-# A line of Docker's and podman's. Later podman knows an image by digests that no registry has, too.
+# Matches a line that Docker and podman print during a push. The digests that podman later lists for
+# an image include some that no registry has.
 DIGEST = re.compile(r"digest: (sha256:[0-9a-f]{64})")
 
 
 def source_files(root: Path = ROOT) -> list[Path]:
-    """The files that go into an image, sorted by their relative names.
+    """Return the files that go into an image, sorted by their relative paths.
 
     Raises:
-        UserError: this is not a checkout.
+        UserError: if the root is not a checkout of the project.
     """
     check(
         (root / DOCKERFILE).is_file(),
@@ -63,7 +65,7 @@ def source_files(root: Path = ROOT) -> list[Path]:
 
 
 def tag(root: Path = ROOT) -> str:
-    """The tag of images of these sources: a hash of the names and contents of their files."""
+    """Return the image tag of the current sources, a hash of file names and contents."""
     digest = hashlib.sha256()
     for path in source_files(root):
         name = path.relative_to(root).as_posix()
@@ -72,12 +74,12 @@ def tag(root: Path = ROOT) -> str:
 
 
 def reference(pool: str, repository: str = "macrec") -> str:
-    """The image of a pool (cpu, gpu), of these sources."""
+    """Return the image name of a pool (cpu, gpu) for the current sources."""
     return f"{repository}-{pool}:{tag()}"
 
 
 def context(root: Path = ROOT) -> io.BytesIO:
-    """What is sent to the engine: a tar of the sources, with nothing of this machine in it."""
+    """Return the build context: a tar of the sources without owners or times of this machine."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         for path in source_files(root):
@@ -90,16 +92,16 @@ def context(root: Path = ROOT) -> io.BytesIO:
 
 
 def build(pools: Sequence[str], repository: str, arguments: Mapping[str, str]) -> None:
-    """Builds images of these sources; prints their names, and writes what is installed in them.
+    """Build the images of the current sources, print their names and write their package lists.
 
     Args:
-        pools: cpu, gpu.
-        repository: what the images are called, without the pool; a registry's path if they are
-            to be pushed.
+        pools: pools to build, of cpu and gpu.
+        repository: image name without the pool; the path in a registry if the images are to be
+            pushed.
         arguments: build arguments of docker/Dockerfile.
 
     Raises:
-        UserError: no engine answers, or the build failed.
+        UserError: if no engine responds or the build fails.
     """
     client = connect()
     for pool in pools:
@@ -121,7 +123,8 @@ def build(pools: Sequence[str], repository: str, arguments: Mapping[str, str]) -
         for event in _ended_well(events, f"building {name}", lines):
             for line in event.get("stream", "").splitlines():
                 lines.append(line)
-                if line.startswith(("Step ", "STEP ", "[", *INSTALLER)):  # Docker's; podman's
+                # Docker's lines begin with "Step ", podman's with "STEP " or "[".
+                if line.startswith(("Step ", "STEP ", "[", *INSTALLER)):
                     log.info("%s", line)
         packages = _write_packages(client, name, pool)
         size = client.images.get(name).attrs["Size"]
@@ -129,7 +132,7 @@ def build(pools: Sequence[str], repository: str, arguments: Mapping[str, str]) -
 
 
 def _torch_in(packages: Path) -> str:
-    """Return which PyTorch is in an image, from its list of packages."""
+    """Return the PyTorch version in an image, from its list of packages."""
     listed = json.loads(packages.read_text())["components"]
     versions = {component["name"]: component["version"] for component in listed}
     kind = "with" if any(name.startswith("nvidia-") for name in versions) else "without"
@@ -137,7 +140,7 @@ def _torch_in(packages: Path) -> str:
 
 
 def _write_packages(client: Any, name: str, pool: str) -> Path:
-    """Copies the list of packages out of an image, which need not run for that."""
+    """Copy the list of packages out of an image, without running it."""
     container = client.containers.create(name, ["true"])
     try:
         parts, _ = container.get_archive(LIST_IN_IMAGE)
@@ -154,10 +157,10 @@ def _write_packages(client: Any, name: str, pool: str) -> Path:
 
 
 def push(pools: Sequence[str], repository: str) -> None:
-    """Pushes the images of these sources, and notes the digests that the registry gave them.
+    """Push the images of the current sources and record the digests that the registry returns.
 
     Raises:
-        UserError: no engine answers, it does not have the image, or the registry refused it.
+        UserError: if no engine responds, the engine has no such image, or the registry refuses it.
     """
     from docker.errors import ImageNotFound
 
@@ -190,10 +193,15 @@ def _pushed() -> dict[str, str]:
 def _ended_well(
     events: Iterator[dict[str, Any]], doing: str, lines: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """The engine's events.
+    """Yield the engine's events until one of them is an error.
+
+    Args:
+        events: events of a build or push.
+        doing: what the engine does, for the message.
+        lines: output so far; the message ends with its last 20 lines.
 
     Raises:
-        UserError: one of them is an error; `lines` say what came before.
+        UserError: if an event is an error.
     """
     for event in events:
         if "error" in event:
@@ -202,25 +210,26 @@ def _ended_well(
 
 
 def lock(repository: str) -> None:
-    """Writes the images of these sources to docker/images.lock, and pipeline.yaml with them.
+    """Write the images of the current sources to images.lock, pipeline.yaml and component.yaml.
 
-    An image that `push` has pushed is named with its digest, another by its tag alone.
+    Images pushed from here are named by tag and digest, the others by tag only.
     """
     names = {pool: reference(pool, repository) for pool in POOLS}
     digests = _pushed()
     images = {pool: f"{n}@{digests[n]}" if n in digests else n for pool, n in names.items()}
     IMAGES_LOCK.write_text(json.dumps(images, indent=1) + "\n")
     PIPELINE_YAML.write_text(compiled(images))
+    write_components(images)
     for name in images.values():
         print(name if "@" in name else f"{name}  (not pushed from here: by its tag, no digest)")
-    print(f"wrote {IMAGES_LOCK.name} and {PIPELINE_YAML.name}")
+    print(f"wrote {IMAGES_LOCK.name}, {PIPELINE_YAML.name} and components/*/component.yaml")
 
 
 def check_lock(images: Mapping[str, str]) -> None:
-    """Images that are named after sources must be named after these.
+    """Check that images whose tag is a hash of sources were built from the current sources.
 
     Raises:
-        UserError: some were built from others.
+        UserError: if some images were built from other sources.
     """
     behind = [
         f"{pool}={name}"
@@ -235,7 +244,7 @@ def check_lock(images: Mapping[str, str]) -> None:
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """build, push and lock."""
+    """Add the commands build, push and lock."""
     commands = parser.add_subparsers(required=True, metavar="build|push|lock")
     helps = {
         "build": "build the images of these sources",
@@ -260,7 +269,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """One of the commands."""
+    """Run the command that the options select."""
     if options.action == "lock":
         lock(options.repository)
         return

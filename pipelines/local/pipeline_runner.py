@@ -1,9 +1,9 @@
-"""Runs pipeline.yaml on this machine: kfp.local reads it, each task is a process or a container.
+"""Runs pipeline.yaml locally with kfp.local; each task is a process or a container.
 
-kfp.local refuses container components in a process. `_StageTask` takes the place of its task
-handler (the class is looked up when a task starts) and runs the container's command with this
-interpreter instead, or in a container (`pipelines.local.containers`). All else, the order of tasks
-and what flows between them, is kfp.local's.
+kfp.local's SubprocessRunner refuses container components. `_StageTask` replaces its task handler,
+whose class kfp.local looks up when a task starts. It runs the container's command with this
+interpreter, or in a container (`pipelines.local.containers`). kfp.local still decides the order of
+tasks and passes data between them.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from macrec.core.errors import EXIT_TRY_AGAIN
 PIPELINE_YAML = Path(__file__).parent.parent.parent / "pipeline.yaml"
 PROGRESS_SECONDS = "10"
 KILLED = (-9, 137)
-"""Codes of a process and of a container that SIGKILL has ended."""
+"""Exit codes after SIGKILL, of a process and of a container."""
 
 Launch = Callable[[Sequence[str], Mapping[str, str]], int]
-"""Runs a stage's command, with additions to its environment, to its end; returns the exit code."""
+"""Run a stage's command to its end with extra environment variables; return its exit code."""
 
 
 class StageRun(NamedTuple):
-    """One task of a run that has ended well."""
+    """One task of a run that ended successfully."""
 
     stage: str
     seconds: float
@@ -42,7 +42,7 @@ class StageRun(NamedTuple):
 
 
 class StageFailed(Exception):
-    """A task ended with an exit code that a retry would not mend."""
+    """Raised when a task ends with an exit code that a retry would not fix."""
 
     def __init__(self, stage: str, code: int) -> None:
         how = f"failed with exit code {code}"
@@ -54,17 +54,17 @@ class StageFailed(Exception):
 
 @dataclass
 class LocalRun:
-    """What a run has done so far."""
+    """The tasks of a run that have ended successfully so far."""
 
     stages: list[StageRun] = field(default_factory=list[StageRun])
 
     def stage(self, name: str) -> StageRun:
-        """The run of one stage."""
+        """Return the run of one stage."""
         return next(s for s in self.stages if s.stage == name)
 
 
 def in_process(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Runs a stage's command with this interpreter; its log goes to this terminal."""
+    """Run a stage's command with this interpreter; its log goes to this terminal."""
     with contextlib.redirect_stdout(sys.stderr):
         return subprocess.run(
             [sys.executable, *command[1:]], env={**os.environ, **environment}, check=False
@@ -77,16 +77,16 @@ def run_pipeline(
     yaml: Path = PIPELINE_YAML,
     launch: Launch = in_process,
 ) -> LocalRun:
-    """Runs a compiled pipeline.
+    """Run a compiled pipeline.
 
     Args:
         arguments: run parameters by name; the others take their defaults.
-        root: folder for the artifacts, one sub-folder a run.
-        yaml: the compiled pipeline.
-        launch: what runs a stage.
+        root: folder for the artifacts, with one subfolder per run.
+        yaml: file of the compiled pipeline.
+        launch: function that runs a stage's command.
 
     Raises:
-        StageFailed: a stage ended with an error; its message is on the terminal.
+        StageFailed: if a stage fails; its message is on the terminal.
     """
     from kfp import components, local
 
@@ -94,7 +94,7 @@ def run_pipeline(
     with _stages_run_by(launch, record), _quiet():
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
         pipeline = components.load_component_from_file(str(yaml))
-        # KFP knows lists, not tuples
+        # KFP accepts lists but not tuples.
         pipeline(**{n: list(v) if isinstance(v, tuple) else v for n, v in arguments.items()})
     return record
 
@@ -117,7 +117,7 @@ def _stages_run_by(launch: Launch, record: LocalRun) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences kfp.local's own narration; the stages' log goes to the terminal untouched."""
+    """Silence kfp.local's own output within the block; the logs of the stages are not affected."""
     previous = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
@@ -126,7 +126,7 @@ def _quiet() -> Iterator[None]:
             contextlib.redirect_stdout(devnull),
             warnings.catch_warnings(),
         ):
-            # resources and node pools mean nothing on one machine
+            # kfp.local warns about resources and node pools, which have no meaning locally.
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -134,7 +134,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _StageTask:
-    """kfp.local's task handler interface for the command of a container component."""
+    """A kfp.local task handler that runs the command of a container component."""
 
     run_record: LocalRun
     run_command: Launch
@@ -154,13 +154,17 @@ class _StageTask:
         self.env = {"MACREC_PROGRESS_SECONDS": progress, **(env_vars or {})}
 
     def run(self) -> Any:
-        """Runs the stage to its end, its log on this terminal."""
+        """Run the stage to its end; its log goes to this terminal.
+
+        Raises:
+            StageFailed: if the stage ends with an exit code that a retry would not fix.
+        """
         from kfp.local import status
 
         started = time.monotonic()
         code = self.run_command(self.command, self.env)
         if code == EXIT_TRY_AGAIN:
-            return status.Status.FAILURE  # which kfp.local retries by the task's policy
+            return status.Status.FAILURE  # kfp.local retries it by the task's retry policy
         if code:
             raise StageFailed(self.stage, code)
         self.run_record.stages.append(self._ended(time.monotonic() - started))

@@ -1,4 +1,4 @@
-"""`macrec recommend`: lists for users from what a run has left, on this machine."""
+"""`macrec recommend`: makes lists for users from the artifacts of a run, on this machine."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ FILE = f"{DATASET}.parquet"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The lists of ids and the settings of the stage; what is not given is as in the run."""
+    """Add the flags of the stage's lists of ids and settings; the default is the run's value."""
     for parameter in RECOMMEND.sources:
         add_flag(parser, parameter, "path or gs://: ")
     for parameter in RECOMMEND.parameters:
@@ -32,23 +32,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
-    """The values of the flags that were given."""
+    """Return the values of the flags on the command line."""
     known: list[Parameter] = [*RECOMMEND.sources, *RECOMMEND.parameters]
     values = {p.name: getattr(options, p.name) for p in known}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def recommend(run: Path, values: Mapping[str, Any], to: str, store: str = "") -> Result:
-    """Runs the stage on a run's artifacts and writes its dataset as one file.
+    """Run the stage on a run's artifacts and write its dataset as one file.
 
     Args:
         run: output folder of a `macrec run` that has ended.
-        values: URIs and settings of the stage; the rest is as the run had it.
-        to: the Parquet file.
-        store: artifact store, where finished shards are kept too; empty: that of the run.
+        values: URIs and settings of the stage; the others are those of the run.
+        to: path of the Parquet file.
+        store: artifact store, which also keeps finished shards; the run's store if empty.
 
     Raises:
-        UserError: no run has ended there, or what it left does not suffice.
+        UserError: if no run has ended there, an artifact is missing, or `to` is not a local
+            Parquet file.
     """
     check(
         "://" not in to and to.endswith(".parquet") and not Path(to).is_dir(),
@@ -56,7 +57,7 @@ def recommend(run: Path, values: Mapping[str, Any], to: str, store: str = "") ->
     )
     found = id_version.left_by(run, [*(p.name for p in RECOMMEND.artifacts), DATASET])
     earlier = dict(Artifact.open(found.pop(DATASET)).manifest["config"])
-    if not earlier.get("top_k"):  # the run had left the stage out
+    if not earlier.get("top_k"):  # the run skipped the stage
         earlier.pop("top_k", None)
     with tempfile.TemporaryDirectory(prefix="macrec-recommend-") as folder:
         outputs = {DATASET: f"{folder}/{DATASET}"}
@@ -68,19 +69,19 @@ def recommend(run: Path, values: Mapping[str, Any], to: str, store: str = "") ->
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """How many users and rows there are."""
+    """Return the numbers of users and rows as text."""
     return f"{metrics['users']:,.0f} users, {metrics['rows']:,.0f} rows"
 
 
 def publish(dataset: Path, to: Path) -> None:
-    """Writes a dataset as one Parquet file, which appears when it is whole."""
+    """Write a dataset as one Parquet file, which appears only when it is complete."""
     artifact = Artifact.open(dataset)
     parts = [entry["name"] for entry in artifact.manifest["files"]]
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(f".{to.name}.{uuid.uuid4().hex}")
     try:
         if len(parts) == 1:
-            # A copy, not a link: whoever edits it must not edit the artifact.
+            # A copy instead of a link, so that an edit of the file does not change the artifact.
             shutil.copyfile(artifact.file(parts[0]), partial)
         else:
             with pq.ParquetWriter(partial, artifact.schema, compression="zstd") as writer:

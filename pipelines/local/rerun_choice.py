@@ -1,4 +1,4 @@
-"""Which stages of an earlier run are computed again."""
+"""Selects the stages of an earlier run to compute again."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ MODES = {
     "only": "run this stage alone, on what the run has finished, and nothing that follows",
     "force": "compute this stage again; what follows only if its bytes changed",
 }
-# Run parameters from those of the earlier run and the ones that there are.
+# Returns the rerun's run parameters from those of the earlier run and the declared parameters.
 Given = Callable[[Mapping[str, Any], Mapping[str, Parameter]], dict[str, Any]]
 
 
 class Choice(NamedTuple):
-    """Which stages are to be computed again; both empty: those that have not finished."""
+    """The stages to compute again; if both fields are empty, only unfinished ones run."""
 
     mode: str = ""
     """One of MODES."""
@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 
 
 def choice(options: argparse.Namespace) -> Choice:
-    """What the flags say."""
+    """Return the choice that the flags make."""
     for mode in MODES:
         if stage := getattr(options, f"mode_{mode}"):
             return Choice(mode, stage)
@@ -35,22 +35,22 @@ def choice(options: argparse.Namespace) -> Choice:
 
 
 def known_parameters(pipeline: str) -> Mapping[str, Parameter]:
-    """The run parameters of a pipeline."""
+    """Return the run parameters of a pipeline."""
     return encode_parameters() if pipeline == "encode" else run_parameters()
 
 
 def forced(dag: Dag, chosen: Choice, finished: bool, text: str | None = None) -> dict[str, str]:
-    """The run parameters that make the chosen stages compute again.
+    """Return the run parameters that force the chosen stages to be computed again.
 
     Args:
         dag: the pipeline.
         chosen: the stages.
-        finished: whether the stage has finished in the earlier run; one that has not need not be
-            forced, and its result is then found by every later run.
-        text: any text that was never used before; the time if None.
+        finished: whether the stage finished in the earlier run. With mode `only`, an unfinished
+            stage is not forced, so that every later run can reuse its result.
+        text: a text that was never used before; the current time if None.
 
     Raises:
-        UserError: there is no such stage.
+        UserError: if the pipeline has no such stage.
     """
     if not chosen.mode:
         return {}

@@ -1,4 +1,4 @@
-"""`macrec rerun OUT`: a local run once more, or one stage of it."""
+"""`macrec rerun OUT`: reruns a local run, or one of its stages."""
 
 import json
 import os
@@ -23,14 +23,13 @@ from pipelines.local.run_record import Record, Task
 def rerun_local(
     out: Path, chosen: Choice, given: Given, in_containers: containers.Options | None = None
 ) -> None:
-    """Runs a local run again with its own arguments; what is finished is reused from the store.
+    """Run a local run again with its own arguments, and reuse finished stages from the store.
 
-    How the earlier run ran its stages does not matter: their results are the same bytes.
-
-    Ends the process with the exit code of a stage that fails.
+    The earlier run may have used processes or containers; both produce the same bytes. If a stage
+    fails, the process ends with the stage's exit code.
 
     Raises:
-        UserError: no run was begun there, it is still at work, or there is no such stage.
+        UserError: if no run was started there, the run is still active, or there is no such stage.
     """
     record = run_record.read(out)
     check(
@@ -57,10 +56,12 @@ def run_one(
     values: Mapping[str, Any],
     in_containers: containers.Options | None = None,
 ) -> None:
-    """Runs one stage on what a run has finished; the results in OUT stay as they are.
+    """Run one stage on the finished artifacts of a run, without changing the results in OUT.
+
+    If the stage fails, the process ends with its exit code.
 
     Raises:
-        UserError: a stage whose artifacts it needs has not finished.
+        UserError: if a stage whose artifacts are needed has not finished, or the data have changed.
     """
     name = f"{dag.name}-{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
     folder = record.out.resolve() / run_record.RUNS / name / task_name(stage)
@@ -86,7 +87,7 @@ def run_one(
 def _call(
     record: Record, dag: Dag, stage: str, arguments: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
-    """What KFP would hand the stage (ExecutorInput), from the folders of the run."""
+    """Return the stage's ExecutorInput, as KFP would pass it, from the folders of the run."""
     tasks, inputs, outputs = record.tasks(dag), dag.inputs(stage), dag.outputs(stage)
     given: dict[str, Any] = {}
     for name, origin in inputs.get("parameters", {}).items():
@@ -125,9 +126,12 @@ def _call(
 
 
 def _check_unchanged(stage: str, given: Mapping[str, Any]) -> None:
-    """Raises `UserError` if data that the stage reads are not those of the run.
+    """Check that the external data that the stage reads have not changed since the run's snapshot.
 
-    Their digests are those that the run took at its beginning, and the result is stored under them.
+    The stage's result is stored under the digests of that snapshot.
+
+    Raises:
+        UserError: if data have changed.
     """
     snapshots = {
         n.removesuffix("_snapshot"): d for n, d in given.items() if n.endswith("_snapshot")
@@ -149,7 +153,11 @@ def _listed(uri: object) -> dict[str, Any]:
 
 
 def _finished(tasks: Mapping[str, Task], producer: str, stage: str) -> Path:
-    """The folder of a task that has finished."""
+    """Return the folder of a finished task.
+
+    Raises:
+        UserError: if the task has not finished.
+    """
     name = producer.replace("-", "_")
     if name in tasks and tasks[name].finished:
         return tasks[name].folder

@@ -1,4 +1,4 @@
-"""`macrec run` and `macrec validate`: from the user's files to a report, on this machine."""
+"""`macrec run` and `macrec validate`: runs the whole DAG, or checks its input, on this machine."""
 
 import json
 import sys
@@ -13,7 +13,6 @@ from macrec.core.errors import UserError
 from macrec.core.parameters import build
 from macrec.core.progress import log
 from macrec.core.stage_command import source
-from macrec.tokenizer.churn import Churn
 from pipelines.dag.run_form import PREFIXES, SOURCES
 from pipelines.local import containers, id_version, pipeline_runner, recommend_lists, run_record
 from pipelines.local.pipeline_runner import LocalRun, StageFailed
@@ -27,7 +26,7 @@ SYSTEMS = {
 }
 MODALITIES = ("text", "image")
 RESULTS = {"report": "report.html", "summary": "summary.md"}
-# Artifacts that later commands go on from, and the stages that make them.
+# Artifact that later commands read -> stage that makes it.
 LEFT = {
     "items": "prepare_data",
     "sequences": "prepare_data",
@@ -43,13 +42,14 @@ LEFT = {
 def run(
     values: Mapping[str, Any], out: Path, in_containers: containers.Options | None = None
 ) -> LocalRun:
-    """Runs the DAG, prints what came out and copies it to the top of the output folder.
+    """Run the DAG, print a summary, and copy the results to the top of the output folder.
 
     Args:
-        values: run parameters, resolved (`pipelines.dag.run_form.resolve`).
-        out: gets runs/ (the artifacts of each run), store/ (unless another is given),
-            report.html, summary.md, recommendations.parquet, metrics.json and version.json.
-        in_containers: how stages are run in containers; None: in processes.
+        values: resolved run parameters (`pipelines.dag.run_form.resolve`).
+        out: output folder. It gets runs/ (the artifacts of each run), store/ (unless `values` name
+            another), report.html, summary.md, recommendations.parquet, metrics.json and
+            version.json.
+        in_containers: settings of the containers; None runs the stages in processes.
     """
     record, arguments = run_stages(values, out, in_containers=in_containers)
     _publish(record, arguments, out)
@@ -59,10 +59,10 @@ def run(
 
 
 def carried_on(values: Mapping[str, Any], previous: Path | None) -> dict[str, Any]:
-    """The run parameters with the artifacts of an earlier run, and its store if none is given.
+    """Return the run parameters, where missing ones are the artifacts and store of an earlier run.
 
     Raises:
-        UserError: no run has ended in that folder.
+        UserError: if no run has ended in that folder.
     """
     if previous is None:
         return dict(values)
@@ -77,13 +77,13 @@ def run_stages(
     yaml: Path = pipeline_runner.PIPELINE_YAML,
     in_containers: containers.Options | None = None,
 ) -> tuple[LocalRun, dict[str, Any]]:
-    """Runs a compiled pipeline; returns also the arguments that it was given.
+    """Run a compiled pipeline; return its record and the arguments that were passed to it.
 
-    Ends the process with the exit code of a stage that fails.
+    If a stage fails, the process ends with the stage's exit code.
 
     Raises:
-        UserError: the data or the models given do not exist or do not suffice; no container
-            engine answers, or it does not have the image.
+        UserError: if data or models are missing or contradict each other, no container engine
+            responds, or the engine does not have the image.
     """
     if problems := source_problems(values):
         raise UserError("\n  ".join(problems))
@@ -109,7 +109,7 @@ def run_stages(
 
 
 def absolute_sources(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The run parameters with whole paths: stages may run elsewhere."""
+    """Return the run parameters with absolute paths, because stages may have another folder."""
     result = dict(values)
     for name in SOURCES.values():
         uri = str(values.get(name, ""))
@@ -119,7 +119,11 @@ def absolute_sources(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def validate(values: Mapping[str, Any]) -> None:
-    """Checks the catalogue and the log as the run would, and prints what was found."""
+    """Check the catalogue and the interactions as a run would, and print the result.
+
+    Raises:
+        UserError: if the input has problems; one message lists all of them.
+    """
     from components.prepare_data import validation
 
     prefix = PREFIXES["prepare_data"]
@@ -138,12 +142,12 @@ def validate(values: Mapping[str, Any]) -> None:
 
 
 def _vectors(modality: str) -> tuple[str, str]:
-    """The run parameters of which one says where a modality's vectors come from."""
+    """Return the two run parameters that can provide a modality's vectors."""
     return f"{modality}_model", f"{modality}_embeddings"
 
 
 def source_problems(values: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the data and models given, as far as no stage is needed to tell."""
+    """Return the problems of data and models that can be found without running a stage."""
     problems = [
         f"{name}={uri}: no such file or folder."
         for name in SOURCES.values()
@@ -173,7 +177,7 @@ def source_problems(values: Mapping[str, Any]) -> list[str]:
 def _publish(record: LocalRun, arguments: Mapping[str, Any], out: Path) -> None:
     folder = record.stage("evaluate").folder
     for name, target in RESULTS.items():
-        # A copy, not a link: a browser goes by the suffix of the file that a link leads to.
+        # A copy instead of a link, because a browser uses the suffix of the link's target.
         write_atomically(out / target, (folder / name).read_bytes())
     metrics = {s.stage: s.metrics for s in record.stages}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
@@ -183,7 +187,7 @@ def _publish(record: LocalRun, arguments: Mapping[str, Any], out: Path) -> None:
 
 
 def summary(record: LocalRun, out: Path) -> Iterator[str]:
-    """The short table at the end of a run."""
+    """Yield the lines of the summary that is printed at the end of a run."""
     yield ""
     yield from _systems(record.stage("evaluate").metrics)
     yield ""
@@ -210,7 +214,10 @@ def summary(record: LocalRun, out: Path) -> Iterator[str]:
 
 
 def _churn(metrics: Mapping[str, float]) -> Iterator[str]:
-    """What became of the IDs of the earlier version, if one was given."""
+    """Yield lines about the changes since the earlier version of the IDs, if there is one."""
+    # Imported here because it imports torch, which the command line does not need otherwise.
+    from macrec.tokenizer.churn import Churn
+
     for modality in MODALITIES:
         if f"{modality}_churn" in metrics:
             counts = {name: metrics[f"{modality}_ids_{name}"] for name in Churn._fields}
@@ -220,7 +227,7 @@ def _churn(metrics: Mapping[str, float]) -> Iterator[str]:
 
 
 def timings(record: LocalRun) -> Iterator[str]:
-    """Time of each stage, and whether it was computed."""
+    """Yield the time of each stage and whether it was computed or reused."""
     for stage_run in record.stages:
         state = "reused" if stage_run.reused else "computed"
         yield f"{stage_run.stage:<20}{stage_run.seconds:8.1f} s  {state}"

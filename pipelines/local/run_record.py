@@ -1,4 +1,4 @@
-"""What a local run was asked for and how far it came: OUT/run.json, for `rerun` and `status`."""
+"""OUT/run.json: the arguments and the progress of a local run, for `rerun` and `status`."""
 
 import fcntl
 import json
@@ -20,42 +20,42 @@ _LOCK = ".run.lock"
 
 
 class Task(NamedTuple):
-    """One stage of a run, as far as it came."""
+    """One stage of a run, finished or not."""
 
     stage: str
     folder: Path
     noted: Json
-    """started; of a task that has ended also ended, code, reused or error."""
+    """Contents of the task note: started; after the end also ended, code, and reused or error."""
 
     @property
     def finished(self) -> bool:
-        """Whether it has ended well, so that its outputs are there."""
+        """Return whether the task ended successfully, so that its outputs exist."""
         return self.noted.get("code") == 0
 
 
 class Record(NamedTuple):
-    """A run in an output folder."""
+    """A run in an output folder, as recorded in run.json."""
 
     out: Path
     pipeline: str
     """recommender or encode."""
     arguments: dict[str, Any]
-    """The run parameters, without the store where it is OUT/store."""
+    """The run parameters; they omit the store if it is OUT/store."""
     started: str
     ended: str | None
     code: int | None
     failed: str | None
-    """The stage that ended the run."""
+    """The stage whose failure ended the run."""
     after: str
     """The newest folder of runs/ before this run."""
     only: list[str]
-    """Folders of single stages that were run again later."""
+    """Folders in runs/ of single stages that were rerun later."""
 
     def tasks(self, dag: Dag) -> dict[str, Task]:
-        """The tasks that have begun, by stage.
+        """Return the tasks that have started, by stage.
 
-        A stage that was run again by itself is the later one; what follows it was made from the
-        earlier one and does not count.
+        A stage that was rerun alone replaces the earlier task. The tasks that follow it used the
+        earlier result, so they are left out.
         """
         runs = self.out / RUNS
         later = (
@@ -76,10 +76,10 @@ class Record(NamedTuple):
 
 @contextmanager
 def kept(out: Path, pipeline: str, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Notes a run's arguments before it begins, and its end after the block.
+    """Record a run's arguments before the block and its end after the block.
 
     Raises:
-        UserError: another run is at work in the folder.
+        UserError: if another run is active in the folder.
     """
     given = {name: value for name, value in arguments.items() if not _own_store(out, name, value)}
     with at_work(out):
@@ -98,16 +98,19 @@ def kept(out: Path, pipeline: str, arguments: Mapping[str, Any]) -> Iterator[Non
 
 
 def _own_store(out: Path, name: str, value: Any) -> bool:
-    """Whether it is the store that a run has by default; its folder may be moved."""
+    """Return whether the value is the default store, OUT/store.
+
+    The record omits it, because the output folder may be moved.
+    """
     return name == "store" and str(value) == str((out / "store").resolve())
 
 
 @contextmanager
 def at_work(out: Path) -> Iterator[None]:
-    """Holds the folder for one run; the system lets go of it when the process ends.
+    """Lock the folder for one run; the system releases the lock when the process ends.
 
     Raises:
-        UserError: another run holds it.
+        UserError: if another run holds the lock.
     """
     out.mkdir(parents=True, exist_ok=True)
     with (out / _LOCK).open("a") as lock:
@@ -122,29 +125,29 @@ def at_work(out: Path) -> Iterator[None]:
 
 
 def is_at_work(out: Path) -> bool:
-    """Whether a run holds the folder now."""
+    """Return whether a run holds the lock of the folder."""
     try:
         with (out / _LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # no lock file: of an older version, or on a medium that cannot be written
+    except OSError:  # no lock file: an older version made the folder, or it is read-only
         return False
     return False
 
 
 def write(record: Record) -> None:
-    """Writes OUT/run.json."""
+    """Write OUT/run.json."""
     content = record._asdict()
     del content["out"]
     write_atomically(record.out / FILE, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read(out: Path) -> Record:
-    """The last run that was begun in an output folder.
+    """Read the record of the last run that was started in an output folder.
 
     Raises:
-        UserError: none was, or its record is damaged.
+        UserError: if there is no record or it is damaged.
     """
     path = out / FILE
     try:
@@ -159,7 +162,7 @@ def read(out: Path) -> Record:
 
 
 def dag_of(record: Record) -> Dag:
-    """The pipeline of a run, as the code at hand has it."""
+    """Return the pipeline of a run, as the current code defines it."""
     if record.pipeline == "recommender":
         return Dag(PIPELINE_YAML.read_text())
     from pipelines.dag.compile import compiled
@@ -168,10 +171,10 @@ def dag_of(record: Record) -> Dag:
 
 
 def now() -> str:
-    """The time, as it is noted."""
+    """Return the current time in UTC, in ISO format with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def is_output_folder(run: str) -> bool:
-    """Return whether a RUN of the command line is an output folder of this machine."""
+    """Return whether a RUN argument is a local output folder, not a KFP run id."""
     return Path(run).is_dir()

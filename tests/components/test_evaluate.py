@@ -52,7 +52,7 @@ def folder(path, history, fill=lambda path: None) -> Artifact:
 
 QUANTIZER_HISTORY = {
     "epochs": [
-        {"epoch": e, "text_rq": 1 / e, "image_rq": 2 / e, "align": 0.5, "codebooks_updated": True}
+        {"epoch": e, "text_rq": 1 / e, "image_rq": 2 / e, "align": 0.5, "codebooks_refitted": True}
         for e in (1, 2)
     ],
     "final": {},

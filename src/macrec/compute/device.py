@@ -1,4 +1,4 @@
-"""What the stages share of torch and transformers: the device, and no progress bars."""
+"""Helpers for torch and transformers: device, precision, memory and progress bars."""
 
 import ctypes
 from functools import cache
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["float32", "bfloat16"]
-"""Of matrix products; weights and what is added up are float32 all the same."""
+"""Precision of matrix products; weights and accumulated sums are float32 in either case."""
 
 TrainingPrecision = Literal["auto", "bfloat16", "float32"]
-"""auto: bfloat16 on a GPU, float32 on a CPU."""
+"""Precision of a training's matrix products; auto is bfloat16 on a GPU and float32 on a CPU."""
 
 CPUINFO: Final = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""What Linux calls instructions for products of bfloat16, of x86 and of ARM."""
+"""Linux CPU flags of the instructions for bfloat16 products, on x86 and on ARM."""
 
 FLAG_LINES: Final = ("flags", "Features")
-"""How the line with them begins, on x86 and on ARM."""
+"""Prefixes of the line with these flags, on x86 and on ARM."""
 
 M_TRIM_THRESHOLD: Final = -1  # malloc.h
 M_TOP_PAD: Final = -2
@@ -30,10 +30,10 @@ M_MMAP_MAX: Final = -4
 
 
 def choose_device(name: str) -> "torch.device":
-    """The device of an Execution: "auto" is a GPU when there is one.
+    """Return the device for an Execution's setting; "auto" is a GPU if there is one.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: this machine has no such device.
     """
     import torch
 
@@ -49,23 +49,23 @@ def choose_device(name: str) -> "torch.device":
 
 
 def low_precision(precision: TrainingPrecision, device_type: str) -> bool:
-    """Whether the matrix products of a training are bfloat16 on such a device."""
+    """Return whether training uses bfloat16 for matrix products on a device of this type."""
     return precision == "bfloat16" or (precision, device_type) == ("auto", "cuda")
 
 
 def bfloat16_is_slow(cpuinfo: Path = CPUINFO) -> bool:
-    """Whether this CPU has no instructions for bfloat16, so that float32 is faster.
+    """Return whether this CPU has no instructions for bfloat16, so that float32 is faster.
 
-    Where the system does not tell (it is no Linux) it is taken to have them.
+    A system other than Linux does not list its CPU flags and is assumed to have the instructions.
     """
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     flags = [line.split(":", 1)[1].split() for line in lines if line.startswith(FLAG_LINES)]
     return bool(flags) and BFLOAT16_FLAGS.isdisjoint(flags[0])
 
 
-@cache  # once in a process
+@cache  # once per process
 def warn_if_slow(precision: TrainingPrecision, device_type: str) -> None:
-    """Says so where bfloat16 was asked for and costs time."""
+    """Log a warning if bfloat16 is selected but slower than float32 on this CPU."""
     if device_type == "cpu" and low_precision(precision, device_type) and bfloat16_is_slow():
         log.warning(
             "bfloat16 on a CPU without instructions for it (AVX-512 BF16, AMX, ARM BF16) takes "
@@ -74,10 +74,11 @@ def warn_if_slow(precision: TrainingPrecision, device_type: str) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Lets a training on a CPU use its memory again and again instead of giving it back.
+    """Make training on a CPU reuse freed memory instead of returning it to the system.
 
-    glibc returns every large block to the system and asks for it anew at the next step; the system
-    then clears it page by page, which takes a fifth of the time of a step. Without glibc: nothing.
+    glibc returns every large block to the system and requests it again at the next step. The system
+    then clears it page by page, which takes a fifth of the time of a step. Without glibc, nothing
+    is changed.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
@@ -87,7 +88,7 @@ def keep_freed_memory() -> None:
 
 
 def silence_progress_bars() -> None:
-    """Turns off transformers' bars, which break the lines of a log."""
+    """Disable transformers' progress bars, which break the lines of a log."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""What moves bytes and computes nothing: stages, artifacts, the store, checkpoints, errors.
+"""Infrastructure that computes no results: stages, artifacts, the store, checkpoints, errors.
 
-No part of a fingerprint: a change here leaves finished work valid.
+This package is not part of any fingerprint, so a change here keeps finished results valid.
 """

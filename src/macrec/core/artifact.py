@@ -1,7 +1,7 @@
-"""Artifacts: a folder of files and a manifest that is written last.
+"""Artifacts: folders of files with a manifest that is written last.
 
-Readers go by the manifest alone: files that it does not name are ignored, files that it names are
-checked for size on opening and for SHA-256 before their first read.
+Readers rely on the manifest alone and ignore files that it does not list. The size of listed files
+is checked on opening, and their SHA-256 before the first read.
 """
 
 import fcntl
@@ -28,7 +28,7 @@ from macrec.core.storage.uris import content_digest, fetch
 
 MANIFEST = "manifest.json"
 SEAL = "manifest_digest"
-"""Entry of the manifest: the digest of all its others, for the artifact's own has no provenance."""
+"""Manifest key of the digest over all other entries. The artifact's own digest omits provenance."""
 UNFINISHED = ".unfinished"
 FORMAT = 2
 ROWS_PER_GROUP = 65_536
@@ -38,18 +38,18 @@ Json = dict[str, Any]
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one byte form of a JSON value: sorted keys, no spaces, no NaN."""
+    """Return the canonical byte form of a JSON value: sorted keys, no spaces, no NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.encode()
 
 
 def json_digest(value: Any) -> str:
-    """SHA-256 of the canonical form."""
+    """Return the SHA-256 of the canonical form of a JSON value."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that it is either absent, as before, or whole."""
+    """Write a file so that it is either complete or in its previous state, never partial."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with room_for(path, len(content)), partial.open("wb") as file:
@@ -63,7 +63,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _described(schema: pa.Schema) -> list[dict[str, str | bool]]:
-    """Return column names, types and nullability, as the manifest states them."""
+    """Return column names, types and nullability in the form of the manifest."""
     return [{"name": f.name, "type": str(f.type), "nullable": f.nullable} for f in schema]
 
 
@@ -77,7 +77,7 @@ class DatasetWriter:
         self._name = ""
 
     def write(self, data: pa.Table | pa.RecordBatch) -> None:
-        """Appends rows; columns are cast to the schema, and a null in a required one is refused."""
+        """Append rows; columns are cast to the schema, and nulls in required ones are rejected."""
         table = pa.Table.from_batches([data]) if isinstance(data, pa.RecordBatch) else data
         table = table.select(self.schema.names).cast(self.schema)
         table.validate()
@@ -91,11 +91,11 @@ class DatasetWriter:
             self.rows[self._name] += part.num_rows
 
     def open_part(self) -> None:
-        """Ends the part being written and begins the next."""
+        """Close the current part and begin the next."""
         self.close()
         self._name = f"part-{len(self.rows):05d}.parquet"
         self.rows[self._name] = 0
-        with room_for(self.folder / self._name):  # its first bytes
+        with room_for(self.folder / self._name):  # opening writes the first bytes
             self._writer = pq.ParquetWriter(
                 self.folder / self._name,
                 self.schema,
@@ -106,7 +106,7 @@ class DatasetWriter:
         failpoint("part begun")
 
     def close(self) -> None:
-        """Ends the part that is being written."""
+        """Close the current part."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
             with room_for(self.folder / self._name):
@@ -115,7 +115,7 @@ class DatasetWriter:
 
 
 class FolderOutput:
-    """An output folder, such as a model: files are written below `path`."""
+    """An output folder, such as a model. The stage writes files below `path`."""
 
     kfp_type = "Model"
 
@@ -126,10 +126,10 @@ class FolderOutput:
         self._rows: dict[str, int] = {}
 
     def prepare(self) -> None:
-        """Empties the folder of what an earlier attempt left behind, its manifest first.
+        """Delete what an earlier attempt left in the folder, its manifest first.
 
         Raises:
-            UserError: the folder holds files that no stage has written; nothing is touched.
+            UserError: the folder holds files that no stage has written; nothing is deleted.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if any(self.path.iterdir()) and not self._is_ours():
@@ -137,12 +137,12 @@ class FolderOutput:
                 f"{self.path}: this output folder holds files that are no artifact, and would be "
                 "emptied. Name another --out, or move them away."
             )
-        (self.path / UNFINISHED).touch()  # stays until the end: a killed attempt is ours as well
+        (self.path / UNFINISHED).touch()  # until the end, so that a killed attempt is ours too
         self.discard()
         failpoint("output emptied")
 
     def discard(self) -> None:
-        """Removes all but the mark of an unfinished attempt; the manifest goes first."""
+        """Delete everything except the mark of an unfinished attempt; the manifest goes first."""
         (self.path / MANIFEST).unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path.is_dir() and not path.is_symlink():
@@ -152,10 +152,10 @@ class FolderOutput:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within the block no other process may write into the folder.
+        """Lock the folder within the block, so that no other process writes into it.
 
         Raises:
-            UserError: another one is about it.
+            UserError: another process has locked the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         folder = os.open(self.path, os.O_RDONLY)
@@ -182,12 +182,16 @@ class FolderOutput:
             return False
 
     def finish(self) -> None:
-        """Takes the mark of an unfinished attempt away."""
+        """Delete the mark of an unfinished attempt."""
         (self.path / UNFINISHED).unlink(missing_ok=True)
         failpoint("output finished")
 
     def commit(self, provenance: Json) -> None:
-        """Writes the manifest over what is in the folder."""
+        """Write the manifest, which lists all files in the folder.
+
+        Args:
+            provenance: what the artifact is made from; added to the manifest, not to the digest.
+        """
         files = []
         for path in sorted(p for p in self.path.rglob("*") if p.is_file()):
             name = path.relative_to(self.path).as_posix()
@@ -207,7 +211,8 @@ class FolderOutput:
         manifest[SEAL] = json_digest({**manifest, SEAL: None})
         write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=1).encode())
         failpoint("manifest written")
-        self.finish()  # last: without manifest and mark the next attempt would not know its own
+        # Last: with neither a manifest nor a mark, the next attempt would reject the folder.
+        self.finish()
 
 
 class DatasetOutput(FolderOutput):
@@ -217,23 +222,23 @@ class DatasetOutput(FolderOutput):
 
     @contextmanager
     def dataset(self, schema: pa.Schema) -> Iterator[DatasetWriter]:
-        """A writer of rows; if the block raises, the dataset is not committed."""
+        """Yield a writer of rows; if the block raises, the dataset is not committed."""
         writer = DatasetWriter(self.path, schema)
         try:
             yield writer
         except BaseException:
-            with suppress(Exception):  # such as a full disk, which has been told
+            with suppress(Exception):  # such as a full disk, which is reported already
                 writer.close()
             raise
         writer.close()
-        if not writer.rows:  # an empty dataset still states its schema
+        if not writer.rows:  # an empty dataset still has a schema
             writer.open_part()
             writer.close()
         self._schema, self._rows = schema, writer.rows
 
 
 class FileOutput:
-    """An output of one text file."""
+    """An output that is one text file."""
 
     kfp_type = "Artifact"
 
@@ -242,28 +247,28 @@ class FileOutput:
         self.metadata: Json = {}
 
     def prepare(self) -> None:
-        """Removes what an earlier attempt left behind."""
+        """Delete what an earlier attempt left."""
         self.discard()
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def discard(self) -> None:
-        """Removes the file."""
+        """Delete the file."""
         self.path.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Nothing to take away."""
+        """Do nothing, because a file has no mark of an unfinished attempt."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nothing to hold: the file is written whole, or not at all."""
+        """Lock nothing, because the file is written atomically."""
         yield
 
     def write_text(self, text: str) -> None:
-        """Writes the file, whole or not at all."""
+        """Write the file atomically."""
         write_atomically(self.path, text.encode())
 
     def commit(self, provenance: Json) -> None:
-        """Nothing to add: the file is whole since it was written."""
+        """Check that the stage wrote the file. A file that exists is complete."""
         assert self.path.is_file(), f"the stage wrote no {self.path.name}"
 
 
@@ -280,7 +285,7 @@ class MarkdownOutput(FileOutput):
 
 
 class ParameterOutput(FileOutput):
-    """A string that later tasks of the pipeline take as a parameter."""
+    """A string that later tasks of the pipeline use as a parameter."""
 
     kfp_type = "String"
 
@@ -298,10 +303,11 @@ class Artifact:
 
     @classmethod
     def open(cls, path: Path) -> "Artifact":
-        """Opens a folder by its manifest.
+        """Open a folder by its manifest.
 
         Raises:
-            UserError: no manifest, an unreadable one, or a file that is absent, cut or elsewhere.
+            UserError: the manifest is absent or damaged, or a file is absent, truncated or outside
+                the folder.
         """
         try:
             manifest = json.loads((path / MANIFEST).read_bytes())
@@ -333,7 +339,7 @@ class Artifact:
             try:
                 inside = (path / name).resolve().is_relative_to(path.resolve())
                 found = (path / name).stat().st_size if (path / name).is_file() else None
-            except (ValueError, OSError) as error:  # no name that a file can have
+            except (ValueError, OSError) as error:  # not a valid file name
                 raise UserError(f"{path}/{MANIFEST}: names {name!r} ({error}).") from error
             if not inside:
                 raise UserError(f"{path}/{MANIFEST}: names {name!r}, outside of the artifact.")
@@ -346,33 +352,33 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """Digest of the content: equal bytes have equal digests, whoever made them and when."""
+        """Return the digest of the content, which does not depend on who made it, or when."""
         return self.manifest["digest"]
 
     @property
     def metadata(self) -> Json:
-        """What the stage says about the artifact."""
+        """Return the metadata that the stage recorded."""
         return dict(self.manifest["metadata"])
 
     @property
     def rows(self) -> int:
-        """Rows of a dataset."""
+        """Return the number of rows of a dataset."""
         return sum(entry.get("rows", 0) for entry in self.manifest["files"])
 
     @property
     def schema(self) -> pa.Schema:
-        """Arrow schema of a dataset."""
+        """Return the Arrow schema of a dataset."""
         return pq.read_schema(self.file(self._parts()[0]))
 
     def has(self, name: str) -> bool:
-        """Whether the manifest names a file."""
+        """Return whether the manifest lists a file."""
         return any(entry["name"] == name for entry in self.manifest["files"])
 
     def file(self, name: str) -> Path:
-        """Path of one file, after a check of its SHA-256.
+        """Return the path of one file after checking its SHA-256.
 
         Raises:
-            UserError: the manifest does not name the file, or its content has changed.
+            UserError: the manifest does not list the file, or its content has changed.
         """
         entry = next((e for e in self.manifest["files"] if e["name"] == name), None)
         if entry is None:
@@ -388,7 +394,7 @@ class Artifact:
         return self.path / name
 
     def verify(self) -> "Artifact":
-        """Checks every file now, for readers that take the folder as a whole."""
+        """Check every file now, for readers that use the folder as a whole."""
         for entry in self.manifest["files"]:
             self.file(entry["name"])
         return self
@@ -399,16 +405,16 @@ class Artifact:
     def batches(
         self, columns: list[str] | None = None, batch_size: int = ROWS_PER_GROUP
     ) -> Iterator[pa.RecordBatch]:
-        """Rows in order, a bounded number at a time."""
+        """Yield the rows of a dataset in order, in batches of at most `batch_size` rows."""
         for name in self._parts():
-            # Buffered ahead, the whole file would stay in memory until its last row is read.
+            # With pre-buffering, the whole file would stay in memory until its last row is read.
             with pq.ParquetFile(
                 self.file(name), page_checksum_verification=True, pre_buffer=False
             ) as file:
                 yield from file.iter_batches(batch_size, columns=columns)
 
     def table(self, columns: list[str] | None = None) -> pa.Table:
-        """All rows at once."""
+        """Return all rows of a dataset at once."""
         schema = self.schema
         if columns is not None:
             schema = pa.schema([schema.field(name) for name in columns])
@@ -416,10 +422,10 @@ class Artifact:
 
 
 def _sizes(content: Json) -> dict[str, int]:
-    """Bytes of each file of a manifest, whose entries are of the right types.
+    """Return the size in bytes of each file of a manifest, and check the types of its entries.
 
     Raises:
-        LookupError, TypeError: they are not.
+        LookupError, TypeError: an entry is absent or has the wrong type.
     """
     if not isinstance(content["metadata"], dict):
         raise TypeError("metadata is no object")
@@ -434,8 +440,8 @@ def _sizes(content: Json) -> dict[str, int]:
 class Source:
     """Data from outside the pipeline: a local path, gs://, or a model hub's `name/model@revision`.
 
-    The digest identifies the content. It is taken from the snapshot if the pipeline made one, else
-    computed; a hub id identifies itself.
+    The digest identifies the content. It is the snapshot's if the pipeline took one; otherwise it
+    is computed. A hub id identifies itself.
     """
 
     def __init__(
@@ -446,20 +452,24 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """Digest of the content."""
+        """Return the digest of the content."""
         if not self._snapshot:
             self._snapshot = f"hub:{self.uri}" if self.is_hub else content_digest(self.uri)
         return self._snapshot
 
     def check_unchanged(self) -> None:
-        """Raises UserError: the content is not that of the snapshot. It is read for that."""
+        """Check that the content still matches the snapshot, which reads all of it.
+
+        Raises:
+            UserError: the content has changed.
+        """
         if self._given and not self.is_hub and content_digest(self.uri) != self._given:
             raise UserError(
                 f"{self.uri}: has changed since the run took its snapshot. Start the run again."
             )
 
     def path(self) -> Path:
-        """A local file or folder with the content; a remote one is downloaded."""
+        """Return a local file or folder with the content; a remote one is downloaded."""
         assert not self.is_hub, "a hub id has no path"
         return fetch(self.uri, self._cache or Path(tempfile.gettempdir()) / "macrec-fetch")
 

@@ -1,8 +1,8 @@
-"""Checkpoints of a training that may be cut short: saved by time, found again by fingerprint.
+"""Checkpoints of a training run that may be interrupted: saved at intervals, found by fingerprint.
 
-A checkpoint is a file of tensors (safetensors) and, written last, a manifest with the rest of the
-state, the step, and the SHA-256 of both. What is damaged or unfinished is passed over. Nothing is
-pickled, so reading one runs no code.
+A checkpoint is a file of tensors (safetensors) and a manifest, which is written last. The manifest
+holds the rest of the state, the step, and the SHA-256 of both. Damaged or unfinished checkpoints
+are skipped. Nothing is pickled, so reading a checkpoint runs no code.
 """
 
 import hashlib
@@ -33,28 +33,29 @@ FORMAT = 1
 MANIFEST = ".json"
 TENSORS = ".safetensors"
 STEPS_BETWEEN_QUESTIONS = 16
-"""Steps after which several processes ask each other whether to save or to end."""
+"""Number of steps between two exchanges in which the processes agree whether to save or to end."""
 
 
 class Checkpoint(NamedTuple):
-    """What a training resumes from."""
+    """The state from which a training run resumes."""
 
     step: int
     state: Any
-    """As it was saved, tensors on the CPU; a tuple comes back as a list."""
+    """The state as it was saved. Tensors are on the CPU, and tuples come back as lists."""
 
 
 class Checkpoints:
-    """Saves the state of a training now and then, and finds the newest that is whole.
+    """Saves the state of a training run at intervals, and finds the newest intact checkpoint.
 
     Args:
-        uri: a local folder or gs://BUCKET/FOLDER that belongs to this training alone. Empty:
-            nothing is kept, `due` is never true, `latest` is None.
-        every_seconds: time from the end of one save to the beginning of the next.
-        keep: checkpoints that stay; older ones are deleted.
-        made_for: what the training's result is made from (configuration, digests of inputs); each
-            checkpoint says it, and one that says something else is refused. None: any will do.
-        clock: seconds, for tests.
+        uri: a local folder or gs://BUCKET/FOLDER that belongs to this training run alone. If it is
+            empty, nothing is saved, `due` is never true and `latest` returns None.
+        every_seconds: time from the end of one save to the start of the next.
+        keep: number of checkpoints to keep; older ones are deleted.
+        made_for: provenance of the training's result (configuration, digests of inputs). Each
+            checkpoint contains it, and one with a different provenance is rejected. None accepts
+            any checkpoint.
+        clock: returns the time in seconds; tests replace it.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Checkpoints:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.uri, self.every_seconds, self.keep = uri, every_seconds, keep
-        self._made_for: Json | None = json.loads(json.dumps(made_for))  # as it is read: no tuples
+        self._made_for: Json | None = json.loads(json.dumps(made_for))  # as read back: no tuples
         self._storage = open_storage(uri) if uri else None
         self._clock, self._saved_at = clock, clock()
         self._preempted = False
@@ -74,22 +75,22 @@ class Checkpoints:
 
     @property
     def preempted(self) -> bool:
-        """Whether the process was asked to end; the training then saves and calls `leave`."""
+        """Return whether the process was asked to end; training then saves and calls `leave`."""
         return self._preempted
 
     def due(self) -> bool:
-        """Whether it is time to save."""
+        """Return whether it is time to save."""
         if self._storage is None:
             return False
         return self._preempted or self._clock() - self._saved_at >= self.every_seconds
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Within the block SIGTERM sets `preempted` instead of ending the process at once.
+        """Make SIGTERM set `preempted` within the block instead of ending the process at once.
 
-        At its end a signal that nobody has acted on takes its usual course.
+        If nothing has acted on the signal when the block ends, the signal is raised again.
         """
-        # Without a place to save to there is nothing to wait for; only the main thread may watch.
+        # Without a storage nothing is saved. Only the main thread can install a signal handler.
         if self._storage is None or threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -105,20 +106,23 @@ class Checkpoints:
         self._preempted = True
 
     def leave(self) -> NoReturn:
-        """Ends the process as a preempted one; the training goes on where it is started again."""
+        """End the process as preempted; training resumes when it is started again."""
         log.warning("preempted: ended after a checkpoint (%s)", self.uri)
         raise SystemExit(EXIT_PREEMPTED)
 
     def save(self, step: int, state: Any) -> None:
-        """Writes a checkpoint, then deletes the old ones.
+        """Write a checkpoint, then delete the old ones.
 
-        A storage that does not answer costs the checkpoint, not the training. A full disk ends it:
-        its result would find no room either, and the checkpoint before is kept.
+        If the storage does not respond, the checkpoint is lost but training continues. A full disk
+        ends training, because its result would not fit either. The previous checkpoint is kept.
 
         Args:
-            step: orders the checkpoints; the highest is the latest.
-            state: dicts, lists and tuples of tensors, numbers, texts, booleans and None; keys are
-                texts or integers.
+            step: number of steps done; the checkpoint with the highest step is the latest.
+            state: dicts, lists and tuples of tensors, numbers, strings, booleans and None; keys are
+                strings or integers.
+
+        Raises:
+            UserError: the disk is full.
         """
         if self._storage is None:
             return
@@ -141,7 +145,8 @@ class Checkpoints:
             path = Path(folder) / "tensors"
             save_file(tensors, path)
             checksum, size = sha256_file(path), path.stat().st_size
-            # Named by its content: a file that an earlier attempt left is the same or another one.
+            # The name contains the checksum, so a file of an earlier attempt with the same name has
+            # the same content.
             stem = f"step-{step:012d}-{checksum[:16]}"
             self._storage.upload(path, stem + TENSORS)
         failpoint("checkpoint tensors saved")
@@ -153,10 +158,10 @@ class Checkpoints:
         self._known = {*self._names(), stem + TENSORS, stem + MANIFEST}
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole; damaged ones are named in the log and deleted.
+        """Return the newest intact checkpoint, or None; damaged ones are logged and deleted.
 
         Raises:
-            UserError: it is of another training; somebody has copied it here.
+            UserError: the checkpoint belongs to another training run and was copied here.
         """
         if self._storage is None:
             return None
@@ -199,7 +204,10 @@ class Checkpoints:
             )
 
     def _names(self) -> list[str]:
-        """The files that are there, sorted; asked for once, for a local list hashes every file."""
+        """Return the names of the existing files, sorted.
+
+        The storage is listed only once, because listing a local one hashes every file.
+        """
         assert self._storage is not None
         if self._known is None:
             self._known = {entry.name for entry in self._storage.list()}
@@ -207,36 +215,42 @@ class Checkpoints:
 
     def _delete(self, names: list[str]) -> None:
         assert self._storage is not None and self._known is not None
-        for name in names:  # sorted, so the manifest goes first: half a checkpoint is none
+        for name in names:  # sorted, so the manifest goes first: without it there is none
             self._storage.delete(name)
             failpoint("checkpoint file deleted")
             self._known.discard(name)
 
     def _prune(self) -> None:
-        """Deletes what is older than the checkpoints to keep, and files without a manifest."""
+        """Delete all files older than the checkpoints to keep, even tensors without a manifest."""
         kept = [n.removesuffix(MANIFEST) for n in self._names() if n.endswith(MANIFEST)]
         self._delete([name for name in self._names() if name < min(kept[-self.keep :])])
 
     def remove(self) -> None:
-        """Deletes all checkpoints: the training has ended and its result is safe."""
+        """Delete all checkpoints, once training has ended and its result is stored."""
         if self._storage is None:
             return
         self._known = None  # another process may have written them
         self._delete(self._names())
         if not is_remote(self.uri):
-            with suppress(OSError):  # it was never made, or another run has just saved there
+            with suppress(OSError):  # it never existed, or another run has just saved there
                 Path(self.uri).rmdir()
 
 
 class SharedCheckpoints:
-    """Checkpoints of processes that all hold the same state: process 0 saves, all end together."""
+    """Checkpoints of processes that all hold the same state.
+
+    Process 0 alone saves, and all processes end together.
+    """
 
     def __init__(self, checkpoints: Checkpoints, processes: "Processes") -> None:
         self._checkpoints, self._processes = checkpoints, processes
         self._saved_step = -1
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint; process 0 looks first, for it deletes the damaged ones."""
+        """Return the newest intact checkpoint, or None.
+
+        Process 0 looks first, because it deletes the damaged ones.
+        """
         found = self._checkpoints.latest() if self._processes.first else None
         if not self._processes.agree(found is not None):
             return None
@@ -245,12 +259,13 @@ class SharedCheckpoints:
         return found
 
     def save_if_due(self, step: int, state: Callable[[], Any], *, ask: bool = False) -> None:
-        """Saves if it is time, a step once at most; ends the process if it was asked to end.
+        """Save if it is time, at most once per step; end the process if it was asked to end.
 
         Args:
-            step: steps done.
-            state: gives the state; process 0 alone calls it.
-            ask: several processes ask each other now, whatever the step.
+            step: number of steps done.
+            state: returns the state; only process 0 calls it.
+            ask: whether several processes agree now, instead of every 16th step
+                (`STEPS_BETWEEN_QUESTIONS`).
         """
         save, end = self._checkpoints.due(), self._checkpoints.preempted
         if self._processes.count > 1:
@@ -270,7 +285,7 @@ class SharedCheckpoints:
 
 
 def _differences(found: Json, wanted: Json, place: str = "") -> Iterator[str]:
-    """Where two nested dicts differ, as `config.epochs: 5, here 9`."""
+    """Yield where two nested dicts differ, in the form `config.epochs: 5, here 9`."""
     for key in sorted({*found, *wanted}):
         one, other = found.get(key), wanted.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
@@ -284,15 +299,15 @@ def _digest(content: Json) -> str:
 
 
 def _taken_apart(value: Any, tensors: dict[str, "Tensor"]) -> Any:
-    """The state as JSON: tensors go into the dict, and their name stands in their place."""
+    """Return the state as JSON; tensors move to the dict `tensors` and are replaced by a name."""
     import torch
 
     if isinstance(value, torch.Tensor):
         name = f"{len(tensors):06d}"
-        # A copy of its own: safetensors refuses tensors that share their memory.
+        # Copied, because safetensors rejects tensors that share memory.
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
-    if isinstance(value, dict):  # pairs, for a key may be a number
+    if isinstance(value, dict):  # pairs, because a key may be a number
         return {"dict": [[key, _taken_apart(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         return [_taken_apart(item, tensors) for item in value]

@@ -1,4 +1,4 @@
-"""Errors that have an exit code of their own."""
+"""Exit codes, and the exceptions that determine them."""
 
 EXIT_USER_ERROR = 2
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
@@ -6,14 +6,20 @@ EXIT_PREEMPTED = 143  # 128 + SIGTERM
 
 
 class UserError(Exception):
-    """Bad data or bad configuration. The message says what, where, how many and what to do."""
+    """Raised for invalid data or configuration.
+
+    The message states what is wrong, where, how often, and what to do.
+    """
 
 
 class TryAgain(Exception):
-    """A fault of the surroundings (storage, network) that a later attempt may not meet."""
+    """Raised for a transient failure of the environment (storage, network).
+
+    A later attempt may succeed.
+    """
 
 
 def check(condition: bool, message: str) -> None:
-    """Raises `UserError(message)` unless the condition holds."""
+    """Raise `UserError(message)` unless the condition holds."""
     if not condition:
         raise UserError(message)

@@ -1,7 +1,6 @@
-"""Run a stage: fingerprint, reuse, commit, hand over.
+"""Run a stage: compute its fingerprint, reuse a stored result, or compute and commit a new one.
 
-A result that is in the artifact store under the same fingerprint is handed over instead of being
-computed again.
+A result that the artifact store has under the same fingerprint is restored, not recomputed.
 """
 
 import dataclasses
@@ -15,6 +14,7 @@ from macrec.core.artifact import Json, Output
 from macrec.core.checkpoint import Checkpoints
 from macrec.core.errors import UserError, check
 from macrec.core.fingerprint import code_version, fingerprint
+from macrec.core.kernels import numeric_kernels
 from macrec.core.processes import processes
 from macrec.core.progress import log
 from macrec.core.shortage import told
@@ -23,7 +23,7 @@ from macrec.core.store import ArtifactStore
 
 
 class Result(NamedTuple):
-    """How a stage ended."""
+    """The outcome of a stage."""
 
     metrics: Metrics
     reused: bool
@@ -40,7 +40,7 @@ def execute(
     store: ArtifactStore | None = None,
     salt: str = "",
 ) -> Result:
-    """Run a stage, or hand over what an identical run has left in the store."""
+    """Run a stage, or restore the result that an identical run left in the store."""
     name, together = stage.name, processes()
     check(
         together.count == 1 or stage.distributed,
@@ -86,7 +86,7 @@ def execute(
 def finished(
     stage: Stage, settings: Any, inputs: Any, outputs: Any, store: ArtifactStore, salt: str = ""
 ) -> Result | None:
-    """Hand over what an identical run has left in the store; None if there is nothing whole."""
+    """Restore the result of an identical run; return None if the store has no intact one."""
     inputs = stage.used_inputs(settings, inputs)
     identity = fingerprint(stage, settings, inputs, salt)
     by_name = outputs_by_name(outputs)
@@ -96,13 +96,13 @@ def finished(
 
 
 def outputs_by_name(outputs: Any) -> dict[str, Output]:
-    """Return the outputs of a stage by the names of their fields."""
+    """Return the outputs of a stage by field name."""
     return {field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)}
 
 
 @contextmanager
 def _held(outputs: Mapping[str, Output]) -> Iterator[None]:
-    """Keep other processes out of the output folders within the block."""
+    """Lock the output folders against other processes within the block."""
     with ExitStack() as stack:
         for output in outputs.values():
             stack.enter_context(output.held())
@@ -112,10 +112,10 @@ def _held(outputs: Mapping[str, Output]) -> Iterator[None]:
 def _handed_over(
     stage: Stage, store: ArtifactStore, record: Json, by_name: Mapping[str, Output], identity: str
 ) -> Result | None:
-    """Put the stored result in the place of the outputs; None if it is damaged."""
+    """Restore the stored result into the outputs; return None if it is damaged."""
     if not store.restore(record, by_name):
         return None
-    # of a run that ended between commit and removal
+    # A run that ended between commit and removal left its checkpoints behind.
     Checkpoints(_checkpoint_uri(stage, identity, store)).remove()
     log.info("%s: reused, nothing to compute (fingerprint %s)", stage.name, identity[:12])
     return Result(record["metrics"], True, identity)
@@ -144,15 +144,16 @@ def _compute(
         for output in by_name.values():
             output.commit(facts)
     except BaseException:
-        for output in by_name.values():  # half a result is of no use, and takes up the disk
+        for output in by_name.values():  # a partial result is useless and fills the disk
             output.discard()
         raise
+    log.info("%s: numeric kernels: %s", stage.name, numeric_kernels())
     log.info("%s: finished in %.1f s", stage.name, time.monotonic() - started)
     return metrics
 
 
 def _facts(stage: Stage, settings: Any, inputs: Any, identity: str) -> Json:
-    """Return what a result is made from."""
+    """Return the provenance of a result."""
     values = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
     return {
         "stage": stage.name,
@@ -164,10 +165,10 @@ def _facts(stage: Stage, settings: Any, inputs: Any, identity: str) -> Json:
 
 
 def finite(metrics: Mapping[str, float]) -> Metrics:
-    """Return the metrics as plain finite floats: JSON and the KFP backend refuse NaN.
+    """Return the metrics as plain finite floats, because JSON and the KFP backend reject NaN.
 
     Raises:
-        UserError: one is not finite; the figure cannot be trusted.
+        UserError: a metric is not finite, so it cannot be trusted.
     """
     values = {name: float(value) for name, value in metrics.items()}
     broken = [name for name, value in values.items() if not math.isfinite(value)]

@@ -1,7 +1,8 @@
-"""Points at which a test has the process killed, to see what it leaves behind.
+"""Failpoints: named places at which a test can kill the process, to check what it leaves behind.
 
-The environment variable MACREC_FAILPOINT names one: `manifest written`, or `part written:3` for the
-third time that it is passed. The process then ends as by `kill -9`: nothing is tidied up.
+The environment variable MACREC_FAILPOINT selects one: `manifest written`, or `part written:3` for
+the third time that the process reaches it. The process then ends as after `kill -9`, without
+cleanup.
 """
 
 import os
@@ -33,11 +34,11 @@ CHECKPOINT = (
 CACHE = ("cache file written", "cache file uploaded", "cache file dropped")
 SHARD = ("shard uploaded", "shard kept")
 POINTS = (*OUTPUT, *STORE, *CHECKPOINT, *CACHE, *SHARD)
-"""All of them, by what is being written."""
+"""All failpoints, grouped by what is being written."""
 
 
 class _Chosen:
-    """The point that the environment names, and the passes that are left."""
+    """The failpoint that the environment selects, and how many passes remain until the kill."""
 
     def __init__(self, text: str) -> None:
         self.name, _, passes = text.partition(":")
@@ -49,7 +50,7 @@ _chosen = _Chosen(os.environ.get(VARIABLE, ""))
 
 
 def failpoint(name: str) -> None:
-    """Ends the process here if the environment says so."""
+    """Kill the process here if the environment selects this failpoint and its count is reached."""
     if name == _chosen.name:
         _chosen.passes -= 1
         if _chosen.passes == 0:

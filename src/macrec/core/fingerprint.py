@@ -1,4 +1,4 @@
-"""The identity of a result: the code, the configuration and the content of the inputs."""
+"""The fingerprint of a result: a digest of its code, its configuration and its input content."""
 
 import ast
 import dataclasses
@@ -11,22 +11,22 @@ from typing import Any
 from macrec.core.artifact import FORMAT, json_digest
 from macrec.core.stage import Stage
 
-# It moves bytes and computes nothing: a change there leaves finished work valid.
+# This package moves bytes and computes nothing, so a change in it keeps finished results valid.
 PLUMBING = "macrec.core"
 
 
 def code_version(stage: Stage, settings: Any = None) -> str:
-    """Return a digest of the code that a stage runs: its modules and what they import of macrec.
+    """Return a digest of the code that a stage runs: its modules and their imports of macrec.
 
-    Imports are followed through the syntax tree, so that nothing heavy is loaded. Under given
-    settings, the stage's `unused_imports` are not followed.
+    Imports are followed through the syntax tree, so that no heavy library is loaded. If `settings`
+    are passed, the stage's `unused_imports` under these settings are not followed.
     """
     left_out = () if settings is None else stage.unused_imports(settings)
     return module_version(f"{stage.package}.stage", left_out)
 
 
 def module_version(module: str, left_out: Collection[tuple[str, str]] = ()) -> str:
-    """Return a digest of what the `sources` of a module of a stage compute."""
+    """Return a digest of the syntax trees of a module and of all its imports (see `sources`)."""
     digest = hashlib.sha256()
     for name, source in sorted(sources(module, left_out).items()):
         digest.update(f"{name}\0{_tree_digest(source)}\n".encode())
@@ -34,7 +34,7 @@ def module_version(module: str, left_out: Collection[tuple[str, str]] = ()) -> s
 
 
 def _tree_digest(source: bytes) -> str:
-    """Digest a source by its syntax tree, so that comments, docstrings and layout do not count."""
+    """Return a digest of a source's syntax tree; comments, docstrings and layout do not count."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -44,7 +44,7 @@ def _tree_digest(source: bytes) -> str:
 
 
 def _is_text(statement: ast.stmt) -> bool:
-    """Whether a statement is a text alone: a docstring, of a module or of an attribute."""
+    """Return whether a statement is a bare string, such as a docstring of a module or attribute."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)
@@ -53,8 +53,11 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def sources(module: str, left_out: Collection[tuple[str, str]] = ()) -> dict[str, bytes]:
-    """The sources of one module of a stage and of all that it imports, but for the (importing,
-    imported) modules in `left_out`."""
+    """Return the sources of a stage's module and of all that it imports, by module name.
+
+    Only imports of macrec, except `macrec.core`, and of the module's own package are followed.
+    The (importing, imported) pairs of modules in `left_out` are not followed.
+    """
     package = module.rpartition(".")[0]
     pending, seen = [module], dict[str, bytes]()
     while pending:
@@ -85,14 +88,17 @@ def _imported(source: bytes, module: str) -> Iterator[str]:
 
 def _is_module(name: str) -> bool:
     parent = importlib.util.find_spec(name.rpartition(".")[0])
-    # A plain module has none below it; to ask for one would import it, and torch with it.
+    # A plain module has no submodules. `find_spec` below it would import it, and torch with it.
     if parent is None or parent.submodule_search_locations is None:
         return False
     return importlib.util.find_spec(name) is not None
 
 
 def fingerprint(stage: Stage, settings: Any, inputs: Any, salt: str = "") -> str:
-    """Identity of the result: code, configuration and content of the inputs, nothing else."""
+    """Return the fingerprint of a result.
+
+    It depends on the stage's code, its settings, the content of its inputs and `salt`.
+    """
     values = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
     return json_digest(
         {

@@ -1,10 +1,11 @@
-"""Starts a stage in several processes on this machine, as torchrun does.
+"""Start a stage in several processes on this machine, as torchrun does.
 
-The command of a container is fixed when the pipeline is compiled, the number of its GPUs when a run
-is submitted. So a stage's own command, told a number above 1, starts itself that many times.
+The command of a container is fixed when the pipeline is compiled. The number of its GPUs is fixed
+only when a run is submitted. Therefore the stage's own command starts itself several times if its
+number of processes is above 1.
 
-torchrun alone would not do: it ends with exit code 1 whatever its processes ended with, and a user
-error or a preemption is told by its code.
+torchrun alone does not suffice. It exits with code 1 whatever the exit codes of its processes, but
+a user error or a preemption is recognised by its exit code.
 """
 
 import os
@@ -17,28 +18,28 @@ from macrec.core.errors import EXIT_PREEMPTED, EXIT_TRY_AGAIN, EXIT_USER_ERROR, 
 from macrec.core.progress import log
 
 SECONDS_TO_LEAVE = "120"
-"""What processes that were asked to end may take for a last checkpoint, where nobody kills them
-earlier (Kubernetes: after 30 s)."""
+"""Seconds that processes have for a last checkpoint after they were asked to end. Kubernetes kills
+them earlier, after 30 s."""
 
 
 def launched() -> bool:
-    """Whether this is one of several processes that somebody has started."""
+    """Return whether this process is one of several that a launcher started."""
     return "WORLD_SIZE" in os.environ
 
 
 def launch(module: str, argv: Sequence[str], count: int, device: str = "auto") -> None:
-    """Runs `python -m MODULE ARGV...` in processes that find each other; passes signals on to them.
+    """Run `python -m MODULE ARGV...` in connected processes, and forward signals to them.
 
     Args:
-        module: the stage's main.
-        argv: its arguments, which each process gets.
-        count: how many processes; each has a GPU of its own where there are any.
-        device: the stage's setting; with "cpu" no GPU is asked for.
+        module: the module that runs the stage.
+        argv: its arguments; every process gets them.
+        count: number of processes; each has its own GPU if the machine has GPUs.
+        device: the stage's `device` setting; with "cpu" no GPUs are required.
 
     Raises:
-        UserError: there are GPUs here, but fewer than processes.
-        SystemExit: a process failed, or this one was asked to end; with the exit code that the
-            stage would have alone.
+        UserError: the machine has GPUs, but fewer than `count`.
+        SystemExit: a process failed, or this one was asked to end. The exit code is the one that
+            the stage would have in a single process.
     """
     import torch
     from torch.distributed import run as torchrun
@@ -52,7 +53,7 @@ def launch(module: str, argv: Sequence[str], count: int, device: str = "auto") -
             f"pipeline: `gpu_count`) {gpus} or less."
         )
     threads = max(1, len(os.sched_getaffinity(0)) // count)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else torchrun says 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # torchrun's default is 1
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_LEAVE)
     place = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(count)]
     log.info("%s: in %d processes", module, count)
@@ -71,9 +72,10 @@ def _end_as(codes: dict[int, int]) -> NoReturn:
 
 
 def exit_code(codes: Iterable[int]) -> int:
-    """The exit code of all from those that are not 0; negative: killed by that signal.
+    """Return one exit code for all processes, from their codes other than 0.
 
-    When one fails the others are asked to end, or lose the connection: their codes say less.
+    A negative code means that the process was killed by that signal. When one process fails, the
+    others are asked to end or lose the connection, so their codes are less informative.
     """
     found = set(codes)
     for telling in (EXIT_USER_ERROR, EXIT_TRY_AGAIN):

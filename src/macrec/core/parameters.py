@@ -1,4 +1,4 @@
-"""Typed parameters of a stage: its dataclass fields, their docs, and values read for them."""
+"""Typed parameters of a stage: its dataclass fields, their docs, and how values are parsed."""
 
 import ast
 import dataclasses
@@ -13,7 +13,7 @@ from macrec.core.errors import UserError
 
 
 class Parameter(NamedTuple):
-    """One setting of a stage: a field of its Settings or Execution, or a URI of its Inputs."""
+    """One parameter of a stage: a field of its Settings or Execution, or a URI of its Inputs."""
 
     name: str
     kind: Any
@@ -22,12 +22,12 @@ class Parameter(NamedTuple):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The allowed values of an enumeration."""
+        """Return the allowed values of a Literal type; empty for other types."""
         return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Attribute docstrings of a dataclass: the string below each field."""
+    """Return the attribute docstrings of a dataclass by field: the string below each field."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
     docs: dict[str, str] = {}
@@ -40,7 +40,7 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def fields(cls: type) -> list[Parameter]:
-    """The fields of a dataclass with their types, defaults and docs."""
+    """Return the fields of a dataclass with their types, defaults and docs."""
     hints, docs = typing.get_type_hints(cls), field_docs(cls)
     return [
         Parameter(f.name, _required(hints[f.name]), f.default, docs.get(f.name, ""))
@@ -55,10 +55,10 @@ def _required(kind: Any) -> Any:
 
 
 def parse(parameter: Parameter, value: Any) -> Any:
-    """A parameter's value from the command line, a config file or KFP's JSON.
+    """Convert a value from the command line, a config file or KFP's JSON to the parameter's type.
 
     Raises:
-        UserError: the value is not of the parameter's type.
+        UserError: the value does not match the parameter's type.
     """
     kind = parameter.kind
     try:
@@ -69,7 +69,7 @@ def parse(parameter: Parameter, value: Any) -> Any:
                 parse(inner, i.strip(" \"'") if isinstance(i, str) else i) for i in items if i != ""
             )
         if typing.get_origin(kind) is Literal:
-            if str(value) not in typing.get_args(kind):  # a number in a configuration file
+            if str(value) not in typing.get_args(kind):  # a config file may have a number
                 raise ValueError
             return str(value)
         if kind is bool:
@@ -87,5 +87,5 @@ def parse(parameter: Parameter, value: Any) -> Any:
 
 
 def build(cls: type, values: Mapping[str, Any]) -> Any:
-    """A Settings or Execution from the values that are given; the rest takes its defaults."""
+    """Return a Settings or Execution with the given values and defaults for all other fields."""
     return cls(**{p.name: parse(p, values[p.name]) for p in fields(cls) if p.name in values})

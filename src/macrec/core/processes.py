@@ -1,7 +1,8 @@
-"""Several processes that compute one stage together, as torchrun starts them.
+"""Several processes that compute one stage together, as started by torchrun.
 
-Each has the whole catalogue and the whole model, takes its share of every batch, and ends every
-step with the same parameters. Process 0 alone reads and writes what lies outside of them.
+Each process has the whole catalogue and the whole model. It computes its share of every batch and
+has the same parameters as the others after every step. Only process 0 reads and writes external
+data.
 
 Shape suffixes: B rows of a batch, D components.
 """
@@ -16,33 +17,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PATIENCE = timedelta(hours=2)
-"""How long a process waits for the others: process 0 alone reads large catalogues for minutes."""
+"""Longest wait of a process for the others; process 0 reads large catalogues for minutes."""
 
 
 class Processes:
-    """The processes of a stage; alone, every exchange leaves things as they are."""
+    """The processes of a stage. With a single process, every exchange does nothing."""
 
     def __init__(self, rank: int = 0, count: int = 1) -> None:
         self.rank, self.count = rank, count
 
     @property
     def first(self) -> bool:
-        """Whether this is process 0."""
+        """Return whether this is process 0."""
         return self.rank == 0
 
     def share(self, rows: int) -> slice:
-        """This process's part of so many rows; parts differ by one row at most."""
+        """Return this process's slice of `rows` rows; slices differ by at most one row."""
         return slice(rows * self.rank // self.count, rows * (self.rank + 1) // self.count)
 
     def sum(self, tensor: "Tensor") -> None:
-        """Replaces the tensor by its sum over the processes."""
+        """Replace the tensor by its sum over all processes."""
         if self.count > 1:
             import torch.distributed as dist
 
             dist.all_reduce(tensor)
 
     def sum_all(self, tensors: "Sequence[Tensor]") -> None:
-        """Replaces tensors of one type by their sums over the processes, in a single exchange."""
+        """Replace tensors of one dtype by their sums over all processes, in a single exchange."""
         if self.count > 1:
             import torch
 
@@ -53,7 +54,7 @@ class Processes:
                 tensor.copy_(summed.view_as(tensor))
 
     def spread(self, tensors: Iterable["Tensor"]) -> None:
-        """Replaces the tensors by those of process 0."""
+        """Replace the tensors by those of process 0."""
         if self.count > 1:
             import torch.distributed as dist
 
@@ -61,7 +62,7 @@ class Processes:
                 dist.broadcast(tensor, 0)
 
     def agree(self, value: bool) -> bool:
-        """What process 0 says."""
+        """Return the value that process 0 passed, in every process."""
         if self.count == 1:
             return value
         import torch
@@ -71,10 +72,10 @@ class Processes:
         return bool(said)
 
     def join_rows(self, own_BD: "Tensor", rows: int) -> "Tensor":
-        """The rows of all processes, in order, from the share of each.
+        """Return the rows of all processes in order, gathered from the share of each.
 
-        A gradient reaches this process's rows alone. Each process computes on the joined rows what
-        the others compute, so that its gradient of its own rows is whole.
+        Gradients flow only to this process's rows. Every process computes the same function of the
+        joined rows, so the gradient of its own rows is complete.
         """
         if self.count == 1:
             return own_BD
@@ -82,7 +83,7 @@ class Processes:
         import torch.distributed as dist
 
         shares = [Processes(rank, self.count).share(rows) for rank in range(self.count)]
-        most = max(share.stop - share.start for share in shares)  # all must send equally many
+        most = max(share.stop - share.start for share in shares)  # all_gather needs equal sizes
         sent_BD = own_BD.new_zeros((most, *own_BD.shape[1:]))
         sent_BD[: len(own_BD)] = own_BD.detach()
         received = [torch.empty_like(sent_BD) for _ in shares]
@@ -94,7 +95,7 @@ class Processes:
         return torch.cat(parts)
 
     def device(self, chosen: "torch.device") -> "torch.device":
-        """The device of this process: of several processes each has a GPU of its own."""
+        """Return the device of this process; each of several processes has its own GPU."""
         import torch
 
         if self.count == 1 or chosen.type != "cuda" or chosen.index is not None:
@@ -108,7 +109,7 @@ ALONE = Processes()
 
 
 def processes() -> Processes:
-    """Those that torchrun has started, joined; this one alone if it has not."""
+    """Join and return the processes that torchrun started; without torchrun, this one alone."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return ALONE
@@ -122,7 +123,7 @@ def processes() -> Processes:
 
 
 def leave() -> None:
-    """Parts from the other processes; without it they would complain."""
+    """Leave the process group. Without this call, torch logs a warning at exit."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         import torch.distributed as dist
 

@@ -9,7 +9,10 @@ log = logging.getLogger("macrec")
 
 
 class Progress:
-    """Log lines `what: done/total unit, rate, time left`, at most one per interval."""
+    """Logs lines `what: done/total unit, rate, time left`, at most one per interval.
+
+    The environment variable MACREC_PROGRESS_SECONDS sets the interval (default: 30 s).
+    """
 
     def __init__(
         self,
@@ -24,13 +27,13 @@ class Progress:
         self._interval = float(os.environ.get("MACREC_PROGRESS_SECONDS", "30"))
 
     def advance(self, count: int, note: str = "") -> None:
-        """Counts work that is done; `note` is appended to the line if one is due."""
+        """Count finished work, and log a line with `note` appended if one is due."""
         self.done += count
         if self._clock() - self._reported >= self._interval:
             self._report(note)
 
     def close(self) -> None:
-        """Ends the work; says so if it was long enough to have been reported before."""
+        """Log a final line if at least one line was logged before."""
         if self._reported > self._started:
             self._report()
 

@@ -1,6 +1,6 @@
-"""What a stage says when disk or memory do not suffice: where, how much, and what to change.
+"""Errors for insufficient disk or memory: they state where, how much, and what to change.
 
-Both end with exit code 2: a retry on the same machine with the same settings would end alike.
+Both end with exit code 2, because a retry with the same machine and settings would fail again.
 """
 
 import errno
@@ -15,18 +15,18 @@ from macrec.core.errors import UserError
 from macrec.core.parameters import Parameter
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-# What libraries say that raise no error of a kind of its own.
+# Messages of libraries that raise no specific exception type.
 NO_ROOM_TEXTS = ("no space left on device", "storagefull")
 NO_MEMORY_TEXTS = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
 
 
 @contextmanager
 def room_for(path: Path, needed: int = 0) -> Iterator[None]:
-    """Around the writing of a file: a full disk becomes a `UserError` that names it.
+    """Convert a full disk into a `UserError` that names the file, while the block writes it.
 
     Args:
         path: the file.
-        needed: bytes that are being written; 0 if that is not known.
+        needed: number of bytes that are being written; 0 if unknown.
     """
     try:
         yield
@@ -44,12 +44,12 @@ def room_for(path: Path, needed: int = 0) -> Iterator[None]:
 def told(
     stage: str, settings: Sequence[tuple[Parameter, object]], folders: list[Path]
 ) -> Iterator[None]:
-    """Around a stage's work: what ran out becomes a `UserError` that says what to change.
+    """Convert a lack of disk or memory in the block into a `UserError` that proposes a remedy.
 
     Args:
-        stage: its name.
-        settings: its parameters and their values.
-        folders: where it writes to, besides the folder for temporary files.
+        stage: name of the stage that the block runs.
+        settings: parameters of the stage and their values.
+        folders: folders that the stage writes to, besides the one for temporary files.
     """
     try:
         yield
@@ -77,7 +77,7 @@ def _is_disk(error: Exception) -> bool:
 def _is_memory(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    # Torch's OutOfMemoryError is a RuntimeError, and so is what it raises on a CPU.
+    # Torch's OutOfMemoryError is a RuntimeError. On a CPU torch raises a plain RuntimeError.
     said = isinstance(error, RuntimeError) and any(
         text in str(error).lower() for text in NO_MEMORY_TEXTS
     )

@@ -1,7 +1,8 @@
-"""The contract of a stage: what it declares (`Stage`), and what it is given to compute (`Job`).
+"""The contract of a stage: its declaration (`Stage`) and the work that it receives (`Job`).
 
-`components/NAME/spec.py` declares the stage and is light: a finished stage is handed over without
-its libraries. `components/NAME/stage.py` has `run(job) -> Metrics` and is loaded to compute.
+`components/NAME/spec.py` declares the stage and imports no heavy libraries, because a finished
+stage is reused without them. `components/NAME/stage.py` has `run(job) -> Metrics` and is imported
+only to compute.
 """
 
 import importlib
@@ -23,7 +24,7 @@ ExecutionT = TypeVar("ExecutionT")
 
 
 class Pool(StrEnum):
-    """The node pool of a stage."""
+    """The node pool on which a stage runs."""
 
     CPU = "cpu"
     GPU = "gpu"
@@ -31,85 +32,89 @@ class Pool(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What a stage is. The four classes are frozen dataclasses whose fields have docstrings."""
+    """The declaration of a stage.
+
+    Its four classes (settings, execution, inputs, outputs) are frozen dataclasses whose fields have
+    docstrings.
+    """
 
     name: str
-    """The folder below components/."""
+    """Name of the stage and of its folder below components/."""
     summary: str
-    """One line: what it does."""
+    """One line that states what the stage does."""
     pool: Pool
-    """Where its task runs."""
+    """Node pool on which its task runs."""
     settings: type
-    """Settings that change the result; part of the fingerprint."""
+    """Class of the settings that change the result; they are part of the fingerprint."""
     execution: type
-    """Settings that change the speed alone."""
+    """Class of the settings that change only the speed."""
     inputs: type
-    """Artifacts and external data that it reads."""
+    """Class of the artifacts and external data that the stage reads."""
     outputs: type
-    """What it writes."""
+    """Class of the outputs that the stage writes."""
     distributed: bool = False
-    """torchrun may start it in several processes. All run it; process 0 alone looks into the store,
-    commits and has metrics."""
+    """Whether torchrun may start the stage in several processes. All of them run it, but only
+    process 0 reads the store, commits and returns metrics."""
     reusable: bool = True
-    """Its result is kept in the artifact store and handed over under the same fingerprint."""
+    """Whether the result is kept in the artifact store and reused under the same fingerprint."""
     resumable: bool = False
-    """It keeps checkpoints in a folder of the store that belongs to the fingerprint, and is removed
-    when the result is in the store."""
+    """Whether the stage keeps checkpoints, in a folder of the store that is named by the
+    fingerprint. The folder is deleted when the result is in the store."""
     cached: bool = False
-    """It keeps single results of earlier runs in a folder of the store, whatever the fingerprint
-    (`macrec.data.embedding_cache`)."""
+    """Whether the stage keeps single results of earlier runs, in a folder of the store that all
+    fingerprints share (`macrec.data.embedding_cache`)."""
     used_inputs: Callable[[Any, Any], Any] = lambda settings, inputs: inputs
-    """(settings, inputs) -> the inputs that are read under these settings; the others are None and
-    no part of the fingerprint."""
+    """(settings, inputs) -> the inputs that are read under these settings. The others are None and
+    are not part of the fingerprint."""
     unused_imports: Callable[[Any], Collection[tuple[str, str]]] = lambda settings: ()
-    """(settings) -> (importing, imported) modules whose code does not change the result under these
-    settings (`macrec.core.fingerprint`)."""
+    """(settings) -> pairs of an importing and an imported module. The imported code does not change
+    the result under these settings (`macrec.core.fingerprint`)."""
 
     @property
     def package(self) -> str:
-        """The package of its code."""
+        """Return the name of the package with the stage's code."""
         return f"components.{self.name}"
 
     @property
     def artifacts(self) -> list[Parameter]:
-        """The artifacts that it reads."""
+        """Return the artifacts that the stage reads."""
         return [f for f in fields(self.inputs) if f.kind is Artifact]
 
     @property
     def sources(self) -> list[Parameter]:
-        """The external data that it reads."""
+        """Return the external data that the stage reads."""
         return [f for f in fields(self.inputs) if f.kind is Source]
 
     @property
     def parameters(self) -> list[Parameter]:
-        """The fields of its settings, then those of its execution."""
+        """Return the fields of the stage's settings, then those of its execution."""
         return [*fields(self.settings), *fields(self.execution)]
 
     def run(self, job: "Job[Any, Any, Any, Any]") -> Metrics:
-        """Compute a job; this loads the code of the stage."""
+        """Run a job and return its metrics; this imports the stage's code."""
         return importlib.import_module(f"{self.package}.stage").run(job)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[SettingsT, InputsT, OutputsT, ExecutionT]):
-    """What a stage is given to compute."""
+    """The work that a stage receives."""
 
     settings: SettingsT
     inputs: InputsT
     outputs: OutputsT
     execution: ExecutionT
     checkpoint_uri: str = ""
-    """Folder for checkpoints, of a resumable stage; empty without a store."""
+    """Folder for the checkpoints of a resumable stage; empty without a store."""
     cache_uri: str = ""
-    """Folder for single results, of a cached stage; empty without a store."""
+    """Folder for the single results of a cached stage; empty without a store."""
     made_from: Json | None = None
-    """What the result is made from; a checkpoint made from something else is refused."""
+    """Provenance of the result; a checkpoint with a different provenance is rejected."""
 
     @property
     def processes(self) -> Processes:
-        """The processes that compute this job together."""
+        """Return the processes that compute this job together."""
         return processes()
 
     def checkpoints(self, every_seconds: float) -> Checkpoints:
-        """Return the checkpoints of this job, saved so often at most."""
+        """Return the checkpoints of this job, saved at most once per `every_seconds`."""
         return Checkpoints(self.checkpoint_uri, every_seconds, made_for=self.made_from)

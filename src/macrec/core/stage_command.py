@@ -1,4 +1,4 @@
-"""The command line of a stage, by hand (flags) and under Kubeflow Pipelines (executor input)."""
+"""The command line of a stage, for manual use (flags) and Kubeflow Pipelines (executor input)."""
 
 import argparse
 import dataclasses
@@ -24,6 +24,7 @@ from macrec.core.artifact import (
 )
 from macrec.core.errors import EXIT_PREEMPTED, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TryAgain, UserError
 from macrec.core.executor import Result, execute, finished
+from macrec.core.kernels import numeric_kernels
 from macrec.core.launch import launch, launched
 from macrec.core.parameters import Parameter, build, fields, parse
 from macrec.core.processes import leave, processes
@@ -33,21 +34,21 @@ from macrec.core.store import ArtifactStore
 from macrec.core.task_note import noted
 
 METRICS = "metrics"
-# Where the KFP launcher mounts an artifact's URI in the container.
+# The KFP launcher mounts artifact URIs at these paths in the container.
 KFP_MOUNTS = {"gs://": "/gcs/", "minio://": "/minio/", "s3://": "/s3/"}
-# What every stage accepts besides its own parameters.
+# Every stage accepts these besides its own parameters.
 COMMON = [
     Parameter("store", str, "", "Artifact store, a local folder or gs://; empty: reuse nothing."),
     Parameter("cache_salt", str, "", "Any text; a new one forces the stage to compute again."),
 ]
-# Also of every stage, but each has its own among the run parameters.
+# Every stage accepts this too, but the pipeline has a separate run parameter for each stage.
 FORCE = Parameter(
     "force",
     str,
     "",
     "Any text; a new one makes this stage compute again, and what follows if its bytes changed.",
 )
-# A choice of texts, for KFP's driver reads the parameter of a GPU limit as text: given a number, it
+# Strings, because KFP's driver reads the parameter of a GPU limit as a string. With a number it
 # sets no limit at all.
 GpuCount = Literal["0", "1", "2", "3", "4", "5", "6", "7", "8", "16"]
 PROCESSES = Parameter(
@@ -59,7 +60,7 @@ PROCESSES = Parameter(
 
 
 class Request(NamedTuple):
-    """A stage's call, whoever made it."""
+    """One call of a stage, made by flags or by KFP."""
 
     values: dict[str, Any]
     artifacts: dict[str, Path]
@@ -68,7 +69,7 @@ class Request(NamedTuple):
 
 
 def main(stage: Stage, argv: list[str]) -> None:
-    """Serves one call and ends the process with its exit code."""
+    """Serve one call and exit the process with its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_PREEMPTED))
     code = guarded(lambda: serve(stage, argv))
@@ -77,9 +78,9 @@ def main(stage: Stage, argv: list[str]) -> None:
 
 
 def serve(stage: Stage, argv: list[str]) -> None:
-    """Runs the call that the arguments state, in this process or in those that it starts.
+    """Run the call that the arguments describe, in this process or in several that it starts.
 
-    Under KFP the first of them writes down how it began and ended.
+    Under KFP the process that KFP started records how the call began and ended.
     """
     request = parse_request(stage, argv)
     count = int(parse(PROCESSES, request.values.get("processes", PROCESSES.default)))
@@ -95,13 +96,16 @@ def serve(stage: Stage, argv: list[str]) -> None:
 
 
 def common(stage: Stage) -> list[Parameter]:
-    """What the stage accepts besides its own parameters."""
+    """Return the parameters that the stage accepts besides its own."""
     several = [PROCESSES] if stage.distributed else []
     return [*COMMON, FORCE, *several]
 
 
 def guarded(work: Callable[[], object]) -> int:
-    """Runs the work; an error that has an exit code of its own gives it, without a traceback."""
+    """Run the work and return its exit code.
+
+    An error that determines an exit code is logged without a traceback. Other errors propagate.
+    """
     try:
         work()
         return 0
@@ -114,7 +118,11 @@ def guarded(work: Callable[[], object]) -> int:
 
 
 def parse_request(stage: Stage, argv: list[str]) -> Request:
-    """Reads a call from flags or, after `--executor-input`, from KFP's JSON."""
+    """Read a call from flags or, after `--executor-input`, from KFP's JSON.
+
+    Raises:
+        UserError: a required flag is missing.
+    """
     options = parser(stage).parse_args(argv)
     if options.executor_input:
         return _from_executor_input(stage, json.loads(options.executor_input))
@@ -134,7 +142,7 @@ def parse_request(stage: Stage, argv: list[str]) -> Request:
 
 
 def parser(stage: Stage) -> argparse.ArgumentParser:
-    """The flags of a stage: its artifacts, sources, settings and the common ones."""
+    """Return the argument parser of a stage: its artifacts, sources, parameters and common ones."""
     name = stage.name
     result = argparse.ArgumentParser(prog=f"macrec stage {name}", description=stage.summary)
     result.add_argument("--executor-input", help="the call as KFP v2 states it, instead of flags")
@@ -151,7 +159,7 @@ def parser(stage: Stage) -> argparse.ArgumentParser:
 
 
 def add_flag(to: argparse.ArgumentParser, parameter: Parameter, prefix: str = "") -> None:
-    """A flag for the parameter, with its doc as the help text."""
+    """Add a flag for the parameter, with its doc as the help text."""
     flag = "--" + parameter.name.replace("_", "-")
     text = prefix + parameter.doc
     if isinstance(parameter.default, str | int | float | bool | tuple) and not prefix:
@@ -173,7 +181,7 @@ def _from_executor_input(stage: Stage, call: Json) -> Request:
 
 
 def local_path(uri: str) -> str:
-    """The path in the container at which the KFP launcher provides a URI."""
+    """Return the path in the container at which the KFP launcher provides a URI."""
     for prefix, mount in KFP_MOUNTS.items():
         if uri.startswith(prefix):
             return mount + uri.removeprefix(prefix)
@@ -181,7 +189,10 @@ def local_path(uri: str) -> str:
 
 
 def source(uri: str, snapshot: str = "", cache: Path | None = None) -> Source | None:
-    """The Source of a URI, None for an empty one; `hub:NAME/MODEL@REVISION` is a model hub's."""
+    """Return the Source of a URI, or None for an empty URI.
+
+    `hub:NAME/MODEL@REVISION` refers to a model hub.
+    """
     if not uri:
         return None
     hub = uri.startswith("hub:")
@@ -189,7 +200,7 @@ def source(uri: str, snapshot: str = "", cache: Path | None = None) -> Source | 
 
 
 class Call(NamedTuple):
-    """A request as the stage takes it."""
+    """The arguments of a stage, built from a request."""
 
     settings: Any
     inputs: Any
@@ -201,7 +212,7 @@ class Call(NamedTuple):
 
 @contextmanager
 def _built(stage: Stage, request: Request) -> Iterator[Call]:
-    """The stage's arguments; remote data lies in a temporary folder until the end of the block."""
+    """Build the stage's arguments; remote data stays in a temporary folder until the block ends."""
     values = request.values
     store, salt, force = (values.get(name, "") for name in ("store", "cache_salt", "force"))
     with tempfile.TemporaryDirectory(prefix="macrec-") as cache:
@@ -223,7 +234,7 @@ def _built(stage: Stage, request: Request) -> Iterator[Call]:
 
 
 def run_request(stage: Stage, request: Request) -> Result:
-    """Executes the stage and writes KFP's executor output."""
+    """Execute the stage and write KFP's executor output."""
     with _built(stage, request) as call:
         *arguments, store, salt = call
         result = execute(stage, *arguments, store=store, salt=salt)
@@ -233,7 +244,10 @@ def run_request(stage: Stage, request: Request) -> Result:
 
 
 def hand_over(stage: Stage, request: Request) -> bool:
-    """Does the same if the store has the result; computes nothing. Whether it had."""
+    """Restore the stage's result from the store if possible, without computing anything.
+
+    Write KFP's executor output in that case. Return whether the store had the result.
+    """
     with _built(stage, request) as call:
         if call.store is None:
             return False
@@ -255,6 +269,8 @@ def _write_executor_output(
         if isinstance(output, ParameterOutput):
             continue
         metadata: Json = {"fingerprint": result.fingerprint, "reused": result.reused}
+        if not result.reused:
+            metadata["numeric_kernels"] = numeric_kernels()
         if isinstance(output, FolderOutput):
             metadata |= ui_facts.facts(Artifact.open(output.path), read_from)
         artifacts[name] = {"artifacts": [{"name": name, "uri": uris[name], "metadata": metadata}]}

@@ -1,8 +1,8 @@
-"""The artifact store: finished work, found again by fingerprint.
+"""The artifact store: results of finished stages, found by fingerprint.
 
-Files are stored once under the SHA-256 of their content (`blobs/`), and one record per finished
-stage (`records/STAGE/FINGERPRINT.json`) names them. A record is created last and only if there is
-none, so that two identical runs at once cannot mix: one commits, the other takes over its result.
+Files are stored once, under the SHA-256 of their content (`blobs/`). One record per finished stage
+(`records/STAGE/FINGERPRINT.json`) lists them. A record is created last and only if none exists, so
+that two identical concurrent runs cannot mix. One commits, and the other takes over its result.
 """
 
 import json
@@ -19,13 +19,17 @@ from macrec.core.storage.uris import open_storage
 
 
 class ArtifactStore:
-    """Finished stages at a local path or at gs://."""
+    """Results of finished stages, at a local path or at gs://."""
 
     def __init__(self, uri: str) -> None:
         self.storage: Storage = open_storage(uri)
 
     def find(self, stage: str, fingerprint: str) -> Json | None:
-        """The record of a finished stage, or None."""
+        """Return the record of a finished stage, or None.
+
+        Raises:
+            UserError: the record is damaged.
+        """
         content = self.storage.read(_record_name(stage, fingerprint))
         if content is None:
             return None
@@ -41,11 +45,16 @@ class ArtifactStore:
             ) from error
 
     def restore(self, record: Json, outputs: Mapping[str, Output]) -> bool:
-        """Puts a finished stage's outputs in place; False if a file of it is absent or damaged."""
-        whole: list[bool] = []  # every file is looked at, so that every damaged blob goes
+        """Restore a finished stage's outputs; return False if a stored file is absent or damaged.
+
+        Raises:
+            UserError: the record lists a file outside its artifact, or an output folder holds files
+                that no stage has written.
+        """
+        whole: list[bool] = []  # every file is checked, so that every damaged blob is deleted
         for name, output in outputs.items():
             output.prepare()
-            # The manifest last: whatever ends the process, it never stands without its files.
+            # The manifest comes last, so it never exists without its files, even after a kill.
             for entry in sorted(record["outputs"][name], key=lambda e: e["name"] == MANIFEST):
                 whole.append(self._restore_file(entry, _target(output, entry["name"])))
         failpoint("result restored")
@@ -76,10 +85,10 @@ class ArtifactStore:
         *,
         replace: bool = False,
     ) -> Json | None:
-        """Stores the outputs of a stage that has ended; returns the record that stands instead.
+        """Store the outputs of a finished stage; return None, or the record of a quicker run.
 
-        That is None, or another run's record if that run was quicker. `replace` says that the
-        standing record is damaged and must give way.
+        If an identical run has committed first, its record stays and is returned. With `replace`,
+        the existing record is deleted first, because its files are damaged.
         """
         stored: dict[str, list[Json]] = {}
         for name, output in outputs.items():

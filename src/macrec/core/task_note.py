@@ -1,4 +1,4 @@
-"""How a task of a pipeline began and ended, written down beside its executor output."""
+"""Record how a task of a pipeline began and ended, in a file beside its executor output."""
 
 import json
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from macrec.core.artifact import Json, write_atomically
 from macrec.core.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR, TryAgain, UserError
 
 TASK = "task.json"
-"""The file, in the folder of the executor output; `macrec status` reads it."""
+"""Name of the file, in the folder of the executor output. `macrec status` reads it."""
 
 
 @contextmanager
 def noted(stage: str, executor_output: Path) -> Iterator[Json]:
-    """Notes the block's beginning, end, exit code and error; what is put into the dict too."""
+    """Record the block's start, end, exit code and error, and entries that it adds to the dict."""
     path = executor_output.with_name(TASK)
     path.parent.mkdir(parents=True, exist_ok=True)
     note: Json = {"stage": stage, "started": _now()}

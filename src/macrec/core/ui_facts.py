@@ -1,8 +1,8 @@
-"""What the KFP UI shows of a finished stage: facts about its artifacts, names of its metrics.
+"""What the KFP UI shows of a finished stage: facts about its artifacts, and names of its metrics.
 
-The UI sorts metrics by name, in the table of a run and where runs are compared. What is looked at
-first gets a number in front, and all ranking metrics read as they are written everywhere:
-`fused_hr_10` is `1 HR@10 fused`, `text_wide_mrr_5` is `MRR@5 text wide`.
+The UI sorts metrics by name, both in the table of a run and where runs are compared. The most
+important metrics therefore get a leading number. All ranking metrics use the usual notation:
+`fused_hr_10` becomes `1 HR@10 fused`, and `text_wide_mrr_5` becomes `MRR@5 text wide`.
 """
 
 import re
@@ -17,11 +17,12 @@ _VECTOR = re.compile(r"fixed_size_list<.+>\[(\d+)\]")
 
 
 def facts(artifact: Artifact, sources: Mapping[str, str]) -> Json:
-    """Metadata of an artifact: its size, its vectors, what its stage says of it, where it is from.
+    """Return an artifact's facts: its size, its vector sizes, its sources and its own metadata.
 
     Args:
         artifact: a dataset or a folder.
-        sources: URIs of the stage's external data by name, such as the model; empty: not given.
+        sources: URIs of the stage's external data by name, such as the model. An empty URI means
+            that the source is not set.
     """
     manifest = artifact.manifest
     told: Json = {
@@ -32,13 +33,13 @@ def facts(artifact: Artifact, sources: Mapping[str, str]) -> Json:
         told["rows"] = artifact.rows
         told |= _vector_sizes(manifest["schema"])
     for name, uri in sources.items():
-        if uri and name in manifest["inputs"]:  # a stage need not read all that it is given
+        if uri and name in manifest["inputs"]:  # a stage may ignore some sources
             told |= {name: uri, f"{name}_digest": manifest["inputs"][name]}
     return told | artifact.metadata
 
 
 def _vector_sizes(columns: list[Json]) -> Json:
-    """`dim` if all vectors of a row have one size, else the size of each."""
+    """Return `dim` if all vector columns have the same size, else `NAME_dim` for each column."""
     found = {c["name"]: m[1] for c in columns if (m := _VECTOR.fullmatch(str(c["type"])))}
     sizes = {name: int(size) for name, size in found.items()}
     if len(set(sizes.values())) == 1:
@@ -47,13 +48,13 @@ def _vector_sizes(columns: list[Json]) -> Json:
 
 
 def shown(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics under their names for the UI, in its order."""
+    """Return the metrics under their names in the UI, in the UI's order."""
     named = {_shown(name): value for name, value in metrics.items()}
     return {name: named[name] for name in sorted(named)}
 
 
 def ours(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics under the names that the stage gave them."""
+    """Return the metrics under the stage's names for them; this is the inverse of `shown`."""
     return {_ours(name): value for name, value in metrics.items()}
 
 

@@ -1,7 +1,8 @@
-"""The mean that an embedding stage has subtracted, kept beside the vectors and with the quantizer.
+"""The mean that an embedding stage subtracts, stored with the vectors and with the quantizer.
 
-It is that of the catalogue embedded. A quantizer knows the vectors of its own catalogue less THEIR
-mean, so those of a later catalogue are brought to that mean before it encodes them.
+It is the mean over the embedded catalogue. A quantizer is trained on the vectors of its own
+catalogue minus THEIR mean. Vectors of a later catalogue are therefore shifted to that mean before
+they are encoded.
 """
 
 from collections.abc import Mapping
@@ -16,24 +17,24 @@ MEAN = "mean.safetensors"
 
 
 def write_means(folder: Path, means: Mapping[str, np.ndarray]) -> None:
-    """Writes one float32 vector per name into an artifact's folder."""
+    """Write one float32 mean vector per name into an artifact's folder."""
     from safetensors.numpy import save_file
 
     save_file({name: np.asarray(mean, np.float32) for name, mean in means.items()}, folder / MEAN)
 
 
 def subtracted(embeddings: Artifact) -> np.ndarray:
-    """What was subtracted from the vectors of an embeddings artifact, float32 [E]; or zeros."""
+    """Return the mean subtracted from an embeddings artifact, float32 [E]; zeros if none was."""
     if not embeddings.has(MEAN):
         return np.zeros(embeddings.schema.field("embedding").type.list_size, np.float32)
     return _load(embeddings)["embedding"]
 
 
 def trained_on(quantizer: Artifact) -> dict[str, np.ndarray]:
-    """What was subtracted from the vectors that a quantizer was trained on, by modality.
+    """Return the means subtracted from a quantizer's training vectors, by modality.
 
     Raises:
-        UserError: the quantizer does not say.
+        UserError: the quantizer contains no means.
     """
     if not quantizer.has(MEAN):
         raise UserError(

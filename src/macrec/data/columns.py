@@ -1,6 +1,6 @@
-"""Columns of vectors and of codes as numpy arrays, and back.
+"""Conversion of columns of vectors and of codes to numpy arrays, and back.
 
-N items, D components, L levels
+Shape suffixes: N items, D components, L levels.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ IN_MEMORY_BYTES = 1 << 30
 
 
 def embedding_matrix(artifact: Artifact, column: str = "embedding") -> np.ndarray:
-    """A fixed-size-list column as float32 [N, D]; null rows are zeros (see `valid_rows`).
+    """Return a fixed-size-list column as float32 [N, D]; null rows are zeros (see `valid_rows`).
 
     Above 1 GiB the matrix is memory-mapped from an unnamed temporary file.
     """
@@ -37,13 +37,13 @@ def embedding_matrix(artifact: Artifact, column: str = "embedding") -> np.ndarra
 
 
 def valid_rows(artifact: Artifact, column: str = "embedding") -> np.ndarray:
-    """Which rows of a column are not null, bool [N]."""
+    """Return which rows of a column are not null, bool [N]."""
     masks = [np.asarray(b.column(0).is_valid()) for b in artifact.batches([column])]
     return np.concatenate(masks) if masks else np.zeros(0, bool)
 
 
 def codes_matrix(artifact: Artifact, column: str) -> np.ndarray:
-    """A list column of codes as int32 [N, L]; null rows are -1. Without any code L is 0."""
+    """Return a list column of codes as int32 [N, L]; null rows are -1. Without codes, L is 0."""
     array = artifact.table([column]).column(0).combine_chunks()
     valid = np.asarray(array.is_valid())
     values = np.asarray(array.flatten()).astype(np.int32)
@@ -54,7 +54,7 @@ def codes_matrix(artifact: Artifact, column: str) -> np.ndarray:
 
 
 def codes_column(codes_NL: np.ndarray) -> pa.Array:
-    """The inverse of `codes_matrix`: rows of -1 become null."""
+    """Return a matrix of codes as a list column; rows of -1 become null (see `codes_matrix`)."""
     valid = (codes_NL >= 0).all(1) if codes_NL.shape[1] else np.zeros(len(codes_NL), bool)
     lengths = np.where(valid, codes_NL.shape[1], 0)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
@@ -63,7 +63,7 @@ def codes_column(codes_NL: np.ndarray) -> pa.Array:
 
 
 def vector_column(matrix_ND: np.ndarray, valid_N: np.ndarray) -> pa.Array:
-    """A matrix as a fixed-size-list column of float32; rows not valid become null.
+    """Return a matrix as a fixed-size-list column of float32; invalid rows become null.
 
     A float16 matrix gives a column of float16.
     """

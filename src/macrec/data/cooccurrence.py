@@ -1,6 +1,6 @@
-"""How often items stand near each other in histories, and how often one comes after another.
+"""Co-occurrence counts: how often items are near each other, or in sequence, in histories.
 
-Shape suffixes: N items, K interactions, P pairs of places.
+Shape suffixes: N items, U users, K interactions, P pairs of positions.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from scipy import sparse
 from macrec.data.sequences import Sequences
 
 PAIRS_AT_ONCE: Final = 6_000_000
-"""Neighbours counted at a time, 0.2 GB: 2 million interactions at a window of 3."""
+"""Pairs counted at a time (0.2 GB): those of 2 million interactions with a window of 3."""
 
 Matrix = Any
 """A scipy CSR matrix [N, N]."""
@@ -22,7 +22,7 @@ ItemArray = npt.NDArray[np.integer]
 
 
 class _Near(NamedTuple):
-    """Two different items of one history, the one `gap` places after the other."""
+    """Pairs of different items of one history, the second one `gap` positions after the first."""
 
     first_P: ItemArray
     second_P: ItemArray
@@ -30,10 +30,10 @@ class _Near(NamedTuple):
 
 
 def count_neighbours(histories: Sequences, items: int, window: int) -> Matrix:
-    """How often item a and item b > a stood at most `window` places apart, int32 [N, N].
+    """Return how often items a and b > a are at most `window` positions apart, int32 [N, N].
 
-    Each two places count once, at every distance alike. An item next to itself is not counted: it
-    says that people repeat it, and nothing of what it is like.
+    Each pair of positions counts once, whatever its distance. Pairs of an item with itself are not
+    counted: they show that users repeat the item, but not which items are similar to it.
     """
     counts_NN: Matrix = sparse.csr_array((items, items), dtype=np.int32)
     for some in _near(histories, window):
@@ -45,9 +45,9 @@ def count_neighbours(histories: Sequences, items: int, window: int) -> Matrix:
 
 
 def count_successors(histories: Sequences, items: int, window: int) -> Matrix:
-    """How often item b came at most `window` places after item a, float32 [N, N] (a, b).
+    """Return how often item b is at most `window` positions after item a, float32 [N, N] (a, b).
 
-    Each two places count one over their distance. An item after itself is not counted.
+    Each pair of positions counts with weight 1 / distance. An item after itself is not counted.
     """
     counts_NN: Matrix = sparse.csr_array((items, items), dtype=np.float32)
     for some in _near(histories, window):
@@ -60,7 +60,7 @@ def count_successors(histories: Sequences, items: int, window: int) -> Matrix:
 
 
 def _near(histories: Sequences, window: int) -> Iterator[list[_Near]]:
-    """All that are at most `window` places apart, some interactions at a time."""
+    """Yield all pairs at most `window` positions apart, for some interactions at a time."""
     item_K, length_U = histories.items, np.diff(histories.offsets)
     user_K = np.repeat(np.arange(len(histories), dtype=np.int32), length_U)
     gaps = range(1, min(window, int(length_U.max(initial=0)) - 1) + 1)

@@ -1,13 +1,13 @@
-"""Vectors that an encoder has made before, kept in the store by content of the item.
+"""A cache of vectors that an encoder has computed, in the store, keyed by the item's content.
 
-A cache belongs to a stage and, within it, to one encoder: everything that a vector depends on but
-the item. It holds the vectors as the encoder gave them, before a mean is subtracted, in few large
-Parquet files that are named by their SHA-256 and never changed. A file that is not what its name
-says is told, deleted, and its vectors are made again.
+A cache belongs to one encoder of one stage. The encoder stands for everything that a vector depends
+on, except the item. The cache holds the vectors as the encoder returns them, before a mean is
+subtracted. They are in a few large Parquet files that are named by their SHA-256 and never changed.
+A corrupt file is logged and deleted, and its vectors are recomputed.
 
-How it stays bounded: see `EmbeddingCache.tidy`.
+`EmbeddingCache.tidy` limits the size of the cache.
 
-Shape suffixes: K keys wanted, D components, B vectors of a batch.
+Shape suffixes: K requested keys, W distinct requested keys, D components, B vectors of a batch.
 """
 
 import re
@@ -32,54 +32,57 @@ from macrec.core.storage.uris import open_storage
 from macrec.data.columns import vector_column
 from macrec.data.vectors import ROWS_AT_ONCE, ScratchMatrix
 
-pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
+pc: Any = pyarrow.compute  # its functions are created at import, unseen by type checkers
 
 KEY = pa.binary(32)
-"""SHA-256 of what the encoder reads of an item."""
+"""Type of a key: the SHA-256 of what the encoder reads of an item."""
 PENDING_BYTES = 256 << 20
-"""Vectors that wait for the next file, at most."""
+"""Maximum bytes of vectors that wait for the next file."""
 FILE_BYTES = 1 << 30
-"""Size of a file when vectors are gathered anew."""
+"""Size in bytes of a file when the cache is rewritten."""
 FREE_BYTES = 4 << 30
-"""A cache up to this size holds more than the last run used, whatever that was."""
+"""A cache up to this size in bytes keeps vectors that the last run did not use."""
 TIMES_USED = 4
-"""A larger one holds at most this many times the bytes that the last run used."""
+"""A larger cache holds at most this many times the bytes that the last run used."""
 MAX_FILES = 256
+"""A cache with more files than this is rewritten."""
 ENCODERS = 4
-"""Encoders of a stage that have a cache; the one that got no new vectors for longest gives way."""
+"""Maximum number of encoders of a stage with a cache. The cache without new vectors for the longest
+time is deleted."""
 _NAME = re.compile(r"(?P<encoder>[0-9a-f]{16})/(?P<number>\d{8})-(?P<sha256>[0-9a-f]{64})\.parquet")
 
 
 class Found(NamedTuple):
-    """What the cache holds of the keys asked for."""
+    """The cached vectors of some requested keys."""
 
     row_K: np.ndarray
-    """int64: the row of `matrix` that a key's vector stands in, or -1."""
+    """int64: for each key the row of `matrix` with its vector, or -1."""
     matrix: ScratchMatrix | None
-    """The vectors found, float32; None if there are none."""
+    """The cached vectors, float32; None if there are none."""
 
 
 class _File(NamedTuple):
     name: str
     encoder: str
     number: int
-    """Files are numbered in the order in which they were written."""
+    """Position of the file in the order of writing."""
     sha256: str
 
 
 class EmbeddingCache:
-    """The vectors of one encoder in a folder of the store; a context manager around its use.
+    """The cached vectors of one encoder, in a folder of the store; used as a context manager.
 
-    However the block ends, what was added is kept, so that an embedding that was cut short goes on
-    where it stopped. A storage that does not answer costs the vectors, not the run.
+    However the block ends, all added vectors are saved, so an interrupted run resumes where it
+    stopped. If the storage does not respond, the new vectors are not cached but the run continues.
 
     Args:
-        uri: the stage's folder, local or gs://; empty: nothing is kept and nothing is found.
-        encoder: everything that a vector depends on but the item, as JSON.
-        dim: components of a vector.
-        every_seconds: time between two files while vectors are made.
-        keep_all: the run embeds a part of the items, so what it does not use is not superfluous.
-        clock: seconds, for tests.
+        uri: the stage's folder, local or gs://. If it is empty, nothing is cached.
+        encoder: everything that a vector depends on except the item, as JSON.
+        dim: number of components of a vector.
+        every_seconds: time between two files while vectors are computed.
+        keep_all: whether to keep the vectors that this run does not use, because it embeds only a
+            part of the items.
+        clock: returns the time in seconds; tests replace it.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class EmbeddingCache:
 
     @property
     def kept(self) -> bool:
-        """Whether there is a place to keep vectors at."""
+        """Return whether vectors are cached at all, that is, whether `uri` is set."""
         return self._storage is not None
 
     def __enter__(self) -> Self:
@@ -116,9 +119,10 @@ class EmbeddingCache:
             self.tidy()
 
     def find(self, keys: pa.Array) -> Found:
-        """Looks for the vectors of some keys, nulls and repeated ones among them.
+        """Return the cached vectors of some keys, which may include nulls and repeated keys.
 
-        Every file of the encoder is read once and checked; vectors found wait in a scratch file.
+        Every file of the encoder is read once and verified. The vectors are copied to a scratch
+        file.
         """
         if self._storage is None:
             return Found(np.full(len(keys), -1, np.int64), None)
@@ -138,11 +142,11 @@ class EmbeddingCache:
         return [file for file in self._files if file.encoder == self._encoder]
 
     def _batches(self, file: _File, path: Path) -> Iterator[pa.RecordBatch]:
-        """The rows of a file, after a check of it; none if it is damaged or gone."""
+        """Yield the rows of a file after verifying it; yield none if it is damaged or deleted."""
         assert self._storage is not None
         try:
             if not self._storage.exists(file.name):
-                return  # another run has tidied up
+                return  # another run has deleted it
             self._storage.download(file.name, path)
             if sha256_file(path) != file.sha256:
                 raise ValueError("its content is not what was written (SHA-256)")
@@ -159,7 +163,7 @@ class EmbeddingCache:
             self._drop([file])
 
     def add(self, keys: Sequence[bytes], vectors_BD: np.ndarray) -> None:
-        """Keeps new vectors; those that are not finite are left out."""
+        """Add new vectors to the cache, except those with NaN or infinite components."""
         if self._storage is None:
             return
         usable = np.flatnonzero(np.isfinite(vectors_BD).all(1))
@@ -197,11 +201,14 @@ class EmbeddingCache:
         self._files.append(_File(name, self._encoder, number, sha256))
 
     def tidy(self) -> None:
-        """Bounds the cache, after a run that has ended well.
+        """Limit the size of the cache after a successful run.
 
-        If it has grown beyond `TIMES_USED` times what the run used and beyond `FREE_BYTES`, or into
-        more than `MAX_FILES` files, a new generation of files takes the place of all the others: it
-        holds what the run used. Caches of other encoders go, but for the `ENCODERS` newest.
+        The cache is rewritten if it is too large or has more than `MAX_FILES` files. It is too
+        large above both `FREE_BYTES` and `TIMES_USED` times the vectors that the run used. The new
+        files hold only those vectors.
+
+        The stage keeps the caches of `ENCODERS` encoders: this one and those with the newest
+        vectors. All others are deleted.
         """
         if self._storage is None:
             return
@@ -219,7 +226,7 @@ class EmbeddingCache:
             log.warning("%s: not tidied: %s", self.uri, error)
 
     def _renew(self) -> None:
-        """Writes the vectors found once more, in large files, and drops those they came from."""
+        """Write the vectors that `find` returned to new large files, and delete the old files."""
         earlier = [file for file in self._own() if file.name not in self._written]
         step = max(1, FILE_BYTES // (4 * self.dim))
         for start in range(0, self._wanted.count, step):
@@ -236,7 +243,7 @@ class EmbeddingCache:
 
 
 class _Wanted:
-    """The distinct keys asked for, and the vectors found of them."""
+    """The distinct requested keys and their cached vectors."""
 
     def __init__(self, keys: pa.Array, dim: int) -> None:
         self._keys, self._dim = keys.drop_null().unique(), dim
@@ -248,7 +255,7 @@ class _Wanted:
         return len(self._keys)
 
     def take(self, batch: pa.RecordBatch) -> None:
-        """Takes over the vectors of a batch (key, vector) that are wanted and not yet there."""
+        """Copy the vectors of a batch (key, vector) that are requested and not yet present."""
         at_B = np.asarray(pc.index_in(batch.column(0), value_set=self._keys).fill_null(-1))
         row_B = np.flatnonzero((at_B >= 0) & (np.append(self._place_W, 0)[at_B] < 0))
         row_B = np.sort(row_B[np.unique(at_B[row_B], return_index=True)[1]])
@@ -263,12 +270,12 @@ class _Wanted:
         self.count = end
 
     def rows(self, keys: pa.Array) -> np.ndarray:
-        """The row of the matrix of each key, -1 for a null or one that was not found."""
+        """Return the matrix row of each key; -1 for a null and for a key without a vector."""
         at_K = np.asarray(pc.index_in(keys, value_set=self._keys, skip_nulls=True).fill_null(-1))
         return np.append(self._place_W, -1)[at_K]
 
     def held(self, rows: slice) -> tuple[pa.Array, np.ndarray]:
-        """Keys and vectors of some rows of the matrix."""
+        """Return the keys and vectors of some rows of the matrix."""
         assert self.matrix is not None
         found = np.flatnonzero(self._place_W >= 0)
         order = found[np.argsort(self._place_W[found])]

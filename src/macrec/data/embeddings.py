@@ -1,6 +1,6 @@
-"""Item vectors: how both embedding stages write them, and how given ones are read.
+"""Item vectors: how both embedding stages write them, and how precomputed ones are read.
 
-N items of a chunk, D components
+Shape suffixes: N items of a chunk, D components.
 """
 
 import tempfile
@@ -22,39 +22,39 @@ from macrec.data.centring import write_means
 from macrec.data.columns import vector_column
 from macrec.data.vectors import ScratchMatrix
 
-pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
+pc: Any = pyarrow.compute  # its functions are created at import, unseen by type checkers
 
 FLOAT32 = pa.float32()
 OK, MISSING, NOT_FINITE, ALL_ZERO = "ok", "missing", "not_finite", "all_zero"
 
 MAX_UNUSABLE_SHARE = 0.001
-"""Above this share of NaN, infinite or zero vectors the encoder is broken, not the item."""
+"""Maximum share of NaN, infinite or zero vectors. Above it the encoder is broken, not the items."""
 
 LARGEST_DIM = 65_536
-"""Components of a given vector; a list may be as long as its file says."""
+"""Maximum number of components of a precomputed vector. A file may contain lists of any length."""
 
 ROWS_AT_ONCE = 8_192
-"""Rows held in memory: 128 MiB at 4,096 components."""
+"""Rows held in memory at a time: 128 MiB at 4,096 components."""
 
 
 class Vectors(NamedTuple):
     """The vectors of some consecutive items."""
 
     matrix_ND: np.ndarray
-    """float32 or float16; a row whose status is not "ok" has no meaning."""
+    """float32 or float16; rows whose status is not "ok" are meaningless."""
     status: np.ndarray
-    """Object array of N strings: "ok", "missing" or the reason why there is no vector."""
+    """Object array of N strings: "ok", "missing" or the reason why the item has no vector."""
 
 
 class Given(NamedTuple):
-    """Vectors that the user brings, in item order."""
+    """Precomputed vectors from the user, in item order."""
 
     dim: int
     chunks: Iterator[Vectors]
     unknown: int
-    """Rows of the file that name no item of the catalogue."""
+    """Number of rows of the file whose item is not in the catalogue."""
     kind: pa.DataType
-    """float16 if the file has it, else float32."""
+    """Arrow type of the components: float16 if the file uses it, else float32."""
 
 
 def write_vectors(
@@ -65,17 +65,18 @@ def write_vectors(
     centre: bool,
     kind: pa.DataType = FLOAT32,
 ) -> Counter[str]:
-    """Streams vectors into an embeddings artifact; row k is item k.
+    """Stream vectors into an embeddings artifact; row k is item k.
 
     Args:
-        output: where to.
+        output: the artifact to write.
         chunks: the catalogue's vectors in item order.
-        dim: components of every vector.
-        centre: subtract the mean of all vectors (they are kept in a temporary file meanwhile).
-        kind: how the components are stored: float32 or float16.
+        dim: number of components of every vector.
+        centre: whether to subtract the mean of all vectors. The vectors wait in a temporary file
+            until it is known.
+        kind: Arrow type of the stored components: float32 or float16.
 
     Returns:
-        How many items have each status.
+        The number of items with each status.
 
     Raises:
         UserError: no item has a vector, or too many vectors are NaN, infinite or zero.
@@ -93,7 +94,7 @@ def write_vectors(
 
 
 def count(chunks: Iterable[Vectors]) -> Counter[str]:
-    """Takes vectors that are not written here; returns how many items have each status."""
+    """Consume vectors without writing them; return the number of items with each status."""
     counts: Counter[str] = Counter()
     for chunk in chunks:
         counts.update(chunk.status.tolist())
@@ -101,7 +102,7 @@ def count(chunks: Iterable[Vectors]) -> Counter[str]:
 
 
 def write_absent(output: DatasetOutput, items: int) -> dict[str, float]:
-    """Writes null vectors of one component, for a run without this modality; returns metrics."""
+    """Write null vectors of one component, for a run without this modality; return the metrics."""
     missing = Vectors(np.zeros((items, 1), np.float32), np.full(items, MISSING, object))
     with output.dataset(schema.embeddings(1)) as writer:
         writer.write(_rows(missing, 0))
@@ -109,13 +110,13 @@ def write_absent(output: DatasetOutput, items: int) -> dict[str, float]:
 
 
 def metrics(counts: Counter[str], dim: int) -> dict[str, float]:
-    """Figures of a stage from the counts of `write_vectors`; a reason that was met has its own."""
+    """Return a stage's metrics from the counts of `write_vectors`, with one metric per status."""
     total = {"items": counts.total(), "dim": dim, OK: 0, MISSING: 0}
     return {name: float(count) for name, count in {**total, **counts}.items()}
 
 
 def _rows(vectors: Vectors, start: int, kind: pa.DataType = FLOAT32) -> pa.Table:
-    """Rows of the artifact, the first one being item `start`."""
+    """Return rows of the artifact; the first one is item `start`."""
     matrix_ND, status = vectors.matrix_ND.astype(kind.to_pandas_dtype(), copy=False), vectors.status
     columns = [
         pa.array(np.arange(start, start + len(status), dtype=np.int32)),
@@ -126,7 +127,11 @@ def _rows(vectors: Vectors, start: int, kind: pa.DataType = FLOAT32) -> pa.Table
 
 
 def _quarantine(chunks: Iterable[Vectors], counts: Counter[str]) -> Iterator[Vectors]:
-    """Turns unusable vectors into null rows, counts every status, fails if there are too many."""
+    """Yield the vectors with unusable ones marked as null rows, and count every status.
+
+    Raises:
+        UserError: too many vectors are NaN, infinite or zero.
+    """
     first: list[str] = []
     start = 0
     for matrix_ND, given_status in chunks:
@@ -152,9 +157,9 @@ def _quarantine(chunks: Iterable[Vectors], counts: Counter[str]) -> Iterator[Vec
 
 
 def _centred(chunks: Iterable[Vectors], dim: int, folder: Path) -> Iterator[Vectors]:
-    """The same vectors less their mean, which is written to the folder.
+    """Yield the same vectors minus their mean, and write the mean to the folder.
 
-    They wait in a temporary file until it is known.
+    The vectors wait in a temporary file until the mean is known.
     """
     statuses: list[np.ndarray] = []
     total_D, count = np.zeros(dim), 0
@@ -173,19 +178,22 @@ def _centred(chunks: Iterable[Vectors], dim: int, folder: Path) -> Iterator[Vect
 
 
 def spooled_matrix(rows: int, dim: int) -> np.ndarray:
-    """A float32 matrix of zeros [rows, dim] on disk: the kernel may write it out at any time."""
-    with tempfile.TemporaryFile(prefix="macrec-matrix-") as file:  # the map outlives it
+    """Return a float32 matrix of zeros [rows, dim], memory-mapped from an unnamed file on disk.
+
+    The kernel may write it out of memory at any time.
+    """
+    with tempfile.TemporaryFile(prefix="macrec-matrix-") as file:  # the map outlives the file
         return np.memmap(file, np.float32, "w+", shape=(rows, dim))
 
 
 def read_given(source: Source, items: Artifact) -> Given:
-    """Reads vectors from Parquet (columns item_id, embedding) and aligns them with the items.
+    """Read vectors from Parquet (columns item_id, embedding) and align them with the items.
 
-    Items that the file lacks, or whose vector is null there, have the status "missing".
+    Items that are not in the file, or whose vector is null there, have the status "missing".
 
     Raises:
-        UserError: not Parquet, columns absent or of another type, vectors of several lengths, an
-            item named twice, or no item named at all.
+        UserError: the file is not Parquet, a column is absent or has the wrong type, the vectors
+            have different lengths, an item occurs twice, or no item of the catalogue has a vector.
     """
     ids = items.table(["item_id"]).column(0).combine_chunks()
     matrix_ND: ScratchMatrix | None = None
@@ -226,7 +234,7 @@ def read_given(source: Source, items: Artifact) -> Given:
 def copy_given(
     source: Source, items: Artifact, output: DatasetOutput, *, centre: bool
 ) -> dict[str, float]:
-    """Writes the user's vectors as an embeddings artifact; returns the stage's metrics."""
+    """Write the user's vectors as an embeddings artifact; return the stage's metrics."""
     given = read_given(source, items)
     counts = write_vectors(output, given.chunks, dim=given.dim, centre=centre, kind=given.kind)
     return metrics(counts, given.dim) | {"unknown": float(given.unknown)}
@@ -240,7 +248,7 @@ def _chunks(matrix_ND: ScratchMatrix, present_N: np.ndarray) -> Iterator[Vectors
 
 
 def _given_batches(source: Source) -> Iterator[pa.RecordBatch]:
-    """Batches of (item_id string, embedding list) of one Parquet file or of a folder of them."""
+    """Yield batches of (item_id string, embedding list) of one Parquet file or a folder of them."""
     path = source.path()
     files = [path]
     if path.is_dir():
@@ -249,7 +257,7 @@ def _given_batches(source: Source) -> Iterator[pa.RecordBatch]:
         raise UserError(f"{source.uri}: the folder has no .parquet file.")
     for file in files:
         try:
-            # Without the checksums most flipped bits would read back as other numbers.
+            # Without the checksums, most flipped bits would go unnoticed and change the numbers.
             with pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as parquet:
                 _check_columns(file, parquet.schema_arrow)
                 for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=["item_id", "embedding"]):
@@ -275,7 +283,7 @@ def _check_columns(file: Path, found: pa.Schema) -> None:
 
 
 def _refuse_repeated(source: Source, ids: pa.Array, rows: np.ndarray, seen: np.ndarray) -> None:
-    """Marks the rows as seen; an item that has two vectors is an error."""
+    """Mark the rows as seen, and raise UserError if an item has two vectors."""
     unique, counts = np.unique(rows, return_counts=True)
     repeated = np.unique(np.concatenate([unique[counts > 1], unique[seen[unique]]]))
     if len(repeated):
@@ -287,7 +295,7 @@ def _refuse_repeated(source: Source, ids: pa.Array, rows: np.ndarray, seen: np.n
 
 
 def _matrix(source: Source, vectors: pa.Array, dim: int) -> np.ndarray:
-    """List array without nulls -> float32 [rows, dim]; a null component becomes NaN."""
+    """Return a list array without nulls as float32 [rows, dim]; a null component becomes NaN."""
     lengths = np.asarray(pc.list_value_length(vectors))
     wrong = lengths[lengths != dim]
     if len(wrong):
@@ -297,5 +305,5 @@ def _matrix(source: Source, vectors: pa.Array, dim: int) -> np.ndarray:
         )
     check(dim > 0, f"{source.uri}: the vectors are empty lists.")
     values = vectors.flatten().to_numpy(zero_copy_only=False)
-    with np.errstate(over="ignore", invalid="ignore"):  # too large becomes infinite: quarantined
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow gives inf, which is quarantined
         return values.astype(np.float32).reshape(-1, dim)

@@ -1,8 +1,8 @@
-"""Opening transformers encoders, the way both embedding stages do.
+"""Open and run transformers encoders, for both embedding stages.
 
-Weights come from safetensors alone and no code of a model folder is ever run.
+Weights are read only from safetensors, and code in a model folder is never run.
 
-B batch, L tokens, D components
+Shape suffixes: B batch, L tokens, D components.
 """
 
 import json
@@ -26,21 +26,25 @@ Result = TypeVar("Result")
 
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
 _UNREAD = ("pooler.", "mask_token", "lm_head.")
-"""Weights that a checkpoint may lack, as our forward pass does not read them."""
+"""Weights that a checkpoint may lack, because our forward pass does not use them."""
 
 _LARGEST = {"num_hidden_layers": 1_000, "hidden_size": 1 << 17, "intermediate_size": 1 << 20}
-"""What a model's config may ask for; building a billion layers would not end."""
+"""Upper limits for a model's config; building a billion layers would never finish."""
 
 
 class Location(NamedTuple):
-    """Where `from_pretrained` finds a model: a local folder, or a hub id with a revision."""
+    """The location of a model for `from_pretrained`: a local folder, or a hub id and revision."""
 
     name: str
     options: dict[str, Any]
 
     @classmethod
     def of(cls, source: Source) -> "Location":
-        """Fetches a local or gs:// folder; a hub id `name/model[@revision]` stays one."""
+        """Return a source's location: the fetched folder, or the hub id `name/model[@revision]`.
+
+        Raises:
+            UserError: the folder has no config.json, or has changed since its snapshot.
+        """
         safe: dict[str, Any] = {"trust_remote_code": False}
         if source.is_hub:
             name, _, revision = source.uri.partition("@")
@@ -55,7 +59,7 @@ class Location(NamedTuple):
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision of an Execution: "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    """Return the dtype for an Execution's setting; "auto": bfloat16 on a GPU, float32 on a CPU."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
@@ -63,7 +67,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def opening(source: Source) -> Iterator[None]:
-    """Turns what transformers raises over an unusable model into a `UserError`."""
+    """Convert exceptions of transformers about an unusable model into a `UserError`."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -72,7 +76,7 @@ def opening(source: Source) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # over a damaged or hostile folder the libraries raise anything
+    except Exception as error:  # a damaged or hostile folder can cause any exception
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(
             f"{source.uri}: cannot be opened as a transformers encoder ({reason}). It needs "
@@ -81,7 +85,7 @@ def opening(source: Source) -> Iterator[None]:
 
 
 def load_config(source: Source, location: Location) -> Any:
-    """The model's transformers configuration."""
+    """Return the model's transformers configuration."""
     from transformers import AutoConfig
 
     with opening(source):
@@ -90,7 +94,7 @@ def load_config(source: Source, location: Location) -> Any:
 
 
 def _check_sizes(path: Path | None) -> None:
-    """Before transformers sees them: already its configuration loops over the layers."""
+    """Check the config's sizes first, because transformers' config class loops over the layers."""
     written = json.loads(path.read_bytes()) if path else {}
     for part in (written, written.get("vision_config") or {}):
         for name, largest in _LARGEST.items():
@@ -108,19 +112,20 @@ def load_model(
     class_name: str = "AutoModel",
     required: str = "",
 ) -> Any:
-    """An encoder ready for inference, without its language-model head.
+    """Return an encoder ready for inference, without its language-model head.
 
     Args:
-        source: named in messages.
-        location: where it is.
-        device: where it computes.
+        source: the model's source, which is named in error messages.
+        location: location of the model.
+        device: device to compute on.
         dtype: precision of weights and activations.
-        config: its configuration, as `load_config` gave it.
-        class_name: transformers class to open it with.
-        required: prefix of weights that must be there although most encoders do without.
+        config: the model's configuration from `load_config`.
+        class_name: transformers class that opens the model.
+        required: prefix of weights that the checkpoint must contain, although most encoders do not
+            need them.
 
     Raises:
-        UserError: it cannot be opened, or weights are missing, which would be random otherwise.
+        UserError: the model cannot be opened, or weights are missing and would be random.
     """
     import transformers
 
@@ -140,7 +145,13 @@ def load_model(
 
 
 def _refuse_other_weights(source: Source, location: Location) -> None:
-    """An index of shards may name any file, and transformers unpickles what is no safetensors."""
+    """Check that a shard index lists only safetensors files of the model folder.
+
+    An index may list any file, and transformers unpickles files that are not safetensors.
+
+    Raises:
+        UserError: the index lists other files.
+    """
     index = find_file(source, location, "model.safetensors.index.json")
     if index is None:
         return
@@ -155,7 +166,11 @@ def _refuse_other_weights(source: Source, location: Location) -> None:
 
 
 def _refuse_random(source: Source, loading: Any, required: str) -> None:
-    """Weights that the checkpoint lacks would be random, and the vectors with them."""
+    """Check that no weights are missing, because they and the vectors would then be random.
+
+    Raises:
+        UserError: weights are missing or have another shape.
+    """
     unread = tuple(prefix for prefix in _UNREAD if prefix != required)
     missing = sorted(key for key in loading["missing_keys"] if not any(u in key for u in unread))
     mismatched = sorted(str(key) for key in loading["mismatched_keys"])
@@ -167,7 +182,11 @@ def _refuse_random(source: Source, loading: Any, required: str) -> None:
 
 
 def load_tokenizer(source: Source, location: Location) -> Any:
-    """The model's fast tokenizer, whose offsets tell where to cut a long text."""
+    """Return the model's fast tokenizer, whose offsets determine where to cut a long text.
+
+    Raises:
+        UserError: the model has no fast tokenizer, or it cannot be opened.
+    """
     from transformers import AutoTokenizer
 
     with opening(source):
@@ -177,9 +196,9 @@ def load_tokenizer(source: Source, location: Location) -> Any:
 
 
 def pool(hidden_BLD: torch.Tensor, mask_BL: torch.Tensor, pooling: str) -> torch.Tensor:
-    """One float32 vector a row from the tokens that are not padding -> [B, D].
+    """Return one float32 vector per row, pooled from the tokens that are not padding -> [B, D].
 
-    Padding stands at the end of a row.
+    Padding must be at the end of a row.
     """
     if pooling == "cls":
         return hidden_BLD[:, 0].float()
@@ -194,13 +213,13 @@ def pool(hidden_BLD: torch.Tensor, mask_BL: torch.Tensor, pooling: str) -> torch
 class Cores:
     """Runs forward passes: on a CPU one on each core, on an accelerator one after the other.
 
-    Several cores that shared a pass would share out the rows of its matrices, and then the last
-    bits of a vector depend on where its row stands. On one core, and in a batch of a fixed shape,
-    they depended on nothing but the item wherever this was measured (docs/design.md).
+    If several cores shared a pass, they would divide the rows of its matrices. The last bits of a
+    vector would then depend on the position of its row. On one core, in a batch of a fixed shape,
+    they depended only on the item in all measurements (docs/design.md).
 
     Args:
-        device: where the model computes.
-        threads: cores to use; 0 for as many as torch would.
+        device: device on which the model computes.
+        threads: number of cores to use; 0 uses as many as torch would.
     """
 
     def __init__(self, device: torch.device, threads: int = 0) -> None:
@@ -214,7 +233,7 @@ class Cores:
     def map(
         self, forward: Callable[[Batch], Result], batches: Iterable[Batch]
     ) -> Iterator[tuple[Batch, Result]]:
-        """Each batch with its result, in order; a few batches are worked on ahead."""
+        """Yield each batch with its result, in order; on a CPU a few batches are computed ahead."""
         if self._pool is None:
             yield from ((batch, forward(batch)) for batch in batches)
             return
@@ -235,7 +254,7 @@ class Cores:
 
 @contextmanager
 def out_of_memory_hint(what: str, setting: str) -> Iterator[None]:
-    """Says what to lower when the accelerator's memory does not suffice."""
+    """Log which setting to lower if the accelerator runs out of memory."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -244,7 +263,7 @@ def out_of_memory_hint(what: str, setting: str) -> Iterator[None]:
 
 
 def find_file(source: Source, location: Location, name: str) -> Path | None:
-    """A small file of the model folder, or None where it has none."""
+    """Return the path of a small file of the model folder, or None if it does not exist."""
     if not source.is_hub:
         path = Path(location.name) / name
         return path if path.is_file() else None

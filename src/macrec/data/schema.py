@@ -1,4 +1,4 @@
-"""The Arrow schema of every artifact, in one place. docs/data_contract.md is generated from it.
+"""The Arrow schemas of all artifacts. docs/data_contract.md is generated from this file.
 
 Row k of a per-item artifact is item k: `item_index` runs from 0 to N-1 without a gap.
 """
@@ -84,7 +84,12 @@ RECOMMENDATIONS = pa.schema(
 
 
 def embeddings(dim: int, kind: pa.DataType | None = None) -> pa.Schema:
-    """Schema of text_embeddings and image_embeddings; components are float32, or float16."""
+    """Return the schema of text_embeddings and image_embeddings.
+
+    Args:
+        dim: number of components of a vector.
+        kind: Arrow type of the components, float32 or float16; None means float32.
+    """
     return pa.schema(
         [
             _ITEM_INDEX,
@@ -100,7 +105,7 @@ def embeddings(dim: int, kind: pa.DataType | None = None) -> pa.Schema:
 
 
 def histories(dim: int) -> pa.Schema:
-    """Schema of history_embeddings: what stands near an item in the users' histories."""
+    """Return the schema of history_embeddings: vectors of the items near each item in histories."""
     return pa.schema(
         [
             _ITEM_INDEX,
@@ -117,7 +122,7 @@ def histories(dim: int) -> pa.Schema:
 
 
 def latents(text_dim: int, image_dim: int) -> pa.Schema:
-    """Schema of the quantizer's latents and of the codes before resolution."""
+    """Return the schema of the quantizer's latents and of the codes with unresolved collisions."""
     text, image = (pa.list_(pa.float32(), dim) for dim in (text_dim, image_dim))
     return pa.schema(
         [

@@ -1,4 +1,4 @@
-"""The users' histories as flat arrays: which part may be learned from, and who comes back for what.
+"""Users' histories as flat arrays: their training part, and the items that users repeat.
 
 Shape suffixes: U users, K interactions, P pairs of a user and an item.
 """
@@ -15,15 +15,15 @@ from macrec.core.errors import check
 
 Histories = Sequence[npt.NDArray[np.integer]]
 SeenItems = Literal["auto", "keep", "drop"]
-"""Whether a user's list may hold items of his own history; `drops_seen` says what auto is."""
+"""Whether a user's ranking may contain items of their own history; see `drops_seen` for "auto"."""
 REPEATS_THAT_COUNT: Final = 0.05
-"""Share of repeats from which on lists keep seen items. Where hardly anything is bought twice a
-model shows a user what he has in his first places all the same, and each such place is lost."""
+"""Share of repeats from which rankings keep seen items, with "auto". Where users hardly ever buy an
+item twice, a model still ranks items that they have at the top, and these places are wasted."""
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Interactions of all users end to end; those of user u are items[offsets[u]:offsets[u+1]]."""
+    """Interactions of all users, joined; those of user u are items[offsets[u]:offsets[u+1]]."""
 
     items: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
@@ -32,20 +32,24 @@ class Sequences:
         return len(self.offsets) - 1
 
     def in_training(self) -> npt.NDArray[np.bool_]:
-        """All interactions but the last two of each user, bool [K]: those are the targets of
-        validation and test."""
+        """Return which interactions are in the training part, bool [K].
+
+        The last two of each user are not: they are the targets of validation and test.
+        """
         end_K = np.repeat(self.offsets[1:] - 2, np.diff(self.offsets))
         return np.arange(len(self.items)) < end_K
 
     def training(self) -> "Sequences":
-        """All users without the last two interactions of each."""
+        """Return the sequences of all users without the last two interactions of each."""
         length_U = np.maximum(np.diff(self.offsets) - 2, 0)
         offsets = np.concatenate([[0], np.cumsum(length_U)])
         return Sequences(self.items[self.in_training()], offsets)
 
     def repeat_share(self) -> float:
-        """Of the training interactions behind a user's first: the share whose item he had before;
-        0 where there are none."""
+        """Return the share of training interactions whose item the user had before.
+
+        The first interaction of each user does not count. The share is 0 if none are left.
+        """
         training_K = self.in_training()
         user_K = np.repeat(np.arange(len(self)), np.diff(self.offsets))[training_K]
         item_K = self.items[training_K].astype(np.int64)
@@ -55,7 +59,7 @@ class Sequences:
 
 
 def seen_pairs(histories: Histories) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Who has what: users [P] as places in `histories`, and items [P]; no pair twice."""
+    """Return which user has which item, each pair once: positions in `histories` [P], items [P]."""
     lengths = [len(history) for history in histories]
     user_K = np.repeat(np.arange(len(lengths)), lengths)
     item_K = np.concatenate([np.zeros(0, np.int64), *histories]).astype(np.int64)
@@ -64,9 +68,10 @@ def seen_pairs(histories: Histories) -> tuple[npt.NDArray[np.int64], npt.NDArray
 
 
 def drops_seen(choice: SeenItems, sequences: Sequences) -> bool:
-    """Whether lists leave out what the user has; auto: unless repeats count in the training part.
+    """Return whether rankings omit the items that the user already has.
 
-    Nothing of validation or test is looked at, so this may be asked before either.
+    With "auto" they do if the repeat share is below `REPEATS_THAT_COUNT`. Only the training part is
+    read, so this is valid before validation and test.
     """
     if choice == "auto":
         return sequences.repeat_share() < REPEATS_THAT_COUNT
@@ -74,7 +79,7 @@ def drops_seen(choice: SeenItems, sequences: Sequences) -> bool:
 
 
 def read_sequences(sequences: Artifact, items: int) -> Sequences:
-    """All interactions, users in the order of the artifact.
+    """Return all interactions, with users in the order of the artifact.
 
     Raises:
         UserError: an interaction names an item outside 0..items-1.

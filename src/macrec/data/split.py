@@ -1,6 +1,6 @@
-"""Leave-one-out: what each user's sequence gives to training, validation and test.
+"""Leave-one-out split of each user's sequence into training, validation and test.
 
-Shapes: U users, T test users, V validation users, K interactions.
+Shape suffixes: T test users, V validation users.
 """
 
 from typing import NamedTuple
@@ -18,38 +18,42 @@ Int64Array = npt.NDArray[np.int64]
 
 
 class Cases(NamedTuple):
-    """Histories and the item that followed each."""
+    """Histories, and for each one the item that follows it (the target)."""
 
     histories: list[Int32Array]
     targets_T: Int32Array
 
 
 class Split(NamedTuple):
-    """The interactions of all users, and who can be tested."""
+    """The interactions of all users, and the users who can be tested."""
 
     user_ids: pa.Array
     sequences: Sequences
     users_T: Int64Array
-    """Users with a history: two interactions or more."""
+    """Users who can be tested: they have at least two interactions."""
 
     @property
     def without_history(self) -> int:
-        """Users who cannot be tested: they have one interaction or none."""
+        """Return the number of users who cannot be tested, with at most one interaction."""
         return len(self.user_ids) - len(self.users_T)
 
     def test(self, users_T: Int64Array) -> Cases:
-        """The last item of each user, from all before it."""
+        """Return test cases: the last item of each user, with all items before it as history."""
         return self._held_out(users_T, 1)
 
     def validation(self, limit: int, generator: np.random.Generator) -> Cases:
-        """The last item but one from all before it, of at most `limit` random users (0: all)."""
+        """Return validation cases: the last item but one, with all items before it as history.
+
+        At most `limit` random users are selected; 0 selects all. A user needs at least three
+        interactions.
+        """
         users_V = np.flatnonzero(np.diff(self.sequences.offsets) >= 3)
         if limit and limit < len(users_V):
             users_V = np.sort(generator.choice(users_V, limit, replace=False))
         return self._held_out(users_V, 2)
 
     def training(self) -> Sequences:
-        """The sequences of all users without the last two interactions of each."""
+        """Return the sequences of all users without the last two interactions of each."""
         return self.sequences.training()
 
     def _held_out(self, users: Int64Array, back: int) -> Cases:
@@ -60,7 +64,7 @@ class Split(NamedTuple):
 
 
 def read_split(sequences: Artifact, items: int) -> Split:
-    """All sequences, users in the order of the artifact.
+    """Return the split of all sequences, with users in the order of the artifact.
 
     Raises:
         UserError: an interaction names an item outside the catalogue, or no user has a history.

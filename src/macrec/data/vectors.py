@@ -1,9 +1,9 @@
-"""Vectors of a catalogue that may be larger than the memory: in an array, or in a file on disk.
+"""Vectors of a catalogue that may exceed the memory: in an array, or in a file on disk.
 
-A stage reads the Parquet parts once, in order, and then needs rows in any order, epoch after epoch.
-Large matrices therefore wait in a scratch file in the precision of the artifact.
+A stage reads the Parquet parts once, in order. It then needs rows in any order, epoch after epoch.
+Large matrices are therefore kept in a scratch file, in the precision of the artifact.
 
-N items, E components, B rows of a batch
+Shape suffixes: N items, E components, H appended components, B rows of a batch.
 """
 
 import os
@@ -22,21 +22,21 @@ from macrec.core.artifact import Artifact
 from macrec.core.errors import UserError
 
 ROWS_AT_ONCE = 2_048
-"""Rows decoded at a time: 32 MiB at 4,096 float32 components; larger batches decode no faster."""
+"""Rows decoded at a time: 32 MiB at 4,096 float32 components. Larger batches decode no faster."""
 DTYPES = {pa.float16(): np.float16, pa.float32(): np.float32}
 
 
 class Rows(Protocol):
-    """What a matrix in memory and one on disk have in common."""
+    """The interface of a matrix in memory or on disk."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Rows and components."""
+        """Return the number of rows and of components."""
         ...
 
     @property
     def dtype(self) -> np.dtype:
-        """Precision of the components."""
+        """Return the precision of the components."""
         ...
 
     def __len__(self) -> int: ...
@@ -48,21 +48,23 @@ class ItemVectors(NamedTuple):
     """The vectors of all items; row k is item k."""
 
     matrix_NE: Rows
-    """In the precision of the artifact. Rows of items without a vector are zeros."""
+    """The vectors in the precision of the artifact; rows of items without a vector are zeros."""
     present_N: npt.NDArray[np.bool_]
+    """Which items have a vector."""
 
 
 class ScratchMatrix:
     """A matrix of zeros in an unnamed file on disk, read and written by rows.
 
-    The file has no name, so that it goes with the process however that ends. It is read, not
-    mapped: the system maps up to 2 MiB around a page that is touched, so that one batch of rows
-    from all over the file would count as gigabytes of the process. `matrix[rows]` is a copy, for
-    an array of row numbers (ascending ones follow the file) or a slice without a step. Threads may
-    read at once.
+    The file has no name, so it disappears with the process, however the process ends. The file is
+    read, not memory-mapped: the system maps up to 2 MiB around each accessed page. A batch of
+    scattered rows would then count as gigabytes of process memory.
+
+    `matrix[rows]` returns a copy. `rows` is a slice without a step, or an array of row numbers;
+    ascending numbers read the file in order. Several threads may read at the same time.
 
     Raises:
-        UserError: the disk has no room for it.
+        UserError: the disk has no room for the matrix.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class ScratchMatrix:
         self._move(os.pwritev, np.ascontiguousarray(values_BE.reshape(shape), self.dtype), runs)
 
     def _runs(self, rows: slice | npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-        """Consecutive rows taken together: the first and how many."""
+        """Return the runs of consecutive rows, each as its first row and its length."""
         if isinstance(rows, slice):
             first, end, step = rows.indices(len(self))
             assert step == 1, "a slice of rows has no step"
@@ -107,22 +109,22 @@ class ScratchMatrix:
         block_BE: np.ndarray,
         runs: list[tuple[int, int]],
     ) -> None:
-        """Reads or writes the runs, one after the other in the block."""
+        """Read or write the runs, which are adjacent in the block."""
         view, done = block_BE.reshape(-1).view(np.uint8).data, 0
         for first, count in runs:
-            shift = first * self._row_bytes - done  # from a place in the block to one in the file
+            shift = first * self._row_bytes - done  # offset from block to file positions
             end = done + count * self._row_bytes
-            while done < end:  # the system moves at most 2 GiB at once
+            while done < end:  # one call moves at most 2 GiB
                 done += call(self._descriptor, [view[done:end]], done + shift)
 
 
 class JoinedRows:
-    """A matrix with other components after its own, joined when rows are read.
+    """A matrix with appended components, which are joined when rows are read.
 
     Args:
         matrix_NE: the first E components, in memory or on disk.
-        scale: what they are multiplied by.
-        last_NH: the others; they take on the precision of the first.
+        scale: factor for the first E components.
+        last_NH: the appended components; they are converted to the precision of `matrix_NE`.
     """
 
     def __init__(self, matrix_NE: Rows, scale: float, last_NH: np.ndarray) -> None:
@@ -140,7 +142,11 @@ class JoinedRows:
 
 
 def _reserve(descriptor: int, size: int, folder: Path | None) -> None:
-    """Takes the space now, so that a small disk is found out at once."""
+    """Reserve the disk space now, so that a disk that is too small is detected at once.
+
+    Raises:
+        UserError: the disk has no room.
+    """
     try:
         if sys.platform == "linux":
             os.posix_fallocate(descriptor, 0, max(size, 1))
@@ -161,13 +167,13 @@ def read_vectors(
     memory_gib: float = 1.0,
     folder: Path | None = None,
 ) -> ItemVectors:
-    """The vectors of an artifact, read once, a bounded number of rows at a time.
+    """Return the vectors of an artifact, read once, in batches of bounded size.
 
     Args:
         artifact: a dataset with a fixed-size-list column of float32 or float16.
-        column: its name.
-        memory_gib: up to this size the matrix is an array in memory, else a `ScratchMatrix`.
-        folder: where the scratch file lies; the system's folder for temporary files if None.
+        column: name of the column.
+        memory_gib: up to this size (GiB) the matrix is an array in memory, else a `ScratchMatrix`.
+        folder: folder of the scratch file; None uses the system's folder for temporary files.
 
     Raises:
         UserError: the artifact is damaged, or the disk has no room.

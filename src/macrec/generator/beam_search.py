@@ -1,13 +1,13 @@
 """Constrained decoding: beam search over a trie of codes, and teacher forcing of candidates.
 
-Shapes: B users, W beams or candidates, C children of a user's beams together, L levels, V tokens
-(all, or those of a level), D model width.
+Shapes: B users, W beams or candidates, C children of all beams of a user, L levels, V tokens
+(all tokens, or those of a level), D model width.
 
-The score of an item is the sum over its L tokens of the log-probability under the model's softmax
-over the WHOLE vocabulary: what is illegal is masked after the softmax, so the scores of a
-catalogue sum to at most one in probability. `renormalise=True` takes each softmax over the legal
-children of the prefix instead; then they sum to exactly one. What is `hidden` from a user is not
-legal for him.
+The score of an item is the sum over its L tokens of the log-probability under the model. The
+softmax is over the WHOLE vocabulary, and illegal tokens are masked after it. So the probabilities
+of a catalogue sum to at most one. With `renormalise=True`, each softmax is over the legal children
+of the prefix, and they sum to exactly one. Codes that are `hidden` from a user are not legal for
+that user.
 """
 
 from typing import Final, NamedTuple
@@ -21,13 +21,13 @@ from macrec.generator.tokens import PAD
 from macrec.generator.trie import Trie
 
 LOGITS_AT_ONCE: Final = 2**23
-"""Logits held in memory together, unless those of one user are more."""
+"""Maximum number of logits in memory at once, unless a single user needs more."""
 SCORED_AT_ONCE: Final = 64
-"""Codes per user in one teacher-forced pass; bounds its memory."""
+"""Codes per user in one teacher-forced pass; limits its memory."""
 
 
 class Beams(NamedTuple):
-    """The best leaves of each user, best first; leaf -1 and score -inf where there are fewer."""
+    """The best leaves of each user, best first; padded with leaf -1 and score -inf."""
 
     leaf_BW: torch.Tensor
     score_BW: torch.Tensor
@@ -39,7 +39,7 @@ class Steps(NamedTuple):
     child_BC: torch.Tensor
     parent_BC: torch.Tensor
     score_BC: torch.Tensor
-    """-inf where there is no legal child"""
+    """-inf where there is no legal child."""
 
 
 def child_steps(
@@ -53,7 +53,10 @@ def child_steps(
     renormalise: bool,
     hidden: Hidden | None,
 ) -> Steps:
-    """All ways on from the nodes of `depth` that the states [B, W, D] stand for."""
+    """Return the children of nodes at `depth`, with their log-probabilities.
+
+    The decoder states [B, W, D] are those of the nodes [B, W].
+    """
     child_BC, parent_BC, legal_BC = trie.children(node_BW, alive_BW, width)
     if hidden:
         legal_BC = legal_BC & ~hidden.covers(child_BC, depth + 1)
@@ -69,7 +72,10 @@ def child_steps(
 
 
 def _shapes_are_fixed(node_BW: torch.Tensor) -> bool:
-    """An accelerator is not asked for a size: that would wait for it, and shapes would change."""
+    """Return whether tensor shapes must not depend on data, as on an accelerator.
+
+    Reading a size from the device would wait for it, and shapes would change between batches.
+    """
     return not node_BW.is_cpu
 
 
@@ -80,9 +86,9 @@ def _scores_at(
     token_BC: torch.Tensor,
     only: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """Log-probabilities [B, C] of tokens after the given beams; some users at a time.
+    """Return the log-probabilities [B, C] of tokens after the given beams, some users at a time.
 
-    With a range of tokens, `only` these are looked at, and what comes back are their logits.
+    If `only` is a range of tokens, compute logits for that range alone and return these instead.
     """
     first, last = only or (0, len(encoded.weights.head_VD))
     tokens = last - first
@@ -99,7 +105,7 @@ def _scores_at(
 
 
 def _grouped_logsumexp(logit_BC: torch.Tensor, group_BC: torch.Tensor, groups: int) -> torch.Tensor:
-    """log-sum-exp [B, W] of what belongs to each group; -inf for a group of nothing."""
+    """Return the log-sum-exp [B, W] of each group's logits; -inf for an empty group."""
     none_BW = logit_BC.new_full((len(logit_BC), groups), -torch.inf)
     top_BW = none_BW.scatter_reduce(1, group_BC, logit_BC, "amax")
     top_BW = top_BW.masked_fill(top_BW == -torch.inf, 0.0)
@@ -117,9 +123,9 @@ def beam_search(
     renormalise: bool = False,
     hidden: Hidden | None = None,
 ) -> Beams:
-    """The `beams` best codes of the trie per user, as leaves; fewer if there are fewer.
+    """Return the `beams` best codes of the trie per user, as leaves; fewer if the trie has fewer.
 
-    The first step has one beam, later ones as many as there are prefixes, up to `beams`.
+    The first step has one beam. Later steps have one beam per prefix, up to `beams`.
     """
     users, device = encoded.users, encoded.bias_B11S.device
     node_BW = torch.zeros(users, 1, dtype=torch.int64, device=device)
@@ -153,11 +159,11 @@ def score_items(
     legal: Trie | None = None,
     hidden: Hidden | None = None,
 ) -> torch.Tensor:
-    """Scores [B, W] of the given codes [B, W, L] by teacher forcing; -inf for rows of -1.
+    """Return the scores [B, W] of codes [B, W, L] by teacher forcing; -inf for rows of -1.
 
-    A prefix that neighbouring codes share is decoded once: codes in ascending order take least.
-    With `legal`, each softmax is over the legal children in that trie; -inf for codes not in it,
-    and for those `hidden` from the user.
+    A prefix shared by adjacent codes is decoded once, so codes in ascending order are fastest.
+    With `legal`, each softmax is over the legal children in that trie. Codes outside the trie, and
+    codes `hidden` from the user, score -inf.
     """
     parts = [
         _score_part(encoded, start_token, part_BWL.long(), legal, hidden)
@@ -181,7 +187,7 @@ def _score_part(
     token_BP = target_BWL.new_full((users, 1), start_token)
     place_BW, parent_BP, past = torch.zeros_like(node_BW), None, None
     for depth in range(levels):
-        if depth:  # candidates of one prefix write the same
+        if depth:  # candidates with the same prefix write equal values
             before_BW, place_BW = place_BW, _prefix_places(target_BWL[:, :, :depth])
             prefixes = candidates if _shapes_are_fixed(node_BW) else int(place_BW.max()) + 1
             none_BP = target_BWL.new_zeros(users, prefixes)
@@ -201,8 +207,10 @@ def _score_part(
 
 
 def _prefix_places(prefix_BWL: torch.Tensor) -> torch.Tensor:
-    """A number [B, W] for the prefix of each candidate, from 0 up; neighbours that are alike share
-    it. Leaves in ascending order have all that are alike side by side."""
+    """Return a number [B, W], from 0, for the prefix of each candidate.
+
+    Adjacent equal prefixes share a number. In ascending order, all equal prefixes are adjacent.
+    """
     changed_BW = (prefix_BWL[:, 1:] != prefix_BWL[:, :-1]).any(dim=2)
     return functional.pad(changed_BW.cumsum(dim=1), (1, 0))
 
@@ -217,8 +225,11 @@ def _legal_steps(
     depth: int,
     hidden: Hidden | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities [B, W] of the targets among the children of the nodes [B, W], and the
-    children; -inf for a target that is none of them, which goes on from some node below."""
+    """Return the log-probabilities [B, W] of the targets among their nodes' children.
+
+    Also return these children. A target that is not a child of its node gets -inf, and an
+    arbitrary node of the next depth.
+    """
     most = legal.most_children(depth, 1)  # candidates may share a node
     width = node_BW.shape[1] * most if _shapes_are_fixed(node_BW) else None
     alive_BW = score_BW > -torch.inf

@@ -1,12 +1,12 @@
-"""T5's encoder over sources, and its decoder over the prefixes of their beams.
+"""T5's encoder over source sequences, and its decoder over the prefixes of their beams.
 
 Shapes: B users, W beams, P decoder positions so far, S source length, V tokens, D model width,
 H heads, E width of a head.
 
-The keys and values of a source are computed once per user and shared by all its beams, which
-`generate` would repeat. The prefixes of a user are a tree, and its own keys and values stay where
-they were put: a mask lets every position see the ones it follows, so nothing is copied when beams
-change places.
+The keys and values of a source are computed once per user and shared by all beams of the user;
+`generate` would repeat them. The prefixes of a user form a tree, whose keys and values never move.
+A mask lets every position attend to the positions it follows. So nothing is copied when beams are
+reordered.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,43 +21,44 @@ if TYPE_CHECKING:
 
 
 class Encoded(NamedTuple):
-    """Sources as the decoder reads them, and its weights."""
+    """Encoded sources for the decoder, and the decoder's weights."""
 
     weights: t5.Weights
     layers: list[tuple[torch.Tensor, torch.Tensor]]
-    """keys and values [B, H, S, E]"""
+    """Keys and values [B, H, S, E] of each layer."""
     bias_B11S: torch.Tensor
-    """the padding"""
+    """Attention bias that masks the padding."""
 
     @property
     def users(self) -> int:
-        """B"""
+        """Number of users, B."""
         return self.bias_B11S.shape[0]
 
 
 class Decoded(NamedTuple):
-    """Decoder positions so far, step by step: those of the last step are the W newest."""
+    """Decoder positions of all steps so far, in order; the last W are those of the newest step."""
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
-    """keys and values [B, H, P, E]"""
+    """Keys and values [B, H, P, E] of each layer."""
     sees_BWP: torch.Tensor
-    """which positions each of the newest follows, itself included; [1, W, P] if all users agree"""
+    """Which positions each of the newest follows, itself included; [1, W, P] if equal for all
+    users."""
     positions: tuple[int, ...]
-    """how many there are of each depth"""
+    """Number of positions at each depth."""
 
 
 @torch.inference_mode()
 def encode(
     model: "T5ForConditionalGeneration", source_BS: torch.Tensor, dtype: torch.dtype | None = None
 ) -> Encoded:
-    """Run the encoder over source ids [B, S] (PAD after the end). The model is in eval mode.
+    """Run the encoder over source ids [B, S], padded with PAD. The model must be in eval mode.
 
-    `dtype` is that of its matrix products and the decoder's; the weights' if None.
+    `dtype` is the type of the encoder's and decoder's matrix products; None uses the weights' type.
     """
     assert not model.training, "decoding a model in training mode: its weights may yet change"
     weights = t5.weights_of(model, dtype)
     state_BSD, _, bias_B11S = t5.encode(weights, source_BS)
-    # every step reads them, and as they come their products would copy them each time
+    # Every step reads these tensors; if they were not contiguous, each product would copy them.
     sources = [
         (key.contiguous(), value.contiguous()) for key, value in t5.memory(weights, state_BSD)
     ]
@@ -70,10 +71,10 @@ def decoder_states(
     past: Decoded | None = None,
     parent_BW: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Decoded]:
-    """The decoder over one more token of every beam: its states [B, W, D].
+    """Run the decoder over one more token of every beam and return its states [B, W, D].
 
-    `parent_BW` [B, W], or [1, W] for all users, tells which of the last step's positions each
-    token follows; the first step has neither.
+    `parent_BW` [B, W], or [1, W] for all users, is the position of the last step that each token
+    follows. The first step has neither `past` nor `parent_BW`.
     """
     device, width = token_BW.device, token_BW.shape[1]
     sees_BWP = torch.eye(width, dtype=torch.bool, device=device)[None]
@@ -111,5 +112,5 @@ def decoder_states(
 
 
 def logits(encoded: Encoded, state_BWD: torch.Tensor, first: int, last: int) -> torch.Tensor:
-    """Logits [B, W, V] of the tokens first..last (last excluded)."""
+    """Return the logits [B, W, V] of the tokens first..last (last excluded)."""
     return functional.linear(state_BWD, encoded.weights.head_VD[first:last]).float()

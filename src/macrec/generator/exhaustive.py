@@ -1,4 +1,4 @@
-"""Exhaustive decoding: the score of every code, the oracle that beam search approximates.
+"""Exhaustive decoding: the score of every code, which beam search approximates.
 
 Shapes: B users, W nodes or codes, C children, F leaves, U users of all batches.
 """
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from macrec.generator.trie import Trie
 
 POSITIONS_AT_ONCE: Final = 2**12
-"""Prefixes that the decoder is run on at once, over all users."""
+"""Prefixes of all users that the decoder processes at once."""
 NODES_AT_ONCE: Final = 2**5
-"""Prefixes of a user that the decoder is run on at once: their attention grows by the square."""
+"""Prefixes per user that the decoder processes at once; attention grows with their square."""
 
 
 class _Piece(NamedTuple):
-    """Neighbouring nodes of one depth, still to be decoded, and what led to them."""
+    """Adjacent nodes of one depth that are still to be decoded, with their scores and past."""
 
     depth: int
     first: int
     last: int
     score_BW: torch.Tensor
     past: Decoded | None
-    """of the piece that their parents stand in, and of its own parents"""
+    """Decoder positions of the piece that contains their parents, and of its ancestors."""
     parent_1W: torch.Tensor | None
 
 
@@ -41,10 +41,10 @@ def score_catalogue(
     renormalise: bool = False,
     hidden: "Hidden | None" = None,
 ) -> torch.Tensor:
-    """Scores [B, F] of every code: the exhaustive answer that beam search approximates.
+    """Return the scores [B, F] of every code, which beam search approximates.
 
-    The trie is walked from the root and every prefix decoded once, however many codes share it;
-    in pieces of neighbouring nodes, deepest first, which bounds the memory.
+    The trie is traversed from the root, and every prefix is decoded once, however many codes share
+    it. Pieces of adjacent nodes are decoded depth first, which limits the memory.
     """
     users, device = encoded.users, encoded.bias_B11S.device
     score_BF = torch.full((users, trie.leaves), -torch.inf, device=device)
@@ -84,7 +84,7 @@ def best_codes(
     renormalise: bool = False,
     hidden: "Hidden | None" = None,
 ) -> Beams:
-    """What `beam_search` would give if it never dropped a prefix."""
+    """Return the result that `beam_search` would give if it never dropped a prefix."""
     score_BF = score_catalogue(encoded, start_token, trie, renormalise=renormalise, hidden=hidden)
     score_BW, leaf_BW = score_BF.topk(min(codes, trie.leaves), dim=1)
     return Beams(leaf_BW.masked_fill_(score_BW == -torch.inf, -1), score_BW)

@@ -1,6 +1,6 @@
-"""Nodes of a trie that users shall not be shown.
+"""Nodes of a trie that must not be recommended to a user.
 
-Shapes: B users, C nodes asked about, H hidden nodes of a user.
+Shapes: B users, C nodes to check, H hidden nodes of a user.
 """
 
 from typing import NamedTuple
@@ -13,13 +13,13 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Hidden(NamedTuple):
-    """Nodes that a user shall not be shown, with all beneath them."""
+    """Nodes that must not be recommended to a user, including all nodes below them."""
 
     node_LBH: tuple[torch.Tensor, ...]
-    """int64 per depth 1..L, ascending, padded with numbers beyond every node"""
+    """int64 per depth 1..L, ascending, padded with numbers larger than every node."""
 
     def covers(self, node_BC: torch.Tensor, depth: int) -> torch.Tensor:
-        """Which of the nodes [B, C] of `depth` are hidden."""
+        """Return which of the nodes [B, C] at `depth` are hidden."""
         node_BH = self.node_LBH[depth - 1]
         if not node_BH.shape[1]:
             return torch.zeros_like(node_BC, dtype=torch.bool)
@@ -30,7 +30,7 @@ class Hidden(NamedTuple):
 def wholly(
     user: IntArray, parent: npt.NDArray[np.integer], bounds: npt.NDArray[np.integer]
 ) -> tuple[IntArray, IntArray]:
-    """The (user, parent) pairs that are given as often as the parent has children, sorted.
+    """Return the sorted (user, parent) pairs that occur once for every child of the parent.
 
     The children of parent p are bounds[p] .. bounds[p + 1] - 1.
     """
@@ -41,7 +41,7 @@ def wholly(
 
 
 def by_user(user: IntArray, node: IntArray, users: int, padding: int) -> IntArray:
-    """Nodes [B, H] of pairs sorted by user and node."""
+    """Arrange pairs sorted by user and node as a padded array of nodes [B, H]."""
     count_B = np.bincount(user, minlength=users)
     node_BH = np.full((users, int(count_B.max(initial=0))), padding, np.int64)
     node_BH[user, np.arange(len(user)) - (np.cumsum(count_B) - count_B)[user]] = node

@@ -1,4 +1,4 @@
-"""The generative recommender: its T5 model, and its folder on disk.
+"""The generative recommender: its T5 model and its folder on disk.
 
 Shapes: N items, L levels, K interactions, B rows of a batch, S source length
 (`macrec.generator.tokens`).
@@ -40,7 +40,10 @@ FORMAT: Final = 1
 
 @dataclass(frozen=True)
 class Recommender:
-    """All that is needed to recommend. Codes are int32 [N, L]; a row of -1 is an item without."""
+    """A T5 model with its vocabulary and the semantic IDs of the catalogue.
+
+    Codes are int32 [N, L]; an item without codes has a row of -1.
+    """
 
     model: "T5ForConditionalGeneration"
     vocabulary: Vocabulary
@@ -50,28 +53,29 @@ class Recommender:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """Those in which an item has a code: one or both."""
+        """The modalities in which at least one item has a code: one or both."""
         return present_modalities(self.text_codes_NL, self.image_codes_NL)
 
     @property
     def source(self) -> Position:
-        """What a position of the model's encoder is."""
+        """Whether a position of the model's encoder is a token or an item."""
         return "items" if getattr(self.model.config, "tokens_per_position", 1) > 1 else "tokens"
 
     def codes_NL(self, modality: Modality) -> Int32Array:
         return self.text_codes_NL if modality == "text" else self.image_codes_NL
 
     def stream(self, modality: Modality, items_K: npt.NDArray[np.integer]) -> TokenStream:
-        """Tokens of the items `items_K` [K], one after the other."""
+        """Return the tokens of the items `items_K` [K], end to end."""
         codes_KL, order_K = self.codes_NL(modality)[items_K], np.arange(len(items_K))
         return token_stream(self.vocabulary, modality, codes_KL, order_K, self.source)
 
     def source_ids(
         self, modality: Modality, histories: list[npt.NDArray[np.integer]]
     ) -> Int64Array:
-        """Source ids [B, S] of histories (item indices in time order), cut to the last max_history.
+        """Return source ids [B, S] of histories, cut to their last `max_history` items.
 
-        The attention mask is `source_ids != PAD`.
+        A history is an array of item indices in time order. The attention mask is
+        `source_ids != PAD`.
         """
         cut = [np.asarray(history, np.int64)[-self.max_history :] for history in histories]
         bounds = np.zeros(len(cut) + 1, np.int64)
@@ -82,7 +86,7 @@ class Recommender:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """Sizes of the T5 model; the defaults are those of MACRec."""
+    """Sizes of the T5 model; the defaults are those of the MACRec paper."""
 
     d_model: int = 128
     d_ff: int = 1024
@@ -95,20 +99,21 @@ class ModelSize:
 
 
 def build_model(vocabulary: Vocabulary, size: ModelSize) -> "T5ForConditionalGeneration":
-    """A T5 model with the final vocabulary, initialised from torch's global generator.
+    """Build a T5 model with the final vocabulary, initialised from torch's global generator.
 
-    It is built at its final size: `resize_token_embeddings` makes all new rows alike.
+    The model is built at its final size because `resize_token_embeddings` makes all new rows
+    identical.
     """
     model = build_t5(vocabulary.size, size)
     if (
         size.source == "items"
-    ):  # read by macrec.generator.t5; transformers' own forward knows it not
+    ):  # read by macrec.generator.t5; transformers' own forward pass ignores it
         model.config.tokens_per_position = vocabulary.levels
     return model
 
 
 def build_t5(tokens: int, size: ModelSize) -> "T5ForConditionalGeneration":
-    """As `build_model`, for so many tokens, the specials and the reserved ids among them."""
+    """Build a T5 model for `tokens` tokens, including the special tokens and reserved ids."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(
@@ -125,14 +130,14 @@ def build_t5(tokens: int, size: ModelSize) -> "T5ForConditionalGeneration":
     )
     if size.encoder == "causal":
         config.causal_encoder = (
-            True  # read by macrec.generator.t5; transformers' own forward knows it not
+            True  # read by macrec.generator.t5; transformers' own forward pass ignores it
         )
-    config.decoder_start_token_id = SEQUENCE_TO_TEXT  # what stock code starts from when untold
+    config.decoder_start_token_id = SEQUENCE_TO_TEXT  # the default of transformers' own `generate`
     return T5ForConditionalGeneration(config)
 
 
 def save_recommender(folder: Path, recommender: Recommender) -> None:
-    """Write the folder that `load_recommender` reads; stock transformers loads its model too."""
+    """Write the folder that `load_recommender` reads; transformers can also load its model."""
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,9 +160,10 @@ def save_recommender(folder: Path, recommender: Recommender) -> None:
 
 
 def load_recommender(folder: Path) -> Recommender:
-    """Read a folder of `save_recommender`, on the CPU, in evaluation mode; no code in it is run.
+    """Load a folder of `save_recommender` on the CPU, in evaluation mode, without running its code.
 
-    Raises UserError when files are missing or do not belong together.
+    Raises:
+        UserError: files are missing or do not belong together.
     """
     from safetensors.numpy import load_file
     from transformers import T5ForConditionalGeneration

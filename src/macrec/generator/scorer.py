@@ -1,4 +1,4 @@
-"""The recommender's model as a scorer of codes, for one batch of users.
+"""Score codes with the recommender's model, for one batch of users.
 
 Shapes: B users, W beams, C codes of a user, L levels.
 """
@@ -23,12 +23,12 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
 ITEMS_AT_ONCE: Final = 2**20
-"""Items whose tokens are 64 bits wide at a time."""
+"""Items whose tokens are in memory as 64-bit integers at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorScorer:
-    """The recommender's model as a CodeScorer of the first `users` of the encoded sources."""
+    """A CodeScorer that uses the recommender's model, for the first `users` encoded sources."""
 
     trie: "Trie"
     encoded: "Encoded"
@@ -42,7 +42,7 @@ class GeneratorScorer:
         from macrec.generator.beam_search import beam_search
         from macrec.generator.exhaustive import best_codes
 
-        # a search that could drop nothing is one through the whole catalogue
+        # A search with a beam for every code is a search of the whole catalogue.
         whole = self.exhaustive or beams >= self.trie.leaves
         search = best_codes if whole else beam_search
         found = search(
@@ -79,7 +79,7 @@ class GeneratorScorer:
 def code_trie(
     recommender: Recommender, modality: Modality, device: "torch.device | str" = "cpu"
 ) -> "Trie":
-    """The trie of all items that have a code in the modality."""
+    """Return the trie of all items that have a code in the modality."""
     from macrec.generator.trie import Trie
 
     codes_NL = recommender.codes_NL(modality)

@@ -1,4 +1,4 @@
-"""Codes in lexicographic order, as the trie is built from.
+"""Sort codes lexicographically, to build the trie from them.
 
 Shapes: N items, R items with a code, L levels.
 """
@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 KEY_BITS: Final = 63
-"""Codes that fit are sorted as one integer each."""
+"""Codes that fit in this many bits are sorted as single integers."""
 
 
 def sorted_rows(
     tokens_NL: npt.NDArray[np.integer],
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]]:
-    """The present items in the order of their codes, then of their indices.
+    """Return the items with a code, sorted by code and then by index.
 
-    Also how many leading tokens each shares with the one before it.
+    Also return how many leading tokens each item shares with the item before it.
     """
     items, levels = tokens_NL.shape
     present = np.flatnonzero(tokens_NL[:, 0] >= 0).astype(np.int32)
@@ -40,7 +40,7 @@ def sorted_rows(
         key_R <<= bits_L[level]
         key_R |= tokens_NL[present, level].astype(np.int64) - low_L[level]
     index_bits = items.bit_length()
-    if sum(bits_L) + index_bits <= KEY_BITS:  # the index in the key: twice as fast as an argsort
+    if sum(bits_L) + index_bits <= KEY_BITS:  # with the index in the key, twice as fast as argsort
         key_R <<= index_bits
         key_R |= present
         key_R.sort()

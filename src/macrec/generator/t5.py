@@ -1,14 +1,15 @@
-"""T5's equations on the weights of transformers' model, for training and for decoding.
+"""T5's equations, applied to the weights of a transformers model, for training and decoding.
 
 Shapes: B rows, S source length, T decoder positions, G blocks of L positions, P cached positions,
 D model width, H heads, E width of a head, F feed-forward width, V vocabulary.
 
-Why not transformers' own forward pass: it computes the same (tests hold the two together, loss and
-gradients, in float64), but projects queries, keys and values one by one, the encoder's keys and
-values layer by layer, repeats them for every beam, and leaves dropout to a kernel that on a CPU
-costs more than the matrix products beside it (benchmarks/train_speed.py).
+This module replaces transformers' own forward pass, which is slower. Both compute the same: tests
+compare losses and gradients in float64. Transformers projects queries, keys and values separately.
+It projects the encoder's keys and values layer by layer and repeats them for every beam. On a CPU,
+its dropout kernel costs more than the adjacent matrix products (benchmarks/train_speed.py).
 
-The residual stream is float32; `dtype` is that of matrix products and of what lies between them.
+The residual stream is float32. `dtype` is the type of matrix products and of the values between
+them.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 
 HALVES = (torch.bfloat16, torch.float16)
 BITS = 16
-"""Random bits that decide over one value: a rate is kept to a part in 65,536."""
+"""Random bits per value, so a dropout rate is accurate to 1 / 65,536."""
 
 
 class AttentionWeights(NamedTuple):
-    """Of a self-attention: `into` is q, k and v one below the other [3HE, D]."""
+    """Weights of a self-attention; `into` is q, k and v stacked [3HE, D]."""
 
     norm_D: Tensor
     into: Tensor
@@ -36,7 +37,7 @@ class AttentionWeights(NamedTuple):
 
 
 class CrossWeights(NamedTuple):
-    """Of an attention over the source; its keys and values are in `Weights.memory`."""
+    """Weights of a cross-attention; those of its keys and values are in `Weights.memory`."""
 
     norm_D: Tensor
     query: Tensor
@@ -44,7 +45,7 @@ class CrossWeights(NamedTuple):
 
 
 class FeedForwardWeights(NamedTuple):
-    """Of a feed-forward layer."""
+    """Weights of a feed-forward layer."""
 
     norm_D: Tensor
     into_FD: Tensor
@@ -52,7 +53,7 @@ class FeedForwardWeights(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """Of a block; an encoder's has no `cross`."""
+    """Weights of a block; an encoder block has no `cross`."""
 
     own: AttentionWeights
     cross: CrossWeights | None
@@ -60,40 +61,40 @@ class Layer(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The weights of a model in the dtype of its matrix products; what is used as one is joined.
+    """The weights of a model in the dtype of its matrix products, joined where used together.
 
-    Gradients reach the model through them; after a step they must be made anew.
+    Gradients reach the model through these weights. After an optimizer step, create them again.
     """
 
     embedding_VD: Tensor
     encoder: list[Layer]
     decoder: list[Layer]
     memory: Tensor
-    """Keys and values of the source for all decoder layers [layers * 2HE, D]."""
+    """Projections to the source's keys and values, for all decoder layers [layers * 2HE, D]."""
     encoder_bias: Tensor
-    """By bucket of distance and by head."""
+    """Relative position bias by distance bucket and head."""
     decoder_bias: Tensor
     encoder_norm_D: Tensor
     decoder_norm_D: Tensor
     head_VD: Tensor
-    """Of the logits, T5's scaling of the last state included."""
+    """Projection to the logits, including T5's scaling of the last state."""
     heads: int
     epsilon: float
     buckets: int
     farthest: int
     causal_encoder: bool
-    """No token of the source sees those behind it."""
+    """Whether source tokens cannot attend to later tokens."""
     tokens_per_position: int
-    """Source tokens that the encoder reads as one: 1, or the L of an item."""
+    """Source tokens per encoder position: 1, or the L tokens of an item."""
     dtype: torch.dtype
 
 
 def weights_of(model: "T5ForConditionalGeneration", dtype: torch.dtype | None = None) -> Weights:
-    """The weights of a T5 model with ReLU feed-forward layers (the first T5, as `build_model`).
+    """Return the weights of a T5 model with ReLU feed-forward layers (T5 v1.0, as `build_model`).
 
     Args:
-        model: read, not changed.
-        dtype: of the matrix products; that of the weights if None.
+        model: the model; it is not changed.
+        dtype: type of the matrix products; None uses the type of the weights.
     """
     config = model.config
     assert config.feed_forward_proj == "relu", f"T5 with {config.feed_forward_proj} layers"
@@ -144,7 +145,7 @@ def weights_of(model: "T5ForConditionalGeneration", dtype: torch.dtype | None = 
 
 
 class _Dropped(torch.autograd.Function):
-    """x * keep * scale; keep is bool."""
+    """Compute x * keep * scale; keep is bool."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
@@ -159,7 +160,7 @@ class _Dropped(torch.autograd.Function):
 
 
 class _Rectified(torch.autograd.Function):
-    """relu(x) * keep in place: where the result is above 0 the gradient passes, elsewhere not."""
+    """Compute relu(x) * keep in place; the gradient passes only where the result is above 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, keep: Tensor) -> Tensor:
@@ -175,10 +176,10 @@ class _Rectified(torch.autograd.Function):
 
 
 class Dropout:
-    """Dropout of a rate; 0 in evaluation.
+    """Dropout with a given rate; 0 in evaluation.
 
-    On a CPU torch draws a random number per value; here 64 random bits serve four values. They come
-    from torch's own generator, whose state is thus all that a checkpoint needs.
+    On a CPU, torch draws one random number per value, whereas here 64 random bits serve four
+    values. The bits come from torch's generator, so its state is all that a checkpoint needs.
     """
 
     def __init__(self, rate: float = 0.0) -> None:
@@ -187,7 +188,7 @@ class Dropout:
 
     @property
     def scale(self) -> float:
-        """What a kept value is multiplied by."""
+        """Factor of the values that are not dropped."""
         return 1 / (1 - self._dropped / 2**BITS)
 
     def _keep(self, x: Tensor) -> Tensor:
@@ -196,7 +197,7 @@ class Dropout:
         return (bits >= self._dropped - 2 ** (BITS - 1)).view(x.shape)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x with a share `rate` of its values set to 0 and the others scaled."""
+        """Return x with a share `rate` of its values set to 0 and the others scaled."""
         if not self.rate:
             return x
         if x.device.type != "cpu":
@@ -204,7 +205,10 @@ class Dropout:
         return _Dropped.apply(x, self._keep(x), self.scale)  # pyright: ignore[reportReturnType]
 
     def rectified(self, x: Tensor) -> tuple[Tensor, float]:
-        """relu(x) with dropout, still to be multiplied by the number; x is overwritten."""
+        """Return relu(x) with dropout and the factor it must still be multiplied by.
+
+        x is overwritten.
+        """
         if not self.rate:
             return x.relu_(), 1.0
         if x.device.type != "cpu":
@@ -216,16 +220,16 @@ NO_DROPOUT = Dropout()
 
 
 def normed(x: Tensor, weight_D: Tensor, weights: Weights) -> Tensor:
-    """x by the root of its mean square, scaled: T5's layer norm; in the dtype of the products."""
+    """Apply T5's layer norm (RMS norm); the result has the dtype of the matrix products."""
     return F.rms_norm(x, weight_D.shape, weight_D, weights.epsilon).to(weights.dtype)
 
 
 def distance_bias(
     table: Tensor, weights: Weights, past: int, length: int, *, causal: bool
 ) -> Tensor:
-    """Relative position bias [H, T, P + T] of T queries after P earlier positions.
+    """Return the relative position bias [H, T, P + T] of T queries after P earlier positions.
 
-    `causal` is the decoder's: later positions have -inf.
+    With `causal`, as in the decoder, later positions get -inf.
     """
     distance = torch.arange(past + length) - torch.arange(past, past + length)[:, None]
     buckets, offset = weights.buckets, torch.zeros_like(distance)
@@ -235,7 +239,7 @@ def distance_bias(
         buckets //= 2
         offset, far = (distance > 0) * buckets, distance.abs()
     exact = buckets // 2
-    # In float32 with these very operations: another rounding would move the edges of the buckets.
+    # Use float32 and exactly these operations: other rounding would move the bucket edges.
     share = torch.log(far.float() / exact) / torch.log(torch.tensor(weights.farthest / exact))
     wide = exact + (share * (buckets - exact)).long()
     bucket = offset + torch.where(far < exact, far, wide.clamp(max=buckets - 1))
@@ -246,10 +250,10 @@ def distance_bias(
 def attend(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, drop: Dropout = NO_DROPOUT
 ) -> Tensor:
-    """Attention [..., T, E] without scaling, as T5 has it; `bias` is added to the scores.
+    """Compute attention [..., T, E] without scaling, as in T5; `bias` is added to the scores.
 
-    On a CPU the fused kernel takes twice the time of two products in bfloat16, and it knows only
-    torch's dropout. The softmax is float32 or wider either way.
+    On a CPU the fused kernel takes twice as long as two products in bfloat16, and it supports only
+    torch's dropout. The softmax is float32 or wider in both cases.
     """
     if query.device.type != "cpu" or not (drop.rate or query.dtype in HALVES):
         rate = drop.rate
@@ -259,34 +263,35 @@ def attend(
 
 
 def _wide(x: Tensor) -> Tensor:
-    """x as float32, or as it is where it is that or wider."""
+    """Return x as float32, or unchanged if it is float32 or wider."""
     return x.float() if x.dtype in HALVES else x
 
 
 def heads_of(x: Tensor, parts: int, weights: Weights) -> tuple[Tensor, ...]:
-    """`parts` tensors [B, H, T, E] of a product [B, T, parts * H * E]."""
+    """Split a product [B, T, parts * H * E] into `parts` tensors [B, H, T, E]."""
     split = x.view(*x.shape[:-1], parts, weights.heads, -1)
     return split.permute(-3, 0, -2, 1, -1).unbind()
 
 
 def merged(x: Tensor) -> Tensor:
-    """[B, H, T, E] as [B, T, HE]."""
+    """Merge the heads: reshape [B, H, T, E] to [B, T, HE]."""
     return x.transpose(-2, -3).flatten(-2)
 
 
 def feed_forward(
     x: Tensor, layer: FeedForwardWeights, weights: Weights, drop: Dropout = NO_DROPOUT
 ) -> Tensor:
-    """x with the feed-forward layer's result added."""
+    """Return x plus the result of the feed-forward layer."""
     wide, scale = drop.rectified(F.linear(normed(x, layer.norm_D, weights), layer.into_FD))
     return x + drop(F.linear(wide, layer.out_DF * scale))
 
 
 def embed(weights: Weights, source_BS: Tensor) -> tuple[Tensor, Tensor]:
-    """Source ids as the encoder reads them [B, S, D], and which positions it reads [B, S].
+    """Return the embeddings of source ids [B, S, D], and which positions are read [B, S].
 
-    Where several tokens are a position, S falls by as much: it is the sum of their embeddings,
-    over the root of their number, so that it is as large as that of one token.
+    If several tokens form a position, S shrinks by that factor. The embedding of the position is
+    the sum of its tokens' embeddings, divided by the root of their number. So it is about as large
+    as the embedding of one token.
     """
     count = weights.tokens_per_position
     if count == 1:
@@ -301,8 +306,12 @@ def embed(weights: Weights, source_BS: Tensor) -> tuple[Tensor, Tensor]:
 def encode(
     weights: Weights, source_BS: Tensor, drop: Dropout = NO_DROPOUT
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of source ids the encoder's states [B, S, D], which of them are read [B, S], and the padding
-    as a bias [B, 1, 1, S]; S as `embed` has it."""
+    """Run the encoder over source ids.
+
+    Returns:
+        The encoder's states [B, S, D], which positions are read [B, S], and the padding as a bias
+        [B, 1, 1, S]. S is that of `embed`.
+    """
     x_BSD, mask_BS = embed(weights, source_BS)
     encoded_BSD, padding = encode_embedded(weights, x_BSD, mask_BS, drop)
     return encoded_BSD, mask_BS, padding
@@ -311,8 +320,11 @@ def encode(
 def encode_embedded(
     weights: Weights, x_BSD: Tensor, mask_BS: Tensor, drop: Dropout = NO_DROPOUT
 ) -> tuple[Tensor, Tensor]:
-    """The encoder's states [B, S, D] of what stands for the source ids, and the padding as a bias
-    [B, 1, 1, S]."""
+    """Run the encoder over embeddings of source ids.
+
+    Returns:
+        The encoder's states [B, S, D], and the padding as a bias [B, 1, 1, S].
+    """
     x = drop(x_BSD)
     padding = torch.zeros_like(mask_BS, dtype=weights.dtype).masked_fill_(~mask_BS, -torch.inf)
     padding = padding[:, None, None, :]
@@ -332,7 +344,7 @@ def encode_embedded(
 
 
 def memory(weights: Weights, encoded_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values [B, H, S, E] of the source, by decoder layer."""
+    """Return the source's keys and values [B, H, S, E] for each decoder layer."""
     parts = heads_of(
         F.linear(encoded_BSD.to(weights.dtype), weights.memory), 2 * len(weights.decoder), weights
     )
@@ -346,14 +358,14 @@ def decode_blocks(
     decoder_BGL: Tensor,
     drop: Dropout = NO_DROPOUT,
 ) -> Tensor:
-    """Logits [B, G, L, V] of G targets of each source, none of which sees another.
+    """Return the logits [B, G, L, V] of G targets per source; targets do not attend to each other.
 
     Args:
-        weights: of the model.
+        weights: weights of the model.
         sources: keys and values of the sources (`memory`).
-        padding: of the sources (`encode`).
+        padding: padding of the sources as a bias (`encode`).
         decoder_BGL: decoder input tokens.
-        drop: in training.
+        drop: dropout, in training.
     """
     rows, blocks, levels = decoder_BGL.shape
     x = drop(F.embedding(decoder_BGL, weights.embedding_VD).flatten(0, 1))  # [BG, L, D]
@@ -364,7 +376,7 @@ def decode_blocks(
         into = F.linear(normed(x, own.norm_D, weights), own.into)
         mixed = merged(attend(*heads_of(into, 3, weights), bias, drop))
         x = x + drop(F.linear(mixed, own.out))
-        # The blocks of a row stand side by side as queries of one attention over its source.
+        # All blocks of a row are queries of one attention over the row's source.
         query = F.linear(normed(x, cross.norm_D, weights), cross.query)
         (query,) = heads_of(query.view(rows, blocks * levels, -1), 1, weights)
         mixed = merged(attend(query, key, value, padding, drop)).view(rows * blocks, levels, -1)
@@ -374,6 +386,6 @@ def decode_blocks(
 
 
 def logits(weights: Weights, state: Tensor, drop: Dropout = NO_DROPOUT) -> Tensor:
-    """Logits [..., V], float32 or wider, of the decoder's last states [..., D]."""
+    """Return logits [..., V], float32 or wider, of the decoder's last states [..., D]."""
     last = drop(normed(state, weights.decoder_norm_D, weights))
     return _wide(F.linear(last, weights.head_VD))

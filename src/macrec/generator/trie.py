@@ -1,7 +1,7 @@
-"""The trie of legal codes, which constrained decoding walks down.
+"""The trie of legal codes, which constrained decoding traverses.
 
-Shapes: N items, R items with a code, L levels, B users, W nodes of a user, C children of a user's
-nodes together, P (user, item) pairs.
+Shapes: N items, R items with a code, L levels, B users, W nodes of a user, C children of all nodes
+of a user, P (user, item) pairs.
 """
 
 import json
@@ -26,36 +26,36 @@ IntegerArray = npt.NDArray[np.integer]
 TRIE_FILE: Final = "trie.json"
 FORMAT: Final = 1
 SMALL_TOKENS: Final = 2**15
-"""Tokens below it are kept in 16 bits."""
+"""Tokens below this are stored in 16 bits."""
 
 
 class Children(NamedTuple):
-    """The children of each user's nodes, side by side; existing nodes stand in where none is."""
+    """The children of all nodes of each user, padded with other existing nodes."""
 
     child_BC: torch.Tensor
-    """int64, nodes of the next depth"""
+    """int64, nodes of the next depth."""
     parent_BC: torch.Tensor
-    """int64, place of the parent among the W nodes given"""
+    """int64, index of the parent among the W given nodes."""
     exists_BC: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Trie:
-    """The legal token sequences as flat arrays; nodes are numbered level by level, siblings sorted.
+    """The legal token sequences as flat arrays.
 
-    Node 0 is the root. The children of node n are first_child[n] .. first_child[n + 1] - 1. The
-    last level's nodes are the leaves: distinct codes, numbered from 0 in lexicographic order. Items
-    may share a leaf.
+    Nodes are numbered level by level, and siblings are sorted. Node 0 is the root. The children of
+    node n are first_child[n] .. first_child[n + 1] - 1. The nodes of the last level are the leaves.
+    They are the distinct codes, numbered from 0 in lexicographic order. Items may share a leaf.
     """
 
     first_child: torch.Tensor
-    """int32 [inner nodes + 1]"""
+    """int32 [inner nodes + 1]."""
     token: torch.Tensor
-    """int16 or int32 [nodes], the token on the edge to the node; the root's is PAD"""
+    """int16 or int32 [nodes], the token on the edge to the node; PAD for the root."""
     leaf_tokens: torch.Tensor
-    """int16 or int32 [leaves, L]"""
+    """int16 or int32 [leaves, L]."""
     leaf_of_item_N: Int32Array
-    """Leaf of every item, -1 for one without code."""
+    """Leaf of every item, -1 for an item without a code."""
     items: Int32Array
     """Items sorted by leaf, then by index."""
     first_item: Int32Array
@@ -63,12 +63,12 @@ class Trie:
     depth_start: tuple[int, ...]
     """First node of each depth 0..L, then the number of nodes."""
     token_range_L: tuple[tuple[int, int], ...]
-    """Least token of each depth 1..L, and the largest plus one."""
+    """Smallest token of each depth 1..L, and the largest plus one."""
     _most: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @classmethod
     def build(cls, tokens_NL: IntegerArray, device: "torch.device | str" = "cpu") -> "Trie":
-        """The trie of token rows [N, L]; rows of -1 (items without code) are left out."""
+        """Build the trie of token rows [N, L], without rows of -1 (items without a code)."""
         levels = tokens_NL.shape[1]
         order, shared_R = sorted_rows(tokens_NL)
         small = tokens_NL.max(initial=0) < SMALL_TOKENS
@@ -76,7 +76,7 @@ class Trie:
         rows_L = [np.flatnonzero(shared_R <= level).astype(np.int32) for level in range(levels)]
         first_child = [np.zeros(1, np.int32)]
         for level in range(1, levels):
-            # the first child of a prefix is the longer prefix that begins at the same row
+            # The first child of a prefix is the longer prefix that begins at the same row.
             child_R = np.cumsum(shared_R <= level, dtype=np.int32) - 1
             first_child.append(child_R[rows_L[level - 1]])
         leaf_of_item_N = np.full(len(tokens_NL), -1, np.int32)
@@ -93,7 +93,7 @@ class Trie:
 
     @property
     def levels(self) -> int:
-        """L, the tokens of a code."""
+        """Number of tokens of a code, L."""
         return self.leaf_tokens.shape[1]
 
     @property
@@ -103,11 +103,14 @@ class Trie:
 
     @property
     def bytes(self) -> int:
-        """Size of all its arrays."""
+        """Total size of the arrays in bytes."""
         return sum(array.nbytes for array in self._arrays().values())
 
     def restricted(self, allowed_N: npt.NDArray[np.bool_]) -> "Trie":
-        """The trie of the allowed items alone, items numbered as before; no sort is needed."""
+        """Return the trie of the allowed items only; item indices do not change.
+
+        This does not need a sort.
+        """
         kept = self.items[allowed_N[self.items]]
         leaf_R = self.leaf_of_item_N[kept]
         keep = np.zeros(self.leaves, bool)
@@ -124,7 +127,7 @@ class Trie:
             before = np.zeros(len(keep) + 1, np.int32)
             np.cumsum(keep, out=before[1:])
             bounds = before[host["first_child"][here : below + 1] - below]
-            # the root stays even if nothing does
+            # The root stays, even if the trie becomes empty.
             keep = np.diff(bounds) > 0 if depth else np.ones(1, bool)
             first_child.insert(0, bounds[:-1][keep])
         return _assemble(
@@ -143,9 +146,10 @@ class Trie:
         alive_BW: torch.Tensor,
         width: int | None = None,
     ) -> Children:
-        """The children of the nodes [B, W], all of one depth; those not alive have none.
+        """Return the children of the nodes [B, W], which must have one depth.
 
-        C is `width` (see `most_children`), or the most that a user has.
+        Nodes that are not alive have no children. C is `width` (see `most_children`), or the
+        largest number of children of a user.
         """
         first_BW = self.first_child[node_BW].long()
         count_BW = (self.first_child[node_BW + 1] - first_BW).masked_fill_(~alive_BW, 0)
@@ -161,7 +165,7 @@ class Trie:
         return Children(child_BC, parent_BC, exists_BC)
 
     def most_children(self, depth: int, nodes: int) -> int:
-        """The most children that so many nodes of `depth` have together."""
+        """Return the largest total number of children of any `nodes` nodes at `depth`."""
         if (depth, nodes) not in self._most:
             here, below = self.depth_start[depth : depth + 2]
             count = self.first_child[here : below + 1].diff()
@@ -170,9 +174,9 @@ class Trie:
         return self._most[depth, nodes]
 
     def hidden(self, user_P: IntegerArray, item_P: IntegerArray, users: int) -> Hidden:
-        """The nodes with nothing left for a user beneath them but the items of his own pairs.
+        """Return the nodes to hide: a user's pairs contain all items below them.
 
-        A leaf that he shares between such an item and another one is not hidden.
+        A leaf with one item from the user's pairs and another item is not hidden.
         """
         items = len(self.leaf_of_item_N)
         user, item = np.divmod(np.unique(user_P.astype(np.int64) * items + item_P), items)
@@ -195,7 +199,7 @@ class Trie:
         return self.first_child.cpu().numpy()
 
     def _arrays(self) -> dict[str, npt.NDArray[np.integer]]:
-        """All arrays on the host; on the CPU these are the same memory."""
+        """Return all arrays in host memory; on the CPU they share memory with the tensors."""
         tensors = {name: getattr(self, name) for name in ("first_child", "token", "leaf_tokens")}
         return {name: tensor.cpu().numpy() for name, tensor in tensors.items()} | {
             name: getattr(self, name) for name in ("leaf_of_item_N", "items", "first_item")
@@ -215,7 +219,7 @@ class Trie:
 
     @classmethod
     def load(cls, folder: Path, device: "torch.device | str" = "cpu") -> "Trie":
-        """A trie of `save`; on the CPU its arrays stay on disk and are mapped into memory."""
+        """Load a trie that `save` wrote; on the CPU its arrays are memory-mapped from disk."""
         check((folder / TRIE_FILE).is_file(), f"{folder}: not a trie, {TRIE_FILE} is missing")
         described = json.loads((folder / TRIE_FILE).read_text(encoding="utf-8"))
         check(
@@ -225,7 +229,7 @@ class Trie:
         )
 
         def mapped(name: str) -> npt.NDArray[Any]:
-            # copy on write: torch does not take arrays that cannot be written
+            # copy on write, because torch does not accept read-only arrays
             return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="c"))
 
         return cls(
@@ -249,7 +253,7 @@ def _assemble(
     first_item: Int32Array,
     device: "torch.device | str",
 ) -> Trie:
-    """A trie of arrays per depth; `first_child` counts from the first node of the next depth."""
+    """Join arrays per depth into a trie; `first_child` counts from the next depth's first node."""
     start = np.cumsum([0, 1, *(len(part) for part in token)])
     assert start[-1] < 2**31
     bounds = [part + np.int32(below) for part, below in zip(first_child, start[1:], strict=False)]

@@ -1,1 +1,1 @@
-"""Ranking metrics, predictions and significance."""
+"""Ranking metrics, predictions and statistical significance."""

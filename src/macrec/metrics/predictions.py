@@ -1,4 +1,4 @@
-"""What systems show to every user: the rows of a predictions artifact, and metrics gathered.
+"""Rows of a predictions artifact, and the metrics of a system collected in chunks.
 
 Shapes: U users of a chunk, T all test users, K places of a list, N items.
 """
@@ -14,32 +14,32 @@ from macrec.metrics.ranking_metrics import Ranks, per_user
 from macrec.ranking.lists import Lists
 
 SHOWN_CUTOFF: Final = 10
-"""Places that count as shown."""
+"""Number of first places that count as shown."""
 
 
 @dataclass
 class SystemScores:
-    """One system's metrics, gathered chunk by chunk."""
+    """One system's metrics, collected chunk by chunk."""
 
     shown_N: npt.NDArray[np.int64]
-    """In how many users' first ten places each item stands."""
+    """Number of users whose first ten places contain each item."""
     parts: dict[str, list[npt.NDArray[np.float64]]] = field(default_factory=dict)
 
     def add(self, ranks: Ranks, cutoffs: tuple[int, ...]) -> None:
-        """Adds a chunk of users."""
+        """Add a chunk of users."""
         for name, value_U in per_user(ranks, cutoffs).items():
             self.parts.setdefault(name, []).append(value_U)
 
     @property
     def values(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Every metric of every user [T]."""
+        """Every metric by name, with the value of every user [T]."""
         return {name: np.concatenate(parts) for name, parts in self.parts.items()}
 
 
 def first_places(scores_UN: npt.NDArray[np.float32], top_k: int) -> Lists:
-    """The best `top_k` items of scores of the whole catalogue; equal ones by their index.
+    """Return the `top_k` best items from scores of the whole catalogue, and ties with the last.
 
-    An item with score -inf is not listed.
+    Tied items are sorted by index. An item with score -inf is not listed.
     """
     top_k = min(top_k, scores_UN.shape[1])
     last_U1 = -np.partition(-scores_UN, top_k - 1, axis=1)[:, top_k - 1 : top_k]
@@ -57,7 +57,7 @@ def first_places(scores_UN: npt.NDArray[np.float32], top_k: int) -> Lists:
 def rows(
     user_ids: pa.Array, system: str, targets_U: npt.NDArray[np.int32], lists: Lists
 ) -> pa.Table:
-    """Rows of the predictions artifact; the lists lose their padding."""
+    """Return rows of the predictions artifact; padding is removed from the lists."""
     real_UK = lists.items_UK >= 0
     offsets = np.concatenate([[0], np.cumsum(real_UK.sum(axis=1))]).astype(np.int32)
     return pa.table(

@@ -2,9 +2,9 @@
 
 Shapes: U users, K places of a list, N items, P pairs of a user and an item, R resamples, M metrics.
 
-Equal scores have no order of their own, so a target that is tied with others counts with the mean
-over all orders of the tie: it is equally likely on each of the places that the tie takes up. Each
-user has one target, so the ideal DCG is 1 and NDCG is the discount at the target's place.
+Equal scores define no order. So the metric of a tied target is the mean over all orders of the tie:
+the target is equally likely at each place of the tie. Each user has one target, so the ideal DCG is
+1, and NDCG is the discount at the target's place.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,21 +17,22 @@ CUTOFFS: Final = (1, 5, 10, 20)
 RESAMPLES: Final = 1000
 
 POPULARITY: Final = ("head", "middle", "tail", "unseen")
-"""Names of `popularity_groups`."""
+"""Names of the groups of `popularity_groups`."""
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.integer]
 Pairs = tuple[IntArray, IntArray]
-"""Users [P] and items [P], no pair twice."""
+"""Users [P] and items [P] of distinct pairs."""
 NOBODY: Final[Pairs] = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 class Ranks(NamedTuple):
-    """Places of the targets: `above` items score higher, `tied` (itself included) the same."""
+    """Places of the targets in their lists."""
 
     above_U: npt.NDArray[np.int64]
+    """Number of items that score higher than the target."""
     tied_U: npt.NDArray[np.int64]
-    """0 where the target is not in the list at all."""
+    """Number of items with the target's score, itself included; 0 if the list lacks the target."""
 
 
 class Interval(NamedTuple):
@@ -43,24 +44,24 @@ class Interval(NamedTuple):
 
 
 class Exposure(NamedTuple):
-    """What a system shows to all users together."""
+    """Measures of the items that a system shows to all users together."""
 
     coverage: float
-    """Share of the catalogue that somebody is shown."""
+    """Share of the catalogue that is shown to at least one user."""
     gini: float
-    """Gini coefficient of how often each item of the catalogue is shown: 0 where all are shown
-    equally often, near 1 where a few items take every place."""
+    """Gini coefficient of how often each item of the catalogue is shown. It is 0 if all items are
+    shown equally often, and near 1 if a few items take every place."""
     novelty: float
-    """Mean of -log2 p over the places shown, in bits: what half of all log entries would choose
-    has 1 bit, and every further bit is half as popular."""
+    """Mean of -log2 p over the shown places, in bits. An item of half of all interactions has 1
+    bit; each further bit means half the popularity."""
 
 
 def ranks_in_lists(
     items_UK: IntArray, scores_UK: npt.NDArray[np.floating], targets_U: IntArray
 ) -> Ranks:
-    """Places of the targets in ranked lists padded with item -1.
+    """Return the places of the targets in ranked lists padded with item -1.
 
-    A tie must be in the list as a whole for its expected value to be right.
+    A list must contain each tie as a whole, or the expected value is wrong.
     """
     ordered_UK = np.sort(items_UK, axis=1)
     twice = (ordered_UK[:, 1:] == ordered_UK[:, :-1]) & (ordered_UK[:, 1:] >= 0)
@@ -77,9 +78,9 @@ def ranks_in_lists(
 def ranks_by_value(
     values_N: npt.NDArray[np.number], targets_U: IntArray, left_out: Pairs = NOBODY
 ) -> Ranks:
-    """Places of the targets when every user gets the whole catalogue, sorted by falling value.
+    """Return the places of the targets if every user's list is the catalogue by descending value.
 
-    `left_out`, distinct pairs, are not in their user's list.
+    The distinct pairs `left_out` are not in the lists.
     """
     sorted_N = np.sort(values_N)
     target_U = values_N[targets_U]
@@ -96,7 +97,7 @@ def ranks_by_value(
 
 
 def ranks_in_scores(scores_UN: npt.NDArray[np.floating], targets_U: IntArray) -> Ranks:
-    """Places of the targets when every user gets the whole catalogue, by a score of every item.
+    """Return the places of the targets if every user's list is the catalogue by descending score.
 
     An item with score -inf is not in the user's list.
     """
@@ -109,16 +110,17 @@ def ranks_in_scores(scores_UN: npt.NDArray[np.floating], targets_U: IntArray) ->
 
 
 def popularity(training_items: IntArray, items: int) -> npt.NDArray[np.int64]:
-    """Interactions per item [N]. Give it training interactions only: never held-out ones."""
+    """Return the interactions per item [N]; pass training interactions only, not held-out ones."""
     return np.bincount(training_items, minlength=items)
 
 
 def popularity_groups(popularity_N: IntArray) -> npt.NDArray[np.int64]:
-    """Group of each item as an index of POPULARITY, [N].
+    """Return the group of each item as an index of POPULARITY, [N].
 
-    An item belongs to the head while all items more popular than it hold less than one third of
-    the training interactions, to the middle while they hold less than two thirds, else to the
-    tail; an item without interactions is unseen. Items of equal popularity share a group.
+    The group depends on the training interactions of all more popular items. If they are less than
+    one third of all training interactions, the item is in the head. If they are less than two
+    thirds, it is in the middle; otherwise it is in the tail. An item without interactions is
+    unseen. Items of equal popularity are in the same group.
     """
     value_V, place_N, items_V = np.unique(popularity_N, return_inverse=True, return_counts=True)
     mass_V = value_V.astype(np.int64) * items_V
@@ -129,12 +131,12 @@ def popularity_groups(popularity_N: IntArray) -> npt.NDArray[np.int64]:
 
 
 def metric_names(cutoffs: Sequence[int] = CUTOFFS) -> list[str]:
-    """Names in the order of `per_user`: hr_1 .. mrr_20."""
+    """Return the metric names in the order of `per_user`: hr_1 .. mrr_20."""
     return [f"{metric}_{cutoff}" for metric in ("hr", "ndcg", "mrr") for cutoff in cutoffs]
 
 
 def per_user(ranks: Ranks, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, FloatArray]:
-    """HR@k, NDCG@k and MRR@k of every user [U], each the mean over the orders of its tie."""
+    """Return HR@k, NDCG@k and MRR@k of every user [U], as the mean over the orders of ties."""
     place = np.arange(1, max(cutoffs) + 1)
     gains = {"hr": np.ones(len(place)), "ndcg": 1 / np.log2(place + 1), "mrr": 1 / place}
     first_U, last_U = ranks.above_U, ranks.above_U + ranks.tied_U
@@ -150,12 +152,12 @@ def per_user(ranks: Ranks, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, FloatA
 
 
 def random_hit_rate(items: int, cutoff: int) -> float:
-    """Expected HR@cutoff of a random order of the catalogue."""
+    """Return the expected HR@cutoff of a random order of the catalogue."""
     return min(1.0, cutoff / items)
 
 
 def shown_counts(items_UK: IntArray, cutoff: int, items: int) -> npt.NDArray[np.int64]:
-    """In how many users' first `cutoff` places each item stands, [N]."""
+    """Return the number of users whose first `cutoff` places contain each item, [N]."""
     first = items_UK[:, :cutoff]
     return np.bincount(first[first >= 0], minlength=items)
 
@@ -163,9 +165,10 @@ def shown_counts(items_UK: IntArray, cutoff: int, items: int) -> npt.NDArray[np.
 def shown_by_value(
     values_N: npt.NDArray[np.number], users: int, cutoff: int, left_out: Pairs
 ) -> npt.NDArray[np.int64]:
-    """`shown_counts` of `users` lists sorted by falling value, equal ones by their index, [N].
+    """Return `shown_counts` of `users` lists of the catalogue, sorted by descending value, [N].
 
-    `left_out`, distinct pairs, are not in their user's list, which goes further down instead.
+    Items of equal value are sorted by index. The distinct pairs `left_out` are not in the lists;
+    the next items of the list take their places.
     """
     place_N = np.empty(len(values_N), np.int64)
     place_N[np.argsort(-values_N, kind="stable")] = np.arange(len(values_N))
@@ -180,17 +183,17 @@ def shown_by_value(
             break
         end_U = further_U
     reach = np.bincount(end_U, minlength=len(values_N) + 1)
-    reached_N = users - np.cumsum(reach)[: len(values_N)]  # users whose list goes beyond a place
+    reached_N = users - np.cumsum(reach)[: len(values_N)]  # users whose list reaches a place
     reached_N -= np.bincount(place_P[inside_P], minlength=len(values_N))
     return reached_N[place_N]
 
 
 def exposure(shown_N: IntArray, popularity_N: IntArray) -> Exposure:
-    """Coverage, Gini coefficient and novelty of what was shown.
+    """Return the coverage, Gini coefficient and novelty of the shown items.
 
     Novelty is the mean self-information of an item, -log2 p (Zhou et al. 2010, PNAS 107; Vargas
     and Castells 2011, RecSys), with p = (training interactions of the item + 1) / (all training
-    interactions + N): plus one, as an item that nobody has taken can be shown too.
+    interactions + N). One is added because an item without interactions can also be shown.
     """
     assert shown_N.sum() > 0, "nothing was shown"
     items = len(shown_N)
@@ -211,7 +214,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     level: float = 0.95,
 ) -> dict[str, Interval]:
-    """Mean of every metric over users and its percentile interval; users are resampled whole."""
+    """Return every metric's mean over users and its percentile interval, by resampling users."""
     values_UM = np.stack(list(values.values()), axis=1)
     users = len(values_UM)
     means_RM = np.empty((resamples, values_UM.shape[1]))

@@ -1,10 +1,10 @@
-"""Whether two recommenders differ, paired over the users of one test.
+"""Test whether two recommenders differ significantly, paired over the users of one test set.
 
 Shape suffixes: U users, M metrics, R draws, K places of a list.
 
-The users are the sample: an interval or a p value says how far another draw of users might have
-given another answer, not what another seed of training would. So a side may be several runs, and a
-user counts with the mean over them. No p value is corrected for the number of metrics.
+The users are the sample. Intervals and p values describe the variation between samples of users,
+not between training seeds. So a side may consist of several runs, and a user's value is the mean
+over them. The p values are not corrected for the number of metrics.
 """
 
 from collections.abc import Sequence
@@ -33,33 +33,33 @@ COLUMNS: Final = ["user_id", "system", "target", "items", "scores"]
 
 
 class UserScores(NamedTuple):
-    """What one system of one run scores, users sorted by their ids."""
+    """The metrics of one system in one run, with users sorted by their ids."""
 
     name: str
     user_ids_U: npt.NDArray[np.object_]
     targets_U: npt.NDArray[np.int64]
     values: dict[str, FloatArray]
-    """By metric, each [U]; hr_1 .. mrr_20, as far as the lists reach."""
+    """Values [U] by metric; hr_1 .. mrr_20, as far as the length of the lists allows."""
 
 
 class Difference(NamedTuple):
-    """One metric of two sides."""
+    """The difference between two sides in one metric."""
 
     metric: str
     a: tuple[float, ...]
-    """Mean over users of every run of a side."""
+    """Mean over users, for every run of side a; `b` is the same for side b."""
     b: tuple[float, ...]
     difference: Interval
     """b - a per user, with its 95 % bootstrap interval."""
     p: float
-    """Two-sided, by the randomisation test."""
+    """Two-sided p value of the randomisation test."""
 
 
 def read_scores(predictions: Artifact, system: str) -> UserScores:
-    """HR, NDCG and MRR of every user from the lists of the stage evaluate.
+    """Compute HR, NDCG and MRR of every user from the lists of the stage evaluate.
 
     Raises:
-        UserError: these are no predictions, or there are none of the system.
+        UserError: the artifact is not predictions, or it has no lists of the system.
     """
     columns = predictions.manifest["schema"] or []
     check(
@@ -101,7 +101,7 @@ def compare(
     generator: np.random.Generator,
     draws: int = DRAWS,
 ) -> list[Difference]:
-    """Every metric that all runs have, b against a.
+    """Compare b with a in every metric that all runs have.
 
     Raises:
         UserError: the runs were not tested on the same users with the same targets.
@@ -130,11 +130,12 @@ def compare(
 def sign_flip_test(
     difference_UM: FloatArray, generator: np.random.Generator, draws: int = DRAWS
 ) -> FloatArray:
-    """Two-sided p value [M] of each mean difference, by paired randomisation.
+    """Return the two-sided p value [M] of each mean difference, by paired randomisation.
 
-    If the two sides do not differ, a user's difference is as likely with the other sign. The p
-    value is the share of random signs, the observed ones among them, that give a mean as far from
-    0 (Smucker, Allan and Carterette 2007), so it is never below 1 / (draws + 1).
+    If the two sides do not differ, both signs of a user's difference are equally likely. The p
+    value is the share of sign assignments whose mean is at least as far from 0 as the observed one.
+    The observed signs are included, so the p value is at least 1 / (draws + 1). Source: Smucker,
+    Allan and Carterette 2007.
     """
     total_M = difference_UM.sum(axis=0)
     rounding_M = 1e-12 * np.abs(difference_UM).sum(axis=0)
@@ -148,10 +149,10 @@ def sign_flip_test(
 
 
 def check_same_test(runs: Sequence[UserScores]) -> None:
-    """All runs have the same users and the same target for each.
+    """Check that all runs have the same users, with the same target for each user.
 
     Raises:
-        UserError: how many differ, the first of them and what to do.
+        UserError: users or targets differ.
     """
     first, *others = runs
     advice = (
@@ -181,7 +182,7 @@ def _first(ids: npt.NDArray[np.object_]) -> str:
 
 
 def _padded(lists: pa.ListArray, fill: float) -> npt.NDArray[Any]:
-    """Lists of different lengths as a matrix [U, K]."""
+    """Pad lists of different lengths to a matrix [U, K]."""
     flat = lists.flatten().to_numpy()
     length_U = lists.value_lengths().to_numpy()
     padded_UK = np.full((len(length_U), int(length_U.max(initial=1))), fill, flat.dtype)

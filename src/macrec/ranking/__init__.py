@@ -1,1 +1,1 @@
-"""Ranked lists: candidates of the generator and of neighbours, and their fusion."""
+"""Ranked lists: candidates from the generator and from item neighbours, and their fusion."""

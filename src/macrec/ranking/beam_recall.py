@@ -1,4 +1,4 @@
-"""How many of the truly best items a beam search finds, against exhaustive decoding."""
+"""Measure how many of the best items a beam search finds, compared with exhaustive decoding."""
 
 from copy import copy
 
@@ -12,7 +12,10 @@ from macrec.ranking.ranker import Histories, Ranker
 def beam_recall(
     ranker: Ranker, histories: Histories, modality: Modality, beams: int, top_k: int
 ) -> npt.NDArray[np.float64]:
-    """Share [U] of the truly best `top_k` items of every user that a beam search lists."""
+    """Return the share [U] of every user's `top_k` best items that a beam search lists.
+
+    Exhaustive decoding determines the best items. The share is 1 for a user without any.
+    """
     oracle = copy(ranker)
     oracle.exhaustive = True
     best = oracle.search(histories, modality, max(beams, top_k), top_k)

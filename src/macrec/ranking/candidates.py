@@ -1,12 +1,12 @@
-"""The candidates of every user: what each search has found, scored by all that know something.
+"""The candidates of every user: the items that the searches find, with all their scores.
 
 Shapes: U users, B users of a batch, W beams, C codes, P (user, item) pairs.
 
-The candidates of a user are the items of both beam searches, and the best neighbours if the user
-has any (`macrec.ranking.neighbours`). If candidates are made in several ways, what these have in
-common is searched and scored once. Each candidate is scored under BOTH modalities: by the beam that
-found it, else by teacher forcing. Items that share a code share its score: they are tied, and
-metrics count ties at expected value.
+The candidates of a user are the items of both beam searches, and the user's best item neighbours if
+there are any (`macrec.ranking.neighbours`). If neighbours are computed in several ways, the search
+and the scores that they share are computed once. Each candidate is scored under BOTH modalities: by
+the beam that found it, or otherwise by teacher forcing. Items that share a code share its score.
+They are tied, and the metrics count ties at their expected value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,20 +26,20 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class Candidates(NamedTuple):
-    """All (user, item) pairs that were proposed, sorted by user and item."""
+    """All candidate (user, item) pairs, sorted by user and item."""
 
     users: int
     user_P: IntArray
     item_P: IntArray
     scores_P: dict[Modality, FloatArray]
-    """log p of the item's code; NaN where the item lacks the modality."""
+    """log p of the item's code; NaN if the item lacks the modality."""
     found_P: dict[Modality, npt.NDArray[np.bool_]]
     """Whether this modality's beam search found the item."""
     share_P: FloatArray
-    """The item's share among the user's neighbours, 0 where it is none of them."""
+    """The item's share among the user's neighbours, 0 if it is not a neighbour."""
 
     def where(self, kept_P: npt.NDArray[np.bool_] | IntArray) -> "Candidates":
-        """Some of the pairs, of the same users."""
+        """Return the selected pairs; the number of users stays the same."""
         return self._replace(
             user_P=self.user_P[kept_P],
             item_P=self.item_P[kept_P],
@@ -49,7 +49,7 @@ class Candidates(NamedTuple):
         )
 
     def searched(self) -> "Candidates":
-        """Those that a beam search found."""
+        """Return the candidates that a beam search found."""
         return self.where(self.found_P["text"] | self.found_P["image"])
 
 
@@ -58,15 +58,15 @@ class CodeScorer(Protocol):
 
     @property
     def trie(self) -> "Trie":
-        """The codes and the items that carry them."""
+        """The codes, and the items that have them."""
         ...
 
     def search(self, beams: int) -> tuple[IntArray, FloatArray]:
-        """Best leaves [B, W] per user and their scores [B, W]; leaf -1 where there are fewer."""
+        """Return each user's best leaves [B, W] and their scores [B, W], padded with leaf -1."""
         ...
 
     def score(self, leaf_BC: IntArray) -> FloatArray:
-        """Scores [B, C] of the given leaves; those of leaf -1 are of no account."""
+        """Return the scores [B, C] of the given leaves; the scores of leaf -1 are arbitrary."""
         ...
 
 
@@ -79,7 +79,7 @@ class Pairs(NamedTuple):
 
 
 def items_of(trie: "Trie", leaf_BW: IntArray) -> Pairs:
-    """Every item of every leaf found; leaf -1 has none."""
+    """Return every item of every leaf; leaf -1 has no items."""
     user_F, beam_F = np.nonzero(leaf_BW >= 0)
     first_F = trie.first_item[leaf_BW[user_F, beam_F]]
     count_F = trie.first_item[leaf_BW[user_F, beam_F] + 1] - first_F
@@ -92,10 +92,10 @@ def items_of(trie: "Trie", leaf_BW: IntArray) -> Pairs:
 def candidates_of_batch(
     scorers: Mapping[Modality, CodeScorer], beams: int, shares: "Shares | None" = None
 ) -> Candidates:
-    """Search with every scorer, and score the union of the items under each.
+    """Search with every scorer, and score the union of the items under each modality.
 
-    Every item lacks a modality that has no scorer. Of neighbours, `beams` a user are proposed too;
-    each must have a code that one of the scorers knows.
+    Items have no score in a modality without a scorer. Each user's `beams` best neighbours are
+    candidates too. Each neighbour must have a code in the trie of one of the scorers.
     """
     return candidates_by_shares(scorers, beams, [shares])[0]
 
@@ -103,7 +103,7 @@ def candidates_of_batch(
 def candidates_by_shares(
     scorers: Mapping[Modality, CodeScorer], beams: int, by: "Sequence[Shares | None]"
 ) -> list[Candidates]:
-    """`candidates_of_batch` for each of several ways to make neighbours, searched once."""
+    """Return `candidates_of_batch` for each of several sets of neighbours, with one search."""
     searches: dict[Modality, tuple[IntArray, FloatArray]] = {
         modality: scorer.search(beams) for modality, scorer in scorers.items()
     }
@@ -138,7 +138,7 @@ def candidates_by_shares(
 
 
 def _keys_of_best(shares: "Shares | None", most: int, items: int) -> IntArray:
-    """user x items + item of the neighbours that are proposed."""
+    """Return the keys, user x items + item, of the neighbours that become candidates."""
     if shares is None:
         return np.zeros(0, np.int64)
     best = shares.best(most)
@@ -152,9 +152,10 @@ def _leaf_scores(
     user_P: IntArray,
     leaf_P: IntArray,
 ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """Scores of (user, leaf) pairs, NaN for leaf -1, and whether the search had found them.
+    """Return the scores of (user, leaf) pairs, and whether the search found them.
 
-    Each distinct leaf is scored once, so items that share one get the very same number.
+    The score of leaf -1 is NaN. Each distinct leaf is scored once, so items that share a leaf get
+    exactly the same score.
     """
     leaves, has_P = max(scorer.trie.leaves, 1), leaf_P >= 0
     key_P = user_P * leaves + leaf_P
@@ -179,7 +180,7 @@ def _leaf_scores(
 
 
 def joined(parts: Sequence[Candidates], users: int) -> Candidates:
-    """The candidates of all batches as one; `user_P` must already number all users."""
+    """Join the candidates of all batches; `user_P` must already number the users of all batches."""
     none = np.zeros(0, np.float32)
     scores_P: dict[Modality, FloatArray] = {}
     found_P: dict[Modality, npt.NDArray[np.bool_]] = {}

@@ -1,20 +1,22 @@
-"""Fusion of what is known of the candidates into one list per user; numpy only.
+"""Fuse the scores of the candidates into one list per user; numpy only.
 
 Shapes: U users, K places of a list, P (user, item) pairs.
 
-The fused score is w log p_text + (1 - w) log p_image, a product of experts, over what the two beam
-searches found; normalising either modality over the candidates would shift all of a user's scores
-alike and change no order. An item that lacks a modality takes in its place the probability that
-keeps its share: p_image(i) / p_image(G) = p_text(i) / p_text(G), G being the user's candidates with
-both. So it is neither punished for a missing picture nor scored on another scale. Without any such
-G the other score stands in as it is, so where no item has a modality the fused list is the other
-one's.
+The fused score is w log p_text + (1 - w) log p_image, over the items that the two beam searches
+found. It is a product of experts. Normalising a modality over the candidates would shift all scores
+of a user equally and not change the order.
 
-The hybrid list adds the neighbours by a mixture: (1 - v) p + v q, p being the fused score as a
-probability among the candidates and q the neighbours' share. A generator spreads over all that is
-like what was bought, neighbours know which two rare items went together; a mixture keeps what
-either is sure of, where a product would ask both. (Khandelwal et al. 2020, "Generalization through
-memorization", mix a language model with its memory so.)
+If an item lacks a modality, its probability there is estimated so that its share stays the same:
+p_image(i) / p_image(G) = p_text(i) / p_text(G), where G is the user's candidates with both. So the
+item is not penalised for a missing image, and its score is on the same scale. If G is empty, the
+score of the other modality is used unchanged. So if no item has a modality, the fused list equals
+the list of the other modality.
+
+The hybrid list adds the item neighbours by a mixture: (1 - v) p + v q. Here p is the fused score as
+a probability among the candidates, and q is the neighbours' share. A generator gives probability to
+everything similar to the user's items. Neighbours identify rare items that were bought together. A
+mixture keeps an item that either of them rates highly; a product would require both. Khandelwal et
+al. 2020, "Generalization through memorization", mix a language model with its memory in this way.
 """
 
 from typing import NamedTuple
@@ -28,16 +30,16 @@ from macrec.ranking.lists import Lists, top_lists
 
 
 class Weights(NamedTuple):
-    """What counts how much."""
+    """Weights of the fused list and of the hybrid list."""
 
     text: float
-    """w, of the text score in the fused one, 0..1."""
+    """w, the weight of the text score in the fused score, 0..1."""
     neighbours: float = 0.0
-    """v, of the neighbours in the hybrid list, 0..1, 1 excluded."""
+    """v, the weight of the neighbours in the hybrid list, 0..1, 1 excluded."""
 
 
 def listed(candidates: Candidates, modality: Modality, top_k: int) -> Lists:
-    """The list of one modality alone: what its own search found."""
+    """Return the list of a single modality: the items that its own search found."""
     found_P = candidates.found_P[modality]
     return top_lists(
         candidates.user_P[found_P],
@@ -49,7 +51,7 @@ def listed(candidates: Candidates, modality: Modality, top_k: int) -> Lists:
 
 
 def listed_neighbours(candidates: Candidates, top_k: int) -> Lists:
-    """The list of the neighbours alone."""
+    """Return the list of the item neighbours alone."""
     near = candidates.where(candidates.share_P > 0)
     return top_lists(near.user_P, near.item_P, near.share_P, near.users, top_k)
 
@@ -57,7 +59,7 @@ def listed_neighbours(candidates: Candidates, top_k: int) -> Lists:
 def _log_mass(
     score_P: npt.NDArray[np.floating], user_P: IntArray, users: int
 ) -> npt.NDArray[np.float64]:
-    """log of the sum of exp(score) per user [U]; -inf for a user without pairs."""
+    """Return the log of the sum of exp(score) per user [U]; -inf for a user without pairs."""
     top_U = np.full(users, -np.inf)
     np.maximum.at(top_U, user_P, score_P)
     mass_U = np.bincount(user_P, np.exp(score_P - top_U[user_P]), minlength=users)
@@ -66,7 +68,10 @@ def _log_mass(
 
 
 def _stood_in(candidates: Candidates) -> tuple[npt.NDArray[np.floating], ...]:
-    """Scores by text and by image [P]; where an item lacks one, what keeps its share."""
+    """Return the text scores and the image scores [P], with estimates for missing modalities.
+
+    An estimate keeps the item's share (see the module docstring).
+    """
     text_P, image_P = candidates.scores_P["text"], candidates.scores_P["image"]
     both_P = np.isfinite(text_P) & np.isfinite(image_P)
     user_G = candidates.user_P[both_P]
@@ -83,7 +88,7 @@ def _stood_in(candidates: Candidates) -> tuple[npt.NDArray[np.floating], ...]:
 
 
 def fuse(candidates: Candidates, text_weight: float, top_k: int) -> Lists:
-    """Lists by w log p_text + (1 - w) log p_image over the union of both searches."""
+    """Rank the union of both searches by w log p_text + (1 - w) log p_image."""
     candidates = candidates.searched()
     fused_P = _fused(candidates, text_weight)
     return top_lists(candidates.user_P, candidates.item_P, fused_P, candidates.users, top_k)
@@ -95,9 +100,10 @@ def _fused(candidates: Candidates, text_weight: float) -> npt.NDArray[np.floatin
 
 
 def fuse_with_neighbours(candidates: Candidates, weights: Weights, top_k: int) -> Lists:
-    """The hybrid list: log((1 - v) p + v q) over what the searches found and the neighbours.
+    """Rank the items of both searches and the neighbours by log((1 - v) p + v q): the hybrid list.
 
-    p is the fused score as a probability among the user's candidates, q the neighbours' share.
+    Here p is the fused score as a probability among the user's candidates, and q is the
+    neighbours' share.
     """
     fused_P = _fused(candidates, weights.text)
     mass_U = _log_mass(fused_P, candidates.user_P, candidates.users)
@@ -108,18 +114,18 @@ def fuse_with_neighbours(candidates: Candidates, weights: Weights, top_k: int) -
 
 
 def best_lists(candidates: Candidates, weights: Weights, top_k: int) -> Lists:
-    """What a shop would show: the hybrid list, or the fused one where neighbours have no weight."""
+    """Return the list to recommend: the hybrid list, or the fused list if neighbours weigh 0."""
     if weights.neighbours:
         return fuse_with_neighbours(candidates, weights, top_k)
     return fuse(candidates, weights.text, top_k)
 
 
 def fuse_reciprocal(candidates: Candidates, constant: float, top_k: int) -> Lists:
-    """Lists by 1 / (k + rank by text) + 1 / (k + rank by image), k being the constant.
+    """Rank by 1 / (k + rank by text) + 1 / (k + rank by image), where k is `constant`.
 
-    Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009, who take k = 60). The ranks, from
-    1, are those in the union of both searches, where every item has a score under both; items
-    that tie share the mean of the reciprocals of their ranks.
+    This is reciprocal rank fusion (Cormack, Clarke and Buettcher 2009, with k = 60). Ranks start at
+    1 and refer to the union of both searches, where every item has a score under both modalities.
+    Tied items share the mean of the reciprocals of their ranks.
     """
     candidates = candidates.searched()
     fused_P = sum(
@@ -133,7 +139,7 @@ def fuse_reciprocal(candidates: Candidates, constant: float, top_k: int) -> List
 def _reciprocal_ranks(
     score_P: npt.NDArray[np.floating], user_P: IntArray, constant: float
 ) -> npt.NDArray[np.float64]:
-    """1 / (constant + rank) of every pair among those of its user, [P]."""
+    """Return 1 / (constant + rank) of every pair, ranked among the pairs of its user, [P]."""
     order = np.lexsort((-score_P, user_P))
     user_P, score_P = user_P[order], score_P[order]
     begins_P = np.ones(len(order), bool)
@@ -150,10 +156,11 @@ def _reciprocal_ranks(
 
 
 def fuse_published(candidates: Candidates, levels: int, top_k: int) -> Lists:
-    """The rule of the published code, for comparison: it puts what both searches found first.
+    """Rank by the rule of the published code, for comparison.
 
-    With a and b the mean log-probabilities per token of an item in the two lists, its score is
-    (a + b) / 2 + 1 when both lists hold it, else a or b alone.
+    The rule puts items that both searches found first. Let a and b be the mean log-probabilities
+    per token of an item in the two lists. Its score is (a + b) / 2 + 1 if both lists contain it,
+    otherwise a or b alone.
     """
     candidates = candidates.searched()
     mean_P = {m: candidates.scores_P[m] / levels for m in MODALITIES}

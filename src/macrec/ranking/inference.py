@@ -1,4 +1,4 @@
-"""A trained recommender, opened to rank: its folder checked, its ranker on its device."""
+"""Open a trained recommender for ranking: check its artifacts and place the ranker on a device."""
 
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def open_recommender(recommender: Artifact, semantic_ids: Artifact) -> Recommender:
-    """The recommender, after a check that the semantic IDs are those it was trained on.
+    """Load the recommender and check that the semantic IDs are those it was trained on.
 
     Raises:
-        UserError: they are of another run, so an item's id would be taken for another's.
+        UserError: the semantic IDs are from another run, so items would be confused.
     """
     opened = load_recommender(recommender.verify().path)
     for modality in MODALITIES:
@@ -48,13 +48,13 @@ def open_ranker(
     allowed_N: npt.NDArray[np.bool_] | None = None,
     neighbours: "AnyNeighbours | None" = None,
 ) -> "Ranker":
-    """The recommender on its device.
+    """Return a ranker for the recommender, on its device.
 
     Args:
-        recommender: the trained one.
+        recommender: the trained recommender.
         device: cpu, cuda or auto.
-        batch_size: users decoded together; 0: 64 on a CPU, 512 on a GPU.
-        threads: of the CPU; 0 leaves them as they are.
+        batch_size: users decoded together; 0 means 64 on a CPU and 512 on a GPU.
+        threads: CPU threads; 0 leaves the number unchanged.
         renormalise: see `Ranker`.
         drop_seen: see `Ranker`.
         precision: see `Ranker`.

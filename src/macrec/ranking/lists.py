@@ -1,4 +1,4 @@
-"""Ranked lists: the best items of every user, and all that tie with the last.
+"""Ranked lists: the best items of every user, and all items that tie with the last.
 
 Shapes: U users, K places of a list, P (user, item) pairs.
 """
@@ -14,7 +14,7 @@ IntArray = npt.NDArray[np.int64]
 class Lists(NamedTuple):
     """Ranked lists, best first, padded with item -1 and score -inf.
 
-    A tie at the last place is kept whole, so a list can be longer than asked for.
+    A tie at the last place is kept as a whole, so a list can be longer than requested.
     """
 
     items_UK: npt.NDArray[np.int32]
@@ -24,8 +24,11 @@ class Lists(NamedTuple):
 def top_lists(
     user_P: IntArray, item_P: IntArray, score_P: npt.NDArray[np.floating], users: int, top_k: int
 ) -> Lists:
-    """The `top_k` best items of every user, and all that tie with the last; ties by item index."""
-    score_P = score_P.astype(np.float32)  # as it is listed: what is equal there is one tie here
+    """Return the `top_k` best items of every user, and all items that tie with the last.
+
+    Tied items are sorted by item index.
+    """
+    score_P = score_P.astype(np.float32)  # lists contain float32, so ties must be found in float32
     order = np.lexsort((item_P, -score_P, user_P))
     user_P, item_P, score_P = user_P[order], item_P[order], score_P[order]
     place_P = np.arange(len(user_P)) - np.searchsorted(user_P, user_P)

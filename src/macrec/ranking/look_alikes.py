@@ -1,12 +1,13 @@
-"""Look-alikes: the items whose latents are nearest, as neighbours of each other.
+"""Look-alikes: each item's neighbours by similarity of their latents.
 
-Latents are what the quantizer makes codes of: text, picture and histories as it sees them, before
-they are rounded. An item's vector is its text and its image latent, each less the catalogue's mean
-and of length one, side by side and of length one again; two items are as similar as a power of
-their cosine. An item that stands in no history has look-alikes too.
+Latents are the quantizer's encodings of text, image and histories before quantization. An item's
+vector joins its text latent and its image latent. Each is centred on the catalogue's mean and
+scaled to length one; the joined vector is scaled to length one again. The similarity of two items
+is a power of their cosine. An item that occurs in no history has look-alikes too.
 
-All pairs of a catalogue of millions are too many. There each item is compared with those whose text
-code, or image code, begins like its own, as far as the code must be read for few to be left.
+A catalogue of millions has too many pairs. There, each item is compared only with items that share
+a prefix of its text code or of its image code. The prefix is as short as possible for the group to
+be small enough.
 
 Shape suffixes: N items, D dimensions, G items of a group, L levels, P pairs.
 """
@@ -28,22 +29,25 @@ Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
 POWER: Final = 8
-"""Of the cosine: what is a little alike to much should not outweigh what is very much alike."""
+"""Exponent of the cosine, so that many weak similarities do not outweigh a strong one."""
 KEPT: Final = 50
 COMPARED: Final = 8192
-"""Items that one is compared with at most, by each of its codes."""
+"""Maximum number of items that an item is compared with, for each of its codes."""
 ROWS_AT_ONCE: Final = 1024
 
 
 def look_alikes(latents: Artifact) -> Neighbours | None:
-    """Those of a catalogue; None where no item has any."""
+    """Return the look-alikes of a catalogue, or None if no item has any."""
     codes = [codes_matrix(latents, f"{modality}_codes") for modality in MODALITIES]
     alike = Neighbours(most_alike(unit_vectors(latents), codes), DECAY)
     return alike if alike.similar_NN.nnz else None
 
 
 def unit_vectors(latents: Artifact) -> Float32Array:
-    """Text and image latent side by side, of length one [N, D]; 0 where an item has neither."""
+    """Return text and image latents, joined and scaled to length one [N, D].
+
+    The row is 0 if an item has neither.
+    """
     parts: list[Float32Array] = []
     for modality in MODALITIES:
         column = f"{modality}_latent"
@@ -61,11 +65,12 @@ def _of_length_one(vector_ND: Float32Array) -> Float32Array:
 
 
 def most_alike(vector_ND: Float32Array, codes: list[npt.NDArray[np.integer]]) -> Matrix:
-    """The power of the cosine of the KEPT most similar items of every item, CSR float32 [N, N].
+    """Return the similarities of every item's KEPT most similar items, CSR float32 [N, N].
 
     Args:
-        vector_ND: of length one, or 0: such an item has no look-alike.
-        codes: by which a large catalogue is divided, each [N, L]; a row of -1 is none.
+        vector_ND: vectors of length one; an item with a vector of 0 has no look-alikes.
+        codes: codes that divide a large catalogue into groups, each [N, L]. A row of -1 is an
+            item without a code.
     """
     items, found = len(vector_ND), list[Matrix]()
     for code_NL in codes:
@@ -77,7 +82,7 @@ def most_alike(vector_ND: Float32Array, codes: list[npt.NDArray[np.integer]]) ->
         ]
         row_P, column_P, value_P = map(np.concatenate, zip(nothing, *parts, strict=True))
         found.append(sparse.csr_matrix((value_P, (row_P, column_P)), (items, items)))
-        if items <= COMPARED:  # one group of all, whatever the codes
+        if items <= COMPARED:  # all items form one group, whatever the codes
             break
     alike_NN: Any = found[0]
     for other in found[1:]:
@@ -86,8 +91,11 @@ def most_alike(vector_ND: Float32Array, codes: list[npt.NDArray[np.integer]]) ->
 
 
 def _groups(code_NL: npt.NDArray[np.integer]) -> Iterator[Int64Array]:
-    """Items that are compared with each other: those of one prefix, as short as it can be for
-    COMPARED at most to share it. More that share a whole code are compared in parts."""
+    """Yield the groups of items that are compared with each other.
+
+    The items of a group share a prefix, the shortest that at most COMPARED items share. If more
+    items share a whole code, they are split into several groups.
+    """
     left = np.arange(len(code_NL))
     if len(left) <= COMPARED:
         yield left
@@ -108,7 +116,10 @@ def _groups(code_NL: npt.NDArray[np.integer]) -> Iterator[Int64Array]:
 def _nearest(
     vector_ND: Float32Array, group_G: Int64Array, start: int
 ) -> tuple[Int64Array, Int64Array, Float32Array]:
-    """Pairs of some items of a group with those they are most like, and the power of the cosine."""
+    """Return the most similar items of some items of a group, as pairs, and their similarities.
+
+    `start` is the position of the first of these items in the group.
+    """
     row = group_G[start : start + ROWS_AT_ONCE]
     cosine = vector_ND[row] @ vector_ND[group_G].T
     own = np.arange(len(row))

@@ -1,8 +1,9 @@
-"""How neighbours of several kinds are mixed.
+"""Mix item neighbours of several kinds.
 
-A user's neighbours are a mixture of three kinds, each by its shares: what stood near the items of
-his history (`macrec.ranking.neighbours`), what came after them (the same, by counts that have a
-direction), and what looks like them (`macrec.ranking.look_alikes`).
+A user's neighbours are a mixture of three kinds, weighted by their shares. Co-occurring items
+occurred near the items of the user's history (`macrec.ranking.neighbours`). Successors came after
+them (the same module, with directed counts). Look-alikes have similar latents
+(`macrec.ranking.look_alikes`).
 """
 
 from collections.abc import Collection, Mapping
@@ -15,17 +16,17 @@ from macrec.ranking.neighbours import Counts, MixedNeighbours, Neighbours
 
 
 class Mix(NamedTuple):
-    """How neighbours are made; what is best differs between data sets (docs/experiments.md)."""
+    """Settings of the neighbours; the best ones depend on the data set (docs/experiments.md)."""
 
     asymmetry: float = 0.5
-    """a of those that are counted."""
+    """Asymmetry a of the counted neighbours: co-occurring items and successors."""
     look_alikes: float = 0.0
-    """Share of those that look alike, in all."""
+    """Share of look-alikes among all neighbours."""
     successors: float = 0.0
-    """Share of those that came after, in those that are counted."""
+    """Share of successors among the counted neighbours."""
 
     def stated(self) -> dict[str, float]:
-        """As predictions and recommendations state it."""
+        """Return the settings under the names used in predictions and recommendations."""
         return {
             "neighbour_asymmetry": self.asymmetry,
             "look_alikes": self.look_alikes,
@@ -34,17 +35,17 @@ class Mix(NamedTuple):
 
     @classmethod
     def of(cls, stated: Mapping[str, Any]) -> "Mix":
-        """The one that is stated."""
+        """Create a mix from settings that `stated` returned."""
         return cls(*(float(stated[name]) for name in cls().stated()))
 
 
 def mixed_neighbours(
     histories: Sequences, items: int, latents: Artifact, mixes: Collection[Mix]
 ) -> dict[Mix, MixedNeighbours]:
-    """Neighbours in each of the ways, in order.
+    """Return the neighbours of each mix, in sorted order.
 
-    Where no item has a latent there are no look-alikes, and what is counted has the whole: the
-    share of look-alikes is then 0 in what comes back.
+    If no item has a latent, there are no look-alikes. The returned mixes then have a share of 0
+    look-alikes, and the counted neighbours have the whole weight.
     """
     alike = look_alikes(latents) if any(mix.look_alikes for mix in mixes) else None
     if alike is None:

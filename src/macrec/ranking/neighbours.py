@@ -1,19 +1,21 @@
-"""Neighbours: items that stand in the same histories, and what they say of a user's next item.
+"""Item neighbours: items of the same histories, as candidates for a user's next item.
 
-The asymmetric cosine of Aiolli 2013 (RecSys, "Efficient top-N recommendation for very large scale
-binary rated datasets"), shrunk as by Dacrema et al. 2019 (RecSys, "Are we really making much
-progress?"), on counts of any kind:
+The similarity is the asymmetric cosine of Aiolli 2013 (RecSys, "Efficient top-N recommendation for
+very large scale binary rated datasets"). It is shrunk as by Dacrema et al. 2019 (RecSys, "Are we
+really making much progress?") and works on counts of any kind:
 
     s(i, j) = c(i, j) / (c(i)^a c(j)^(1 - a) + shrinkage)
 
-With a = 1/2 it is the cosine; a larger one takes less off for j being popular. Every item keeps its
-most similar ones. A user's score of j is the sum of s(i, j) over his history, an item that lies t
-places back with the weight decay^t. Beside other scores it counts as a share of the user's squared
-scores, so that those lead that stand out from the many that are a little similar (as in case
-amplification, Breese, Heckerman and Kadie 1998); docs/results.md says what it is worth.
+With a = 1/2 it is the cosine; a larger a penalises popular items j less. Every item keeps its most
+similar items. A user's score of j is the sum of s(i, j) over the user's history. An item t places
+back has the weight decay^t.
 
-What c(i, j) counts makes the kind: how often the two stood near each other, or how often j came
-after i (successors), one over their distance each time.
+To combine it with other scores, the score is turned into a share of the user's squared scores.
+Squaring favours items that stand out from many slightly similar ones, as in case amplification
+(Breese, Heckerman and Kadie 1998). docs/results.md shows the effect.
+
+There are two kinds of counts c(i, j). One counts how often i and j occurred near each other. The
+other counts how often j came after i (successors), with a weight of one over their distance.
 
 Shape suffixes: B users of a batch, N items, K interactions, P pairs.
 """
@@ -32,32 +34,33 @@ Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
 WINDOW: Final = 5
-"""Items at most so many places apart are counted together: bounds the pairs of long histories. On
-scientific lists of 1 to 20 places were equally good (docs/experiments.md)."""
+"""Items at most this many places apart are counted as a pair, which limits the pairs of long
+histories. On the scientific data set, windows of 1 to 20 were equally good
+(docs/experiments.md)."""
 SHRINKAGE: Final = 20.0
 KEPT: Final = 100
 DECAY: Final = 0.7
 AMPLIFIED: Final = 2
-"""Power of the scores of which shares are taken."""
+"""Exponent applied to the scores before shares are computed."""
 
 
 class Shares(NamedTuple):
-    """Neighbours of some users, sorted by user and item."""
+    """Item neighbours of some users, sorted by user and item."""
 
     user_P: Int64Array
     item_P: Int64Array
     share_P: Float32Array
-    """Of all squared scores of the user; his shares add up to 1."""
+    """Share of the user's squared scores; the shares of a user add up to 1."""
 
     def best(self, most: int) -> "Shares":
-        """The `most` largest shares of every user; equal ones by item."""
+        """Return the `most` largest shares of every user; ties are broken by item index."""
         order = np.lexsort((self.item_P, -self.share_P, self.user_P))
         user_P = self.user_P[order]
         kept = np.sort(order[np.arange(len(order)) - np.searchsorted(user_P, user_P) < most])
         return Shares(self.user_P[kept], self.item_P[kept], self.share_P[kept])
 
     def of(self, user_P: Int64Array, item_P: Int64Array) -> Float32Array:
-        """The shares of given pairs, 0 for those that are no neighbours."""
+        """Return the shares of the given pairs, 0 for pairs that are not neighbours."""
         items = 1 + max(self.item_P.max(initial=0), item_P.max(initial=0))
         known_P, asked_P = self.user_P * items + self.item_P, user_P * items + item_P
         place_P = np.searchsorted(known_P, asked_P)
@@ -66,23 +69,23 @@ class Shares(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What histories say of pairs of items."""
+    """Counts of items and of item pairs in histories."""
 
     parts: tuple[Matrix, ...]
-    """Their sum is c(i, j), each CSR [N, N]."""
+    """Matrices whose sum is c(i, j), each CSR [N, N]."""
     times_N: Int64Array
-    """c(i): how often i is there."""
+    """c(i): how often i occurs."""
 
     @classmethod
     def of(cls, histories: Sequences, items: int) -> "Counts":
-        """How often i and j stood near each other, in all histories."""
+        """Count how often i and j occurred near each other, in all histories."""
         upper_NN = count_neighbours(histories, items, WINDOW)
-        # the sum of the two would be half of the memory
+        # Keep the parts separate: a matrix of their sum would make up half of the memory in use.
         return cls((upper_NN, upper_NN.T.tocsr()), np.bincount(histories.items, minlength=items))
 
     @classmethod
     def of_successors(cls, histories: Sequences, items: int) -> "Counts":
-        """How often j came soon after i, in all histories."""
+        """Count how often j came soon after i, in all histories."""
         after_NN = count_successors(histories, items, WINDOW)
         return cls((after_NN,), np.bincount(histories.items, minlength=items))
 
@@ -91,7 +94,7 @@ class Neighbours:
     """The most similar items of every item."""
 
     def __init__(self, similar_NN: Matrix, decay: float) -> None:
-        """Takes s(i, j), CSR float32, without its small values (`most_similar`)."""
+        """Store s(i, j), CSR float32, without its small values (`most_similar`)."""
         self.similar_NN, self.decay = similar_NN, decay
 
     @classmethod
@@ -101,11 +104,11 @@ class Neighbours:
         asymmetry: float,
         shrinkage: float = SHRINKAGE,
     ) -> "Neighbours":
-        """Those of histories."""
+        """Compute neighbours from the counts of histories."""
         return cls(most_similar(*counts, asymmetry, shrinkage, KEPT), DECAY)
 
     def scores(self, histories: Histories) -> Matrix:
-        """Similarity of items to what the users have, CSR float32 [B, N]; most are absent."""
+        """Return the scores of items for the users' histories, sparse CSR float32 [B, N]."""
         length_B = np.array([len(history) for history in histories], np.int64)
         offsets = np.concatenate([[0], np.cumsum(length_B)])
         item_K = np.concatenate([np.zeros(0, np.int64), *histories])
@@ -121,12 +124,12 @@ class Neighbours:
         listable_N: npt.NDArray[np.bool_],
         left_out: tuple[Int64Array, Int64Array] | None,
     ) -> Shares:
-        """What share each neighbour has, its score squared, in all that are neighbours.
+        """Return each neighbour's share of the user's total squared score.
 
         Args:
-            histories: of the users of a batch.
-            listable_N: the items that there are, for these users.
-            left_out: pairs of a user and an item that are not to be listed either.
+            histories: histories of the users of a batch.
+            listable_N: bool [N], the items that may be listed.
+            left_out: (user, item) pairs that must not be listed; None for no such pairs.
         """
         found: Any = self.scores(histories).tocoo()
         user_P, item_P = found.row.astype(np.int64), found.col.astype(np.int64)
@@ -146,7 +149,8 @@ class MixedNeighbours:
     """Several kinds of neighbours, each with a weight."""
 
     def __init__(self, parts: Sequence[tuple[float, Neighbours]]) -> None:
-        # What weighs nothing is no neighbour, not even of a user who has no other.
+        # Drop kinds with weight 0: their items must not become neighbours, even of a user who has
+        # no other neighbours.
         self.parts = [(weight, known) for weight, known in parts if weight]
 
     def shares(
@@ -155,8 +159,10 @@ class MixedNeighbours:
         listable_N: npt.NDArray[np.bool_],
         left_out: tuple[Int64Array, Int64Array] | None,
     ) -> Shares:
-        """As those of `Neighbours`: the sum of each kind's shares times its weight. Of a user who
-        has none of one kind the others have the whole."""
+        """Return the weighted sum of each kind's shares, as `Neighbours.shares` does.
+
+        If a user has no neighbours of one kind, the other kinds have the whole weight.
+        """
         items = len(listable_N)
         kinds = [known.shares(histories, listable_N, left_out) for _, known in self.parts]
         key_P = np.concatenate([kind.user_P * items + kind.item_P for kind in kinds])
@@ -179,21 +185,21 @@ def most_similar(
     shrinkage: float,
     kept: int,
 ) -> Matrix:
-    """s(i, j) of the `kept` most similar items j of every item i, CSR float32 [N, N].
+    """Return s(i, j) of the `kept` most similar items j of every item i, CSR float32 [N, N].
 
     Args:
-        parts: their sum is c(i, j), each CSR [N, N]; what they say of i = j is not read.
+        parts: matrices whose sum is c(i, j), each CSR [N, N]; the diagonal is ignored.
         times_N: c(i).
         asymmetry: a, 0..1.
-        shrinkage: the larger, the less a similarity counts that few speak for.
-        kept: similar items of each; of equal ones the first by number.
+        shrinkage: larger values reduce similarities that are based on few counts.
+        kept: similar items per item; ties are broken by item index.
     """
     items, size_N = len(times_N), times_N.astype(np.float64)
     own_N, other_N = size_N**asymmetry, size_N ** (1 - asymmetry)
     bounds: Any = np.sum([part.indptr for part in parts], axis=0, dtype=np.int64)
     blocks: list[Matrix] = []
     begin = 0
-    while begin < items:  # a few rows at a time: the sort takes many times what they do
+    while begin < items:  # a few rows at a time, because the sort takes many times their memory
         most = bounds[begin] + PAIRS_AT_ONCE
         end = max(begin + 1, int(np.searchsorted(bounds, most, side="right")) - 1)
         block: Any = sum(part[begin:end] for part in parts)

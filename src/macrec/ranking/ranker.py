@@ -1,4 +1,4 @@
-"""From histories to ranked lists of items: a beam search per modality and the fusion of the two.
+"""Rank items for histories: a beam search per modality, and the fusion of both results.
 
 Shapes: U users, B users of a batch, W beams, C codes, K places of a list, P (user, item) pairs.
 """
@@ -37,17 +37,17 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
 BEAMS_AT_ONCE = 16_384
-"""Beams of all users that are searched together; bounds the memory of keys and values."""
+"""Beams of all users that are searched together; limits the memory of keys and values."""
 MASKS_AT_ONCE = 2**26
-"""Numbers in the masks that tell the beams' positions apart; they grow by the square of beams."""
+"""Numbers in the attention masks of the beams, which grow with the square of the beams."""
 SOURCE_STEP = 16
-"""Where shapes are fixed, sources are padded to a multiple of it."""
+"""If shapes are fixed, sources are padded to a multiple of this length."""
 
 
 class RankedLists(NamedTuple):
-    """The three lists of every user, in the order of the histories given.
+    """The three lists of every user, in the order of the given histories.
 
-    The list of a modality that no item has is empty, and the fused list is the other one's.
+    If no item has a modality, its list is empty and the fused list equals that of the other one.
     """
 
     text_items_UK: npt.NDArray[np.int32]
@@ -59,7 +59,7 @@ class RankedLists(NamedTuple):
 
 
 class Ranker:
-    """A recommender ready to rank: its model on the device, its tries built."""
+    """A recommender ready to rank, with its model on the device and its tries built."""
 
     def __init__(
         self,
@@ -74,19 +74,19 @@ class Ranker:
         neighbours: AnyNeighbours | None = None,
         exhaustive: bool = False,
     ) -> None:
-        """See `rank_users`.
+        """Place the model on the device and build the tries. See `rank_users`.
 
         Args:
             recommender: its model must be in evaluation mode when it ranks.
-            device: where the model decodes.
-            batch_size: users decoded at once, if the beams of so many fit (`BEAMS_AT_ONCE`).
+            device: device of the model.
+            batch_size: users decoded at once, if their beams fit (`BEAMS_AT_ONCE`).
             renormalise: take each softmax over the legal codes only.
-            drop_seen: list no item of a user's own history, the part that the model is not shown
-                included; the beams are filled with others.
-            precision: of the model's matrix products; scores are sums in float32.
+            drop_seen: exclude all items of a user's own history, including the part that the model
+                does not read; other items fill the beams.
+            precision: precision of the model's matrix products; scores are summed in float32.
             allowed_N: bool [N], the items that may be listed; None for all.
-            neighbours: what proposes and weighs candidates besides the model; None: nothing does.
-            exhaustive: score the whole catalogue instead of searching; for small ones.
+            neighbours: item neighbours that add and weight candidates; None for no neighbours.
+            exhaustive: score the whole catalogue instead of searching; for small catalogues.
         """
         import torch
 
@@ -96,7 +96,7 @@ class Ranker:
         warn_if_slow(precision, self.device.type)
         self._dtype = torch.bfloat16 if precision == "bfloat16" else None
         self.fixed_shapes = self.device.type != "cpu"
-        """Few shapes of batches, so that kernels need not be chosen anew for each."""
+        """Use few batch shapes, so that kernels need not be selected again for each batch."""
         recommender.model.to(self.device)  # pyright: ignore[reportArgumentType]
         self.tries: dict[Modality, Trie] = {
             modality: code_trie(recommender, modality, self.device)
@@ -110,7 +110,7 @@ class Ranker:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """Those that can be searched."""
+        """The modalities that can be searched."""
         return tuple(self.tries)
 
     def candidates(
@@ -119,7 +119,7 @@ class Ranker:
         beams: int,
         progress: Progress | None = None,
     ) -> Candidates:
-        """Search every modality, and score every item found under each."""
+        """Search every modality, and score all found items under each modality."""
         return self.candidates_by(histories, beams, [self.neighbours], progress)[0]
 
     def candidates_by(
@@ -129,7 +129,10 @@ class Ranker:
         neighbours: Sequence[AnyNeighbours | None],
         progress: Progress | None = None,
     ) -> list[Candidates]:
-        """`candidates` with each of these in the place of the ranker's own, searched once."""
+        """Return `candidates` for each of several sets of neighbours, with one search.
+
+        Each set replaces the ranker's own neighbours.
+        """
         parts = [list[Candidates]() for _ in neighbours]
         for batch in self._batches(histories, self.modalities, beams):
             shares = [self._shares(batch, known) for known in neighbours]
@@ -149,7 +152,7 @@ class Ranker:
         top_k: int,
         progress: Progress | None = None,
     ) -> Lists:
-        """The lists of one modality alone."""
+        """Return the lists of a single modality."""
         users, items, scores = [], [], []
         for batch in self._batches(histories, (modality,), beams):
             leaf_BW, score_BW = batch.scorers[modality].search(beams)
@@ -170,7 +173,7 @@ class Ranker:
         return neighbours.shares(batch.histories, self._listable_N, batch.seen)
 
     def _users_at_once(self, beams: int) -> int:
-        """As many as asked for, if their beams fit."""
+        """Return the largest batch size, up to `batch_size`, for which the beams fit in memory."""
         heads, levels = self.recommender.model.config.num_heads, self.recommender.vocabulary.levels
         masks = MASKS_AT_ONCE // (heads * (levels - 1) * beams**2 + 1)
         return max(1, min(self.batch_size, BEAMS_AT_ONCE // beams, masks))
@@ -178,7 +181,7 @@ class Ranker:
     def _batches(
         self, histories: Histories, modalities: Sequence[Modality], beams: int
     ) -> Iterator["_Batch"]:
-        """Users of like length together, each batch with the scorers of its sources."""
+        """Yield batches of users with sources of similar length, with the scorers of each batch."""
         import torch
 
         from macrec.generator.decoder import encode
@@ -219,13 +222,13 @@ class Ranker:
 class _Batch(NamedTuple):
     users_B: IntArray
     histories: list[IntArray]
-    """What the model is shown of them."""
+    """The part of each history that the model reads."""
     scorers: dict[Modality, CodeScorer]
     seen: tuple[IntArray, IntArray] | None
-    """(user of the batch, item) pairs that are not to be listed."""
+    """(user of the batch, item) pairs that must not be listed."""
 
     def unseen(self, user_P: IntArray, item_P: IntArray) -> npt.NDArray[np.bool_]:
-        """Which pairs may be listed."""
+        """Return which pairs may be listed."""
         if self.seen is None:
             return np.ones(len(user_P), bool)
         users = len(self.users_B)
@@ -233,7 +236,10 @@ class _Batch(NamedTuple):
 
 
 def _rounded_up(source_BS: IntArray, most_users: int) -> IntArray:
-    """Sources padded to a round length, and their number to a power of two by repeating one."""
+    """Pad sources to a multiple of SOURCE_STEP, and their number to a power of two.
+
+    Repeats of the first source fill the added rows. There are at most `most_users` rows.
+    """
     users, length = source_BS.shape
     rows = min(most_users, 1 << (users - 1).bit_length())
     padding = (0, rows - users), (0, -length % SOURCE_STEP)
@@ -258,16 +264,16 @@ def rank_users(
     """Rank the whole catalogue for every user by text, by image, and by both.
 
     Args:
-        recommender: its model is put into evaluation mode for the time of the call.
-        histories: item indices in time order, one array per user, none empty.
-        beams: codes that each search keeps.
-        top_k: length of the lists; a tie at the last place is kept whole.
-        fusion_weight: weight of the text score, 0..1; the image score has the rest.
+        recommender: its model is put into evaluation mode during the call.
+        histories: item indices in time order, one non-empty array per user.
+        beams: number of beams of each search.
+        top_k: length of the lists; a tie at the last place is kept as a whole.
+        fusion_weight: weight w of the text score, 0..1; the image score has the weight 1 - w.
         batch_size: users decoded at once.
-        device: where the model decodes.
+        device: device of the model.
         renormalise: take each softmax over the legal codes only (`generator.beam_search`).
-        drop_seen: no list holds an item of its user's history.
-        progress: advanced by the users done.
+        drop_seen: exclude the items of each user's own history.
+        progress: advanced by the number of finished users.
     """
     training = recommender.model.training
     recommender.model.eval()

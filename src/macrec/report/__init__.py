@@ -1,7 +1,7 @@
-"""The run report: dataclasses to fill, and two renderings of them.
+"""The run report: its dataclasses, and two renderers.
 
-`render_html` gives one self-contained page (no script, nothing fetched), `render_markdown` the
-same figures for a terminal or a pull request.
+`render_html` returns one self-contained page, without scripts or external resources.
+`render_markdown` returns the same figures for a terminal or a pull request.
 """
 
 from macrec.report.contents import (

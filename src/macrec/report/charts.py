@@ -1,4 +1,4 @@
-"""Bars, columns, score dots with intervals, and curves of code use."""
+"""Charts: bars, columns, scores with intervals, and curves of codebook use."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from macrec.report.svg import at, colour, empty, picture, text
 
 
 def score_dots(systems: Sequence[System], name: str) -> Raw:
-    """One row per system: its score as a dot, its 95 % interval as a line, the number beside."""
+    """Draw one row per system: the score as a dot, its 95 % interval as a line, and the number."""
     width, row, left, right, top = 500.0, 30.0, 152.0, 52.0, 8.0
     rows = [(s, s.scores.get(name, Score(value=None))) for s in systems]
     ends = [v for _, s in rows for v in (s.value, s.low, s.high) if v is not None]
@@ -38,7 +38,7 @@ def score_dots(systems: Sequence[System], name: str) -> Raw:
 
 
 def columns(groups: Mapping[str, int], title: str, x_label: str, role: Role) -> Raw:
-    """A few labelled columns, each with its count on top."""
+    """Draw a few labelled columns, each with its count on top."""
     width, height, top, bottom = 310.0, 160.0, 18.0, 38.0
     if not groups:
         return empty(title, "No groups.", width, 60.0)
@@ -69,7 +69,7 @@ def columns(groups: Mapping[str, int], title: str, x_label: str, role: Role) -> 
 
 
 def bars(lengths: Mapping[str, float], title: str) -> Raw:
-    """One horizontal bar per stage, named on the left, its seconds on the right."""
+    """Draw one horizontal bar per stage, with its name on the left and the time on the right."""
     width, row, left, right = 500.0, 24.0, 150.0, 84.0
     known = {k: v for k, v in lengths.items() if numbers.usable(v) and v >= 0}
     longest = max(known.values(), default=0.0) or 1.0
@@ -87,7 +87,10 @@ def bars(lengths: Mapping[str, float], title: str) -> Raw:
 
 
 def usage_curve(level: CodebookLevel, most: int) -> Raw:
-    """Items per code, most used first, on a scale up to `most`; dashed where use is even."""
+    """Draw the items per code, most used first, on a scale up to `most`.
+
+    A dashed line shows even use.
+    """
     width, height, base = 118.0, 30.0, 29.0
     ordered = sorted(level.counts, reverse=True)
     if not sum(ordered):

@@ -1,4 +1,4 @@
-"""What became of the semantic IDs of an earlier run."""
+"""The report's section about changes of semantic IDs since an earlier run."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -18,7 +18,7 @@ KEY: Final = (
 
 
 def rows(shown: Sequence[IdChurn]) -> list[list[str]]:
-    """A row per modality: its name, then what HEADS says."""
+    """Return a row per modality: its name, then a cell per column of HEADS."""
     return [
         [c.modality, *map(numbers.count, (c.kept, c.moved, c.new, c.gone)), _share(c)]
         for c in shown
@@ -31,7 +31,7 @@ def _share(churn: IdChurn) -> str:
 
 
 def section(shown: Sequence[IdChurn]) -> list[Raw]:
-    """Heading, table and key; nothing without an earlier run."""
+    """Render heading, table and key; return nothing if there is no earlier run."""
     if not shown:
         return []
     heads = [el("th", "Modality", scope="col", class_="left")]

@@ -1,7 +1,7 @@
-"""What a run report says, as plain frozen dataclasses; the evaluate stage fills them.
+"""The contents of a run report, as frozen dataclasses that the evaluate stage fills.
 
-Every text is shown as text, whatever it contains. A number that does not exist is None; NaN and
-infinities are shown the same way, as an en dash. Nothing here reads a clock or a file.
+Every text is shown as text, whatever it contains. A missing number is None. None, NaN and
+infinities are shown as an en dash. This module reads no clock and no files.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["baseline", "text", "image", "fused", "other"]
-"""Decides the colour: one colour per modality throughout the report."""
+"""Determines the colour; each modality has one colour throughout the report."""
 
 ProposedBy = Literal["text", "image", "both", "neighbours"]
 
@@ -20,7 +20,7 @@ CUTOFFS = (1, 5, 10, 20)
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """One count or phrase about the data, such as `Fact(label="Users", value=2371)`."""
+    """A count or phrase about the data, such as `Fact(label="Users", value=2371)`."""
 
     label: str
     value: float | int | str | None
@@ -30,7 +30,7 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A metric over test users, with its 95 % interval where one was computed."""
+    """A metric over test users, with its 95 % interval if one was computed."""
 
     value: float | None
     low: float | None = None
@@ -39,14 +39,14 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What the first ten places of all users' lists hold together."""
+    """Measures of the items in the first ten places of all users' lists together."""
 
     coverage: float | None
-    """Share of the catalogue that somebody is shown, 0..1."""
+    """Share of the catalogue that is shown to at least one user, 0..1."""
     gini: float | None
-    """How unevenly the items of the catalogue are shown: 0 = evenly, near 1 = a few take all."""
+    """Gini coefficient of how often items are shown: 0 = evenly, near 1 = a few take all places."""
     novelty: float | None
-    """Mean self-information of what is shown, in bits."""
+    """Mean self-information of the shown items, in bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,25 +57,26 @@ class System:
     """E.g. "Most popular", "Text only", "Text only, 40 beams", "Fused"."""
     role: Role
     scores: Mapping[str, Score]
-    """By name: "HR@10", "NDCG@5", "MRR@20"; any of METRICS x CUTOFFS, absent ones are dashes."""
+    """Scores by name, such as "HR@10", "NDCG@5", "MRR@20": any of METRICS x CUTOFFS. Missing scores
+    are shown as dashes."""
     shown: Shown | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A part of the test users."""
+    """A group of test users."""
 
     by: str
-    """What they are grouped by: "popularity", "history", "text" or "image"."""
+    """Grouping criterion: "popularity", "history", "text" or "image"."""
     name: str
     users: int
     scores: Mapping[str, Mapping[str, Score]]
-    """By name of the system, then "HR@10" and "NDCG@10"."""
+    """Scores by name of the system, then by "HR@10" and "NDCG@10"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A line of a chart; points with a missing or non-finite y are gaps."""
+    """A line of a chart; points with a missing or non-finite y become gaps."""
 
     name: str
     x: tuple[float, ...]
@@ -88,7 +89,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A vertical line on a chart, such as the epoch or the weight that was chosen."""
+    """A vertical line on a chart, such as the selected epoch or weight."""
 
     x: float
     label: str
@@ -96,7 +97,7 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One line chart. Quantities of different size belong in panels of their own."""
+    """One line chart. Quantities of different magnitude belong in separate panels."""
 
     title: str
     x_label: str
@@ -111,18 +112,18 @@ class CodebookLevel:
 
     modality: Literal["text", "image"]
     level: int
-    """From 0, the coarsest."""
+    """Level from 0, the coarsest."""
     counts: tuple[int, ...]
-    """Items per code, one entry for every code of the codebook (zeros included), any order."""
+    """Items per code, one entry per code of the codebook (zeros included), in any order."""
 
     @property
     def size(self) -> int:
-        """Codes in the codebook."""
+        """Number of codes in the codebook."""
         return len(self.counts)
 
     @property
     def used(self) -> int:
-        """Codes assigned to one item or more."""
+        """Number of codes assigned to at least one item."""
         return sum(count > 0 for count in self.counts)
 
     @property
@@ -132,7 +133,7 @@ class CodebookLevel:
 
     @property
     def perplexity(self) -> float | None:
-        """exp of the entropy of the usage: the number of evenly used codes it is worth."""
+        """exp of the entropy of the usage: the effective number of codes."""
         total = sum(self.counts)
         if not total:
             return None
@@ -141,7 +142,7 @@ class CodebookLevel:
 
     @property
     def gini(self) -> float | None:
-        """Gini coefficient of the items per code: 0 = even, near 1 = one code holds them all."""
+        """Gini coefficient of the items per code: 0 = even, near 1 = all items have one code."""
         total = sum(self.counts)
         if not total:
             return None
@@ -150,7 +151,7 @@ class CodebookLevel:
 
     @property
     def largest_share(self) -> float | None:
-        """Share of the items that carry the most used code, 0..1."""
+        """Share of the items that have the most used code, 0..1."""
         total = sum(self.counts)
         return max(self.counts) / total if total else None
 
@@ -161,92 +162,92 @@ class Collisions:
 
     modality: Literal["text", "image"]
     rate_before: float | None
-    """0..1, as the stage that resolves collisions defines it."""
+    """Collision rate, 0..1, as defined by the stage that resolves collisions."""
     rate_after: float | None
     moved: int | None
-    """Items given another code."""
+    """Number of items that got another code."""
     group_sizes: Mapping[int, int]
-    """{items sharing one code (2 or more): number of such groups}, before resolution."""
+    """{items that share one code (2 or more): number of such groups}, before resolution."""
     moved_by_level: tuple[int, ...] = ()
-    """Moved items by the first level that changed; a later level is a smaller change."""
+    """Moved items by the first level that changed; a change at a later level is smaller."""
     displacement: float | None = None
-    """Mean distance that the decoded vector of a moved item went, over the mean distance of an
-    item to its own codewords: below 1 is less than what the codes get wrong anyway."""
+    """Mean distance that the decoded vector of a moved item moved, divided by the mean distance of
+    an item to its own codewords. A value below 1 is smaller than the quantization error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdChurn:
-    """Items by what became of their semantic ID since an earlier run."""
+    """Item counts by what happened to their semantic ID since an earlier run."""
 
     modality: Literal["text", "image"]
     kept: int
     moved: int
-    """Items with another ID than then."""
+    """Items with a different ID than in the earlier run."""
     new: int
-    """Items without an ID then."""
+    """Items without an ID in the earlier run."""
     gone: int
-    """Items without an ID now."""
+    """Items without an ID in this run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prefix:
-    """What the codes up to one level say about an item."""
+    """Measures of the codes up to one level."""
 
     unexplained: float | None = None
-    """Share of the vectors' variance that these codes leave, 0..1."""
+    """Share of the vectors' variance that these codes do not explain, 0..1."""
     recall: float | None = None
     """Share of an item's nearest neighbours that have the same codes, 0..1."""
     candidates: float | None = None
     """Share of all items that have the same codes, 0..1."""
     lift: Score = Score(value=None)
-    """How much more often than by chance consecutive training items have the same codes; low and
-    high are one standard error away."""
+    """How much more often than by chance consecutive training items have the same codes. `low` and
+    `high` are one standard error away."""
     validation_lift: Score = Score(value=None)
-    """The same of the last training item and the validation item."""
+    """The same for the last training item and the validation item."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """The codes of one modality, measured."""
+    """Measures of the codes of one modality."""
 
     modality: Literal["text", "image"]
     prefixes: tuple[Prefix, ...]
-    """From the first code alone to all codes."""
+    """One entry per prefix length, from the first code alone to all codes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far the text codes of one level tell the image codes, 0..1."""
+    """How well the text codes of one level predict the image codes, 0..1."""
 
     mutual: float | None
     """Normalised mutual information."""
     adjusted: float | None
-    """The same less what chance gives."""
+    """The same, adjusted for chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A catalogue item as the examples show it."""
+    """A catalogue item as shown in the examples."""
 
     title: str
     thumbnail: str | None = None
-    """`data:image/(png|jpeg|webp|gif);base64,...`, 96 px is plenty; anything else is not shown."""
+    """`data:image/(png|jpeg|webp|gif);base64,...`; 96 px are enough. Other values are not shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """One recommended item, in rank order."""
+    """One recommended item."""
 
     item: Item
     proposed_by: ProposedBy
-    """Whose beam held the item; neighbours if none did."""
+    """The modality whose beam search found the item; "neighbours" if neither did."""
     hit: bool = False
-    """Whether it is the item that the user chose next."""
+    """Whether this is the item that the user chose next."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One test user: what they had, what they were offered, what they took."""
+    """One test user: their history, their recommendations and their next item."""
 
     user_id: str
     history: tuple[Item, ...]
@@ -254,12 +255,12 @@ class Example:
     recommended: tuple[Recommendation, ...]
     """Best first."""
     target: Item | None = None
-    """The item held out for the test."""
+    """The held-out test item."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactDigest:
-    """One input of this run, so that the report can be traced to its bytes."""
+    """One input of this run, with its digest for provenance."""
 
     name: str
     digest: str
@@ -276,21 +277,22 @@ def _no_seconds() -> Mapping[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The whole report. Sections left empty say so in a sentence, or are left out."""
+    """The whole report. An empty section is omitted or states in a sentence that it is empty."""
 
     title: str
     subtitle: str = ""
-    """One line under the title: the data set, the run, a date that the caller chose to print."""
+    """One line under the title: the data set, the run, and a date if the caller adds one."""
     facts: tuple[Fact, ...] = ()
     systems: tuple[System, ...] = ()
-    """In the order of the table. The headline compares the last "fused" one with the best of the
-    "text" and "image" ones, which takes its place in a run without, and the first "baseline"."""
+    """Systems in the order of the table. The headline compares the last "fused" system with the
+    best "text" or "image" system and with the first "baseline". Without a "fused" system, the best
+    "text" or "image" system takes its place."""
     users: int | None = None
-    """Test users behind the results table."""
+    """Number of test users in the results table."""
     groups: tuple[Group, ...] = ()
-    """Scores by group of users; all of the same systems."""
+    """Scores by group of users; all groups have the same systems."""
     quantizer_panels: tuple[Panel, ...] = ()
-    """One per loss term, over epochs."""
+    """One panel per loss term, over epochs."""
     generator_panels: tuple[Panel, ...] = ()
     """Loss and validation NDCG, over steps or epochs."""
     codebooks: tuple[CodebookLevel, ...] = ()
@@ -299,14 +301,14 @@ class Report:
     """Empty without an earlier run."""
     tokenizers: tuple[Tokenizer, ...] = ()
     agreement: tuple[Agreement, ...] = ()
-    """Level by level; empty in a run on one modality."""
+    """One entry per level; empty in a run on one modality."""
     fusion_panels: tuple[Panel, ...] = ()
-    """Validation score over each weight of the fusion."""
+    """Validation score by each fusion weight."""
     examples: tuple[Example, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=_no_texts)
-    """{"train.epochs": "40"}; text before the first dot groups them."""
+    """Values by name, such as {"train.epochs": "40"}; the text before the first dot groups them."""
     artifacts: tuple[ArtifactDigest, ...] = ()
     stage_seconds: Mapping[str, float] = field(default_factory=_no_seconds)
-    """In the order of the DAG."""
+    """Seconds by stage, in the order of the DAG."""
     notes: tuple[str, ...] = ()
-    """Sentences the reader must know, shown under the headline."""
+    """Important sentences, shown under the headline."""

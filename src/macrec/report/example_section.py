@@ -1,4 +1,4 @@
-"""Example users: what they had, what they were offered and by which modality, what they chose."""
+"""The report's section of example users: history, recommendations with modality, next item."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from macrec.report.markup import Raw, clean, data_image, el
 from macrec.report.sections import part
 
 THUMBNAIL_BYTES = 1_400_000
-"""Room for pictures; the rest of a page at its caps stays well under what is left."""
+"""Size limit of all pictures. The rest of a page, at its own limits, fits in what remains."""
 MAX_EXAMPLES = 12
 MAX_HISTORY = 9
 MAX_RECOMMENDED = 20
@@ -18,7 +18,7 @@ MAX_RECOMMENDED = 20
 def within_budget(
     examples: Sequence[Example], budget: int = THUMBNAIL_BYTES
 ) -> tuple[tuple[Example, ...], int]:
-    """The first examples with as many of their thumbnails as fit, and how many did not."""
+    """Return the first examples with the thumbnails that fit, and how many did not fit."""
     left_out = 0
 
     def fit(item: Item) -> Item:
@@ -45,7 +45,7 @@ def within_budget(
 
 
 def users(examples: Sequence[Example], pictures_left_out: int) -> Raw | None:
-    """The section, of examples already cut to the budget."""
+    """Render the section from examples that `within_budget` returned."""
     if not examples:
         return None
     pictured = any(

@@ -1,4 +1,4 @@
-"""The first ten places, system by system and group of users by group of users."""
+"""The report's tables of the first ten places, by system and by group of users."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -34,12 +34,12 @@ MAX_GROUPS: Final = 60
 
 
 def scored(scores: Mapping[str, Score]) -> list[str]:
-    """SCORES in cells, each with its interval in brackets where it has one."""
+    """Return a cell for each of SCORES, with the interval in brackets if there is one."""
     return [f"{value} {told}".strip() for value, told in _with_intervals(scores)]
 
 
 def shown(system: System) -> list[str]:
-    """A cell for each of SHOWN."""
+    """Return a cell for each of SHOWN."""
     if system.shown is None:
         return [numbers.DASH] * len(SHOWN)
     return [
@@ -50,23 +50,23 @@ def shown(system: System) -> list[str]:
 
 
 def title(by: str) -> str:
-    """What a grouping is called."""
+    """Return the title of a grouping."""
     return BY[by][0] if by in BY else by
 
 
 def meanings(found: Sequence[Group]) -> Iterator[tuple[str, str]]:
-    """Title and meaning of every grouping that is there."""
+    """Return the title and the meaning of every grouping that is present."""
     present = {group.by for group in found}
     return (told for by, told in BY.items() if by in present)
 
 
 def systems_of(found: Sequence[Group]) -> list[str]:
-    """The systems that any group has scores of, in their order."""
+    """Return the systems that any group has scores of, in order of first occurrence."""
     return list(dict.fromkeys(name for group in found for name in group.scores))
 
 
 def systems(ranked: Sequence[System]) -> Raw:
-    """HR@10 and NDCG@10 with intervals, and what all lists together show."""
+    """Render HR@10 and NDCG@10 with intervals, and the measures of SHOWN, for every system."""
     rows = [
         el(
             "tr",
@@ -83,7 +83,7 @@ def systems(ranked: Sequence[System]) -> Raw:
 
 
 def groups(found: Sequence[Group]) -> Raw | None:
-    """A row per group, the groupings one under the other."""
+    """Render a table with a row per group and a section per grouping."""
     names = systems_of(found)
     if not names:
         return None
@@ -143,6 +143,6 @@ def _with_intervals(scores: Mapping[str, Score]) -> list[tuple[str, str]]:
 def _interval(low: float | None, high: float | None) -> str:
     if not numbers.usable(low) or not numbers.usable(high):
         return ""
-    if low == high:  # users who all score alike: resampling them tells nothing
+    if low == high:  # all users have the same score, so resampling gives no interval
         return ""
     return f"({numbers.metric(low)}{numbers.DASH}{numbers.metric(high)})"

@@ -1,4 +1,4 @@
-"""What the run showed, in four figures: both renderings print these."""
+"""The headline of the report: up to four tiles of figures, which both renderers print."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -10,7 +10,7 @@ ARROW = "\N{RIGHTWARDS ARROW}"
 
 
 class Figure(NamedTuple):
-    """A number and, if it needs one, the modality it belongs to."""
+    """A number with its caption, which is the modality or empty."""
 
     value: str
     caption: str
@@ -18,7 +18,7 @@ class Figure(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A few figures under one label, and what to compare them with."""
+    """A few figures under one label, with lines to compare them with."""
 
     label: str
     figures: tuple[Figure, ...]
@@ -26,19 +26,19 @@ class Tile(NamedTuple):
 
 
 def headline(report: Report) -> tuple[Tile, ...]:
-    """The tiles for which the report has figures."""
+    """Return the tiles for which the report has figures."""
     tiles = [_score(report, "HR@10"), _score(report, "NDCG@10"), _collisions(report), _use(report)]
     return tuple(tile for tile in tiles if tile is not None)
 
 
 def value_of(system: System, name: str) -> float | None:
-    """The system's score, None where it is absent or not finite."""
+    """Return the system's score, or None if it is missing or not finite."""
     value = system.scores.get(name, Score(value=None)).value
     return value if numbers.usable(value) else None
 
 
 def best(systems: Sequence[System], name: str) -> System | None:
-    """The system with the highest score of that name, the first one on a tie."""
+    """Return the system with the highest score of that name; the first system wins a tie."""
     scored = [s for s in systems if value_of(s, name) is not None]
     return max(scored, key=lambda s: value_of(s, name) or 0.0, default=None)
 
@@ -101,5 +101,5 @@ def _use(report: Report) -> Tile | None:
 
 
 def _lower(name: str) -> str:
-    """A name inside a sentence; an acronym keeps its capitals."""
+    """Return a name for use inside a sentence, in lower case except for acronyms."""
     return name if name[:2].isupper() else name[:1].lower() + name[1:]

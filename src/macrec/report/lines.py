@@ -13,14 +13,17 @@ MAX_POINTS = 200
 
 
 class Point(NamedTuple):
-    """A place in the picture."""
+    """A position in the picture."""
 
     x: float
     y: float
 
 
 def line_chart(panel: Panel) -> Raw:
-    """Lines over a common axis, each named at its end; the mark is a dashed vertical."""
+    """Draw lines over a common axis, with their names at their ends.
+
+    The panel's mark is a dashed vertical line.
+    """
     width, height = 310.0, 216.0
     kept = [(series, _thinned(series)) for series in panel.series]
     values = [y for _, points in kept for _, y in points if y is not None]
@@ -114,7 +117,7 @@ def _end_labels(
 
 
 def _thinned(series: Series) -> list[tuple[float, float | None]]:
-    """Points in x order; of a long series the lowest and highest of each stretch."""
+    """Return the points in x order; reduce a long series to the extremes of each stretch."""
     points = [
         (x, y if numbers.usable(y) else None)
         for x, y in zip(series.x, series.y, strict=True)

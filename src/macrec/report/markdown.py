@@ -1,4 +1,4 @@
-"""The report's figures as Markdown: tables only, for a terminal, a pull request, KFP's viewer."""
+"""Render the report as Markdown tables, for a terminal, a pull request or KFP's viewer."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ MAX_ROWS = 400
 
 
 def render_markdown(report: Report) -> str:
-    """The headline, results, data, codes, last value of each curve, examples and inputs."""
+    """Render headline, results, data, codes, a summary of each curve, examples and inputs."""
     blocks = [f"# {escape(report.title) or 'Run report'}", escape(report.subtitle)]
     blocks += [_headline(report), *(escape(note, 600) for note in report.notes[:20])]
     blocks += _results(report) + _data(report) + _codes(report) + _training(report)
@@ -24,10 +24,10 @@ def render_markdown(report: Report) -> str:
 
 
 def escape(text: str, limit: int = 300) -> str:
-    """Text from outside on one line, with nothing in it that Markdown or HTML would act on."""
+    """Return external text on one line, with all Markdown and HTML syntax escaped."""
     line = clean(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = ACTIVE.sub(r"\\\1", line).replace("://", r"\://").replace("www.", r"www\.")
-    # at the head of a line these would open a list, a heading underline or a number
+    # At the start of a line, these would begin a list or underline a heading.
     return re.sub(r"^([-+=](?=[-+=\s]|$)|\d+(?=[.)](?:\s|$)))", lambda m: _guard(m[1]), line)
 
 
@@ -36,7 +36,10 @@ def _guard(head: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column is aligned left, the others right. Cells are escaped already."""
+    """Render a table, with the first column left-aligned and the others right-aligned.
+
+    Cells must already be escaped.
+    """
     if not rows:
         return ""
     rule = ["---"] + ["---:"] * (len(heads) - 1)

@@ -1,4 +1,4 @@
-"""HTML built by functions, so that text is escaped unless it says it is markup."""
+"""Build HTML with functions that escape all text except `Raw` markup."""
 
 import html
 import re
@@ -8,7 +8,7 @@ from typing import Any
 VOID = frozenset({"meta", "img", "br", "hr", "col"})
 FORBIDDEN_TAGS = frozenset({"script", "iframe", "object", "embed", "base", "form", "link", "a"})
 ATTRIBUTE = re.compile(r"(?!on)[a-zA-Z][a-zA-Z0-9-]*")
-# C0 and C1 controls, lone surrogates, and the bidirectional overrides that can swap a line's text
+# C0 and C1 controls, lone surrogates, and bidirectional overrides, which can reorder a line's text.
 UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
 )
@@ -16,24 +16,24 @@ DATA_IMAGE = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+
 
 
 class Raw(str):
-    """Markup that is safe already; only this module and constants of ours make one."""
+    """Markup that is already safe; only this module and constants of this package create it."""
 
     __slots__ = ()
 
 
 def clean(text: str, limit: int = 300) -> str:
-    """Text from outside on one line: no control characters, at most `limit` characters."""
+    """Return external text on one line, without control characters, cut to `limit` characters."""
     line = " ".join(UNPRINTABLE.sub("", text[: 4 * limit]).split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def data_image(uri: str | None) -> str | None:
-    """The URI if it is an embedded bitmap, else None: no SVG, nothing fetched."""
+    """Return the URI if it is an embedded bitmap, else None; SVG and external URIs are rejected."""
     return uri if uri and DATA_IMAGE.fullmatch(uri) else None
 
 
 def join(children: Iterable[Any]) -> Raw:
-    """Children one after the other: Raw as it is, nested iterables flattened, None skipped."""
+    """Concatenate children: escape text, keep Raw unchanged, flatten iterables and skip None."""
     parts: list[str] = []
     for child in children:
         if child is None or child is False:
@@ -50,10 +50,10 @@ def join(children: Iterable[Any]) -> Raw:
 
 
 def el(tag: str, *children: Any, **attributes: Any) -> Raw:
-    """`el("td", title, class_="name")` gives `<td class="name">escaped title</td>`.
+    """Build an element: `el("td", title, class_="name")` is `<td class="name">escaped title</td>`.
 
-    In attribute names a trailing underscore is dropped and others become hyphens; a value of
-    None leaves the attribute out and True writes it without a value.
+    In attribute names, a trailing underscore is dropped and other underscores become hyphens. A
+    value of None omits the attribute. A value of True writes it without a value.
     """
     assert tag not in FORBIDDEN_TAGS, tag
     written: list[str] = []

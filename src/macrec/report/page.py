@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no script, no request, under 2 MB."""
+"""Render the report as one self-contained HTML page: no scripts, no requests, under 2 MB."""
 
 from dataclasses import replace
 
@@ -14,10 +14,10 @@ MAX_BYTES = 2_000_000
 
 
 def render_html(report: Report) -> str:
-    """The page, UTF-8 when written, under MAX_BYTES.
+    """Render the page; encoded as UTF-8 it is smaller than MAX_BYTES.
 
-    Text from outside is escaped; pictures that are not small embedded bitmaps, or that the size
-    limit has no room for, are left out, and the page says how many.
+    External text is escaped. Pictures that are not embedded bitmaps are omitted. Pictures that
+    exceed the size limit are omitted too, and the page shows how many.
     """
     examples, left_out = within_budget(report.examples)
     bare, more = within_budget(examples, budget=0)

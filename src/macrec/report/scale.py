@@ -1,4 +1,4 @@
-"""Axes: ranges with round ends, round ticks, and labels that do not overlap."""
+"""Axes of charts: ranges with round ends, round ticks, and labels that do not overlap."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class Axis(NamedTuple):
     end: float
 
     def at(self, value: float) -> float:
-        """Picture coordinate of a value, kept inside the axis."""
+        """Return the picture coordinate of a value, clamped to the axis."""
         share = (value - self.low) / (self.high - self.low)
         return self.start + min(1.0, max(0.0, share)) * (self.end - self.start)
 
@@ -32,10 +32,11 @@ def axis(
     zero: bool = False,
     whole: bool = False,
 ) -> Axis:
-    """An axis over finite values.
+    """Return an axis over finite values.
 
-    `tight` ends at the data instead of at a tick (for x), `zero` includes zero, `whole` keeps
-    ticks at integers. No value, one value and equal values all give a usable axis.
+    With `tight` (for x), the axis ends at the data instead of at a tick. With `zero` it includes
+    zero, and with `whole` its ticks are integers. The axis is usable even for no value, a single
+    value or equal values.
     """
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if zero or (0 <= low < 0.4 * high):
@@ -53,13 +54,13 @@ def axis(
 
 
 def nice_step(rough: float) -> float:
-    """The first of 1, 2, 2.5, 5, 10 times a power of ten that is at least `rough`."""
+    """Return the smallest of 1, 2, 2.5, 5, 10 times a power of ten that is at least `rough`."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next((m * power for m in (1, 2, 2.5, 5) if m * power >= rough * 0.999), 10 * power)
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions moved apart to at least `gap` within low..high, order kept."""
+    """Move positions apart to at least `gap`, within low..high and in the same order."""
     order = sorted(range(len(positions)), key=lambda i: positions[i])
     gap = min(gap, (high - low) / max(1, len(positions) - 1))
     placed = list(positions)

@@ -1,4 +1,7 @@
-"""The parts of the page, in reading order; a part without figures says so or is left out."""
+"""The sections of the page, in reading order.
+
+A section without figures is omitted or states that it has none.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +21,7 @@ MAX_SERIES = 6
 
 
 def tiles(shown: Sequence[Tile]) -> Raw | None:
-    """The headline."""
+    """Render the headline."""
     drawn: list[Raw] = []
     for tile in shown:
         pair = any(figure.caption for figure in tile.figures)
@@ -38,7 +41,7 @@ def tiles(shown: Sequence[Tile]) -> Raw | None:
 
 
 def results(report: Report) -> Raw:
-    """Scores of every system: two charts, then all figures."""
+    """Render the scores of every system: two charts, then tables."""
     users = f" Means over {numbers.count(report.users)} test users." if report.users else ""
     lead = f"Full ranking of the catalogue, last item of each user held out.{users}"
     if not report.systems:
@@ -60,7 +63,7 @@ def results(report: Report) -> Raw:
 
 
 def data(report: Report) -> Raw | None:
-    """Counts of the data set."""
+    """Render the counts of the data set."""
     if not report.facts:
         return None
     pairs = [
@@ -79,7 +82,7 @@ def data(report: Report) -> Raw | None:
 
 
 def codes(report: Report) -> Raw | None:
-    """How evenly the codebooks are used, what the codes keep, and how items collided."""
+    """Render changes of semantic IDs, codebook use, tokenizer measures and collisions."""
     if not (report.codebooks or report.collisions or report.tokenizers or report.churn):
         return None
     parts: list[Any] = [*churn_section.section(report.churn)]
@@ -108,7 +111,7 @@ def codes(report: Report) -> Raw | None:
 
 
 def training(report: Report) -> Raw | None:
-    """Curves of both models and of the fusion weight."""
+    """Render the curves of both models and of the fusion weight."""
     groups = (
         ("Quantizer", report.quantizer_panels),
         ("Generator", report.generator_panels),
@@ -123,7 +126,7 @@ def training(report: Report) -> Raw | None:
 
 
 def run(report: Report) -> Raw | None:
-    """Time per stage, parameters and the digests of the inputs."""
+    """Render the time per stage, the parameters and the digests of the inputs."""
     parts: list[Raw] = []
     if report.stage_seconds:
         seconds = dict(list(report.stage_seconds.items())[:40])
@@ -141,7 +144,7 @@ def run(report: Report) -> Raw | None:
 
 
 def part(title: str, lead: str, *children: Any) -> Raw:
-    """A section: its name and a sentence in the margin, its content beside them."""
+    """Render a section, with its name and a sentence in the margin and its content beside them."""
     heading = el("header", el("h2", title), el("p", lead))
     return el("section", heading, el("div", *children), class_="part", aria_label=title)
 
@@ -168,7 +171,7 @@ def _collisions(collisions: Collisions) -> Raw:
 
 
 def group_bins(sizes: Mapping[int, int]) -> dict[str, int]:
-    """Group sizes gathered into few columns: 2, 3, 4, 5, 6-9, 10-19, ... up to the largest."""
+    """Count group sizes in a few bins: 2, 3, 4, 5, 6-9, 10-19, ... up to the largest."""
     edges = [(2, 2), (3, 3), (4, 4), (5, 5), (6, 9), (10, 19), (20, 49), (50, None)]
     bins: dict[str, int] = {}
     largest = max((size for size, number in sizes.items() if number > 0), default=0)

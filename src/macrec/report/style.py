@@ -2,8 +2,8 @@
 
 from macrec.report.markup import Raw
 
-# Blue and orange stay apart under every common colour vision deficiency; every colour that text
-# is set in has a contrast of 4.5 or more on its background.
+# Blue and orange are distinguishable under every common colour vision deficiency. Every text
+# colour has a contrast of at least 4.5 to its background.
 CSS = Raw("""
 :root{color-scheme:light dark;--paper:#fdfcfa;--raised:#f5f3ee;--ink:#1d1c1a;--soft:#66625b;
 --rule:#dedad2;--grid:#ebe8e1;--text:#1f5fa8;--image:#b4520a;--fused:#1d1c1a;--baseline:#77726a;

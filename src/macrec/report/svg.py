@@ -1,6 +1,6 @@
-"""The pieces every chart is made of: the picture, its texts, its colours.
+"""Building blocks of every chart: the picture, its texts and its colours.
 
-Colours are CSS classes, so that one drawing serves light, dark and print.
+Colours are CSS classes, so the same drawing works in light mode, dark mode and print.
 """
 
 from typing import Any
@@ -9,12 +9,13 @@ from macrec.report.contents import Role
 from macrec.report.markup import Raw, clean, el
 
 LETTER = 6.1
-"""Mean width of a letter of 11 px, for the room that labels need; bold ones are wider."""
+"""Mean width of a letter at 11 px, used to reserve room for labels."""
 BOLD_LETTER = 6.8
+"""Mean width of a bold letter."""
 
 
 def picture(width: float, height: float, title: str, told: str, *children: Any) -> Raw:
-    """A drawing with its title and a sentence of what it shows."""
+    """Return a drawing with its title and a description for screen readers."""
     heading, description = el("title", clean(title, 120)), el("desc", clean(told, 1200))
     return el(
         "svg", heading, description, *children,
@@ -24,21 +25,21 @@ def picture(width: float, height: float, title: str, told: str, *children: Any) 
 
 
 def empty(title: str, message: str, width: float, height: float) -> Raw:
-    """The place of a chart that has nothing to show, with a sentence in it."""
+    """Return a placeholder with a sentence, for a chart without data."""
     words = text(width / 2, height / 2 + 4, message, "axis-name", "middle")
     return picture(width, height, title, message, words)
 
 
 def text(x: float, y: float, words: str, kind: str, anchor: str | None = None) -> Raw:
-    """Words at a place; `kind` is their CSS class."""
+    """Return a text at a position; `kind` is its CSS class."""
     return el("text", clean(words, 60), x=at(x), y=at(y), class_=kind, text_anchor=anchor)
 
 
 def at(value: float) -> str:
-    """A coordinate as it is written."""
+    """Format a coordinate."""
     return f"{value:.1f}"
 
 
 def colour(role: Role, index: int = 0) -> str:
-    """CSS class of a role; the k-th line without a role has a colour of its own."""
+    """Return the CSS class of a role; for the role "other", `index` selects one of four colours."""
     return f"s-{role}" if role != "other" else f"s-other-{index % 4}"

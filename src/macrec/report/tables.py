@@ -1,4 +1,4 @@
-"""The page's tables, with scopes and captions for readers who do not see them."""
+"""The tables of the page, with scopes and captions for screen readers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,7 +32,7 @@ MAX_LEVELS = 16
 
 
 def results(systems: Sequence[System]) -> Raw:
-    """Systems down, metrics across; the best of each column is bold."""
+    """Render a table with a row per system and a column per metric; each column's best is bold."""
     shown = systems[:40]
     groups = score_columns(shown)
     names = [name for _, group in groups for name in group]
@@ -82,7 +82,7 @@ def _metric_heads(groups: list[tuple[str, list[str]]]) -> Raw:
 
 
 def score_columns(systems: Sequence[System]) -> list[tuple[str, list[str]]]:
-    """[("HR", ["HR@1", ...]), ...]: the columns that at least one system has."""
+    """Return [("HR", ["HR@1", ...]), ...]: the columns that at least one system has."""
     groups: list[tuple[str, list[str]]] = []
     for metric in METRICS:
         names = [f"{metric}@{k}" for k in CUTOFFS]
@@ -93,10 +93,10 @@ def score_columns(systems: Sequence[System]) -> list[tuple[str, list[str]]]:
 
 
 def codebook(modality: str, levels: Sequence[CodebookLevel], most: int) -> Raw:
-    """One row per level, its usage drawn in the row."""
+    """Render a table with one row per level, each with its usage curve."""
     name = f"{modality.capitalize()} codes"
     if not levels:
-        # either no picture in the catalogue or a run on text alone: both end here
+        # The catalogue has no images, or the run uses one modality only.
         return el("div", el("p", f"No {modality} codes in this run.", class_="quiet"))
     rows = [
         el(
@@ -119,7 +119,7 @@ def codebook(modality: str, levels: Sequence[CodebookLevel], most: int) -> Raw:
 
 
 def collisions(shown: Sequence[Collisions]) -> Raw:
-    """Rates before and after resolution."""
+    """Render the collision rates before and after resolution."""
     rows = [
         el(
             "tr",
@@ -147,7 +147,7 @@ def collisions(shown: Sequence[Collisions]) -> Raw:
 
 
 def parameters(values: Mapping[str, str]) -> Raw:
-    """Names and values; the part of a name before its first dot is told once."""
+    """Render names and values; the part before the first dot is shown once per group."""
     rows: list[Raw] = []
     previous = None
     parted = [((n.partition(".") if "." in n else ("", "", n)), v) for n, v in values.items()]
@@ -167,7 +167,7 @@ def parameters(values: Mapping[str, str]) -> Raw:
 
 
 def artifacts(shown: Sequence[ArtifactDigest]) -> Raw:
-    """Inputs by name, rows and digest."""
+    """Render the name, rows and digest of each input."""
     rows = [
         el(
             "tr",
@@ -187,8 +187,8 @@ def artifacts(shown: Sequence[ArtifactDigest]) -> Raw:
 
 
 def scrolling(name: str, table: Raw) -> Raw:
-    """A table in a box of its own."""
-    # focusable, so that a table wider than the window can be scrolled from the keyboard
+    """Put a table in its own scrollable box."""
+    # The box is focusable, so that a wide table can be scrolled with the keyboard.
     return el("div", table, class_="scroll", role="region", aria_label=name, tabindex="0")
 
 
@@ -206,5 +206,5 @@ def _cutoff(name: str) -> str:
 
 
 def _first(name: str, groups: list[tuple[str, list[str]]]) -> str | None:
-    """Marks the first column of a metric, which stands a little apart."""
+    """Return the CSS class of a metric's first column, which has extra space before it."""
     return "group" if any(group[0] == name for _, group in groups) else None

@@ -1,4 +1,4 @@
-"""What the codes say about the items: the tables and charts of the measures, level by level."""
+"""The report's section of tokenizer measures: tables and charts, level by level."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -35,7 +35,7 @@ KEY: Final = {
 
 
 def measures(report: Report) -> list[Raw]:
-    """The tables of both modalities, the charts, and what each figure means."""
+    """Render the tables of both modalities, the charts, and the meaning of each figure."""
     shown = [_table(t) for t in report.tokenizers if t.prefixes]
     if report.agreement:
         shown.append(_agreement(report.agreement))
@@ -55,13 +55,13 @@ def measures(report: Report) -> list[Raw]:
 
 
 def key(report: Report) -> dict[str, str]:
-    """What each figure shown means, in a sentence."""
+    """Return the meaning of each figure that is shown."""
     absent = set() if report.agreement else {"Agreement"}
     return {name: meaning for name, meaning in KEY.items() if name not in absent}
 
 
 def prefix_rows(measured: Tokenizer) -> list[list[str]]:
-    """A row per length of the prefix: its name, then what HEADS says."""
+    """Return a row per prefix length: its name, then a cell per column of HEADS."""
     return [
         [
             f"first {count}" if count < len(measured.prefixes) else f"all {count}",
@@ -76,7 +76,7 @@ def prefix_rows(measured: Tokenizer) -> list[list[str]]:
 
 
 def agreement_rows(levels: Sequence[Agreement]) -> list[list[str]]:
-    """A row per level: its name, then what AGREEMENT_HEADS says."""
+    """Return a row per level: its name, then a cell per column of AGREEMENT_HEADS."""
     return [
         [f"level {level}", numbers.decimal(a.mutual, 3), numbers.decimal(a.adjusted, 3)]
         for level, a in enumerate(levels[: tables.MAX_LEVELS])
@@ -84,7 +84,7 @@ def agreement_rows(levels: Sequence[Agreement]) -> list[list[str]]:
 
 
 def panels(report: Report) -> list[Panel]:
-    """Charts over the codes kept and over the levels; one without a value is left out."""
+    """Return charts by prefix length and by level; charts without values are omitted."""
     drawn = [
         _panel(report, "Left over of the vectors, %", 100, lambda p: _percent(p.unexplained)),
         _panel(report, "Neighbours with the same codes, %", 100, lambda p: _percent(p.recall)),
@@ -105,7 +105,10 @@ def panels(report: Report) -> list[Panel]:
 def _panel(
     report: Report, title: str, without: float, value: Callable[[Prefix], float | None]
 ) -> Panel:
-    """A line per modality from no code, where every figure is known, to all codes."""
+    """Return a panel with a line per modality, from no code to all codes.
+
+    `without` is the value for no code, which is the same for every modality.
+    """
     series: list[Series] = []
     for measured in report.tokenizers:
         values = [value(prefix) for prefix in measured.prefixes]
@@ -125,7 +128,7 @@ def _percent(share: float | None) -> float | None:
 
 
 def _lift(score: Score) -> str:
-    """4.9 \u00b1 0.2, with the decimals that the error leaves a meaning."""
+    """Format a lift as 4.9 \u00b1 0.2, with only the decimals that the error makes meaningful."""
     error = None if score.value is None or score.high is None else score.high - score.value
     if error is None or not numbers.usable(error):
         return numbers.decimal(score.value, 1)

@@ -1,1 +1,1 @@
-"""The sample catalogue with a known answer, and its encoders."""
+"""The sample catalogue with known labels, and its encoders."""

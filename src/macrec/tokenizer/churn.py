@@ -1,6 +1,6 @@
-"""How much of an earlier version of the semantic IDs stands in a later one.
+"""Compare two versions of the semantic IDs: how many items keep their ID.
 
-N items of the later version, P of the earlier, L levels
+Shapes: N items of the later version, P items of the earlier version, L levels.
 """
 
 from collections.abc import Iterator
@@ -16,28 +16,28 @@ from macrec.tokenizer.renewal import rows_before
 
 
 class Churn(NamedTuple):
-    """Items of one modality, by what became of their ID."""
+    """Item counts of one modality, by what happened to their semantic ID."""
 
     kept: int
-    """The same in both versions."""
+    """Items with the same ID in both versions."""
     moved: int
-    """Another one in the later version."""
+    """Items with a different ID in the later version."""
     new: int
-    """None in the earlier version."""
+    """Items without an ID in the earlier version."""
     gone: int
-    """None in the later version: the item, its text or its picture is not there any more."""
+    """Items without an ID in the later version: the item, its text or its image was removed."""
 
     @property
     def share(self) -> float:
-        """Share of the earlier IDs, of items still there, that are not the same."""
+        """Share of changed IDs among the items that have an ID in both versions."""
         return self.moved / max(self.kept + self.moved, 1)
 
 
 def compare(earlier: Artifact, later: Artifact) -> dict[str, Churn]:
-    """Compares two artifacts of semantic IDs by item id, in the modalities that either has.
+    """Compare two artifacts of semantic IDs by item id, for each modality that either contains.
 
     Raises:
-        UserError: an artifact holds no semantic IDs.
+        UserError: an artifact does not contain semantic IDs.
     """
     for artifact in (earlier, later):
         columns = [column["name"] for column in artifact.manifest["schema"] or []]

@@ -1,7 +1,7 @@
-"""Semantic IDs: the resolution of collisions.
+"""Resolve collisions of semantic IDs.
 
-N items, L levels, M codewords per level, D latent dimension; R rows, G groups.
-A row of codes that holds -1 is an item without the modality: it is passed through.
+Shapes: N items, L levels, M codewords per level, D latent dimension; R rows, G groups.
+A row of codes that contains -1 is an item without the modality. It is returned unchanged.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,19 +15,19 @@ from macrec.data.vectors import Rows
 from macrec.tokenizer.assignment import Floats, Ints, assign, rank_in_run
 from macrec.tokenizer.measures import collision_rate, has_codes
 
-BLOCK_CELLS = 1 << 21  # rows x M distances held at once: 16 MiB, so time and not memory grows
-CACHE_CELLS = 1 << 15  # rows x M or rows x D worked on at once: 256 KiB, which a cache holds
+BLOCK_CELLS = 1 << 21  # rows x M distances in memory at once: 16 MiB, whatever the item count
+CACHE_CELLS = 1 << 15  # rows x M or rows x D processed at once: 256 KiB, to fit the CPU cache
 
 
 class Resolved(NamedTuple):
-    """Unique codes, and how they differ from the codes before."""
+    """Unique codes, and how they differ from the original codes."""
 
     codes: NDArray[np.int32]
-    """[N, L]; no two rows are equal, but for rows of -1"""
+    """[N, L]; no two rows are equal, except rows of -1."""
     moved_level: NDArray[np.int8]
-    """[N]; first level whose code changed, -1 where none did"""
+    """[N]; first level at which the code changed, -1 if it did not change."""
     displacement: NDArray[np.float32]
-    """[N]; distance between the decoded vectors (sums of codewords) before and after"""
+    """[N]; distance between the decoded vectors (sums of codewords) before and after."""
 
 
 def resolve_collisions(
@@ -37,34 +37,35 @@ def resolve_collisions(
     item_ids: Sequence[str],
     fixed_N: NDArray[np.bool_] | None = None,
 ) -> Resolved:
-    """Makes the codes unique while moving items as little as possible (MACRec, section 4).
+    """Make the codes unique while moving items as little as possible (MACRec, section 4).
 
-    Of the items with one code, the closest to its codeword keeps it; ties go by item id. The
-    others take free codewords of the last level under the same prefix, so that the sum of the
-    distances from the items' residuals to their codewords is the smallest possible; where more
-    than 256 of a prefix compete, the smallest distance is settled first instead. When a prefix has
-    more items than free codewords, the closest stay, and the rest changes the level above by the
-    same rule, then every level below, each time on the residual of the new prefix.
+    Of the items that share a code, the one closest to its codeword keeps it. Ties are broken by
+    item id. The others take free codewords of the last level under the same prefix. The total
+    distance from their residuals to these codewords is minimal. If more than 256 items of a prefix
+    compete, the smallest distances are assigned first instead. When a prefix has more items than
+    free codewords, the closest items stay. The rest change the level above by the same rule, then
+    every level below. Each step uses the residual of the new prefix.
 
-    Items with distinct codes never move, so resolving twice changes nothing. The order of the rows
-    does not matter, and items of equal latents get their codes in the order of their ids, nearest
-    first. Time O(N log N), plus M x D for each moved item and level chosen anew.
+    Items with distinct codes never move, so resolving a second time changes nothing. The result
+    does not depend on the row order. Items with equal latents get their codes in the order of
+    their ids, nearest first. Time is O(N log N), plus M x D for each moved item and level that is
+    chosen again.
 
     Args:
         codes_NL: codes in [0, M), or -1 in every level of an item without the modality.
-        latents_ND: encoder outputs, finite where there are codes; may lie on disk.
+        latents_ND: encoder outputs, finite where there are codes; may be stored on disk.
         codebooks_LMD: codewords of every level.
         item_ids: distinct identifiers that break ties.
-        fixed_N: items that keep their code whatever happens: the others make way, even closer ones.
+        fixed_N: items that always keep their code: other items move, even if they are closer.
 
     Raises:
-        UserError: more items than codes, codes outside the codebooks, numbers not finite, or two
-            fixed items with one code.
+        UserError: there are more items than codes, codes are outside the codebooks, numbers are
+            not finite, or two fixed items share a code.
     """
     present_N = _check(codes_NL, latents_ND, codebooks_LMD)
     fixed_N = np.zeros(len(codes_NL), bool) if fixed_N is None else fixed_N
     _check_fixed(codes_NL, fixed_N & present_N, item_ids, codebooks_LMD.shape[1])
-    # Everything below runs in the order of item ids: results and ties cannot depend on the rows.
+    # Process items in the order of their ids, so that results and ties do not depend on row order.
     order_N = np.array(sorted(range(len(item_ids)), key=item_ids.__getitem__), np.int64)
     rows_R = order_N[present_N[order_N]]
     resolved_NL = codes_NL.astype(np.int32)
@@ -77,7 +78,7 @@ def resolve_collisions(
 
 
 def moved_level(before_NL: NDArray[np.integer], after_NL: NDArray[np.integer]) -> NDArray[np.int8]:
-    """First level at which the codes of each row differ, [N]; -1 where none does."""
+    """Return the first level at which the codes of each row differ, [N]; -1 if they are equal."""
     changed_NL = before_NL != after_NL
     if not changed_NL.shape[1]:
         return np.full(len(changed_NL), -1, np.int8)
@@ -87,7 +88,7 @@ def moved_level(before_NL: NDArray[np.integer], after_NL: NDArray[np.integer]) -
 def compared(
     before_NL: NDArray[np.integer], after_NL: NDArray[np.int32], codebooks_LMD: NDArray[np.floating]
 ) -> Resolved:
-    """Unique codes, and how they differ from those before."""
+    """Describe how unique codes differ from the codes before."""
     moved_N = moved_level(before_NL, after_NL)
     displacement_N = np.zeros(len(after_NL), np.float32)
     moved = np.flatnonzero(moved_N >= 0)
@@ -102,7 +103,7 @@ def _check(
     latents_ND: Rows,
     codebooks_LMD: NDArray[np.floating],
 ) -> NDArray[np.bool_]:
-    """Which items have codes, once everything about the input is known to be sound."""
+    """Validate the input and return which items have codes, bool [N]."""
     levels, size, dim = codebooks_LMD.shape
     present_N = has_codes(codes_NL)
     items = int(present_N.sum())
@@ -144,7 +145,7 @@ def _check_fixed(
 
 
 class _Resolver:
-    """The codes being resolved; R rows are the items with codes, in the order of their ids."""
+    """The state of a resolution; the R rows are the items with codes, in the order of their ids."""
 
     def __init__(
         self,
@@ -156,10 +157,13 @@ class _Resolver:
         self.codes_RL = codes_RL.astype(np.int64)
         self.latents_ND, self.items_R, self.codebooks_LMD = latents_ND, items_R, codebooks_LMD
         self.levels, self.size, self.dim = codebooks_LMD.shape
-        self._taken = np.zeros(0, np.int64)  # sorted keys of the codes that are settled
+        self._taken = np.zeros(0, np.int64)  # sorted keys of the codes already assigned
 
     def settle_all(self, fixed_R: NDArray[np.bool_]) -> Ints:
-        """Settles the keepers, then the others from the last level upwards; returns the codes."""
+        """Fix the items that keep their code, then move the others, and return the codes.
+
+        Levels are tried from the last one upwards.
+        """
         keys_R = _keys(self.codes_RL, self.size)
         self._taken = np.unique(keys_R)
         rows, distance = self._colliding(keys_R)
@@ -180,7 +184,10 @@ class _Resolver:
         return self.codes_RL
 
     def _colliding(self, keys_R: Ints) -> tuple[Ints, Floats]:
-        """Items that share their code, and the squared distance of each to its codeword."""
+        """Return the items that share their code, and their squared distance to the decoded vector.
+
+        The decoded vector is the sum of an item's codewords.
+        """
         _, inverse, counts = np.unique(keys_R, return_inverse=True, return_counts=True)
         rows = np.flatnonzero(counts[inverse] > 1)
         chunks = _chunks(rows, self.dim)
@@ -188,26 +195,26 @@ class _Resolver:
         return rows, np.concatenate([np.zeros(0), *squared])
 
     def _settle(self, rows: Ints, level: int) -> None:
-        """Chooses the codes of these items from `level` down; their prefixes have room for them."""
+        """Choose the codes of these items from `level` down; their prefixes must have room."""
         for child_level in range(level, self.levels):
             prefix = _keys(self.codes_RL[rows, :child_level], self.size)
             groups, group = np.unique(prefix, return_inverse=True)
             children_GM = groups[:, None] * self.size + np.arange(self.size)
             room_GM = self._room(children_GM, child_level + 1)
-            # The prefix may just have changed, so its residual is taken anew.
+            # The prefix may just have changed, so its residual is computed again.
             distance_RM = self._distances(rows, child_level)
             self.codes_RL[rows, child_level] = assign(distance_RM, group, room_GM)
         keys = np.sort(_keys(self.codes_RL[rows], self.size))
         self._taken = np.insert(self._taken, np.searchsorted(self._taken, keys), keys)
 
     def _room(self, prefixes: Ints, level: int) -> Ints:
-        """Number of free codes below each prefix of `level` codes; any shape."""
+        """Return the number of free codes below each prefix of `level` codes; any shape."""
         span = self.size ** (self.levels - level)
         first = np.searchsorted(self._taken, prefixes * span)
         return span - (np.searchsorted(self._taken, (prefixes + 1) * span) - first)
 
     def _distances(self, rows: Ints, level: int) -> Floats:
-        """Distance of each residual to each codeword of the level, [R, M]."""
+        """Return the distance of each residual to each codeword of the level, [R, M]."""
         codewords_DM = np.ascontiguousarray(self.codebooks_LMD[level].T, np.float64)
         parts = [
             _distances(self._residual(chunk, level), codewords_DM)
@@ -216,13 +223,13 @@ class _Resolver:
         return np.concatenate(parts)
 
     def _residual(self, rows: Ints, level: int) -> Floats:
-        """What the codewords above `level` leave of each latent, [R, D]."""
+        """Return the residual of each latent after the codewords above `level`, [R, D]."""
         decoded_RD = decoded(self.codes_RL[rows, :level], self.codebooks_LMD)
         return self.latents_ND[self.items_R[rows]] - decoded_RD
 
 
 def _keys(codes_RL: NDArray[np.integer], size: int) -> Ints:
-    """One integer per row of codes, in the order of the codes: the codes as digits in base M."""
+    """Return one integer per row, with the codes as digits in base M; it preserves their order."""
     if size ** codes_RL.shape[1] > 2**62:
         raise UserError(
             f"{codes_RL.shape[1]} levels of {size} codewords are more than 2^62 codes. "
@@ -235,7 +242,7 @@ def _keys(codes_RL: NDArray[np.integer], size: int) -> Ints:
 
 
 def decoded(codes_RL: NDArray[np.integer], codebooks_LMD: NDArray[np.floating]) -> Floats:
-    """Sum of the codewords of each row, [R, D]."""
+    """Return the sum of the codewords of each row, [R, D]."""
     decoded_RD = np.zeros((len(codes_RL), codebooks_LMD.shape[2]))
     for codes_R, codebook_MD in zip(codes_RL.T, codebooks_LMD, strict=False):
         decoded_RD += codebook_MD[codes_R]
@@ -243,10 +250,10 @@ def decoded(codes_RL: NDArray[np.integer], codebooks_LMD: NDArray[np.floating]) 
 
 
 def _distances(residual_RD: Floats, codewords_DM: Floats) -> Floats:
-    """Euclidean distances [R, M].
+    """Return Euclidean distances [R, M].
 
-    Dimension by dimension and not by a matrix product: equal vectors must get equal distances
-    wherever they stand in the block, or the tie rule would be left to rounding.
+    The sum runs dimension by dimension instead of by a matrix product. Equal vectors then get
+    equal distances wherever they are in the block; otherwise rounding would decide ties.
     """
     squared_RM = np.zeros((len(residual_RD), codewords_DM.shape[1]))
     difference_RM = np.empty_like(squared_RM)
@@ -258,13 +265,13 @@ def _distances(residual_RD: Floats, codewords_DM: Floats) -> Floats:
 
 
 def _chunks(rows: Ints, width: int) -> Iterator[Ints]:
-    """The rows, so many at a time that `width` numbers of each stay in the cache."""
+    """Yield the rows in chunks small enough that `width` numbers per row fit in the cache."""
     step = max(1, CACHE_CELLS // width)
     yield from (rows[start : start + step] for start in range(0, len(rows), step))
 
 
 def _blocks(keys_R: Ints, size: int) -> Iterator[tuple[int, int]]:
-    """Slices of at most about `size` rows; a run of equal keys is cut only if it is longer."""
+    """Yield slices of about `size` rows at most; only a longer run of equal keys is split."""
     start_R = np.arange(len(keys_R)) - rank_in_run(keys_R)
     block_R = np.where(rank_in_run(keys_R) < size, start_R, np.arange(len(keys_R))) // size
     edges = np.flatnonzero(np.append(True, block_R[1:] != block_R[:-1])[: len(keys_R)])

@@ -1,4 +1,4 @@
-"""The latents and codes of a catalogue under a frozen quantizer, and those of the version before.
+"""Encode a catalogue with a frozen quantizer, and read the latents and codes of the last version.
 
 Shape suffixes: N items, B rows of a chunk, E embedding size, D latent size, L levels.
 """
@@ -26,17 +26,17 @@ IN_MEMORY_BYTES = 1 << 30
 
 
 class Version(NamedTuple):
-    """One modality of a catalogue; rows of codes of items without it are -1."""
+    """Latents and codes of one modality; items without the modality have rows of -1 as codes."""
 
     latents_ND: Rows
     nearest_NL: np.ndarray
-    """The quantizer's own codes of the latents, collisions included."""
+    """The quantizer's codes of the latents, before collisions are resolved."""
     codes_NL: np.ndarray
-    """The semantic IDs; equal to `nearest_NL` as long as none are chosen."""
+    """The semantic IDs; equal to `nearest_NL` until IDs are assigned."""
 
 
 def scratch(rows: int, dim: int) -> "np.ndarray | ScratchMatrix":
-    """A float32 matrix [rows, dim] of zeros; above 1 GiB it lies on disk."""
+    """Return a float32 matrix [rows, dim] of zeros; above 1 GiB it is stored on disk."""
     if rows * dim * 4 > IN_MEMORY_BYTES:
         return ScratchMatrix(rows, dim)
     return np.zeros((rows, dim), np.float32)
@@ -48,16 +48,16 @@ def encode(
     embeddings: Mapping[str, Artifact],
     item_ids: pa.Array,
 ) -> dict[str, Version]:
-    """Encodes a catalogue in every modality that the quantizer has.
+    """Encode a catalogue in every modality of the quantizer.
 
     Args:
-        model: the quantizer, opened.
-        quantizer: its folder, which has the means and the histories too.
-        embeddings: the vectors by modality, from the encoders of the quantizer's run.
-        item_ids: the items, in the order of the vectors.
+        model: the loaded quantizer.
+        quantizer: its artifact, which also contains the means and the histories.
+        embeddings: embeddings by modality, from the same encoders as in the quantizer's run.
+        item_ids: item ids, in the order of the embeddings.
 
     Raises:
-        UserError: the vectors are not of the quantizer's kind, or a modality has none at all.
+        UserError: the embeddings do not match the quantizer, or a modality has no embeddings.
     """
     histories = load_histories(quantizer)
     joined, count = histories.dim if histories else 0, len(item_ids)
@@ -114,10 +114,10 @@ def _vectors(name: str, artifact: Artifact, dim: int, items: int) -> ItemVectors
 def previous(
     model: CrossModalQuantizer, latents: Artifact, semantic_ids: Artifact
 ) -> dict[str, Version]:
-    """The version before, in every modality that the quantizer has.
+    """Return the previous version, in every modality of the quantizer.
 
     Raises:
-        UserError: its artifacts, or they and the quantizer, are not of one run.
+        UserError: the latents, the semantic IDs and the quantizer are not from the same run.
     """
     check(
         latents.rows == semantic_ids.rows,
@@ -148,7 +148,7 @@ def _previous(
 
 
 def write_latents(output: DatasetOutput, versions: Mapping[str, Version], count: int) -> None:
-    """Writes latents and nearest codes, those of a modality that there is none of as null."""
+    """Write latents and nearest codes; they are null for a modality that is not in `versions`."""
     nothing = Version(np.zeros((count, 1), np.float32), *2 * [np.zeros((count, 0), np.int32)])
     every = {name: versions.get(name, nothing) for name in MODALITIES}
     kind = schema.latents(*(every[name].latents_ND.shape[1] for name in MODALITIES))

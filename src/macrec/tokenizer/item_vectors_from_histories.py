@@ -1,13 +1,14 @@
-"""What users' histories say of the items, as components beside those of text or picture.
+"""Append history vectors of items to their text or image vectors.
 
-Text and picture say what an item is; which items stand near it in histories says what it is for.
-Items that were met in histories have a vector of that (stage embed_histories). The others, new ones
-first of all, get the one that their content foretells (ridge regression), and an item met n times
-gets a mixture, n / (n + TRUST) of its own. All is kept with the quantizer, so that an item has the
-same vector whenever it is encoded, whatever the log says by then.
+Text and image describe an item itself. A history vector describes which items occur near it in
+users' histories. The stage embed_histories computes history vectors for the items that occur in
+histories. For other items, such as new ones, ridge regression predicts the vector from the content.
+An item that occurs n times gets a mixture, in which its own vector has the weight n / (n + TRUST).
+The vectors are saved with the quantizer. So an item has the same vector whenever it is encoded,
+even if the interaction log has changed.
 
-Shape suffixes: N items, B rows of a chunk, K items met in histories, E components of a content
-vector, C of all content vectors together, H of a history vector.
+Shape suffixes: N items, B rows of a chunk, K items that occur in histories, E components of a
+content vector, C components of all content vectors together, H components of a history vector.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,26 +27,26 @@ from macrec.data.columns import vector_column
 from macrec.data.vectors import ItemVectors, JoinedRows, read_vectors
 
 TRUST = 5.0
-"""Meetings at which an item's own vector counts as much as the foretold one."""
+"""Number of occurrences at which an item's own vector weighs as much as the predicted one."""
 RIDGE = 10.0
-"""Penalty of the regression; content vectors have length 1 on average."""
+"""Ridge penalty; content vectors have length 1 on average."""
 FITTED = 32_768
-"""Items that the regression is fitted to, at most."""
+"""Maximum number of items that the regression is fitted to."""
 CHUNK = 8_192
 VECTORS, MAP = "histories.parquet", "histories.safetensors"
 Content = Mapping[str, ItemVectors]
 """Content vectors by modality; row k of each is item k."""
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
+pc: Any = pyarrow.compute  # its functions are created at import, so type checkers cannot see them
 
 
 class Scale(NamedTuple):
-    """Of a modality's content vectors."""
+    """Mean and length of a modality's content vectors."""
 
     mean_E: Floats
     length: float
-    """Root mean square length, the mean taken off."""
+    """Root mean square length after the mean is subtracted."""
 
 
 class Foreteller(NamedTuple):
@@ -56,28 +57,31 @@ class Foreteller(NamedTuple):
     intercept_H: Floats
 
     def __call__(self, content: Content, rows_B: Ints) -> Floats:
-        """The history vectors that the content of the given items foretells [B, H]."""
+        """Predict the history vectors [B, H] of the given items from their content."""
         return _features(content, self.scales, rows_B) @ self.coefficient_CH + self.intercept_H
 
 
 class Histories(NamedTuple):
-    """The history vectors of a catalogue, and how those of other items are foretold."""
+    """The history vectors of a catalogue, and the regression that predicts those of other items."""
 
     weight: float
-    """Length of a history vector beside a content vector, whose length is 1 on average."""
+    """Length of a history vector; a content vector has length 1 on average."""
     foretell: Foreteller
     item_ids: pa.Array
-    """Items that were met in histories."""
+    """Ids of the items that occur in histories."""
     vector_KH: Floats
-    """Theirs, of length 1."""
+    """History vectors of these items, of length 1."""
 
     @property
     def dim(self) -> int:
-        """H."""
+        """Number of components of a history vector, H."""
         return self.vector_KH.shape[1]
 
     def vectors(self, content: Content, item_ids: pa.Array) -> Floats:
-        """The history vectors of any items [N, H]: of known ids as kept, of others foretold."""
+        """Return the history vectors [N, H] of any items.
+
+        Known ids have their saved vector. The vectors of other items are predicted.
+        """
         known_N = np.asarray(pc.index_in(item_ids, value_set=self.item_ids).fill_null(-1))
         vector_NH = np.empty((len(item_ids), self.dim), np.float32)
         for rows_B in _chunks(np.flatnonzero(known_N < 0)):
@@ -86,9 +90,9 @@ class Histories(NamedTuple):
         return vector_NH
 
     def join(self, content: Content, item_ids: pa.Array) -> dict[str, ItemVectors]:
-        """Each modality's vectors, of length 1 on average, with the history vectors at their end.
+        """Scale each modality's vectors to an average length of 1 and append the history vectors.
 
-        Vectors in memory stay there, those on disk are joined as they are read.
+        Vectors in memory stay in memory. Vectors on disk are joined as they are read.
         """
         history_NH = self.vectors(content, item_ids) * np.float32(self.weight)
         joined: dict[str, ItemVectors] = {}
@@ -99,7 +103,7 @@ class Histories(NamedTuple):
         return joined
 
     def save(self, folder: Path) -> None:
-        """Writes histories.parquet (item_id, vector) and histories.safetensors."""
+        """Write histories.parquet (item_id, vector) and histories.safetensors."""
         from safetensors.numpy import save_file
 
         vectors = vector_column(self.vector_KH, np.ones(len(self.vector_KH), bool))
@@ -115,7 +119,9 @@ class Histories(NamedTuple):
 
 
 def load_histories(quantizer: Artifact) -> Histories | None:
-    """What `Histories.save` wrote into a quantizer's folder, or None if it goes by content alone.
+    """Load what `Histories.save` wrote into a quantizer's folder.
+
+    Returns None if the quantizer uses content alone.
 
     Raises:
         UserError: a file is damaged.
@@ -128,7 +134,7 @@ def load_histories(quantizer: Artifact) -> Histories | None:
     try:
         tensors = load_file(quantizer.file(MAP))
         table = pq.read_table(quantizer.file(VECTORS))
-        # Modalities in the order of the coefficients, which is that of MODALITIES.
+        # The coefficients follow the order of MODALITIES.
         scales = {
             name: Scale(tensors[f"mean.{name}"], float(tensors[f"length.{name}"][0]))
             for name in ("text", "image")
@@ -148,22 +154,22 @@ def load_histories(quantizer: Artifact) -> Histories | None:
 
 
 def items_met(quantizer: Artifact) -> int:
-    """How many items have a history vector of their own in a quantizer's folder."""
+    """Return how many items have their own history vector in a quantizer's folder."""
     if not quantizer.has(VECTORS):
         return 0
     return int(pq.read_metadata(quantizer.file(VECTORS)).num_rows)
 
 
 def fit_histories(content: Content, embeddings: Artifact, weight: float) -> Histories:
-    """Learns what content foretells from the items met, and mixes that into their vectors.
+    """Fit the regression on items of histories, and mix its predictions into their vectors.
 
     Args:
         content: vectors of every modality that gets codes.
-        embeddings: history_embeddings of the same items, of which some have a vector.
+        embeddings: history_embeddings of the same items; only some items have a vector.
         weight: see `Histories`.
 
     Raises:
-        UserError: the vectors of a modality are all alike or not finite.
+        UserError: the vectors of a modality are all equal or not finite.
     """
     from sklearn.linear_model import Ridge
 
@@ -173,7 +179,7 @@ def fit_histories(content: Content, embeddings: Artifact, weight: float) -> Hist
     scales = {name: _scale(name, vectors) for name, vectors in content.items()}
     fitted_K = np.sort(np.random.default_rng(0).permutation(rows_K)[:FITTED])
     ridge = Ridge(RIDGE).fit(_features(content, scales, fitted_K), own.matrix_NE[fitted_K])
-    # Of one component alone the coefficients are a vector.
+    # With a single target component, scikit-learn returns the coefficients as a vector.
     coefficient_CH = np.atleast_2d(ridge.coef_).T.astype(np.float32)
     foretell = Foreteller(scales, coefficient_CH, np.atleast_1d(ridge.intercept_).astype("f4"))
     vector_KH = own.matrix_NE[rows_K]
@@ -205,7 +211,7 @@ def _scale(name: str, vectors: ItemVectors) -> Scale:
 
 
 def _features(content: Content, scales: Mapping[str, Scale], rows_B: Ints) -> Floats:
-    """What the regression reads [B, C]; a modality that an item lacks stands at its mean."""
+    """Return the regression's inputs [B, C]; a missing modality is replaced by its mean."""
     parts: list[Floats] = []
     for name, (mean_E, length) in scales.items():
         matrix_NE, present_N = content[name]

@@ -1,8 +1,8 @@
-"""Measures of a tokenizer: use of the codes, collisions, neighbourhoods, agreement.
+"""Measure a tokenizer: codebook usage, collisions, preserved neighbourhoods, agreement.
 
-N items, L levels, M codewords per level, E embedding size; R rows with codes, Q queries,
-K neighbours, S sizes. The level of a code counts from 0, the length of a prefix from 1.
-A row of codes that holds -1 is an item without the modality: it is never counted.
+Shapes: N items, L levels, M codewords per level, E embedding size; R rows with codes, Q queries,
+K neighbours, S sizes. Levels are counted from 0, prefix lengths from 1.
+A row of codes that contains -1 is an item without the modality. It is never counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,30 +17,30 @@ Ints = NDArray[np.int64]
 Codes = NDArray[np.integer]
 
 CHUNK_BYTES: Final = 1 << 26
-"""Embeddings, or similarities, held at once: 64 MiB of float32."""
+"""Embeddings or similarities in memory at once: 64 MiB of float32."""
 
 
 class LevelUsage(NamedTuple):
     """How evenly the codewords of one level are used."""
 
     utilisation: float
-    """share of the codewords that at least one item uses"""
+    """Share of the codewords that at least one item uses."""
     perplexity: float
-    """exp of the entropy of the codes in nats: the number of codewords in even use"""
+    """exp of the entropy of the codes in nats: the effective number of codewords."""
     gini: float
-    """Gini coefficient of the items per codeword, unused ones included: 0 = even, 1 - 1/M = all
-    items on one codeword"""
+    """Gini coefficient of the items per codeword, unused codewords included. 0 means even use;
+    1 - 1/M means all items have one codeword."""
     largest_share: float
-    """share of the items that the most frequent codeword holds"""
+    """Share of the items that have the most frequent codeword."""
 
 
 def has_codes(codes_NL: Codes) -> NDArray[np.bool_]:
-    """Which rows are codes, bool [N]."""
+    """Return which rows contain codes, bool [N]."""
     return (codes_NL >= 0).all(1) & (codes_NL.shape[1] > 0)
 
 
 def level_usage(codes_NL: Codes, codebook_size: int) -> list[LevelUsage]:
-    """Usage of every level; zeros if there is no item."""
+    """Return the usage of every level; all zeros if no item has codes."""
     present_NL = codes_NL[has_codes(codes_NL)]
     return [_usage(codes_N, codebook_size) for codes_N in present_NL.T]
 
@@ -60,20 +60,20 @@ def _usage(codes_N: Codes, codebook_size: int) -> LevelUsage:
 
 
 def collision_rate(codes_NL: Codes) -> float:
-    """Share of items that have to move, 1 - unique / items, as the literature reports it."""
+    """Return the share of items that have to move: 1 - unique codes / items, as in the papers."""
     items = int(has_codes(codes_NL).sum())
     return 1 - int(group_sizes(codes_NL).sum()) / items if items else 0.0
 
 
 def shared_code_share(codes_NL: Codes) -> float:
-    """Share of items whose full code another item has as well."""
+    """Return the share of items whose full code another item also has."""
     groups_S = group_sizes(codes_NL)
     items_S = groups_S * np.arange(len(groups_S))
     return float(items_S[2:].sum() / items_S.sum()) if items_S.any() else 0.0
 
 
 def group_sizes(codes_NL: Codes) -> Ints:
-    """Histogram [S] of collisions: entry s is the number of codes that exactly s items have."""
+    """Return the histogram [S] of collisions: entry s counts the codes of exactly s items."""
     present_NL = codes_NL[has_codes(codes_NL)]
     if not len(present_NL):
         return np.zeros(1, np.int64)
@@ -81,39 +81,39 @@ def group_sizes(codes_NL: Codes) -> Ints:
 
 
 def prefix_groups(codes_NL: Codes) -> Ints:
-    """[L, N]: items with the same first l + 1 codes have the same number in row l, from 0."""
+    """Return group numbers [L, N], from 0: row l groups items by their first l + 1 codes."""
     groups_LN = np.zeros(codes_NL.shape[::-1], np.int64)
     group_N = np.zeros(len(codes_NL), np.int64)
     span = int(codes_NL.max(initial=0)) + 1
     for level, codes_N in enumerate(codes_NL.T):
-        # numbered anew at every level, so no number of levels overflows
+        # Groups are renumbered at every level, so the keys never overflow.
         group_N = np.unique(group_N * span + codes_N, return_inverse=True)[1]
         groups_LN[level] = group_N
     return groups_LN
 
 
 class Agreement(NamedTuple):
-    """How far the text code of an item tells its image code, at one level."""
+    """How well an item's text code predicts its image code, at one level."""
 
     mutual: float
-    """normalised mutual information, 0..1; many small clusters raise it by chance alone, so it is
-    comparable only between codes of one size over one catalogue"""
+    """Normalised mutual information, 0..1. Many small clusters raise it by chance, so compare it
+    only between codes of the same size over the same catalogue."""
     adjusted: float
-    """the same less what chance gives: 0 for unrelated codes, whatever their number; 1 for equal
-    partitions"""
+    """The same, adjusted for chance: 0 for unrelated codes of any number, 1 for equal
+    partitions."""
 
 
 def code_agreement(
     text_codes_NL: Codes, image_codes_NL: Codes, items: int = 100_000, seed: int = 0
 ) -> list[Agreement]:
-    """Agreement of every level over the items that have both; empty if no item has.
+    """Return the agreement of every level over the items with both codes; empty without such items.
 
-    Of more than `items` such items a random sample is taken, as the time of the adjusted one grows
-    with them (5 s a level at 100,000 items and 256 codewords).
+    If there are more than `items` of them, a random sample is used. The adjusted measure takes
+    longer with more items (5 s per level at 100,000 items and 256 codewords).
 
-    A level with one codeword in use tells nothing about the other modality and scores 0, where
-    the usual definition has 1 for two such levels. Source: Vinh, Epps and Bailey 2010, arithmetic
-    mean of the entropies.
+    A level with only one codeword in use carries no information about the other modality and
+    scores 0. The usual definition gives 1 for two such levels. Source: Vinh, Epps and Bailey 2010,
+    arithmetic mean of the entropies.
     """
     from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
@@ -135,12 +135,12 @@ def code_agreement(
 
 
 class Preservation(NamedTuple):
-    """What a prefix keeps of the neighbourhoods in the embedding space, at one depth."""
+    """How well prefixes of one length preserve the neighbourhoods of the embedding space."""
 
     recall: float
-    """mean share of an item's nearest neighbours that have its prefix"""
+    """Mean share of an item's nearest neighbours that have its prefix."""
     candidates: float
-    """mean share of all other items that have its prefix: what recall would be by chance"""
+    """Mean share of all other items that have its prefix: the recall expected by chance."""
 
 
 def neighbourhood_preservation(
@@ -150,11 +150,11 @@ def neighbourhood_preservation(
     queries: int = 2000,
     seed: int = 0,
 ) -> list[Preservation]:
-    """Preservation by the first 1, 2, ... L codes; empty with fewer than two items.
+    """Return the preservation by the first 1, 2, ... L codes; empty with fewer than two items.
 
-    Neighbours are by cosine after the mean is taken off, the item itself left out. They are sought
-    for at most `queries` random items among all items. The matrix may lie on disk, in any float
-    type: it is read twice, in slices of at most CHUNK_BYTES.
+    Neighbours are ranked by cosine after the mean is subtracted, without the item itself. They are
+    computed for at most `queries` random items, among all items. The matrix may be stored on disk,
+    in any float type. It is read twice, in slices of at most CHUNK_BYTES.
     """
     rows_R = np.flatnonzero(has_codes(codes_NL))
     if len(rows_R) < 2:
@@ -174,7 +174,7 @@ def neighbourhood_preservation(
 
 
 def _nearest(embedding_NE: Rows, rows_R: Ints, query_Q: Ints, neighbours: int) -> Ints:
-    """Rows [Q, K] of the nearest neighbours of each query, in no order."""
+    """Return the rows [Q, K] of the nearest neighbours of each query, unordered."""
     width = max(embedding_NE.shape[1], len(query_Q))
     chunks = np.array_split(rows_R, -(-len(rows_R) * width * 4 // CHUNK_BYTES))
     total_E = np.zeros(embedding_NE.shape[1])
@@ -203,7 +203,10 @@ def _nearest(embedding_NE: Rows, rows_R: Ints, query_Q: Ints, neighbours: int) -
 
 
 def _largest(score_QR: NDArray[np.float32], count: int) -> Ints:
-    """Columns of the `count` largest of each row, in no order; of all if there are fewer."""
+    """Return the columns of the `count` largest scores of each row, unordered.
+
+    Returns all columns if there are fewer than `count`.
+    """
     count = min(count, score_QR.shape[1])
     return np.argpartition(score_QR, -count, axis=1)[:, -count:]
 
@@ -215,19 +218,19 @@ def measure_tokenizer(
     unexplained: Mapping[str, Sequence[float]] | None = None,
     queries: int = 2000,
 ) -> dict[str, float]:
-    """Everything above by name, for the metrics of a stage; all values are finite.
+    """Return all measures of this module by name, as the metrics of a stage; all are finite.
 
     Per modality and level, from 0: text_utilisation_0, text_perplexity_0, text_gini_0,
-    text_largest_bucket_0. Of the full codes: text_collision_rate, text_shared_code_share. Per
-    length of the prefix, from 1: text_recall_1, text_candidates_1. Of both modalities, per level:
-    agreement_0, agreement_adjusted_0.
+    text_largest_bucket_0. For the full codes: text_collision_rate, text_shared_code_share. Per
+    prefix length, from 1: text_recall_1, text_candidates_1. For both modalities together, per
+    level: agreement_0, agreement_adjusted_0.
 
     Args:
         codes: [N, L] by modality; one modality is enough.
         codebook_size: codewords per level.
-        embeddings: [N, E] by modality; without them there is no recall.
-        unexplained: by modality, the share of the variance that the codes up to each level leave;
-            told as text_unexplained_variance_0 and so on.
+        embeddings: [N, E] by modality; without them, recall is not computed.
+        unexplained: by modality, the share of the variance that the codes up to each level do not
+            explain; returned as text_unexplained_variance_0 and so on.
         queries: see `neighbourhood_preservation`.
     """
     figures: dict[str, float] = {}

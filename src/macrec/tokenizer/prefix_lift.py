@@ -1,8 +1,10 @@
 """Prefix lift: how much more often consecutive items share their first codes than by chance.
 
-A cheap measure of what a recommender could gain from the codes: it needs no recommender.
+The lift is a cheap estimate of what a recommender could gain from the codes. Computing it does not
+require a recommender.
 
-N items, L levels, P pairs of consecutive items, K prefixes, U users, H hits: pairs that share.
+Shapes: N items, L levels, P pairs of consecutive items, K prefixes, U users, H hits. A hit is a
+pair whose items share a prefix.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -15,28 +17,29 @@ from macrec.tokenizer.measures import Codes, Ints, has_codes, prefix_groups
 Floats = NDArray[np.float64]
 
 PRIOR: Final = 1.0
-"""Hits added to those found and to those expected."""
+"""Hits added to both the observed and the expected hits."""
 
 
 class Pairs(NamedTuple):
-    """Consecutive items of the users' histories; the two of a pair are different items."""
+    """Consecutive items of the users' histories; the two items of a pair differ."""
 
     items_P2: Ints
     user_P: Ints
 
 
 class PrefixLift(NamedTuple):
-    """Lift of one length of the prefix."""
+    """Lift for one prefix length."""
 
     rate: float
-    """share of the pairs whose items share the prefix"""
+    """Share of the pairs whose items share the prefix."""
     chance: float
-    """the same share for two different items drawn apart, each as often as in the pairs"""
+    """The same share for two different items drawn independently, with their frequencies in the
+    pairs."""
     lift: float
-    """rate / chance, drawn to 1 where chance has few hits to expect; 1 = the codes know nothing of
-    what follows what"""
+    """rate / chance, shrunk towards 1 where few hits are expected by chance. At 1, the codes carry
+    no information about which items follow each other."""
     error: float
-    """standard error of the lift"""
+    """Standard error of the lift."""
 
 
 def consecutive_pairs(
@@ -44,13 +47,14 @@ def consecutive_pairs(
     offset_U1: NDArray[np.integer],
     part: Literal["training", "validation"] = "training",
 ) -> Pairs:
-    """Each item with the next of the same user, unless it is the same item again.
+    """Return each item with the next item of the same user, except repeats of the same item.
 
     Args:
         item_K: interactions of all users end to end, in time order.
-        offset_U1: those of user u are item_K[offset[u] : offset[u + 1]].
-        part: the pairs within the training items, which are all but the last two of a user, or
-            the last training item with the validation item. The last item, the test, is in none.
+        offset_U1: the interactions of user u are item_K[offset[u] : offset[u + 1]].
+        part: "training" pairs consecutive training items, which are all but the last two items of
+            a user. "validation" pairs the last training item with the validation item. The last
+            item, the test item, is in no pair.
     """
     first_U, end_U = offset_U1[:-1].astype(np.int64), offset_U1[1:].astype(np.int64)
     if part == "training":
@@ -66,20 +70,22 @@ def consecutive_pairs(
 
 
 def prefix_lift(codes_NL: Codes, pairs: Pairs) -> list[PrefixLift]:
-    """Lift of the first 1, 2, ... L codes, over the pairs of which both items have codes.
+    """Return the lift of the first 1, 2, ... L codes, over the pairs whose items both have codes.
 
-    Chance is exact: of all ways to take the first item from one pair and the second from another,
-    two different items, the share that have one prefix. A pair is not matched with itself, or its
-    own hit would count as chance; so over random codes the rate and the chance have one mean.
+    The chance is exact. Take the first item from one pair and a different second item from
+    another pair: the chance is the share of these combinations with the same prefix. A pair is not
+    combined with itself, or its own hit would count as chance. So for random codes the rate and
+    the chance have the same mean.
 
     The lift is (hits + PRIOR) / (expected hits + PRIOR), the mean of a gamma posterior whose prior
-    has mean 1. Given the codes and how often each item occurs, hits at random have the expected
-    number as their mean, so the lift of codes that know nothing has mean 1 at every depth, and one
-    lucky hit where 0.01 were expected is a lift of 2 and not of 100.
+    has mean 1. With random codes, the mean number of hits is the expected number. So the lift of
+    uninformative codes has mean 1 at every depth. One lucky hit where 0.01 were expected gives a
+    lift of 2 and not of 100.
 
-    The error is the largest of three: that of the posterior, which alone knows that no hit is
-    little evidence; the spread over users, who repeat themselves; and the spread over pairs of
-    items, which many users repeat. Every one counts the hits less the lift times the chance.
+    The error is the largest of three estimates. The error of the posterior is the only one that
+    stays large when there are no hits. The spread over users accounts for users who repeat
+    themselves. The spread over item pairs accounts for pairs that many users have. Each estimate
+    is for the hits minus the lift times the expected hits.
     """
     coded_N = has_codes(codes_NL)
     kept_P = coded_N[pairs.items_P2].all(1)
@@ -115,20 +121,23 @@ def _lift(group_N: Ints, pairs: Pairs) -> PrefixLift:
 
 
 class _Weights(NamedTuple):
-    """How often each item is first and second, and what follows from it."""
+    """How often each item is first and second in a pair, and the derived totals."""
 
     group_N: Ints
     first_N: Floats
     second_N: Floats
     possible: float
-    """ways to take the two items from two pairs"""
+    """Number of ways to take two different items from two pairs."""
     chance: float
 
 
 def _variance_over_users(
     pairs: Pairs, hit_P: NDArray[np.bool_], lift: float, weights: _Weights
 ) -> float:
-    """Of the hits less lift x expected, linearised in the pairs, with each user drawn whole."""
+    """Return the variance of hits - lift x expected hits, with whole users as the sampling unit.
+
+    The difference is linearised in the pairs.
+    """
     group_N, first_N, second_N, possible, chance = weights
     count, (a_P, b_P) = len(hit_P), pairs.items_P2.T
     first_K, second_K = np.bincount(group_N, first_N), np.bincount(group_N, second_N)
@@ -143,10 +152,11 @@ def _variance_over_users(
 def _variance_over_item_pairs(
     pairs: Pairs, hit_P: NDArray[np.bool_], lift: float, weights: _Weights
 ) -> float:
-    """Of the same sum, each pair of items {a, b} drawn with all its hits and all its chance.
+    """Return the same variance, with item pairs {a, b} as the sampling unit.
 
-    Chance falls on all pairs with one prefix, most of which never occur: their squares are summed
-    prefix by prefix, (f_a s_b + f_b s_a)^2 multiplied out.
+    All hits and expected hits of an item pair are drawn together. All pairs with the same prefix
+    have expected hits, although most pairs never occur. So their squares are summed prefix by
+    prefix, by expanding (f_a s_b + f_b s_a)^2.
     """
     group_N, first_N, second_N, possible, chance = weights
     scale = lift * len(hit_P) / possible

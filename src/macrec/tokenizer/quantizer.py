@@ -1,10 +1,10 @@
-"""The quantizer as a model: what turns the vectors of an item into latents and codes.
+"""The quantizer model, which turns the embeddings of an item into latents and codes.
 
-Each modality has an encoder, a decoder and L codebooks of its own. Three kinds:
+Each modality has its own encoder, decoder and L codebooks. There are three kinds:
 
     rqvae     MLP encoder and decoder, learned codebooks
-    rqkmeans  no network: the latent is the normalised vector itself, codebooks by k-means
-    fsq       MLP encoder and decoder, the latent bounded by tanh, codebooks a fixed grid
+    rqkmeans  no network: the latent is the normalised embedding, codebooks by k-means
+    fsq       MLP encoder and decoder, latents bounded by tanh, codebooks on a fixed grid
 
 Shape suffixes: N items, B batch, E embedding size, D latent size, L levels, M codebook size.
 """
@@ -40,7 +40,7 @@ Tokenizer = Literal["rqvae", "rqkmeans", "fsq"]
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerSpec:
-    """Everything that fixes the shapes of a quantizer; saved as config.json."""
+    """All settings that determine the shapes of a quantizer; saved as config.json."""
 
     text_dim: int
     """Components of a text vector; 0 for a quantizer without text."""
@@ -48,18 +48,18 @@ class QuantizerSpec:
     """Components of an image vector; 0 for a quantizer without images."""
     tokenizer: Tokenizer = "rqvae"
     latent_dim: int = 32
-    """Components of a latent; "rqkmeans" has those of the vector instead."""
+    """Components of a latent; "rqkmeans" uses the size of the embedding instead."""
     projection: int = 0
     """Size of a linear map before the encoder and after the decoder; 0 for none."""
     hidden: tuple[int, ...] = (256, 128)
     levels: int = 4
     codebook_size: int = 256
     shared_levels: int = 0
-    """Codes that text and image of an item share, from the first."""
+    """Number of first codes that the text and the image of an item share."""
 
     @property
     def dims(self) -> dict[str, int]:
-        """Components of a vector of each modality that the quantizer has."""
+        """Embedding size of each modality of the quantizer."""
         dims = {"text": self.text_dim, "image": self.image_dim}
         return {name: dim for name, dim in dims.items() if dim}
 
@@ -81,8 +81,8 @@ def _mlp(sizes: Sequence[int]) -> list[nn.Module]:
 class ModalityQuantizer(nn.Module):
     """Encoder, codebooks and decoder of one modality.
 
-    Inputs are centred and divided by one number (the root of the mean variance), so that angles
-    are kept and a squared error of 1 per component means "nothing explained".
+    Inputs are centred and divided by a single number, the root of the mean variance. This
+    preserves angles, and a squared error of 1 per component means that nothing is explained.
     """
 
     mean_E: Tensor
@@ -108,16 +108,16 @@ class ModalityQuantizer(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def normalize(self, embedding_BE: Tensor) -> Tensor:
-        """The target of the reconstruction, and the encoder's input, float32."""
+        """Return the encoder's input, float32; it is also the target of the reconstruction."""
         return (embedding_BE.to(self.mean_E.device, self.mean_E.dtype) - self.mean_E) / self.scale
 
     def quantize(self, latent_BD: Tensor, **options: Any) -> Quantized:
-        """`residual_quantize` with this modality's codebooks."""
+        """Call `residual_quantize` with this modality's codebooks."""
         return residual_quantize(latent_BD, list(self.codebooks), **options)
 
 
 class CrossModalQuantizer(nn.Module):
-    """One `ModalityQuantizer` per modality of the spec; the weights follow from `seed`."""
+    """One `ModalityQuantizer` per modality of the spec; `seed` determines the initial weights."""
 
     def __init__(self, spec: QuantizerSpec, seed: int = 0) -> None:
         super().__init__()
@@ -128,13 +128,13 @@ class CrossModalQuantizer(nn.Module):
                 self.add_module(name, ModalityQuantizer(dim, spec))
 
     def modality(self, name: str) -> ModalityQuantizer:
-        """The part of one modality; KeyError if the quantizer does without it."""
+        """Return the part of one modality; KeyError if the quantizer does not have it."""
         part = self._modules[name]
         assert isinstance(part, ModalityQuantizer)
         return part
 
     def parts(self) -> dict[str, ModalityQuantizer]:
-        """The parts by modality."""
+        """Return the parts by modality."""
         return {name: self.modality(name) for name in self.spec.dims}
 
     def quantize(
@@ -145,7 +145,7 @@ class CrossModalQuantizer(nn.Module):
         *,
         live: bool = True,
     ) -> dict[str, Quantized]:
-        """Codes of all modalities of a batch; `present` [B] says which rows mean anything."""
+        """Quantize all modalities of a batch; `present` [B] marks the rows that have a modality."""
         given: Tensor | None = None
         if shared := self.spec.shared_levels:
             books = {name: list(part.codebooks) for name, part in self.parts().items()}
@@ -164,10 +164,10 @@ class CrossModalQuantizer(nn.Module):
         present: Mapping[str, Tensor],
         rows: int = ROWS,
     ) -> Iterator[dict[str, Encoded]]:
-        """Latents and codes of raw embeddings, chunk by chunk; they may lie on another device.
+        """Yield latents and codes of raw embeddings, chunk by chunk.
 
-        The codes of an item depend on nothing but the item. Rows not present hold the latent of
-        the mean vector and codes that mean nothing.
+        The embeddings may be on another device. The codes of an item depend only on the item. Rows
+        that are not present contain the latent of the mean embedding and meaningless codes.
         """
         device = next(self.parameters()).device
         count = len(next(iter(embeddings.values())))
@@ -184,7 +184,7 @@ class CrossModalQuantizer(nn.Module):
     def encode(
         self, embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor], rows: int = ROWS
     ) -> dict[str, Encoded]:
-        """`encode_chunks`, joined."""
+        """Return the latents and codes of `encode_chunks`, concatenated."""
         chunks = list(self.encode_chunks(embeddings, present, rows))
         return {
             name: Encoded(
@@ -195,10 +195,10 @@ class CrossModalQuantizer(nn.Module):
         }
 
     def save(self, folder: Path) -> None:
-        """Writes config.json, model.safetensors (MLPs, normalisation) and codebooks.safetensors.
+        """Write config.json, model.safetensors (MLPs, normalisation) and codebooks.safetensors.
 
-        The codebooks are apart, one tensor [L, M, D] under the name of each modality, for readers
-        without torch.
+        The codebooks are in a separate file for readers without torch. It contains one tensor
+        [L, M, D] per modality, under the modality's name.
         """
         config = json.dumps({"format": FORMAT, **asdict(self.spec)}, indent=2)
         (folder / "config.json").write_text(config + "\n", encoding="utf-8")
@@ -214,7 +214,7 @@ class CrossModalQuantizer(nn.Module):
         return [f"{modality}.codebooks.{level}" for level in range(self.spec.levels)]
 
     def load(self, folder: Path) -> None:
-        """Takes over the tensors that `save` wrote; RuntimeError if their shapes differ."""
+        """Load the tensors that `save` wrote; RuntimeError if their shapes differ."""
         tensors = load_file(folder / "model.safetensors")
         stacked = load_file(folder / "codebooks.safetensors")
         for name in self.spec.dims:
@@ -224,13 +224,17 @@ class CrossModalQuantizer(nn.Module):
 
 
 def load_quantizer(folder: Path, device: torch.device | str = "cpu") -> CrossModalQuantizer:
-    """Reads what `save` wrote, in evaluation mode. Raises UserError on a foreign or torn folder."""
+    """Load a quantizer that `save` wrote, in evaluation mode.
+
+    Raises:
+        UserError: the folder is incomplete, or was not written by `save`.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         found = config.pop("format", None)
         check(found == FORMAT, f"{folder}/config.json: format is {found!r}, expected {FORMAT!r}")
         spec = QuantizerSpec(**{**config, "hidden": tuple(config["hidden"])})
-        # Shapes only, so that a forged size is refused before it takes memory.
+        # Create shapes only, so that a forged size is rejected before it takes memory.
         with torch.device("meta"):
             model = CrossModalQuantizer(spec)
         model.load(folder)

@@ -1,4 +1,4 @@
-"""Which items keep their ID from one version to the next, and which get one.
+"""Decide which items keep their semantic ID in the next version and which get a new one.
 
 Shape suffixes: N new items, D latent size, L levels, M codewords, R some of the items.
 """
@@ -17,45 +17,45 @@ from macrec.tokenizer.frozen_codes import CHUNK, Version, scratch
 from macrec.tokenizer.measures import has_codes
 
 TOLERANCE = 0.05
-"""How far a latent may move, as a share of the spread, without counting as changed."""
+"""Distance a latent may move, as a share of the spread, without counting as changed."""
 MAX_CHANGED = 0.5
-"""Highest share of changed ones among the old items of a modality."""
-pc: Any = pyarrow.compute  # its functions are made at import, which a type checker cannot see
+"""Maximum share of changed items among the old items of a modality."""
+pc: Any = pyarrow.compute  # its functions are created at import, so type checkers cannot see them
 
 
 class Settled(NamedTuple):
-    """What each item's ID rests on in the next version."""
+    """The latents and nearest codes for the next version's IDs, and which items keep their ID."""
 
     latents_ND: Rows
     nearest_NL: np.ndarray
     had_N: np.ndarray
-    """Items that have an ID in the version before."""
+    """Items that have an ID in the previous version."""
     both_N: np.ndarray
-    """Items that have one in both."""
+    """Items that have an ID in both versions."""
     changed_N: np.ndarray
-    """Of those in both, the ones whose content calls for other codes."""
+    """Items of `both_N` whose changed content leads to other codes."""
     kept_N: np.ndarray
-    """Of those in both, the ones that keep their ID."""
+    """Items of `both_N` that keep their ID."""
 
 
 class Renewed(NamedTuple):
-    """One modality of the next version, and what became of its items."""
+    """One modality of the next version, and what happened to its items."""
 
     version: Version
     had_N: np.ndarray
-    """Items that have an ID in the version before."""
+    """Items that have an ID in the previous version."""
     both_N: np.ndarray
-    """Items that have one in both."""
+    """Items that have an ID in both versions."""
     changed_N: np.ndarray
-    """Of those in both, the ones whose content calls for other codes."""
+    """Items of `both_N` whose changed content leads to other codes."""
     same_N: np.ndarray
-    """Of those in both, the ones whose ID is the same."""
+    """Items of `both_N` whose ID is the same."""
     displaced_N: np.ndarray
-    """Items that got an ID now and not the nearest one, because it was taken."""
+    """Items that got a new ID other than the nearest one, because the nearest was taken."""
 
 
 def rows_before(item_ids: pa.Array, previous_ids: pa.Array) -> np.ndarray:
-    """Row of each item in the version before, -1 for a new one; int64 [N]."""
+    """Return the row of each item in the previous version, -1 for a new item; int64 [N]."""
     rows = pc.index_in(item_ids, value_set=previous_ids).fill_null(-1)
     return np.asarray(rows).astype(np.int64)
 
@@ -63,18 +63,22 @@ def rows_before(item_ids: pa.Array, previous_ids: pa.Array) -> np.ndarray:
 def settle(
     old: Version, new: Version, row_N: np.ndarray, *, tolerance: float, recode: bool = True
 ) -> Settled:
-    """Tells which items keep their ID.
+    """Decide which items keep their ID.
 
-    An item has changed if its latent is farther from the previous one than `tolerance` times the
-    spread of the previous latents, AND the quantizer gives it other codes than it gave before.
-    Codes alone would not do: of the items that stand between two codewords some change sides
-    whenever their vectors are computed anew, on another device or in another batch.
+    An item has changed if two conditions hold. Its latent is farther from the previous one than
+    `tolerance` times the spread of the previous latents, and the quantizer gives it other codes
+    than before. Codes alone would not suffice. Items between two codewords can change sides
+    whenever their vectors are computed again, on another device or in another batch.
 
-    A kept item's latent and nearest codes stay those on which its ID rests, unless both versions
-    have the same codes: changes too small to count do not add up unseen.
+    A kept item retains the latent and the nearest codes on which its ID is based. So changes below
+    the tolerance cannot add up unnoticed. The exception is a latent that moved farther but has
+    the same nearest codes: it is replaced by the new latent.
 
     Args:
-        row_N: row of each item in the version before, -1 for a new one.
+        old: the previous version.
+        new: the items encoded again, without assigned IDs.
+        row_N: row of each item in the previous version, -1 for a new item.
+        tolerance: see above.
         recode: whether changed items get new IDs; otherwise they keep theirs.
     """
     has_N = has_codes(new.nearest_NL)
@@ -108,10 +112,17 @@ def renew(
     tolerance: float,
     recode: bool,
 ) -> Renewed:
-    """The next version's IDs: old ones stay (`settle`), the others get free codes, nearest first.
+    """Assign the next version's IDs.
+
+    The items that `settle` selects keep their ID. The others get free codes, nearest first.
 
     Args:
-        row_N: row of each item in the version before, -1 for a new one.
+        old: the previous version.
+        new: the items encoded again, without assigned IDs.
+        row_N: row of each item in the previous version, -1 for a new item.
+        item_ids: distinct identifiers that break ties.
+        codebooks_LMD: codewords of every level.
+        tolerance: see `settle`.
         recode: whether changed items get new IDs; otherwise they keep theirs.
     """
     settled = settle(old, new, row_N, tolerance=tolerance, recode=recode)
@@ -128,10 +139,10 @@ def renew(
 
 
 def check_changed(found: Mapping[str, Renewed | Settled], most: float, remedy: str) -> None:
-    """Refuses a version in which a larger share than `most` of the old items has changed.
+    """Check that at most a share `most` of the old items has changed.
 
     Raises:
-        UserError: not the items have changed but the encoder or its settings.
+        UserError: more items have changed, so the encoder or its settings must be different.
     """
     for name, after in found.items():
         changed, both = int(after.changed_N.sum()), int(after.both_N.sum())
@@ -145,7 +156,7 @@ def check_changed(found: Mapping[str, Renewed | Settled], most: float, remedy: s
 def _far(
     old_ND: Rows, new_ND: Rows, row_N: np.ndarray, both_N: np.ndarray, tolerance: float
 ) -> np.ndarray:
-    """Items in both versions whose latents differ by more than the tolerance."""
+    """Return the items of both versions whose latents differ by more than the tolerance."""
     rows_R = np.flatnonzero(both_N)
     total_D, squares = np.zeros(old_ND.shape[1]), 0.0
     shift_R: list[np.ndarray] = [np.zeros(0)]

@@ -1,4 +1,4 @@
-"""Residual quantization of latents: codes, codewords, and what gradients pass (arXiv 2511.15122).
+"""Residual quantization of latents: codes, codewords and gradients (arXiv 2511.15122).
 
     r_0 = z;  c_l = argmin_k |r_l - e_l,k|;  r_l+1 = r_l - sg[e_l,c];  zhat = sum_l e_l,c
 
@@ -16,12 +16,12 @@ from torch import Tensor
 from macrec.core.errors import check
 
 Choose = Callable[[int, Tensor], Tensor]
-"""(level, squared distances [B, M] to the codewords) -> codes [B]; rows of infinite distances hold
-nothing and must not count for the others"""
+"""(level, squared distances [B, M] to the codewords) -> codes [B]. A row of infinite distances is
+an absent item and must not affect the other rows."""
 
 
 class Quantized(NamedTuple):
-    """What residual quantization of a batch gives; `residuals[l]` is what level l quantizes."""
+    """The result of residual quantization; `residuals[l]` is the input of level l."""
 
     codes_BL: Tensor
     residuals: list[Tensor]  # L of [B, D]
@@ -30,39 +30,43 @@ class Quantized(NamedTuple):
 
 
 def squared_distances(residual_BD: Tensor, codebook_MD: Tensor) -> Tensor:
-    """Squared Euclidean distances [B, M], less |r|^2 of each row, which orders no codeword."""
+    """Return squared Euclidean distances [B, M] without the term |r|^2.
+
+    The term is equal for all codewords of a row, so it does not affect their order.
+    """
     return codebook_MD.square().sum(1) - residual_BD @ (2 * codebook_MD).T
 
 
 def nearest_codes(residual_BD: Tensor, codebook_MD: Tensor) -> Tensor:
-    """Index of the nearest codeword of each row, int64 [B]; the lowest index wins a tie."""
+    """Return the index of the nearest codeword of each row, int64 [B]; the lowest wins a tie."""
     return squared_distances(residual_BD, codebook_MD).argmin(1)
 
 
 def nearest(level: int, distance_BM: Tensor) -> Tensor:
-    """The `Choose` of a frozen quantizer: the nearest codeword, whatever else is in the batch."""
+    """Choose the nearest codeword, as a frozen quantizer does, independently of the batch."""
     return distance_BM.argmin(1)
 
 
 def among(present_B: Tensor, choose: Choose) -> Choose:
-    """`choose`, told by infinite distances which rows are not there."""
+    """Return `choose` with infinite distances in the rows that are not present."""
     return lambda level, distance_BM: choose(
         level, distance_BM.masked_fill(~present_B[:, None], float("inf"))
     )
 
 
 def sinkhorn_codes(distance_BM: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Codes [B] that use the codewords almost evenly: the row maxima of an optimal transport plan.
+    """Return codes [B] that use the codewords almost evenly, from an optimal transport plan.
 
-    The plan maximises -<P, distance> + epsilon * entropy(P) with equal row sums and equal column
-    sums (Cuturi 2013; as a code balancer LC-Rec, arXiv 2311.09049). Distances are divided by half
-    their range first, so one epsilon (0.003 to 0.1) suits every scale; a smaller one is closer to
-    the nearest codeword. Computed in float64 and in logarithms. Rows of infinite distances take no
-    part and get code 0.
+    The code is the maximum of a row of the plan. The plan maximises
+    -<P, distance> + epsilon * entropy(P) with equal row sums and equal column sums (Cuturi 2013).
+    LC-Rec uses it to balance codes (arXiv 2311.09049). Distances are first divided by half their
+    range, so one epsilon (0.003 to 0.1) suits every scale. A smaller epsilon gives codes closer to
+    the nearest codeword. The plan is computed in float64 and in logarithms. Rows of infinite
+    distances are ignored and get code 0.
     """
     there_B1 = distance_BM.isfinite().all(1, keepdim=True)
-    # A row's plan does not see what is added to the row. From its nearest codeword on, the range is
-    # that of true distances, although those given lack |r|^2.
+    # Adding a constant to a row does not change its plan. Measured from the nearest codeword, the
+    # range equals that of true distances, although the input lacks |r|^2.
     further_BM = (distance_BM - distance_BM.amin(1, keepdim=True)).double().where(there_B1, 0.0)
     plan_BM = -2 * further_BM / further_BM.max().clamp(min=1e-30) / epsilon
     for _ in range(iterations):
@@ -80,13 +84,15 @@ def residual_quantize(
     given_BS: Tensor | None = None,
     live: bool = True,
 ) -> Quantized:
-    """Quantizes level by level; `codebooks` are L tensors [M, D].
+    """Quantize latents level by level.
 
     Args:
+        latent_BD: the latents.
+        codebooks: L tensors [M, D].
         choose: picks the codes of a level from the distances.
-        given_BS: codes of the first S levels that are settled already, int64.
+        given_BS: predetermined codes of the first S levels, int64.
         live: False cancels the residual's gradient past level 0, as released implementations do
-            without meaning to; only there to show the difference.
+            by mistake. It exists only to demonstrate the difference.
     """
     residual_BD = latent_BD
     codes: list[Tensor] = []
@@ -102,8 +108,9 @@ def residual_quantize(
         codes.append(codes_B)
         residuals.append(residual_BD)
         codewords.append(codeword_BD)
-        # Detached, not straight-through: r - (r + sg[e - r]) has no gradient at all, and nothing
-        # past level 0 would train; not raw, or the losses of a level would pull the levels above.
+        # The codeword is detached. With straight-through, r - (r + sg[e - r]) has no gradient, so
+        # nothing past level 0 would train. Without detach, a level's losses would move the levels
+        # above.
         residual_BD = residual_BD - codeword_BD.detach()
         if not live:
             residual_BD = residual_BD.detach()
@@ -119,10 +126,10 @@ def shared_codes(
     levels: int,
     choose: Choose = nearest,
 ) -> Tensor:
-    """Codes [B, levels] that all modalities of an item share.
+    """Return codes [B, levels] that all modalities of an item share.
 
-    The codeword nearest to the item in both spaces together, distances averaged over components so
-    that a wide space does not outvote a narrow one; a modality that is not there has no say.
+    A code is the codeword nearest to the item in both spaces together. Distances are averaged over
+    components, so that a wide space does not outweigh a narrow one. A missing modality is ignored.
     """
     residuals = {name: latent_BD.detach() for name, latent_BD in latents.items()}
     choose_there = among(torch.stack([present[name] for name in latents]).any(0), choose)
@@ -143,16 +150,17 @@ def shared_codes(
 
 
 def straight_through(latent_BD: Tensor, codeword_sum_BD: Tensor) -> Tensor:
-    """The value of the codeword sum with the gradient of the latent."""
+    """Return the value of the codeword sum with the gradient of the latent."""
     return latent_BD + (codeword_sum_BD - latent_BD).detach()
 
 
 def rotated(latent_BD: Tensor, codeword_sum_BD: Tensor) -> Tensor:
-    """The value of the codeword sum; the gradient reaches the latent turned and scaled with it.
+    """Return the codeword sum; its gradient reaches the latent rotated and scaled.
 
-    The rotation trick (arXiv 2410.06424, section 4.2): q = (|q|/|z|) R z with R, a rotation of z's
-    direction onto q's, held constant. R z = z - 2 w (w.z) + 2 u' (u.z) for u = z/|z|, u' = q/|q|,
-    w = (u + u')/|u + u'|. Straight-through at a latent of length 0, which has no direction to turn.
+    This is the rotation trick (arXiv 2410.06424, section 4.2): q = (|q|/|z|) R z. The matrix R
+    rotates z's direction onto q's and is held constant. R z = z - 2 w (w.z) + 2 u' (u.z) for
+    u = z/|z|, u' = q/|q|, w = (u + u')/|u + u'|. A latent of length 0 has no direction to rotate,
+    so it falls back to straight-through.
     """
     length_B1 = latent_BD.norm(dim=1, keepdim=True).detach().clamp(min=1e-12)
     target_B1 = codeword_sum_BD.norm(dim=1, keepdim=True).detach()
@@ -172,11 +180,14 @@ def rotated(latent_BD: Tensor, codeword_sum_BD: Tensor) -> Tensor:
 
 
 def grid_codebooks(values: Sequence[int], levels: int) -> Iterator[Tensor]:
-    """Fixed codebooks [M, D] of residual finite scalar quantization (FSQ, arXiv 2309.15505).
+    """Yield the fixed codebooks [M, D] of residual FSQ.
 
-    Level 0 holds every point whose component d is one of values[d] numbers spread evenly over
-    [-1, 1], so D = len(values) and M is their product; the nearest point is each component rounded.
-    The grid of every further level is smaller by the step that rounding has left.
+    FSQ is finite scalar quantization (arXiv 2309.15505), applied level by level to residuals.
+
+    Level 0 contains every point whose component d is one of values[d] numbers spread evenly over
+    [-1, 1]. So D = len(values), and M is the product of the values. The nearest point is found by
+    rounding each component. Each further grid spans half a step of the level above on either side,
+    which is the largest error that rounding leaves.
     """
     check(min(values) >= 2, f"a grid of {tuple(values)}: every component needs at least 2 values")
     axes = [torch.linspace(-1, 1, count) for count in values]

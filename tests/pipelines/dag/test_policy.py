@@ -40,6 +40,14 @@ class Pipeline:
 
 # What is planted: (an edit of the pipeline, a part of the message).
 FAULTS: dict[str, tuple[Callable[[Pipeline], Any], str]] = {
+    "no CPU request": (
+        lambda p: p.executors["exec-train"]["container"]["resources"].pop("resourceCpuRequest"),
+        "exec-train: no CPU request, so a full node evicts it first",
+    ),
+    "no memory request": (
+        lambda p: p.executors["exec-train"]["container"]["resources"].pop("resourceMemoryRequest"),
+        "exec-train: no memory request, so a full node evicts it first",
+    ),
     "run parameter gone": (
         lambda p: p.run_parameters.pop("generator_layers"),
         "train.layers: componentInputParameter generator_layers is no input of the pipeline",

@@ -1,15 +1,11 @@
 """Run parameters: typed, checked together, helpful when they are wrong."""
 
-import subprocess
-import sys
-
 import pytest
 
 from macrec.core.errors import UserError
 from pipelines.cli import main
 from pipelines.dag.run_form import resolve, run_parameters
 from pipelines.local.run import source_problems
-from tests.pipelines.conftest import ROOT
 
 DATA = {"catalog_items": "items.csv", "catalog_interactions": "log.csv"}
 
@@ -143,15 +139,3 @@ def test_one_modality_at_least_and_one_source_of_each(values, messages):
 def test_names_are_prefixed_and_unique():
     assert len(run_parameters()) > 60
     assert {"quantizer_levels", "catalog_min_interactions", "gpu_count"} <= set(run_parameters())
-
-
-def test_a_reader_that_has_enough_is_no_error():
-    """`macrec parameters | head -n 1`: more is printed than a pipe holds."""
-    command = [sys.executable, "-m", "pipelines.cli.main", "parameters"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
-    assert process.stdout and process.stderr
-    assert process.stdout.readline()
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    process.stderr.close()
-    assert process.wait(60) == main.EXIT_READER_GONE

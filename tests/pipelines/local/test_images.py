@@ -65,6 +65,7 @@ def test_what_is_no_source_leaves_the_tag_as_it_is(tree):
         "pipeline.yaml",
         "README.md",
         "pipelines/local/pipeline_runner.py",
+        "components/train/component.yaml",
         "src/macrec/__pycache__/store.cpython-311.pyc",
         "src/macrec.egg-info/PKG-INFO",
     ):
@@ -157,6 +158,7 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(images, "MADE", tmp_path / "made")
     monkeypatch.setattr(images, "IMAGES_LOCK", tmp_path / "images.lock")
     monkeypatch.setattr(images, "PIPELINE_YAML", tmp_path / "pipeline.yaml")
+    monkeypatch.setattr(images, "write_components", lambda images: None)
 
     def run(engine, *arguments):
         monkeypatch.setattr(images, "connect", lambda: engine)

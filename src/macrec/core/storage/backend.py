@@ -1,7 +1,7 @@
-"""What a storage backend is: a folder of files, on a disk or in a bucket.
+"""The interface of a storage backend: a folder of files, on a disk or in a bucket.
 
-Only what artifacts need: list, read, create-if-absent, upload, download, delete. Data that a
-stage computes on is always a local file: a remote one is downloaded first (`uris.fetch`).
+It has only what artifacts need: list, read, create-if-absent, upload, download, delete. A stage
+computes only on local files, so remote files are downloaded first (`uris.fetch`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ class Entry(NamedTuple):
 
 
 class Object(NamedTuple):
-    """One file of a storage, with the time it was written or last used (seconds of the epoch)."""
+    """One file of a storage, with the time when it was written or last used (Unix seconds)."""
 
     name: str
     bytes: int
@@ -28,50 +28,50 @@ class Object(NamedTuple):
 
 
 class Storage(Protocol):
-    """A folder of files, on a disk or in a bucket. Names are relative, with forward slashes."""
+    """A folder of files, on a disk or in a bucket. Names are relative and use forward slashes."""
 
     uri: str
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every file whose name starts with the prefix, sorted by name."""
+        """Yield every file whose name starts with the prefix, sorted by name."""
         ...
 
     def names(self, prefix: str = "") -> Sequence[str]:
-        """Names of the files that `list` gives; no content is read."""
+        """Return the names of the files that `list` yields, without reading any content."""
         ...
 
     def read(self, name: str) -> bytes | None:
-        """The whole content, or None if there is no such file."""
+        """Return the whole content, or None if the file does not exist."""
         ...
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether the file exists."""
         ...
 
     def create(self, name: str, content: bytes) -> bool:
-        """Writes a small file atomically unless it exists; True if the content is now ours."""
+        """Write a small file atomically unless it exists; return True if it holds this content."""
         ...
 
     def upload(self, source: Path, name: str) -> None:
-        """Makes the local file available under the name; the content must never change again."""
+        """Store the local file under the name. Its content must never change afterwards."""
         ...
 
     def download(self, name: str, target: Path) -> None:
-        """Makes the file available at a local path, whose folder exists."""
+        """Make the file available at a local path, whose folder must exist."""
         ...
 
     def delete(self, name: str) -> None:
-        """Removes the file if it is there."""
+        """Delete the file if it exists."""
         ...
 
     def objects(self) -> Iterator[Object]:
-        """Every file with its age; no content is read."""
+        """Yield every file with the time of its last use, without reading any content."""
         ...
 
     def modified(self, name: str) -> float | None:
-        """When the file was written or last touched; None if there is none."""
+        """Return when the file was written or last touched (Unix seconds), or None if absent."""
         ...
 
     def touch(self, name: str) -> None:
-        """Says that the file is in use: `macrec gc` goes by the time since."""
+        """Mark the file as used now; `macrec gc` goes by the time since the last use."""
         ...

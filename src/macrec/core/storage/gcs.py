@@ -26,11 +26,11 @@ from macrec.core.storage import gcs_session
 from macrec.core.storage.backend import GCS_PREFIX, Entry, Object
 
 USED = "macrec-used"
-"""Metadata of an object in a bucket: when a run has last used it, in seconds of the epoch."""
+"""Metadata key of an object in a bucket: when a run last used the object (Unix seconds)."""
 
 
 def _translated(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Turns what Google's client raises into an error with an exit code, naming the place."""
+    """Convert exceptions of Google's client into errors with an exit code that name the URI."""
 
     @wraps(method)
     def wrapper(self: "GcsStorage", *arguments: Any, **named: Any) -> Any:
@@ -52,8 +52,8 @@ def _translated(method: Callable[..., Any]) -> Callable[..., Any]:
 class GcsStorage:
     """A prefix of a Google Cloud Storage bucket. Honours STORAGE_EMULATOR_HOST.
 
-    Nothing is believed that was not compared with the object's checksum: ranged reads, which
-    Google's client also makes when it goes on after a fault, are not checked by it.
+    Everything that is read is compared with the object's checksum, because Google's client does not
+    check ranged reads. It also makes such reads when it resumes after an error.
     """
 
     @_translated
@@ -67,13 +67,13 @@ class GcsStorage:
         self._seen = False
 
     def _find(self, name: str) -> Any:
-        """The object with its size and checksum, or None if the bucket has no such object.
+        """Return the object with its size and checksum, or None if the bucket has no such object.
 
         Raises:
-            NotFound: there is no such bucket.
+            NotFound: the bucket does not exist.
         """
         blob = self._bucket.get_blob(self.prefix + name, retry=None)
-        if blob is None and not self._seen:  # GCS answers the same if there is no bucket
+        if blob is None and not self._seen:  # GCS answers the same for a missing bucket
             next(iter(self._bucket.list_blobs(max_results=1, retry=None)), None)
         self._seen = True
         return blob
@@ -84,7 +84,7 @@ class GcsStorage:
     def names(self, prefix: str = "") -> Sequence[str]:
         return [entry.name for entry in self._list(prefix)]
 
-    @_translated  # a generator would raise outside of the wrapper
+    @_translated  # not on the generator, which would raise outside the wrapper
     def _list(self, prefix: str) -> Sequence[Entry]:
         blobs = self._bucket.list_blobs(prefix=self.prefix + prefix, retry=None)
         return [
@@ -109,7 +109,7 @@ class GcsStorage:
             blob.upload_from_string(content, if_generation_match=0, retry=None)
             return True
         except PreconditionFailed:
-            # Also met when the first try was applied and its reply lost: then the content is ours.
+            # This also happens if an earlier try succeeded but its response was lost.
             return self.read(name) == content
 
     @_translated
@@ -123,15 +123,16 @@ class GcsStorage:
                 blob.upload_from_filename(str(source), if_generation_match=0, retry=None)
                 return
             except (ClientError, DataCorruption):
-                # As in `create`; an upload in parts may also be over, or have got a part twice.
+                # As in `create`. An upload in parts may also be finished already, or have received
+                # one part twice.
                 if not again and not self._holds(name, source):
                     raise
 
     def _holds(self, name: str, source: Path) -> bool:
-        """Whether the content of the local file is there; False if nothing is.
+        """Return whether the object has the content of the local file; False if there is none.
 
         Raises:
-            UserError: another content is.
+            UserError: the object has other content.
         """
         blob = self._find(name)
         if blob is None:
@@ -156,16 +157,17 @@ class GcsStorage:
             partial.unlink(missing_ok=True)
 
     def _copy(self, name: str, to: IO[bytes]) -> bool:
-        """Writes an object's content after a check of it; False if there is no such object.
+        """Write an object's content to a file and verify it; return False if there is no object.
 
         Raises:
-            TryAgain: what came differed from the object's checksum twice.
+            TryAgain: the content differed from the object's checksum twice.
         """
         for again in (True, False):
             blob, checksum = self._find(name), Checksum()
             if blob is None:
                 return False
-            # By the host that was asked, which the link in the description need not name.
+            # A new blob has no media link, so the download goes to the same host as the request.
+            # The link that GCS returns may name another host.
             content = self._bucket.blob(blob.name, generation=blob.generation)
             to.seek(0)
             to.truncate()
@@ -177,7 +179,7 @@ class GcsStorage:
                 checksum.update(part)
                 to.write(part)
             if base64.b64encode(checksum.digest()).decode() == blob.crc32c:
-                if blob.content_encoding == "gzip":  # which GCS counts as packing, not as content
+                if blob.content_encoding == "gzip":  # the checksum is of the compressed bytes
                     _unpack(to)
                 return True
             if again:
@@ -229,7 +231,7 @@ def _unpack(file: IO[bytes]) -> None:
 
 
 def _crc32c(path: Path) -> str:
-    """A file's checksum as Google Cloud Storage writes it."""
+    """Return a file's CRC32C checksum in the form that Google Cloud Storage uses (base64)."""
     checksum = Checksum()
     with path.open("rb") as file:
         while part := file.read(1 << 20):

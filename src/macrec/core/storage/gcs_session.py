@@ -1,8 +1,9 @@
-"""Requests to Google Cloud Storage that end, whatever the network does.
+"""Requests to Google Cloud Storage that end in bounded time, whatever the network does.
 
-Google's client bounds the pause between two bytes of a reply, not the reply: a body that trickles
-in holds a stage for ever. Here one try has a bound as a whole, and all the tries of a request have
-another. The client itself is told not to retry, so that no two loops multiply.
+Google's client limits the pause between two bytes of a response, not the time of the whole
+response. A body that trickles in would block a stage forever. Here each try has a time limit, and
+all tries of a request together have another. Retries of the client itself are disabled, so that two
+retry loops do not multiply.
 """
 
 import io
@@ -28,27 +29,28 @@ from google.cloud.storage.exceptions import DataCorruption
 from macrec.core.progress import log
 
 TRY_SECONDS = 20.0
-"""Bound of one try of a request: connection, headers and the whole body."""
+"""Time limit of one try of a request: connection, headers and the whole body."""
 TOTAL_SECONDS = 300.0
-"""After so long a request is not tried again."""
+"""Time after which a request is not retried."""
 CONTACT_SECONDS = 5.0
-"""The same for a storage of which this process has never had an answer, and for credentials."""
+"""Upper bound of both limits until this process gets its first response from the storage. It is
+also the time limit of the search for credentials."""
 PAUSE_SECONDS = 30.0
 """Longest pause between two tries."""
 CHUNK_BYTES = 8 << 20
-"""Bytes that a request moves at most: what a slow line (3.4 Mbit/s) moves within one try."""
+"""Maximum bytes per request: what a slow line (3.4 Mbit/s) transfers within one try."""
 PASSING = {408, 429, 500, 502, 503, 504}
-"""HTTP statuses that a later try may not meet."""
+"""HTTP statuses of transient failures, which are retried."""
 
 T = TypeVar("T")
 
 
 @lru_cache(maxsize=1)
 def client() -> storage.Client:
-    """The client of this process, by the environment's credentials; an emulator needs none.
+    """Return this process's client, with the environment's credentials; an emulator needs none.
 
     Raises:
-        DefaultCredentialsError: there are none.
+        DefaultCredentialsError: no credentials were found.
     """
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         credentials, project = AnonymousCredentials(), "emulator"
@@ -58,9 +60,10 @@ def client() -> storage.Client:
 
 
 def _default_credentials() -> tuple[Any, str | None]:
-    """What the environment names, or the machine's own on Google's cloud.
+    """Return the environment's credentials, or those of the machine on Google Cloud.
 
-    Elsewhere the search for that machine's account would take longer than a user waits.
+    The search has a time limit: outside Google Cloud, the search for the machine's account would
+    take longer than a user waits.
     """
     try:
         return _within(CONTACT_SECONDS, lambda: google.auth.default(scopes=storage.Client.SCOPE))
@@ -72,7 +75,7 @@ def _default_credentials() -> tuple[Any, str | None]:
 
 
 def passes(error: BaseException) -> bool:
-    """Whether an error of a request is one that a later try may not meet."""
+    """Return whether a request's error is transient, so that a later try may succeed."""
     if isinstance(error, GoogleAPICallError):
         return error.code in PASSING or isinstance(error, ServerError)
     if isinstance(error, GoogleAuthError):
@@ -82,15 +85,21 @@ def passes(error: BaseException) -> bool:
 
 
 class _Session(AuthorizedSession):
-    """Tries each request until it is answered; pauses grow and are random from zero up (full
-    jitter), so that many workers do not come back at once."""
+    """An HTTP session that retries each request until it gets a response.
+
+    Pauses grow and are random from zero up (full jitter), so that many workers do not retry at
+    once.
+    """
 
     def __init__(self, credentials: Any) -> None:
         super().__init__(credentials)
         self._answered = False
 
     def request(self, method: str, url: str, *arguments: Any, **named: Any) -> requests.Response:
-        """The first answer that is not a passing fault, or the last fault."""
+        """Return the first response that is not a transient failure.
+
+        After the time limit, return or raise the last failure.
+        """
         started, ceiling = time.monotonic(), min(1.0, PAUSE_SECONDS)
         while True:
             answer, fault = None, None
@@ -125,7 +134,7 @@ class _Session(AuthorizedSession):
             found = super(_Session, self).request(
                 method, url, *arguments, **named | {"timeout": seconds, "stream": True}
             )
-            body = found.raw.read(decode_content=False)  # raises if it is shorter than announced
+            body = found.raw.read(decode_content=False)  # raises if shorter than announced
             found.raw.release_conn()
             found.raw = urllib3.HTTPResponse(
                 io.BytesIO(body), found.raw.headers, found.status_code, preload_content=False
@@ -141,10 +150,10 @@ def _asked_pause(answer: requests.Response) -> float:
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """The result of a call that is given up, in a thread of its own, when its time is over.
+    """Return the result of a call that runs in its own thread, with a time limit.
 
     Raises:
-        requests.Timeout: it was given up.
+        requests.Timeout: the call did not end in time; its thread is abandoned.
     """
     ended: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 

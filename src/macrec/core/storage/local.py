@@ -14,13 +14,13 @@ from macrec.core.storage.backend import Entry, Object
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
+    """Return the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class LocalStorage:
-    """A folder on a disk. Files are hard links where the file system allows: no byte is copied."""
+    """A folder on a disk. Files are hard links, not copies, where the file system allows it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,7 +71,7 @@ class LocalStorage:
         try:
             with room_for(target, source.stat().st_size):
                 _link_or_copy(source, partial)
-            os.utime(partial)  # its age counts from now
+            os.utime(partial)  # `macrec gc` counts its age from now
             partial.chmod(0o444)  # a shared link must not be edited in place
             failpoint("object not yet named")
             partial.replace(target)
@@ -87,7 +87,7 @@ class LocalStorage:
         (self.root / name).unlink(missing_ok=True)
 
     def touch(self, name: str) -> None:
-        with suppress(PermissionError, FileNotFoundError):  # another user's, or just deleted
+        with suppress(PermissionError, FileNotFoundError):  # owned by another user, or deleted
             os.utime(self.root / name)
 
     def modified(self, name: str) -> float | None:
@@ -98,13 +98,16 @@ class LocalStorage:
 
     def objects(self) -> Iterator[Object]:
         for name in self.names():
-            with suppress(FileNotFoundError):  # a partial file of a run at work
+            with suppress(FileNotFoundError):  # an active run deletes its partial files
                 status = (self.root / name).stat()
                 yield Object(name, status.st_size, status.st_mtime)
 
 
 def _unless_gone(error: OSError) -> None:
-    """A run at work deletes folders, such as those of old checkpoints, while they are listed."""
+    """Raise the error unless the folder no longer exists.
+
+    An active run may delete folders, such as those of old checkpoints, while they are listed.
+    """
     if not isinstance(error, FileNotFoundError):
         raise error
 

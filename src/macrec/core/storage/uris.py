@@ -1,4 +1,4 @@
-"""Local paths and gs:// behind one interface: open a storage, digest or fetch what a URI names."""
+"""One interface for local paths and gs://: open a storage, digest or fetch the content of a URI."""
 
 import hashlib
 from pathlib import Path, PurePosixPath
@@ -9,12 +9,16 @@ from macrec.core.storage.local import LocalStorage, sha256_file
 
 
 def is_remote(uri: str) -> bool:
-    """Whether the URI names a bucket rather than a path on this machine."""
+    """Return whether the URI names a bucket rather than a path on this machine."""
     return uri.startswith(GCS_PREFIX)
 
 
 def open_storage(uri: str) -> Storage:
-    """The storage at a local folder or at gs://bucket/prefix; it need not exist yet."""
+    """Return the storage at a local folder or at gs://bucket/prefix, which need not exist yet.
+
+    Raises:
+        UserError: the URI is not a local path or gs:// URI, or google-cloud-storage is missing.
+    """
     if is_remote(uri):
         bucket, _, prefix = uri.removeprefix(GCS_PREFIX).partition("/")
         if not bucket:
@@ -30,10 +34,10 @@ def open_storage(uri: str) -> Storage:
 
 
 def entries(uri: str) -> list[Entry]:
-    """The files at a URI: those below a folder, or the one file (named by its base name).
+    """Return the files at a URI: all files below a folder, or one file named by its base name.
 
     Raises:
-        UserError: there is nothing at the URI.
+        UserError: nothing exists at the URI.
     """
     if not is_remote(uri):
         path = Path(uri)
@@ -49,7 +53,7 @@ def entries(uri: str) -> list[Entry]:
 
 
 def content_digest(uri: str) -> str:
-    """SHA-256 over the sorted (name, size, checksum) of the files: new data, new digest."""
+    """Return the SHA-256 over the sorted (name, size, checksum) of all files at a URI."""
     digest = hashlib.sha256()
     for entry in sorted(entries(uri)):
         digest.update(f"{entry.name}\0{entry.bytes}\0{entry.checksum}\n".encode())
@@ -57,7 +61,11 @@ def content_digest(uri: str) -> str:
 
 
 def fetch(uri: str, cache: Path) -> Path:
-    """A local path with the content of the URI; a remote one is downloaded below `cache`."""
+    """Return a local path with the content of the URI; a remote one is downloaded below `cache`.
+
+    Raises:
+        UserError: nothing exists at the URI, or an object name leads outside its folder.
+    """
     if not is_remote(uri):
         path = Path(uri)
         if not path.exists():
