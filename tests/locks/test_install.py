@@ -4,9 +4,11 @@ import http.server
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -114,6 +116,37 @@ def test_a_torch_whose_hash_is_not_locked_is_refused(tree):
     assert tree.installed() == set()
 
 
+def test_no_code_of_a_torch_runs_before_its_hash_is_compared(tree):
+    """A source distribution's build backend would run to find out its dependencies."""
+    tree.offer(cuda=False).unlink()
+    source, ran = tree.folder / "torch-2.0", tree.folder / "ran"
+    source.mkdir()
+    (source / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.0\n")
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "evil"\nbackend-path = ["."]\n'
+    )
+    (source / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    with tarfile.open(tree.wheels / "torch-2.0.tar.gz", "w:gz") as archive:
+        archive.add(source, "torch-2.0")
+    done = tree.install()
+    assert done.returncode and "pip download failed" in done.stderr
+    assert not ran.exists() and tree.installed() == set()
+
+
+def test_settings_of_the_users_pip_put_nothing_elsewhere(tree):
+    tree.offer(cuda=False)
+    elsewhere = tree.folder / "elsewhere"
+    done = tree.install(PIP_TARGET=str(elsewhere), PIP_USER="1", PIP_REQUIRE_HASHES="1")
+    assert done.returncode == 0, done.stderr
+    assert not elsewhere.exists() and tree.installed() == {"torch", "transformers", "pyarrow"}
+
+
+@pytest.mark.parametrize("arguments", [[], ["absent.txt"], ["a", "b"]])
+def test_a_call_without_a_lock_downloads_nothing(tree, arguments):
+    done = tree.call(sys.executable, "locks/install.py", *arguments)
+    assert done.returncode and done.stderr.startswith("usage: ") and not done.stdout
+
+
 def test_a_requirement_that_no_lock_lists_fails(tree):
     """pip check is what finds it, so it must not be silent."""
     tree.offer(cuda=False)
@@ -169,6 +202,9 @@ def test_set_up_is_ready_after_its_check_alone_and_repairs_one_that_was_cut_shor
     last = next(line for line in done.stdout.splitlines() if line.startswith("ready: "))
     for text in ("torch 2.0+cpu", "transformers 1.0", "pyarrow 1.0", "kfp 1.0", "device: cpu"):
         assert text in last
+    (tree.locks / "cuda.txt").touch()
+    assert "venv .venv" in tree.call("make", "--dry-run", "setup").stdout, "a lock has changed"
+    os.utime(tree.locks / "cuda.txt", (0, 0))
     changed = ready.stat().st_mtime_ns
     assert tree.call("make", "setup").returncode == 0 and ready.stat().st_mtime_ns == changed
 
@@ -204,6 +240,7 @@ def installer(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType
     """The script on a Linux machine without a GPU, without TORCH_INDEX."""
     monkeypatch.delenv("TORCH_INDEX", raising=False)
     monkeypatch.setattr(script, "has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr(script, "this_machine", lambda: ("3.11", "Linux", "x86_64"))
     monkeypatch.setattr(script.platform, "system", lambda: "Linux")
     return script
 
@@ -243,11 +280,15 @@ def _on_a_mac(installer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installer.platform, "system", lambda: "Darwin")
 
 
+def _on_arm(installer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installer, "this_machine", lambda: ("3.11", "Linux", "aarch64"))
+
+
 def _told_so(installer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_INDEX", "pip")
 
 
-@pytest.mark.parametrize("change", [_with_gpu, _on_a_mac, _told_so])
+@pytest.mark.parametrize("change", [_with_gpu, _on_a_mac, _on_arm, _told_so])
 def test_every_other_machine_takes_what_pip_is_configured_with(
     installer, index, monkeypatch, capsys, change: Callable[..., None]
 ):
@@ -259,11 +300,37 @@ def test_every_other_machine_takes_what_pip_is_configured_with(
 
 @pytest.mark.parametrize(
     ("answer", "there"),
-    [("echo 'GPU 0: NVIDIA L4 (UUID: GPU-1)'", True), ("echo no driver; exit 9", False)],
+    [
+        ("echo 'GPU 0: NVIDIA L4 (UUID: GPU-1)'", True),
+        ("echo no driver; exit 9", False),
+        ("printf 'GPU \\377'", True),
+        ("exec sleep 60", False),
+    ],
 )
 def test_a_gpu_is_what_nvidias_driver_lists(script, tmp_path, monkeypatch, answer, there):
+    monkeypatch.setattr(script, "SECONDS_TO_ANSWER", 1)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert script.has_nvidia_gpu() is (shutil.which("nvidia-smi") is not None)
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{answer}\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     assert script.has_nvidia_gpu() is there
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:notaport", "http://127.0.0.1:9"])
+def test_a_broken_proxy_is_an_index_that_cannot_be_reached(installer, monkeypatch, capsys, proxy):
+    monkeypatch.setenv("https_proxy", proxy)
+    assert installer.choose_index() is None
+    assert f"{installer.WITHOUT_CUDA} cannot be reached (" in capsys.readouterr().out
+
+
+def test_a_password_in_the_index_is_not_printed(installer, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_INDEX", " https://shop:secret@host:8443/simple ")
+    assert installer.choose_index() == "https://shop:secret@host:8443/simple"
+    assert "https://host:8443/simple" in (told := capsys.readouterr().out) and "secret" not in told
+
+
+def test_the_dockerfile_gives_each_image_its_kind_of_torch():
+    stages = (ROOT / "docker" / "Dockerfile").read_text().split("\nFROM ")
+    installs = {s.split()[2]: re.findall(r"^RUN (.*install\.sh.*)$", s, re.M) for s in stages[1:]}
+    assert installs["cpu"] == ["TORCH_INDEX=${TORCH_INDEX} sh docker/install.sh"]
+    assert installs["gpu"] == ["TORCH_INDEX=pip sh docker/install.sh cuda"]

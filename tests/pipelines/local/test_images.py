@@ -119,7 +119,11 @@ class Engine:
 
     def __init__(self, events=(), known=True, packages=()):
         self.events, self.known, self.asked = list(events), known, []
-        listed = [{"name": name, "version": version} for name, version in packages]
+        listed = [
+            {"name": name, "version": version, "purl": f"pkg:pypi/{name}@{version}"}
+            for name, version in packages
+        ]
+        listed.append({"name": "nvidia-driver", "version": "1", "purl": "pkg:deb/debian/nvidia"})
         self.packages = json.dumps({"components": listed}).encode()
         self.api = self.images = self.containers = self
         self.attrs = {"Size": 1.5e9}
