@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: .venv/ready  ## make .venv with the tested versions of everything
+setup: .venv/ready  ## make .venv with the tested versions (TORCH_INDEX=URL: PyTorch from there)
 
 # Made anew: pip takes a package that an interrupted set-up has half written for an installed one.
 # `ready` has the time of the start, so that a lock that changes meanwhile is noticed.
@@ -26,7 +26,7 @@ setup: .venv/ready  ## make .venv with the tested versions of everything
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/encoders.txt
 	$(BIN)/python locks/check.py kfp
-	mv .venv/started .venv/ready
+	@mv .venv/started .venv/ready
 
 run: $(SAMPLE)/data/sample.json  ## the whole DAG on the bundled sample catalogue, on this machine
 	$(BIN)/macrec run --config configs/sample.yaml --out $(SAMPLE) \

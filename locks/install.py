@@ -32,18 +32,21 @@ LOCKED = ("install", "--require-hashes", "--no-deps")
 ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN")
 
 
-def pip(*arguments: str, quiet: bool = True) -> None:
+def pip(*arguments: str, quiet: bool = True, advice: str = "its message is above.") -> None:
     """Run pip in this Python.
 
     Raises:
-        SystemExit: pip failed; it has printed why.
+        SystemExit: pip failed; `advice` follows what it printed.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     environment = {n: value for n, value in os.environ.items() if n not in ELSEWHERE}
     environment |= {"PIP_USER": "0", "PIP_REQUIRE_HASHES": "0"}
     command += ["--quiet"] if quiet else []
-    if subprocess.run(command, env=environment, check=False).returncode:
-        raise SystemExit(f"locks/install.py: pip {arguments[0]} failed; its message is above.")
+    code = subprocess.run(command, env=environment, check=False).returncode
+    if code < 0:
+        advice = f"it was ended by signal {-code}. The next `make` sets up from the beginning."
+    if code:
+        raise SystemExit(f"locks/install.py: pip {arguments[0]} failed: {advice}")
 
 
 def tell(text: str) -> None:
@@ -123,7 +126,14 @@ def install_torch(index: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         # A source distribution would run its own code before any hash is compared.
         wheel_alone = ["--no-deps", "--only-binary", ":all:"]
-        pip("download", *wheel_alone, "--dest", folder, *source, version, quiet=False)
+        told = (
+            f"no {version} from {without_password(index)}. TORCH_INDEX must be the URL of a "
+            "package index that answers (with /simple, if it has one)."
+            if index
+            else f"no {version} from the indexes that pip is configured with."
+        )
+        fetch = ("download", *wheel_alone, "--dest", folder, *source, version)
+        pip(*fetch, quiet=False, advice=told)
         wheel = ["--no-index", "--find-links", folder, "-r", str(LOCKS / "torch.txt")]
         pip(*LOCKED, *wheel)
 
@@ -148,6 +158,10 @@ def install_lock(lock: str) -> None:
         builder.write_text("".join(entry for entry in entries if entry.startswith("setuptools==")))
         if builder.read_text():
             pip(*LOCKED, "-r", str(builder))
+    packages = len([entry for entry in entries if "==" in entry])
+    print(
+        f"installing {packages} packages of locks/{lock}; this takes a minute or two.", flush=True
+    )
     pip(*LOCKED, "--no-build-isolation", "-r", str(LOCKS / lock))
 
 
