@@ -9,15 +9,13 @@ A mask lets every position attend to the positions it follows. So nothing is cop
 reordered.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
+from transformers import T5ForConditionalGeneration
 
 from macrec.generator import t5
-
-if TYPE_CHECKING:
-    from transformers import T5ForConditionalGeneration
 
 
 class Encoded(NamedTuple):
@@ -49,7 +47,7 @@ class Decoded(NamedTuple):
 
 @torch.inference_mode()
 def encode(
-    model: "T5ForConditionalGeneration", source_BS: torch.Tensor, dtype: torch.dtype | None = None
+    model: T5ForConditionalGeneration, source_BS: torch.Tensor, dtype: torch.dtype | None = None
 ) -> Encoded:
     """Run the encoder over source ids [B, S], padded with PAD. The model must be in eval mode.
 

@@ -3,16 +3,14 @@
 Shapes: B users, W nodes or codes, C children, F leaves, U users of all batches.
 """
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 
 from macrec.generator.beam_search import Beams, child_steps
 from macrec.generator.decoder import Decoded, Encoded, decoder_states
-
-if TYPE_CHECKING:
-    from macrec.generator.hidden import Hidden
-    from macrec.generator.trie import Trie
+from macrec.generator.hidden import Hidden
+from macrec.generator.trie import Trie
 
 POSITIONS_AT_ONCE: Final = 2**12
 """Prefixes of all users that the decoder processes at once."""
@@ -36,10 +34,10 @@ class _Piece(NamedTuple):
 def score_catalogue(
     encoded: Encoded,
     start_token: int,
-    trie: "Trie",
+    trie: Trie,
     *,
     renormalise: bool = False,
-    hidden: "Hidden | None" = None,
+    hidden: Hidden | None = None,
 ) -> torch.Tensor:
     """Return the scores [B, F] of every code, which beam search approximates.
 
@@ -78,11 +76,11 @@ def score_catalogue(
 def best_codes(
     encoded: Encoded,
     start_token: int,
-    trie: "Trie",
+    trie: Trie,
     codes: int,
     *,
     renormalise: bool = False,
-    hidden: "Hidden | None" = None,
+    hidden: Hidden | None = None,
 ) -> Beams:
     """Return the result that `beam_search` would give if it never dropped a prefix."""
     score_BF = score_catalogue(encoded, start_token, trie, renormalise=renormalise, hidden=hidden)

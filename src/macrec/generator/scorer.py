@@ -4,20 +4,19 @@ Shapes: B users, W beams, C codes of a user, L levels.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from macrec.generator.beam_search import beam_search, score_items
+from macrec.generator.decoder import Encoded
+from macrec.generator.exhaustive import best_codes
+from macrec.generator.hidden import Hidden
 from macrec.generator.model import Recommender
 from macrec.generator.tokens import Modality, has_code
-
-if TYPE_CHECKING:
-    import torch
-
-    from macrec.generator.decoder import Encoded
-    from macrec.generator.hidden import Hidden
-    from macrec.generator.trie import Trie
+from macrec.generator.trie import Trie
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -30,18 +29,15 @@ ITEMS_AT_ONCE: Final = 2**20
 class GeneratorScorer:
     """A CodeScorer that uses the recommender's model, for the first `users` encoded sources."""
 
-    trie: "Trie"
-    encoded: "Encoded"
+    trie: Trie
+    encoded: Encoded
     start_token: int
     users: int
     renormalise: bool
     exhaustive: bool
-    hidden: "Hidden | None"
+    hidden: Hidden | None
 
     def search(self, beams: int) -> tuple[IntArray, FloatArray]:
-        from macrec.generator.beam_search import beam_search
-        from macrec.generator.exhaustive import best_codes
-
         # A search with a beam for every code is a search of the whole catalogue.
         whole = self.exhaustive or beams >= self.trie.leaves
         search = best_codes if whole else beam_search
@@ -57,9 +53,6 @@ class GeneratorScorer:
         return leaf_BW, score_BW
 
     def score(self, leaf_BC: IntArray) -> FloatArray:
-        import torch
-
-        from macrec.generator.beam_search import score_items
 
         asked_BC = np.full((self.encoded.users, leaf_BC.shape[1]), -1, np.int64)
         asked_BC[: self.users] = leaf_BC
@@ -77,11 +70,9 @@ class GeneratorScorer:
 
 
 def code_trie(
-    recommender: Recommender, modality: Modality, device: "torch.device | str" = "cpu"
-) -> "Trie":
+    recommender: Recommender, modality: Modality, device: torch.device | str = "cpu"
+) -> Trie:
     """Return the trie of all items that have a code in the modality."""
-    from macrec.generator.trie import Trie
-
     codes_NL = recommender.codes_NL(modality)
     tokens_NL = np.full(codes_NL.shape, -1, np.int32)
     for start in range(0, len(codes_NL), ITEMS_AT_ONCE):

@@ -12,16 +12,14 @@ The residual stream is float32. `dtype` is the type of matrix products and of th
 them.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import T5ForConditionalGeneration
 
 from macrec.generator.tokens import PAD, source_mask
-
-if TYPE_CHECKING:
-    from transformers import T5ForConditionalGeneration
 
 HALVES = (torch.bfloat16, torch.float16)
 BITS = 16
@@ -89,7 +87,7 @@ class Weights(NamedTuple):
     dtype: torch.dtype
 
 
-def weights_of(model: "T5ForConditionalGeneration", dtype: torch.dtype | None = None) -> Weights:
+def weights_of(model: T5ForConditionalGeneration, dtype: torch.dtype | None = None) -> Weights:
     """Return the weights of a T5 model with ReLU feed-forward layers (T5 v1.0, as `build_model`).
 
     Args:

@@ -67,7 +67,7 @@ class Trie:
     _most: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @classmethod
-    def build(cls, tokens_NL: IntegerArray, device: "torch.device | str" = "cpu") -> "Trie":
+    def build(cls, tokens_NL: IntegerArray, device: torch.device | str = "cpu") -> "Trie":
         """Build the trie of token rows [N, L], without rows of -1 (items without a code)."""
         levels = tokens_NL.shape[1]
         order, shared_R = sorted_rows(tokens_NL)
@@ -218,7 +218,7 @@ class Trie:
         (folder / TRIE_FILE).write_text(json.dumps(described) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, device: "torch.device | str" = "cpu") -> "Trie":
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> "Trie":
         """Load a trie that `save` wrote; on the CPU its arrays are memory-mapped from disk."""
         check((folder / TRIE_FILE).is_file(), f"{folder}: not a trie, {TRIE_FILE} is missing")
         described = json.loads((folder / TRIE_FILE).read_text(encoding="utf-8"))
@@ -251,7 +251,7 @@ def _assemble(
     leaf_of_item_N: Int32Array,
     items: Int32Array,
     first_item: Int32Array,
-    device: "torch.device | str",
+    device: torch.device | str,
 ) -> Trie:
     """Join arrays per depth into a trie; `first_child` counts from the next depth's first node."""
     start = np.cumsum([0, 1, *(len(part) for part in token)])

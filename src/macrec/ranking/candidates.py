@@ -10,16 +10,14 @@ They are tied, and the metrics count ties at their expected value.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from macrec.generator.tokens import MODALITIES, Modality
-
-if TYPE_CHECKING:
-    from macrec.generator.trie import Trie
-    from macrec.ranking.neighbours import Shares
+from macrec.generator.trie import Trie
+from macrec.ranking.neighbours import Shares
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -57,7 +55,7 @@ class CodeScorer(Protocol):
     """Scores the codes of one modality for the users of one batch."""
 
     @property
-    def trie(self) -> "Trie":
+    def trie(self) -> Trie:
         """The codes, and the items that have them."""
         ...
 
@@ -78,7 +76,7 @@ class Pairs(NamedTuple):
     beam_P: IntArray
 
 
-def items_of(trie: "Trie", leaf_BW: IntArray) -> Pairs:
+def items_of(trie: Trie, leaf_BW: IntArray) -> Pairs:
     """Return every item of every leaf; leaf -1 has no items."""
     user_F, beam_F = np.nonzero(leaf_BW >= 0)
     first_F = trie.first_item[leaf_BW[user_F, beam_F]]
@@ -90,7 +88,7 @@ def items_of(trie: "Trie", leaf_BW: IntArray) -> Pairs:
 
 
 def candidates_of_batch(
-    scorers: Mapping[Modality, CodeScorer], beams: int, shares: "Shares | None" = None
+    scorers: Mapping[Modality, CodeScorer], beams: int, shares: Shares | None = None
 ) -> Candidates:
     """Search with every scorer, and score the union of the items under each modality.
 
@@ -101,7 +99,7 @@ def candidates_of_batch(
 
 
 def candidates_by_shares(
-    scorers: Mapping[Modality, CodeScorer], beams: int, by: "Sequence[Shares | None]"
+    scorers: Mapping[Modality, CodeScorer], beams: int, by: Sequence[Shares | None]
 ) -> list[Candidates]:
     """Return `candidates_of_batch` for each of several sets of neighbours, with one search."""
     searches: dict[Modality, tuple[IntArray, FloatArray]] = {
@@ -137,7 +135,7 @@ def candidates_by_shares(
     return found
 
 
-def _keys_of_best(shares: "Shares | None", most: int, items: int) -> IntArray:
+def _keys_of_best(shares: Shares | None, most: int, items: int) -> IntArray:
     """Return the keys, user x items + item, of the neighbours that become candidates."""
     if shares is None:
         return np.zeros(0, np.int64)

@@ -1,9 +1,8 @@
 """Open a trained recommender for ranking: check its artifacts and place the ranker on a device."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from macrec.compute.device import Precision, choose_device
 from macrec.core.artifact import Artifact
@@ -11,10 +10,8 @@ from macrec.core.errors import check
 from macrec.data.columns import codes_matrix
 from macrec.generator.model import Recommender, load_recommender
 from macrec.generator.tokens import MODALITIES
-
-if TYPE_CHECKING:
-    from macrec.ranking.neighbours import AnyNeighbours
-    from macrec.ranking.ranker import Ranker
+from macrec.ranking.neighbours import AnyNeighbours
+from macrec.ranking.ranker import Ranker
 
 
 def open_recommender(recommender: Artifact, semantic_ids: Artifact) -> Recommender:
@@ -46,8 +43,8 @@ def open_ranker(
     drop_seen: bool,
     precision: Precision,
     allowed_N: npt.NDArray[np.bool_] | None = None,
-    neighbours: "AnyNeighbours | None" = None,
-) -> "Ranker":
+    neighbours: AnyNeighbours | None = None,
+) -> Ranker:
     """Return a ranker for the recommender, on its device.
 
     Args:
@@ -61,9 +58,6 @@ def open_ranker(
         allowed_N: bool [N], the items that may be listed; None for all.
         neighbours: see `Ranker`.
     """
-    import torch
-
-    from macrec.ranking.ranker import Ranker
 
     if threads:
         torch.set_num_threads(threads)

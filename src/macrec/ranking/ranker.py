@@ -4,14 +4,16 @@ Shapes: U users, B users of a batch, W beams, C codes, K places of a list, P (us
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from macrec.compute.device import Precision, warn_if_slow
 from macrec.core.progress import Progress
 from macrec.data.sequences import Histories, seen_pairs
+from macrec.generator.decoder import encode
 from macrec.generator.model import Recommender
 from macrec.generator.scorer import GeneratorScorer, code_trie
 from macrec.generator.tokens import (
@@ -23,15 +25,11 @@ from macrec.generator.tokens import (
     gather_sources,
     source_lengths,
 )
+from macrec.generator.trie import Trie
 from macrec.ranking.candidates import Candidates, CodeScorer, candidates_by_shares, items_of, joined
 from macrec.ranking.fusion import fuse, listed
 from macrec.ranking.lists import Lists, top_lists
 from macrec.ranking.neighbours import AnyNeighbours, Shares
-
-if TYPE_CHECKING:
-    import torch
-
-    from macrec.generator.trie import Trie
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -65,7 +63,7 @@ class Ranker:
         self,
         recommender: Recommender,
         *,
-        device: "torch.device | str",
+        device: torch.device | str,
         batch_size: int,
         renormalise: bool = False,
         drop_seen: bool = False,
@@ -88,8 +86,6 @@ class Ranker:
             neighbours: item neighbours that add and weight candidates; None for no neighbours.
             exhaustive: score the whole catalogue instead of searching; for small catalogues.
         """
-        import torch
-
         self.recommender, self.device = recommender, torch.device(device)
         self.batch_size, self.renormalise = batch_size, renormalise
         self.drop_seen, self.exhaustive = drop_seen, exhaustive
@@ -182,9 +178,6 @@ class Ranker:
         self, histories: Histories, modalities: Sequence[Modality], beams: int
     ) -> Iterator["_Batch"]:
         """Yield batches of users with sources of similar length, with the scorers of each batch."""
-        import torch
-
-        from macrec.generator.decoder import encode
 
         cut = [np.asarray(h, np.int64)[-self.recommender.max_history :] for h in histories]
         assert all(len(history) for history in cut), "a user without history"
@@ -256,7 +249,7 @@ def rank_users(
     top_k: int = 20,
     fusion_weight: float = 0.5,
     batch_size: int = 64,
-    device: "torch.device | str" = "cpu",
+    device: torch.device | str = "cpu",
     renormalise: bool = False,
     drop_seen: bool = False,
     progress: Progress | None = None,

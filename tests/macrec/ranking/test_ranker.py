@@ -266,7 +266,7 @@ def without(modality) -> Recommender:
 @pytest.mark.parametrize(("absent", "present"), [("image", "text"), ("text", "image")])
 def test_a_modality_that_no_item_has_is_not_searched(absent, present, monkeypatch):
     encoded, original = [], decoder.encode
-    monkeypatch.setattr(decoder, "encode", lambda *a: encoded.append(a) or original(*a))
+    monkeypatch.setattr(ranking, "encode", lambda *a: encoded.append(a) or original(*a))
     alone = without(absent)
     assert alone.modalities == Ranker(alone, device="cpu", batch_size=5).modalities == (present,)
     assert recommender(missing=range(19)).modalities == ("text", "image")
@@ -414,7 +414,7 @@ def test_exhaustive_ranker_is_the_oracle_that_recall_is_taken_against(monkeypatc
 def test_fixed_shapes_change_nothing(renormalise, monkeypatch):
     shapes, original = set(), decoder.encode
     monkeypatch.setattr(
-        decoder, "encode", lambda m, s, d: shapes.add(tuple(s.shape)) or original(m, s, d)
+        ranking, "encode", lambda m, s, d: shapes.add(tuple(s.shape)) or original(m, s, d)
     )
     how = {"renormalise": renormalise, "drop_seen": True}
     ranker = Ranker(recommender(), device="cpu", batch_size=6, **how)
