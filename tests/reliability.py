@@ -64,7 +64,7 @@ CASES = {
     ),
     10: Case(
         "every setting flipped",
-        "a field of Config: computed again; a field of Execution: not",
+        "a setting of Settings: computed again; a setting of Execution: not",
     ),
     11: Case(
         "a retry that writes fewer parts",
