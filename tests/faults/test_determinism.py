@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from components.stages import stage_named
 from macrec.core.artifact import Artifact
+from macrec.core.parameters import fields
 from pipelines.dag import run_form
 from tests.faults.conftest import Run, smoke_flags
 from tests.pipelines.conftest import ROOT
@@ -55,7 +57,7 @@ def speed_parameters():
     """The run parameters of every Execution, but for those that choose hardware."""
     found = []
     for name, prefix in run_form.PREFIXES.items():
-        found += [prefix + p.name for p in run_form.fields(run_form.stage(name).Execution)]
+        found += [prefix + p.name for p in fields(stage_named(name).execution)]
     return {n for n in found if not n.endswith(("device", "dtype", "compile", "precision"))}
 
 
