@@ -58,7 +58,7 @@ def one_reading():
     """The sources are read once for all fingerprints of this file."""
     with pytest.MonkeyPatch.context() as patch:
         for name in (
-            "macrec.core.stage",
+            "macrec.core.executor",
             "macrec.core.fingerprint",
             "pipelines.bench.bench_stages",
         ):

@@ -81,7 +81,7 @@ def ended(tmp_path, *stages):
 def publish(record, arguments, out, monkeypatch):
     """The names alone: the stages have left nothing."""
     monkeypatch.setattr(run, "RESULTS", {})
-    monkeypatch.setattr(run.recommend, "publish", lambda *_: None)
+    monkeypatch.setattr(run.recommend_lists, "publish", lambda *_: None)
     run._publish(record, arguments, out)
 
 
