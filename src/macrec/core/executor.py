@@ -140,9 +140,9 @@ def _compute(
     log.info("%s: started (fingerprint %s)", stage.name, identity[:12])
     try:
         metrics = finite(stage.run(job))
-        facts = _facts(stage, job.settings, job.inputs, identity)
+        assert job.made_from is not None
         for output in by_name.values():
-            output.commit(facts)
+            output.commit(job.made_from)
     except BaseException:
         for output in by_name.values():  # a partial result is useless and fills the disk
             output.discard()
