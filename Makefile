@@ -31,7 +31,7 @@ setup: .venv/ready  ## make .venv with the tested versions (TORCH_INDEX=URL: PyT
 run: $(SAMPLE)/data/sample.json  ## the whole DAG on the bundled sample catalogue, on this machine
 	$(BIN)/macrec run --config configs/sample.yaml --out $(SAMPLE) \
 	  --items $(SAMPLE)/data/items.parquet --interactions $(SAMPLE)/data/interactions.parquet \
-	  --images $(SAMPLE)/data/images --text-model $(ENCODERS)/smollm2-135m-instruct-v1 --image-model $(ENCODERS)/dinov2-vit-s14-v1
+	  --images $(SAMPLE)/data/images --encoder-text $(ENCODERS)/smollm2-135m-instruct-v1 --encoder-image $(ENCODERS)/dinov2-vit-s14-v1
 
 $(SAMPLE)/data/sample.json: .venv/ready
 	$(BIN)/macrec sample --out $(SAMPLE)/data --encoders $(ENCODERS)

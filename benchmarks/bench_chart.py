@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from markupsafe import Markup
+
 from macrec.report import numbers
-from macrec.report.markup import Raw, clean, el
+from macrec.report.escaping import clean
 from macrec.report.scale import Axis, axis, spread
-from macrec.report.svg import at, text
+from macrec.report.svg import NOTHING, circle, horizontal, path, text, vertical
 
 PAPER: Final = (
     "svg{background:#fdfcfa}text{font:11px system-ui,sans-serif;fill:#66625b}"
@@ -15,13 +17,15 @@ PAPER: Final = (
 )
 """CSS of the background and the basic colours. Viewers show the file on light or dark pages, so it
 defines both."""
-STYLE: Final = Raw(
+STYLE: Final = Markup(
     f"<style>{PAPER}.name{{fill:#1d1c1a}}.own{{font-weight:600}}"
     ".axis-name{font-size:12px}.dot{fill:#77726a}.dot.own{fill:#1f5fa8}"
     ".lead{fill:none;stroke:#77726a;stroke-width:.6;opacity:.45}.lead.own{stroke:#1f5fa8}"
     ".range{stroke:#77726a;stroke-width:1.2;opacity:.55}.range.own{stroke:#1f5fa8}</style>"
 )
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 800.0, 420.0, 54.0, 280.0, 44.0, 46.0
+EDGE: Final = WIDTH - RIGHT
+"""Right end of the time axis."""
 LINE = 14.0
 """Height of a label."""
 
@@ -53,45 +57,43 @@ def chart(points: Sequence[Point], title: str, x_label: str, y_label: str) -> st
     logs = [math.log10(point.seconds) for point in points]
     across = Axis(
         math.floor(min(logs)), max(math.ceil(max(logs)), math.floor(min(logs)) + 1), 1.0, (),
-        LEFT, WIDTH - RIGHT,
+        LEFT, EDGE,
     )  # fmt: skip
     ends = [value for point in points for value in (point.low, point.high)]
     up = axis(ends, HEIGHT - BOTTOM, TOP, zero=True)
-    grid: list[Raw] = []
-    for tick in up.ticks:
-        y = at(up.at(tick))
-        grid += [
-            el("line", x1=at(LEFT), x2=at(WIDTH - RIGHT), y1=y, y2=y, class_="grid"),
-            text(LEFT - 8, up.at(tick) + 4, numbers.tick(tick, up.step), "tick", "end"),
-        ]
-    for power in range(int(across.low), int(across.high) + 1):
-        x = across.at(power)
-        grid += [
-            el("line", x1=at(x), x2=at(x), y1=at(TOP), y2=at(HEIGHT - BOTTOM), class_="grid"),
-            text(x, HEIGHT - BOTTOM + 16, f"{10.0**power:,g}", "tick", "middle"),
-        ]
-    drawn: list[Raw] = []
-    named = spread([up.at(p.quality) for p in points], LINE, TOP, HEIGHT - BOTTOM)
-    for point, log, label in zip(points, logs, named, strict=True):
+    shapes = _grid(across, up)
+    heights = spread([up.at(p.quality) for p in points], LINE, TOP, HEIGHT - BOTTOM)
+    for point, log, height in zip(points, logs, heights, strict=True):
         x, y, own = across.at(log), up.at(point.quality), " own" if point.own else ""
-        ends_y = {"y1": at(up.at(point.low)), "y2": at(up.at(point.high))}
-        edge = WIDTH - RIGHT
-        drawn += [
-            el("path", d=f"M{at(x)} {at(y)}L{at(edge)} {at(y)}L{at(edge + 14)} {at(label)}",
-               class_=f"lead{own}"),
-            el("line", x1=at(x), x2=at(x), **ends_y, class_=f"range{own}"),
-            el("circle", cx=at(x), cy=at(y), r=4, class_=f"dot{own}"),
-            text(edge + 18, label + 4, point.name, f"name{own}"),
-        ]  # fmt: skip
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    words = [
+        lead = f"M{x:.1f} {y:.1f}L{EDGE:.1f} {y:.1f}L{EDGE + 14:.1f} {height:.1f}"
+        shapes += [
+            path(lead, f"lead{own}"),
+            vertical(x, up.at(point.low), up.at(point.high), f"range{own}"),
+            circle(x, y, 4, f"dot{own}"),
+            text(EDGE + 18, height + 4, point.name, f"name{own}"),
+        ]
+    shapes += [
         text(LEFT - 40, 16, title, "name"),
-        text(middle, HEIGHT - 8, x_label, "axis-name", "middle"),
+        text((LEFT + EDGE) / 2, HEIGHT - 8, x_label, "axis-name", "middle"),
         text(LEFT - 40, TOP - 12, y_label, "axis-name"),
     ]
-    told = "; ".join(f"{p.name} {numbers.metric(p.quality)}" for p in points)
-    return el(
-        "svg", el("title", clean(title, 120)), el("desc", clean(told, 1200)), STYLE,
-        *grid, *drawn, *words,
-        xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",
+    description = "; ".join(f"{p.name} {numbers.metric(p.quality)}" for p in points)
+    return Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {:g} {:g}">'
+        "<title>{}</title><desc>{}</desc>{}{}</svg>"
+    ).format(
+        WIDTH, HEIGHT, clean(title, 120), clean(description, 1200), STYLE, NOTHING.join(shapes)
     )  # fmt: skip
+
+
+def _grid(across: Axis, up: Axis) -> list[Markup]:
+    shapes: list[Markup] = []
+    for tick in up.ticks:
+        shapes.append(horizontal(LEFT, EDGE, up.at(tick), "grid"))
+        shapes.append(text(LEFT - 8, up.at(tick) + 4, numbers.tick(tick, up.step), "tick", "end"))
+    for power in range(int(across.low), int(across.high) + 1):
+        x = across.at(power)
+        shapes.append(vertical(x, TOP, HEIGHT - BOTTOM, "grid"))
+        label = f"{10.0**power:,g}"
+        shapes.append(text(x, HEIGHT - BOTTOM + 16, label, "tick", "middle"))
+    return shapes

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from markupsafe import Markup
+
 from benchmarks.bench_chart import PAPER
 from macrec.report.contents import Panel, Series
-from macrec.report.lines import line_chart
-from macrec.report.markup import Raw, el
+from macrec.report.line_chart import line_chart
 
-STYLE: Final = Raw(
+STYLE: Final = Markup(
     f"<style>{PAPER}.line{{fill:none;stroke:var(--c);stroke-width:1.6}}"
     ".dot{fill:var(--c)}text.label{fill:var(--c);font-weight:600}"
     ".s-other-0{--c:#1f5fa8}.s-other-1{--c:#b4520a}.s-other-2{--c:#4d7c3a}.s-other-3{--c:#77726a}"
@@ -32,8 +33,10 @@ def curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], title: str) -> str:
         y_label="NDCG@10 of validation users",
         series=tuple(series),
     )
-    size = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "width": WIDTH, "height": HEIGHT}
-    return el("svg", STYLE, line_chart(panel), xmlns="http://www.w3.org/2000/svg", **size)
+    return Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" height="{1}">'
+        "{2}{3}</svg>"
+    ).format(WIDTH, HEIGHT, STYLE, line_chart(panel))
 
 
 def _series(name: str, rows: list[Mapping[str, Any]]) -> Series:

@@ -1,11 +1,11 @@
 """Evaluates the MACRec trainings of a bench with the current code, without training again.
 
-    PYTHONPATH=src:. python benchmarks/evaluate_again.py DATASET BENCH OUT [-- FLAG ...]
+    PYTHONPATH=src:. python benchmarks/evaluate_again.py DATASET BENCH OUT [NAME=VALUE ...]
 
 DATASET and BENCH are the folders of `macrec bench` (`--dataset`, `--out`). Every evaluation of the
 bench that mixes in neighbours is repeated by `macrec stage evaluate`. It uses the current defaults,
-all validation users, and the seen-items rule and precision of the bench. FLAGs override these, for
-example `--successors 0.0`.
+all validation users, and the seen-items rule and precision of the bench. Settings of the stage, for
+example `successor_shares=0.0`, override these.
 
 The outputs of a seed are in OUT/SEED, and `macrec compare` accepts OUT/SEED/predictions. The script
 prints one JSON line per seed. Ablations have the same seeds as MACRec, so a bench with neighbours
@@ -59,7 +59,7 @@ def _options() -> Any:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("bench", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("flags", nargs="*")
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE")
     return parser.parse_args()
 
 
@@ -72,13 +72,11 @@ def _evaluate(options: Any, seed: int, config: dict[str, Any], inputs: dict[str,
     out = options.out / str(seed)
     given = inputs | {name: options.dataset / name for name in ("items", "sequences")}
     alike = {name: config[name] for name in ALIKE}
-    wanted = {"out": out, "store": options.out / "store", "validation-users": 0}
-    wanted |= {"single-modality-beams": 0}
-    flags = [
-        flag
-        for name, value in (given | alike | wanted).items()
-        for flag in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    places = {"out": out, "store": options.out / "store"}
+    settings = alike | {"validation_users": 0, "single_modality_beams": 0}
+    flags = [f"--{n.replace('_', '-')}={value}" for n, value in (given | places).items()]
+    flags += [f"--set={n}={value}" for n, value in settings.items()]
+    flags += [f"--set={assignment}" for assignment in options.settings]
     command = [
         sys.executable,
         "-m",
@@ -86,7 +84,6 @@ def _evaluate(options: Any, seed: int, config: dict[str, Any], inputs: dict[str,
         "stage",
         "evaluate",
         *flags,
-        *options.flags,
     ]
     subprocess.run(command, check=True)
     predictions = Artifact.open(out / "predictions")

@@ -26,11 +26,11 @@ import numpy as np
 import yaml
 
 from benchmarks import machine
+from components.run_form import flatten, stage_values
 from components.train import spec as train
 from macrec.core.artifact import Artifact, FolderOutput
-from macrec.core.parameters import build
+from macrec.core.settings import build
 from macrec.core.stage import Job
-from pipelines.dag.run_form import PREFIXES
 from pipelines.local.id_version import left_by
 
 VARIANTS = Path(__file__).with_name("generator_variants.yaml")
@@ -61,10 +61,10 @@ def main() -> None:
 
 def settings(configs: list[Path]) -> dict[str, Any]:
     """Return the settings of the stage train from configuration files. Later files win."""
-    prefix, found = PREFIXES["train"], dict[str, Any]()
+    found: dict[str, Any] = {}
     for path in configs:
-        found |= yaml.safe_load(path.read_text()) or {}
-    return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+        found |= flatten(yaml.safe_load(path.read_text()) or {})
+    return stage_values(found, train.STAGE)
 
 
 def measure(inputs: train.Inputs, given: Mapping[str, Any], threads: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from macrec.data.sequences import read_sequences
 
 folder, items = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 histories = read_sequences(Artifact.open(folder / "sequences"), items)
-count = {"neighbours": Counts.of, "successors": Counts.of_successors}[sys.argv[3]]
+count = {"neighbours": Counts.from_histories, "successors": Counts.from_successors}[sys.argv[3]]
 Neighbours.counted(count(histories, items), 0.7)
 """
 

@@ -32,13 +32,14 @@ from typing import Any
 
 from benchmarks import best_so_far, epoch_plan, machine, published
 from components.evaluate import spec as evaluate
+from components.run_form import preset_values, stage_values
 from components.train import spec as train
 from components.train.rows import TASKS
 from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput, HtmlOutput, MarkdownOutput
 from macrec.core.errors import EXIT_PREEMPTED, UserError
 from macrec.core.executor import execute
-from macrec.core.parameters import build
 from macrec.core.progress import log
+from macrec.core.settings import build
 from macrec.core.store import ArtifactStore
 from macrec.generator.tokens import MODALITIES
 
@@ -70,7 +71,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         users=options.users,
         only=options.only,
     )
-    config: train.Settings = build(train.Settings, _train_settings(options))
+    config: train.Settings = build(
+        train.Settings,
+        stage_values(preset_values("medium"), train.STAGE) | _train_settings(options),
+    )
     execution: train.Execution = build(train.Execution, _execution(options))
     plan: dict[str, float] = {}
     if options.minutes:

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import machine
 from macrec.core.artifact import Artifact
-from macrec.data.sequences import Sequences, drops_seen, seen_pairs
+from macrec.data.sequences import Sequences, seen_pairs, should_drop_seen
 from macrec.data.split import Cases, read_split
 from macrec.metrics.ranking_metrics import per_user, ranks_in_lists
 from macrec.ranking.lists import top_lists
@@ -46,7 +46,7 @@ def main() -> None:
         items = Artifact.open(folder / "items").rows
         split = read_split(Artifact.open(folder / "sequences"), items)
         cases = split.validation(0, np.random.default_rng(0))
-        drop_seen = drops_seen("auto", split.sequences)
+        drop_seen = should_drop_seen("auto", split.sequences)
         grid = _with_successors if options.successors else _counted
         for settings, known in grid(split.training(), items):
             line = {
@@ -63,20 +63,20 @@ Grid = Iterator[tuple[dict[str, float], AnyNeighbours]]
 
 
 def _counted(training: Sequences, items: int) -> Grid:
-    counts = Counts.of(training, items)
+    counts = Counts.from_histories(training, items)
     for asymmetry, shrinkage in product(ASYMMETRIES, SHRINKAGES):
         settings = {"asymmetry": asymmetry, "shrinkage": shrinkage}
-        yield settings, Neighbours.counted(counts, **settings)
+        yield settings, Neighbours.from_counts(counts, **settings)
 
 
 def _with_successors(training: Sequences, items: int) -> Grid:
-    near, after = Counts.of(training, items), Counts.of_successors(training, items)
+    near, after = Counts.from_histories(training, items), Counts.from_successors(training, items)
     for asymmetry, share, decay in product(*OF_SUCCESSORS.values()):
         if not share and decay != OF_SUCCESSORS["decay"][0]:
             continue  # without successors the decay has no effect
         parts = [
-            (1 - share, Neighbours.counted(near, asymmetry)),
-            (share, Neighbours(Neighbours.counted(after, asymmetry).similar_NN, decay)),
+            (1 - share, Neighbours.from_counts(near, asymmetry)),
+            (share, Neighbours(Neighbours.from_counts(after, asymmetry).similar_NN, decay)),
         ]
         settings = {"asymmetry": asymmetry, "shrinkage": SHRINKAGE}
         settings |= {"successors": share, "decay": decay if share else 0.0}

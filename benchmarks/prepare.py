@@ -16,8 +16,9 @@ from pathlib import Path
 
 import amazon
 
+from components.run_form import flatten, stage_values
+from components.stages import stage_named
 from pipelines.dag.config_file import read_config
-from pipelines.dag.run_form import PREFIXES, SOURCES
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--encoders", type=Path, help="folder of `macrec sample --encoders`")
     options = parser.parse_args()
-    data, config = options.out / "data", read_config(options.config)
+    data, config = options.out / "data", flatten(read_config(options.config))
     rows = amazon.convert(options.source, data)
     vectors = amazon.vectors_of(data, options.encoders)
     log = {"catalog": data / "items.parquet", "interactions": data / "interactions.parquet"}
@@ -43,13 +44,9 @@ def main() -> None:
 
 
 def _stage(name: str, out: Path, inputs: dict[str, Path], config: dict[str, object]) -> None:
-    prefix = PREFIXES[name]
-    settings = {
-        parameter.removeprefix(prefix): value
-        for parameter, value in config.items()
-        if parameter.startswith(prefix) and parameter not in SOURCES.values()
-    }
-    flags = [f"--{n.replace('_', '-')}={value}" for n, value in (settings | inputs).items()]
+    settings = stage_values(config, stage_named(name))
+    flags = [f"--{n.replace('_', '-')}={value}" for n, value in inputs.items()]
+    flags += [f"--set={n}={value}" for n, value in settings.items()]
     command = [sys.executable, "-m", "pipelines.cli.main", "stage", name, "--out", str(out), *flags]
     subprocess.run(command, check=True)
 

@@ -3,9 +3,9 @@
     python benchmarks/quantizer.py RUN_OUT --tokenizers benchmarks/tokenizers.yaml --seeds 5
 
 RUN_OUT is the --out folder of a `macrec run`. The script uses its text and image vectors,
-pseudo-labels and sequences. It also uses the history vectors, unless the run had history_dim=0. The
-YAML file maps names to settings of the stage quantize, which override those of --base. Each
-measurement takes seconds to a minute.
+pseudo-labels and sequences. It also uses the history vectors, unless the run had
+embed_histories.dim=0. The YAML file maps names to settings of the stage quantize, which override
+those of --base. Each measurement takes seconds to a minute.
 
 For each name and seed, the script quantizes the items and resolves the collisions. It prints one
 JSON line with the metrics of both stages and the prefix lift of consecutive items. The lift is
@@ -28,7 +28,7 @@ import yaml
 
 from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
 from macrec.core.errors import UserError
-from macrec.core.parameters import build
+from macrec.core.settings import build
 from macrec.core.stage import Job
 from macrec.data.columns import codes_matrix
 from macrec.tokenizer.prefix_lift import consecutive_pairs, prefix_lift

@@ -2,8 +2,8 @@
 
     python benchmarks/run_dataset.py DATA/boxart --config configs/boxart.yaml --encoders DIR
     python benchmarks/run_dataset.py DATA/scientific --config configs/scientific.yaml
-    python benchmarks/run_dataset.py DATA/scientific --config configs/tiger.yaml \\
-        --config configs/scientific.yaml --label tiger
+    python benchmarks/run_dataset.py DATA/scientific --config configs/scientific.yaml \\
+        --set preset=tiger --label tiger
 
 Vectors in the source folder (*.npy) replace the encoders. All seeds share the artifact store under
 --out, so results that do not depend on the seed are computed once.
@@ -69,10 +69,10 @@ def _run(options: argparse.Namespace, data: Path, seed: int) -> dict[str, object
         *(part for path in options.config for part in ("--config", path.resolve())),
         *("--items", data / "items.parquet", "--interactions", data / "interactions.parquet"),
         *("--out", out, "--store", options.out / "store"),
-        *("--set", f"quantizer_seed={seed}", "--set", f"generator_seed={seed}"),
+        *("--set", f"quantize.seed={seed}", "--set", f"train.seed={seed}"),
     ]
     for modality, (kind, path) in amazon.vectors_of(data, options.encoders).items():
-        command += [f"--{modality}-{kind}", path]
+        command += [f"--{'encoder' if kind == 'model' else 'vectors'}-{modality}", path]
     if (options.source / "images").is_dir():
         command += ["--images", options.source.resolve() / "images"]
     for assignment in options.set:

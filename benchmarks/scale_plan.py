@@ -229,7 +229,7 @@ def _reading(plan: Plan, items: float) -> float:
     size = BYTES["text and image vectors, float32"](plan, items) + BYTES["history vectors"](
         plan, items
     )
-    resident = size <= 16 * 2**30  # default of quantizer_resident_gib
+    resident = size <= 16 * 2**30  # default of quantize.resident_gib
     read = 0 if resident else size * plan.quantizer_epochs(items)
     return read / (plan.disk_gb_per_second * 1e9) / 3600
 

@@ -26,12 +26,13 @@ import numpy as np
 import torch
 
 from benchmarks import generator_data, machine, stock
+from components.run_form import preset_values, stage_values
 from components.train import spec as train
 from components.train.batches import NO_TASK, epoch_batches, make_batch
 from components.train.generator_trainer import Trainer
 from components.train.rows import training_data
 from macrec.compute.device import choose_device
-from macrec.core.parameters import build
+from macrec.core.settings import build
 from macrec.generator.model import build_model
 
 
@@ -60,7 +61,8 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
     data = generator_data.load(options.data)
-    settings = {"precision": options.precision, "batch_size": options.batch}
+    settings = stage_values(preset_values("medium"), train.STAGE)
+    settings |= {"precision": options.precision, "batch_size": options.batch}
     settings |= dict(pair.split("=", 1) for pair in options.set)
     config: train.Settings = build(train.Settings, settings)
     ours = _ours(data, config, device)

@@ -1,20 +1,21 @@
 """Derives the KFP container component of a stage from its spec.py.
 
-The component's inputs, outputs, parameters, defaults and descriptions are the fields of Inputs,
-Outputs, Settings and Execution, so component and stage cannot drift apart.
+The component's inputs, outputs and descriptions are the fields of Inputs and Outputs, so component
+and stage cannot drift apart. Settings and Execution are one JSON parameter.
 """
 
 import dataclasses
 import inspect
+import typing
 from functools import cache
 from typing import Any
 
 from kfp import dsl
 
-from macrec.core.artifact import ParameterOutput
-from macrec.core.parameters import Parameter, fields
+from macrec.core.artifact import ParameterOutput, StructOutput
+from macrec.core.settings import Parameter, fields
 from macrec.core.stage import Stage
-from macrec.core.stage_command import METRICS, common
+from macrec.core.stage_command import METRICS, SETTINGS, common_parameters
 
 _KFP_TYPES = {str: str, int: int, float: float, bool: bool, dict: dict}
 
@@ -40,8 +41,12 @@ def container_component(stage: Stage) -> Any:
     arguments += [_argument(p.name, kfp_type(p), p.default) for p in declared]
     for output in fields(stage.outputs):
         kind = output.kind.kfp_type
-        is_parameter = output.kind is ParameterOutput
-        annotation = dsl.OutputPath(str) if is_parameter else dsl.Output[getattr(dsl, kind)]
+        if output.kind is StructOutput:
+            annotation = dsl.OutputPath(dict)
+        elif output.kind is ParameterOutput:
+            annotation = dsl.OutputPath(str)
+        else:
+            annotation = dsl.Output[getattr(dsl, kind)]
         arguments.append(_argument(output.name, annotation))
     arguments.append(_argument(METRICS, dsl.Output[dsl.Metrics]))
     component.__name__ = stage.name
@@ -52,24 +57,27 @@ def container_component(stage: Stage) -> Any:
 
 
 def parameters(stage: Stage) -> list[Parameter]:
-    """Return what a stage takes by value: URIs with their digests, then all settings."""
+    """Return what a stage takes by value: URIs with their digests, then its settings."""
     uris: list[Parameter] = []
     for p in stage.sources:
         uris.append(Parameter(p.name, str, "", p.doc))
         uris.append(Parameter(f"{p.name}_snapshot", str, "", f"Digest of {p.name}, if known."))
-    return [*uris, *stage.parameters, *common(stage)]
+    doc = f"Settings as JSON; `macrec settings {stage.name}` lists them."
+    together = Parameter(SETTINGS, dict, {}, doc)
+    settings = stage.parameters if stage.separate_settings else [together]
+    return [*uris, *settings, *common_parameters(stage)]
 
 
 def kfp_type(parameter: Parameter) -> Any:
     """Return the KFP type of a parameter; enumerations become strings and tuples become lists."""
     if parameter.choices:
         return str
-    return _KFP_TYPES.get(parameter.kind, list)
+    return _KFP_TYPES.get(typing.get_origin(parameter.kind) or parameter.kind, list)
 
 
 def kfp_default(parameter: Parameter) -> Any:
     """Return the default as KFP represents it, or `inspect.Parameter.empty` if there is none."""
-    if parameter.default is dataclasses.MISSING:
+    if parameter.required:
         return inspect.Parameter.empty
     return list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
 

@@ -1,6 +1,7 @@
 """Lists all stages in pipeline order; everything that enumerates stages is derived from it."""
 
 from components.baselines.spec import STAGE as BASELINES
+from components.check_run.spec import STAGE as CHECK_RUN
 from components.embed_histories.spec import STAGE as EMBED_HISTORIES
 from components.embed_image.spec import STAGE as EMBED_IMAGE
 from components.embed_text.spec import STAGE as EMBED_TEXT
@@ -11,13 +12,12 @@ from components.pseudo_label.spec import STAGE as PSEUDO_LABEL
 from components.quantize.spec import STAGE as QUANTIZE
 from components.recommend.spec import STAGE as RECOMMEND
 from components.resolve_collisions.spec import STAGE as RESOLVE_COLLISIONS
-from components.snapshot_catalog.spec import STAGE as SNAPSHOT_CATALOG
 from components.train.spec import STAGE as TRAIN
 from macrec.core.errors import UserError
 from macrec.core.stage import Stage
 
 STAGES = (
-    SNAPSHOT_CATALOG,
+    CHECK_RUN,
     PREPARE_DATA,
     EMBED_TEXT,
     EMBED_IMAGE,

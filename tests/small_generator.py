@@ -24,6 +24,7 @@ ITEMS, LEVELS, CODES = 12, 3, 4
 VOCABULARY = Vocabulary(LEVELS, CODES)
 SIZE = ModelSize(d_model=16, d_ff=32, d_kv=8, layers=2, heads=2, dropout=0.0)
 SMALL = spec.Settings(
+    learning_rate=1e-3,
     d_model=16,
     d_ff=32,
     d_kv=8,

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
-from macrec import report as r
+from macrec.report import contents as r
 
 PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG" + bytes(60)).decode()
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
-def flags(inputs: Any, values: Mapping[str, object]) -> list[str]:
-    """A stage's command line: its input artifacts and other values, by name."""
+def flags(inputs: Any, settings: Mapping[str, object], places: Mapping[str, object]) -> list[str]:
+    """A stage's command line: its input artifacts, its settings and other values, by name."""
     given = {name: artifact.path for name, artifact in vars(inputs).items() if artifact}
-    named = given | dict(values)
-    return [part for n, v in named.items() for part in (f"--{n.replace('_', '-')}", str(v))]
+    named = given | dict(places)
+    result = [part for n, v in named.items() for part in (f"--{n.replace('_', '-')}", str(v))]
+    return result + [
+        part for n, v in settings.items() for part in ("--set", f"{n.replace('-', '_')}={v}")
+    ]
 
 
 class StageProcess(NamedTuple):
@@ -21,7 +24,7 @@ class StageProcess(NamedTuple):
     stage: str
     inputs: Any
     settings: dict[str, Any]
-    """Flags without their dashes."""
+    """Settings of the stage, by name."""
     folder: Path
     progress_seconds: int = 30
 
@@ -29,9 +32,9 @@ class StageProcess(NamedTuple):
         """The running stage; what it logs comes from `stderr`."""
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
         command = [sys.executable, *([*torchrun, str(processes)] if processes > 1 else [])]
-        command += ["-m", "components", self.stage, "--device", "cpu"]
+        command += ["-m", "components", self.stage]
         places = {"out": self.folder / out, "store": self.folder / store}
-        command += flags(self.inputs, self.settings | places)
+        command += flags(self.inputs, {"device": "cpu"} | self.settings, places)
         limits = {
             "OMP_NUM_THREADS": "1",
             "MACREC_PROGRESS_SECONDS": str(self.progress_seconds),

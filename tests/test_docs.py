@@ -3,6 +3,12 @@
 import re
 from pathlib import Path
 
+import yaml
+
+from components.run_form import FORMS, RECOMMENDER, current_name, flatten, preset_values, resolve
+from components.stages import BASELINES
+from pipelines.cli.contract import SCHEMAS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -17,8 +23,6 @@ def test_every_test_that_the_method_page_names_exists():
 
 
 def test_the_graph_of_the_readme_is_the_dag():
-    import yaml
-
     tasks = yaml.safe_load_all((ROOT / "pipeline.yaml").read_text())
     dag = {
         (artifact["taskOutputArtifact"]["producerTask"].replace("-", "_"), name.replace("-", "_"))
@@ -51,40 +55,30 @@ def _sections(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_run_parameters_that_the_docs_name_exist():
-    from pipelines.dag.run_form import PREFIXES, run_parameters
-
-    prefixes = tuple(p for p in PREFIXES.values() if p != "snapshot_")
+def test_settings_that_the_docs_name_exist():
+    known = {name for form in FORMS.values() for name in (*form.settings, *form.fields)}
+    known |= {f"baselines.{p.name}" for p in BASELINES.parameters}
+    stages = {name.partition(".")[0] for name in known if "." in name}
+    found = 0
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for name in re.findall(r"`([a-z]+_[a-z_0-9]+)`", page.read_text()):
-            if name.startswith(prefixes) and page.name != "data_contract.md":
-                assert name in run_parameters() or name in _artifacts(), f"{page.name}: {name}"
+        for name in re.findall(r"`([a-z_]+(?:\.[a-z_0-9]+)?)(?:=[^`]*)?`", page.read_text()):
+            if name.partition(".")[0] in stages and "." in name and not name.endswith(".py"):
+                assert name in known, f"{page.name}: {name}"
+                found += 1
+            if name not in SCHEMAS:  # an artifact may have the name of an earlier setting
+                assert current_name(name) in (name, "run_previous"), f"{page.name}: {name}"
+    assert found > 50
 
 
-def _artifacts() -> set[str]:
-    from pipelines.cli.contract import SCHEMAS
-
-    return set(SCHEMAS)
-
-
-def test_the_presets_name_known_parameters():
-    import yaml
-
-    from pipelines.dag.run_form import resolve
-
+def test_the_configurations_name_known_settings():
     required = {"catalog_items": "a", "catalog_interactions": "b"}
     for path in (ROOT / "configs").glob("*.yaml"):
-        resolve({**required, **yaml.safe_load(path.read_text())})
+        resolve({**required, **flatten(yaml.safe_load(path.read_text()))})
 
 
-def test_the_default_preset_writes_out_the_defaults():
-    import yaml
-
-    from pipelines.dag.run_form import run_parameters
-
-    written = yaml.safe_load((ROOT / "configs" / "macrec.yaml").read_text())
-    known = run_parameters()
+def test_the_preset_macrec_writes_out_the_defaults():
+    written = preset_values("macrec")
     for name, value in written.items():
-        default = known[name].default
+        default = RECOMMENDER.settings[name].default
         assert value == (list(default) if isinstance(default, tuple) else default), name
     assert len(written) > 15

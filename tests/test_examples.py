@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.dag.run_form import CLUSTER, resolve
+from components.run_form import CLUSTER, flatten, resolve
 from pipelines.dag.tasks import HF_KEYS, HF_SECRET, USER
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -21,7 +21,7 @@ def objects(name: str) -> list[dict[str, Any]]:
 
 
 def parameters() -> dict[str, Any]:
-    return resolve(yaml.safe_load((EXAMPLES / PARAMETERS).read_text()))
+    return resolve(flatten(yaml.safe_load((EXAMPLES / PARAMETERS).read_text())))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -51,13 +51,13 @@ def test_the_secret_is_the_one_that_the_tasks_read():
 def test_the_pool_takes_the_run_and_the_check():
     """The run's selector and tolerations are those of the pod, and fit the node."""
     (pod,), (node,), run = objects("gpu-check.yaml"), objects("gpu-node.yaml"), parameters()
-    assert pod["spec"]["nodeSelector"] == run["gpu_node_selector"]
-    assert pod["spec"]["tolerations"] == run["gpu_tolerations"]
+    assert pod["spec"]["nodeSelector"] == run["cluster_gpu_node_selector"]
+    assert pod["spec"]["tolerations"] == run["cluster_gpu_tolerations"]
     labels = node["metadata"]["labels"]
-    assert run["gpu_node_selector"].items() <= labels.items()
-    tolerated = {(t["key"], t["effect"]) for t in run["gpu_tolerations"]}
+    assert run["cluster_gpu_node_selector"].items() <= labels.items()
+    tolerated = {(t["key"], t["effect"]) for t in run["cluster_gpu_tolerations"]}
     assert {(t["key"], t["effect"]) for t in node["spec"]["taints"]} == tolerated
-    affinity = next(p.default for p in CLUSTER if p.name == "cpu_node_affinity")
+    affinity = next(p.default for p in CLUSTER if p.name == "cluster_cpu_affinity")
     required = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     kept_off = [e["key"] in labels for term in required for e in term["matchExpressions"]]
     assert any(kept_off)  # CPU stages
@@ -78,7 +78,7 @@ def test_nothing_needs_a_persistent_volume():
         assert "PersistentVolumeClaim" not in {o["kind"] for o in objects(name)}
     (root,) = objects("pipeline-root.yaml")
     assert root["data"]["defaultPipelineRoot"].startswith("gs://")
-    uris = [v for n, v in parameters().items() if not n.startswith("gpu_")]
+    uris = [v for n, v in parameters().items() if not n.startswith("cluster_")]
     assert all(str(uri).startswith("gs://") for uri in uris)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from components.baselines.settings import AttentionConfig
+from components.baselines.model_settings import AttentionConfig
 
 
 class Memory(nn.Module):

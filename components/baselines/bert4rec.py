@@ -26,8 +26,8 @@ from torch.nn import functional
 from components.baselines import learning
 from components.baselines.attention import Block, both_ways, from_end, last_of, start_small
 from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
+from components.baselines.model_settings import AttentionConfig
 from components.baselines.padded_histories import Rows, drawn, padded, shuffled, windows
-from components.baselines.settings import AttentionConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,13 +31,13 @@ from torch.nn import functional
 from components.baselines import learning
 from components.baselines.collaborative_ids import NONE
 from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
+from components.baselines.model_settings import AttentionConfig
 from components.baselines.padded_histories import Rows, Windows, padded, shuffled
-from components.baselines.settings import AttentionConfig
 from macrec.compute.device import TrainingPrecision, low_precision, warn_if_slow
 from macrec.data.sequences import Sequences
 from macrec.generator import t5
 from macrec.generator.beam_search import beam_search
-from macrec.generator.decoder import Encoded
+from macrec.generator.decoder import EncodedSources
 from macrec.generator.exhaustive import score_catalogue
 from macrec.generator.model import ModelSize, build_t5
 from macrec.generator.tokens import EOS, FIRST_CODE, PAD, SEQUENCE_TO_TEXT, Int64Array
@@ -192,15 +192,15 @@ class Network(nn.Module):
         token_BJD = functional.embedding(source.token_BJ, self.t5.shared.weight)
         return token_BJD + self.word(source.word_BJ)
 
-    def encoded(self, item_BS: torch.Tensor) -> Encoded:
+    def encoded(self, item_BS: torch.Tensor) -> EncodedSources:
         """Encode histories and prepare them for the decoder."""
         source = self.source(item_BS)
         low = self.training and low_precision(self.precision, item_BS.device.type)
-        weights = t5.weights_of(self.t5, torch.bfloat16 if low else None)
+        weights = t5.read_weights(self.t5, torch.bfloat16 if low else None)
         drop = self.drop if self.training else t5.NO_DROPOUT
         mask_BJ = source.token_BJ != PAD
         state_BJD, bias = t5.encode_embedded(weights, self.embedded(source), mask_BJ, drop)
-        return Encoded(weights, t5.memory(weights, state_BJD), bias)
+        return EncodedSources(weights, t5.memory(weights, state_BJD), bias)
 
     def loss(self, item_BS: torch.Tensor, target_B: torch.Tensor) -> torch.Tensor:
         """Return the mean cross-entropy of the tokens of the next items."""

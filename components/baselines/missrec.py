@@ -42,8 +42,8 @@ from components.baselines import baseline_vectors, learning
 from components.baselines.attention import Block, Memory, from_end, start_small
 from components.baselines.baseline_vectors import Clusters, Modalities, Modality, Projection
 from components.baselines.interface import Course, Data, Fitted, State
+from components.baselines.model_settings import ATTENTION_SPACE, AttentionConfig
 from components.baselines.next_item import NextItem, fit_next_item
-from components.baselines.settings import ATTENTION_SPACE, AttentionConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from components.baselines import (
 from components.baselines.entries import ModelName
 from components.baselines.interface import Baseline
 from macrec.core.errors import UserError, check
-from macrec.core.parameters import fields, parse
+from macrec.core.settings import fields, parse
 
 
 def baseline(name: ModelName) -> Baseline:

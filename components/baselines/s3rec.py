@@ -44,10 +44,10 @@ from components.baselines import baseline_vectors, learning
 from components.baselines.attention import both_ways, last_of, start_small
 from components.baselines.baseline_vectors import Modalities
 from components.baselines.interface import Course, Data, Fitted, State
+from components.baselines.model_settings import ATTENTION_SPACE, AttentionConfig
 from components.baselines.next_item import NextItem, fit_next_item
 from components.baselines.padded_histories import Rows, drawn, shuffled, windows
 from components.baselines.sasrec import Network
-from components.baselines.settings import ATTENTION_SPACE, AttentionConfig
 
 CLUSTER_ITEMS: Final = (50, 10)
 """Average number of items per attribute, for the coarse and the fine clusters."""

@@ -23,8 +23,8 @@ from torch import nn
 from components.baselines import learning
 from components.baselines.attention import Encoder, start_small
 from components.baselines.interface import Course, Data, Fitted, State
+from components.baselines.model_settings import ATTENTION_SPACE, AttentionConfig
 from components.baselines.next_item import NextItem, fit_next_item
-from components.baselines.settings import ATTENTION_SPACE, AttentionConfig
 
 
 @dataclass(frozen=True, kw_only=True)

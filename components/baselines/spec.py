@@ -1,49 +1,45 @@
 """Settings, inputs and outputs of the stage baselines."""
 
 from dataclasses import dataclass, fields, replace
+from typing import Annotated
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from components.baselines.entries import ENTRIES, ModelName
+from macrec.compute.device import Device
 from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
-from macrec.core.errors import check
+from macrec.core.settings import COMMA_SEPARATED, Seed, settings_class
 from macrec.core.stage import Pool, Stage
 from macrec.data.sequences import SeenItems
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Settings:
     """Which model is trained, for how long, and how it ranks."""
 
     model: ModelName = "sasrec"
     """Model to train."""
-    settings: tuple[str, ...] = ()
+    settings: Annotated[tuple[str, ...], COMMA_SEPARATED] = ()
     """Settings of the model, each as NAME=VALUE. The others keep their defaults."""
-    max_history: int = 20
+    max_history: PositiveInt = 20
     """Number of most recent items of a history that a model reads, as in train."""
     seen_items: SeenItems = "auto"
     """Whether a list may contain items of the user's own history: keep, drop or auto, as in
     evaluate."""
-    epochs: int = 200
+    epochs: PositiveInt = 200
     """Maximum number of epochs at the constant learning rate. The decay comes on top."""
-    patience: int = 10
+    patience: PositiveInt = 10
     """Number of consecutive validations without a better NDCG@10 that ends the constant learning
     rate."""
-    decay: float = 0.5
+    decay: NonNegativeFloat = 0.5
     """Length of the final linear decay of the learning rate to zero, as in train. It is a fraction
     of the number of epochs up to the best weights; 0 disables the decay."""
-    validate_every: int = 1
+    validate_every: PositiveInt = 1
     """Number of epochs between validations. Each validation covers all validation users."""
-    top_k: int = 20
-    """Length of the lists. Metrics with a larger cutoff are omitted."""
-    seed: int = 0
+    top_k: Annotated[int, Field(ge=10)] = 20
+    """Length of the lists, at least 10. Metrics with a larger cutoff are omitted."""
+    seed: Seed = 0
     """Random seed of the weights, the batches, the dropout and the masking."""
-
-    def __post_init__(self) -> None:
-        counts = ("max_history", "epochs", "patience", "validate_every")
-        problems = [f"{name} is below 1" for name in counts if getattr(self, name) < 1]
-        problems += [f"{name} is negative" for name in ("decay", "seed") if getattr(self, name) < 0]
-        if self.top_k < 10:
-            problems.append("top_k is below 10, and the metrics are those at 10")
-        check(not problems, f"baselines: {'; '.join(problems)}.")
 
 
 def unused_imports(config: Settings) -> set[tuple[str, str]]:
@@ -56,19 +52,16 @@ def unused_imports(config: Settings) -> set[tuple[str, str]]:
     return {("components.baselines.registry", f"components.baselines.{name}") for name in others}
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Execution:
     """Device, batch size and threads. They do not change the method."""
 
-    device: str = "auto"
+    device: Device = "auto"
     """Device to run on: cpu, cuda or auto. auto selects cuda if it is available."""
-    batch_size: int = 512
+    batch_size: PositiveInt = 512
     """Number of users that are ranked together."""
-    threads: int = 0
+    threads: NonNegativeInt = 0
     """Number of CPU threads; 0 keeps the default of torch."""
-
-    def __post_init__(self) -> None:
-        check(self.batch_size >= 1, f"batch_size={self.batch_size}: must be 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +105,7 @@ STAGE = Stage(
     execution=Execution,
     inputs=Inputs,
     outputs=Outputs,
+    everyday=("model", "settings", "max_history", "seen_items", "epochs", "top_k", "seed"),
     used_inputs=used_inputs,
     unused_imports=unused_imports,
 )

@@ -13,7 +13,7 @@ from components.baselines.spec import Execution, Inputs, Outputs, Settings
 from macrec.core.errors import UserError
 from macrec.core.stage import Job, Metrics
 from macrec.data import schema
-from macrec.data.sequences import drops_seen
+from macrec.data.sequences import should_drop_seen
 from macrec.data.split import Split, read_split
 
 
@@ -54,7 +54,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
 
 def protocol_of(config: Settings, split: Split, execution: Execution) -> Protocol:
     """Return the ranking protocol, which is the same for every model."""
-    drop_seen = drops_seen(config.seen_items, split.sequences)
+    drop_seen = should_drop_seen(config.seen_items, split.sequences)
     return Protocol(config.max_history, drop_seen, execution.batch_size)
 
 

@@ -2,30 +2,27 @@
 
 from dataclasses import dataclass
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from macrec.core.artifact import Artifact, DatasetOutput
-from macrec.core.errors import check
+from macrec.core.settings import Seed, settings_class
 from macrec.core.stage import Pool, Stage
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Settings:
     """Settings that determine the vectors."""
 
-    dim: int = 64
+    dim: NonNegativeInt = 64
     """Components of a history vector. Fewer are used if the training histories contain too few
     items. 0 turns the stage off: all vectors are null, and quantize uses text and image alone."""
-    window: int = 3
+    window: PositiveInt = 3
     """Two items co-occur if they are at most this many positions apart in a history."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the randomised singular value decomposition."""
 
-    def __post_init__(self) -> None:
-        for name, least in {"dim": 0, "window": 1, "seed": 0}.items():
-            value = getattr(self, name)
-            check(value >= least, f"{name}={value}: must be at least {least}.")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Execution:
     """Settings that affect only the speed; this stage has none.
 
@@ -60,4 +57,5 @@ STAGE = Stage(
     execution=Execution,
     inputs=Inputs,
     outputs=Outputs,
+    everyday=("dim", "window"),
 )

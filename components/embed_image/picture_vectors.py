@@ -27,7 +27,7 @@ from macrec.core.artifact import Artifact, Source
 from macrec.core.errors import UserError, check
 from macrec.core.progress import Progress, log
 from macrec.data.embedding_cache import KEY, EmbeddingCache
-from macrec.data.embeddings import MISSING, OK, ROWS_AT_ONCE, Vectors, spooled_matrix
+from macrec.data.embeddings import MISSING, OK, ROWS_AT_ONCE, Vectors, allocate_on_disk
 
 BATCHES_AHEAD = 3
 
@@ -103,11 +103,11 @@ def embed_pictures(
         UserError: a larger share than `max_bad` is unusable, or no image exists at all.
     """
     total, started = len(pictures.paths), time.monotonic()
-    matrix_UD = spooled_matrix(total, encoder.dim)
+    matrix_UD = allocate_on_disk(total, encoder.dim)
     status = np.full(total, OK, object)
     counts: Counter[str] = Counter()
     with Progress("embed_image", total, "pictures") as progress:
-        keys = _keys(pictures.paths, threads) if cache.kept else pa.nulls(total, KEY)
+        keys = _keys(pictures.paths, threads) if cache.is_enabled else pa.nulls(total, KEY)
         cached_U = _take_cached(cache, keys, matrix_UD)
         new = np.flatnonzero(~cached_U)
         progress.advance(total - len(new))

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from macrec.compute.device import Device
 from macrec.compute.sharding import check_shard
 from macrec.core.artifact import Artifact, DatasetOutput, Source
-from macrec.core.errors import check
+from macrec.core.settings import Share, settings_class
 from macrec.core.stage import Pool, Stage
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Settings:
     """Settings that determine the vectors."""
 
@@ -17,7 +20,7 @@ class Settings:
     """How patch vectors become one item vector: "cls" takes the class token, "mean" averages the
     patches, "pooler" takes the model's own pooled vector. For CLIP, "pooler" is the projected
     vector (768 components for ViT-L/14, as in the paper)."""
-    size: int = 0
+    size: NonNegativeInt = 0
     """Side of the model's input in pixels; must be a multiple of the patch size. 0 means the size
     that the model folder states."""
     resize: Literal["model", "crop", "squash"] = "model"
@@ -25,10 +28,10 @@ class Settings:
     "squash" ignores the aspect ratio and so keeps the edges of tall covers."""
     centre: bool = False
     """Subtract the mean of all vectors."""
-    max_bad_images: float = 0.01
+    max_bad_images: Share = 0.01
     """Maximum share (0 to 1) of images that may be damaged, too large or in an unsupported format.
     Above it the run fails. Absent files do not count."""
-    max_pixels: int = 50_000_000
+    max_pixels: PositiveInt = 50_000_000
     """Images with more pixels than this are not decoded. Their items get no vector and the status
     "too_large"."""
     shard: str = ""
@@ -36,35 +39,25 @@ class Settings:
     The task with an empty value then writes all vectors from that cache."""
 
     def __post_init__(self) -> None:
-        check(self.size >= 0, f"size={self.size}: must be 0 (the model's own) or more.")
-        check(
-            0 <= self.max_bad_images <= 1,
-            f"max_bad_images={self.max_bad_images}: a share, must be from 0 to 1.",
-        )
         check_shard(self.shard)
-        check(self.max_pixels >= 1, f"max_pixels={self.max_pixels}: must be at least 1.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Execution:
     """Settings that affect only the speed."""
 
-    device: str = "auto"
+    device: Device = "auto"
     """Device of the model: auto (a GPU if available, else the CPU), cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the model. auto is bfloat16 on a GPU and float32 on a CPU."""
-    batch_images: int = 32
+    batch_images: PositiveInt = 32
     """Images per batch; a CPU core takes at most 8 of them at a time. Lower it if memory runs
     out."""
-    workers: int = 0
+    workers: NonNegativeInt = 0
     """Threads that decode images. 0 means one per CPU core."""
-    checkpoint_seconds: float = 300.0
+    checkpoint_seconds: NonNegativeFloat = 300.0
     """Seconds between two writes of new vectors to the embedding cache, from which an interrupted
     run resumes. The cache is part of the artifact store; without a store nothing is cached."""
-
-    def __post_init__(self) -> None:
-        check(self.batch_images >= 1, f"batch_images={self.batch_images}: must be at least 1.")
-        check(self.workers >= 0, f"workers={self.workers}: must be 0 (automatic) or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,5 +94,7 @@ STAGE = Stage(
     execution=Execution,
     inputs=Inputs,
     outputs=Outputs,
+    everyday=("pooling", "size", "resize", "centre", "max_bad_images"),
     cached=True,
+    sharded=True,
 )

@@ -37,7 +37,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
             output, job.inputs.items.rows
         )  # the task for all items then does the work alone
     if job.inputs.embeddings is not None:
-        return embeddings.copy_given(
+        return embeddings.write_precomputed(
             job.inputs.embeddings, job.inputs.items, output, centre=job.settings.centre
         )
 
@@ -64,7 +64,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
         )
     chunks = picture_vectors.item_vectors(pictures, embedded)
     if job.settings.shard:
-        counts = embeddings.count(chunks)
+        counts = embeddings.count_statuses(chunks)
         embeddings.write_absent(output, job.inputs.items.rows)
     else:
         counts = embeddings.write_vectors(output, chunks, dim=model.dim, centre=job.settings.centre)

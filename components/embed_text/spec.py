@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from macrec.compute.device import Device
 from macrec.compute.sharding import check_shard
 from macrec.core.artifact import Artifact, DatasetOutput, Source
 from macrec.core.errors import check
+from macrec.core.settings import settings_class
 from macrec.core.stage import Pool, Stage
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Settings:
     """Settings that determine the vectors."""
 
@@ -23,7 +27,7 @@ class Settings:
     centre: bool = True
     """Subtract the mean of all vectors. Use it for language models, whose vectors share a large
     common component."""
-    max_tokens: int = 256
+    max_tokens: PositiveInt = 256
     """Maximum number of tokens of an item's text; longer texts are truncated. The prompt is never
     truncated."""
     shard: str = ""
@@ -36,32 +40,24 @@ class Settings:
             f"prompt={self.prompt!r}: must contain {{}} exactly once; the item's text goes there.",
         )
         check_shard(self.shard)
-        check(self.max_tokens >= 1, f"max_tokens={self.max_tokens}: must be at least 1.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Execution:
     """Settings that affect only the speed."""
 
-    device: str = "auto"
+    device: Device = "auto"
     """Device of the model: auto (a GPU if available, else the CPU), cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the model. auto is bfloat16 on a GPU and float32 on a CPU."""
-    batch_tokens: int = 0
+    batch_tokens: NonNegativeInt = 0
     """Maximum number of tokens per batch, padding included. 0 means 512 per CPU core, or 32,768 on
     a GPU. Lower it if memory runs out."""
-    workers: int = 0
+    workers: NonNegativeInt = 0
     """CPU cores used by the model. 0 means as many as PyTorch would use."""
-    checkpoint_seconds: float = 300.0
+    checkpoint_seconds: NonNegativeFloat = 300.0
     """Seconds between two writes of new vectors to the embedding cache, from which an interrupted
     run resumes. The cache is part of the artifact store; without a store nothing is cached."""
-
-    def __post_init__(self) -> None:
-        check(
-            self.batch_tokens >= 0,
-            f"batch_tokens={self.batch_tokens}: must be 0 (automatic) or more.",
-        )
-        check(self.workers >= 0, f"workers={self.workers}: must be 0 (automatic) or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,5 +92,7 @@ STAGE = Stage(
     execution=Execution,
     inputs=Inputs,
     outputs=Outputs,
+    everyday=("pooling", "prompt", "centre", "max_tokens"),
     cached=True,
+    sharded=True,
 )

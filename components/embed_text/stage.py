@@ -37,7 +37,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
             output, job.inputs.items.rows
         )  # the task for all items then does the work alone
     if job.inputs.embeddings is not None:
-        return embeddings.copy_given(
+        return embeddings.write_precomputed(
             job.inputs.embeddings, job.inputs.items, output, centre=job.settings.centre
         )
 
@@ -49,7 +49,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
     with _cache(job.cache_uri, job.settings, job.inputs, job.execution, encoder) as cache:
         vectors = TextVectors(encoder, job.inputs.items, cache, job.settings.shard)
         if job.settings.shard:
-            counts = embeddings.count(vectors)
+            counts = embeddings.count_statuses(vectors)
             embeddings.write_absent(output, job.inputs.items.rows)
         else:
             counts = embeddings.write_vectors(

@@ -61,7 +61,7 @@ class TextVectors:
 
     def _keys(self) -> pa.Array:
         """Return the key of every item; null without text, and null for all without a cache."""
-        if not self._cache.kept:
+        if not self._cache.is_enabled:
             return pa.nulls(len(self._rows), KEY)
         parts = [
             pa.array([content_key(text) if text.strip() else None for text in texts], KEY)

@@ -10,10 +10,10 @@ import numpy as np
 from macrec.core.progress import log
 from macrec.core.stage import Metrics
 from macrec.tokenizer.measures import has_codes
-from macrec.tokenizer.renewal import Renewed
+from macrec.tokenizer.renewal import VersionUpdate
 
 
-def figures(row_N: np.ndarray, before: int, renewed: Mapping[str, Renewed]) -> Metrics:
+def figures(row_N: np.ndarray, before: int, renewed: Mapping[str, VersionUpdate]) -> Metrics:
     """Return counts of the catalogue, and counts per modality prefixed with its name.
 
     The catalogue has the counts `items`, `new` and `removed`. Each modality has:

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from macrec.core.artifact import Artifact, DatasetOutput
-from macrec.core.errors import check
+from pydantic import NonNegativeFloat
+
+from macrec.compute.device import Device
+from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.settings import Share, settings_class
 from macrec.core.stage import Pool, Stage
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Settings:
     """Settings for items that have changed or that lack a modality."""
 
@@ -16,27 +19,22 @@ class Settings:
     """Policy for an old item whose content now calls for other codes. "recode" gives it a new ID,
     because an outdated ID misleads in every history that contains it. "keep" keeps its ID; use it
     if the recommender is not retrained."""
-    tolerance: float = 0.05
+    tolerance: NonNegativeFloat = 0.05
     """Distance that a latent may move without the item counting as changed, as a share of the
     spread of the previous latents. It allows for vectors recomputed on another device."""
-    max_changed: float = 0.5
+    max_changed: Share = 0.5
     """Maximum share (0 to 1) of changed items among a modality's old items. Above it the run fails,
     as the encoder or its settings have probably changed, not the items. 1 turns the check off."""
     missing_modality: Literal["keep", "fail"] = "keep"
     """Policy for an item without text or without an image. "keep" gives it codes in the other
     modality only; "fail" stops the run. An item with neither always stops the run."""
 
-    def __post_init__(self) -> None:
-        bad = [] if self.tolerance >= 0 else ["tolerance is negative"]
-        bad += [] if 0 <= self.max_changed <= 1 else ["max_changed is outside 0..1"]
-        check(not bad, f"encode_items: {'; '.join(bad)}.")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Execution:
     """Settings that affect only the speed."""
 
-    device: str = "auto"
+    device: Device = "auto"
     """Device of the encoder: auto (a GPU if available, else the CPU), cpu, cuda or cuda:N."""
 
 
@@ -53,11 +51,11 @@ class Inputs:
     """Text vectors of the new catalogue, made by the encoder of the earlier run."""
     image_embeddings: Artifact
     """Image vectors of the new catalogue, made by the encoder of the earlier run."""
-    previous_semantic_ids: Artifact
+    previous_semantic_ids: Source
     """Semantic IDs of the previous version."""
-    previous_latents: Artifact
+    previous_latents: Source
     """Latents and nearest codes of the previous version."""
-    quantizer: Artifact
+    previous_quantizer: Source
     """The quantizer that computed the previous version."""
 
 
@@ -80,4 +78,5 @@ STAGE = Stage(
     execution=Execution,
     inputs=Inputs,
     outputs=Outputs,
+    everyday=("changed", "tolerance", "max_changed", "missing_modality"),
 )

@@ -11,6 +11,7 @@ import pyarrow as pa
 from components.encode_items.id_churn import figures
 from components.encode_items.spec import Execution, Inputs, Outputs, Settings
 from macrec.compute.device import choose_device
+from macrec.core.artifact import Artifact
 from macrec.core.errors import check
 from macrec.core.stage import Job, Metrics
 from macrec.data import schema
@@ -20,7 +21,7 @@ from macrec.tokenizer.collisions import moved_level
 from macrec.tokenizer.frozen_codes import write_latents
 from macrec.tokenizer.measures import has_codes
 from macrec.tokenizer.quantizer import load_quantizer
-from macrec.tokenizer.renewal import Renewed, check_changed, renew, rows_before
+from macrec.tokenizer.renewal import VersionUpdate, assign_ids, check_changed, find_previous_rows
 
 MODALITIES = ("text", "image")
 
@@ -37,20 +38,22 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
             changed, an item has neither text nor image, an item lacks a modality under "fail", or
             there are more items than codes.
     """
-    model = load_quantizer(job.inputs.quantizer.verify().path, choose_device(job.execution.device))
-    old = frozen_codes.previous(
-        model, job.inputs.previous_latents, job.inputs.previous_semantic_ids
-    )
-    ids = job.inputs.items.table(["item_id"]).column(0).combine_chunks()
-    embeddings = {name: getattr(job.inputs, f"{name}_embeddings") for name in MODALITIES}
-    new = frozen_codes.encode(model, job.inputs.quantizer, embeddings, ids)
+    inputs = job.inputs
+    quantizer = Artifact.open(inputs.previous_quantizer.path()).verify()
+    latents = Artifact.open(inputs.previous_latents.path())
+    semantic_ids = Artifact.open(inputs.previous_semantic_ids.path())
+    model = load_quantizer(quantizer.path, choose_device(job.execution.device))
+    old = frozen_codes.read_previous(model, latents, semantic_ids)
+    ids = inputs.items.table(["item_id"]).column(0).combine_chunks()
+    embeddings = {name: getattr(inputs, f"{name}_embeddings") for name in MODALITIES}
+    new = frozen_codes.encode(model, quantizer, embeddings, ids)
     present = {name: has_codes(version.nearest_NL) for name, version in new.items()}
     _check_modalities(job.settings, present, ids)
-    old_ids = job.inputs.previous_semantic_ids.table(["item_id"]).column(0).combine_chunks()
-    row_N = rows_before(ids, old_ids)
+    old_ids = semantic_ids.table(["item_id"]).column(0).combine_chunks()
+    row_N = find_previous_rows(ids, old_ids)
 
     renewed = {
-        name: renew(
+        name: assign_ids(
             old[name],
             new[name],
             row_N,
@@ -88,7 +91,7 @@ def _first(ids: pa.Array, chosen_N: np.ndarray) -> str:
     return ", ".join(ids.take(pa.array(np.flatnonzero(chosen_N)[:5])).to_pylist())
 
 
-def _write(outputs: Outputs, ids: pa.Array, renewed: Mapping[str, Renewed]) -> None:
+def _write(outputs: Outputs, ids: pa.Array, renewed: Mapping[str, VersionUpdate]) -> None:
     count = len(ids)
     nothing_NL = np.zeros((count, 0), np.int32)
     columns: dict[str, pa.Array] = {

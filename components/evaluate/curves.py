@@ -6,7 +6,7 @@ from typing import Any
 
 from components.evaluate.systems import WeightChoice
 from macrec.core.artifact import Artifact
-from macrec.report import Mark, Panel, Role, Series
+from macrec.report.contents import Mark, Panel, Role, Series
 
 HISTORY = "history.json"
 TASK_GROUPS = {"seq": "Sequence tasks", "item": "Item tasks"}

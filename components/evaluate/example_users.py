@@ -16,7 +16,7 @@ from macrec.core.storage.uris import is_remote, open_storage
 from macrec.data.split import Split
 from macrec.ranking.fusion import Weights, best_lists
 from macrec.ranking.ranker import Ranker
-from macrec.report import Example, Item, ProposedBy, Recommendation
+from macrec.report.contents import Example, Item, ProposedBy, Recommendation
 
 SIDE: Final = 96
 """Longer side of a thumbnail in pixels."""

@@ -87,16 +87,17 @@ def _neighbours(choice: WeightChoice, generated: str) -> str:
     """Describe how the neighbours contribute."""
     weight, how = choice.weights.neighbours, _chosen(choice.tried_neighbours, choice.users)
     kinds = ""
-    if choice.mix.successors:
-        kinds = f"{choice.mix.successors:g} of the counted share is that of what came after. "
-    if choice.mix.look_alikes:
-        kinds += f"{choice.mix.look_alikes:g} of the share is that of what its latents look alike. "
+    if choice.mix.successor_share:
+        kinds = f"Successors have {choice.mix.successor_share:g} of the co-occurrence score. "
+    if choice.mix.similar_item_share:
+        share = choice.mix.similar_item_share
+        kinds += f"Items with similar latents have {share:g} of the neighbour score. "
     return (
         f"Hybrid: {1 - weight:g} x probability by the {generated} score among a user's candidates "
-        f"+ {weight:g} x share of the neighbours, {how}. "
-        "Neighbours are counted in the training parts of histories, by a cosine of asymmetry "
+        f"+ {weight:g} x share of the item neighbours, {how}. "
+        "Co-occurrence is counted in the training parts of histories, by a cosine of asymmetry "
         f"{choice.mix.asymmetry:g}. {kinds}"
-        "Those of a user are candidates too."
+        "The neighbours of a user's items are candidates too."
     )
 
 

@@ -1,44 +1,52 @@
 """Declares the settings, inputs and outputs of the stage evaluate."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from macrec.compute.device import Precision
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from macrec.compute.device import Device, Precision
 from macrec.core.artifact import Artifact, DatasetOutput, HtmlOutput, MarkdownOutput, Source
-from macrec.core.errors import check
+from macrec.core.settings import COMMA_SEPARATED, Seed, Share, ShareBelowOne, settings_class
 from macrec.core.stage import Pool, Stage
 from macrec.data.sequences import SeenItems
 
+Shares = Annotated[tuple[Share, ...], Field(min_length=1), COMMA_SEPARATED]
+"""Candidate shares, at least one."""
+SharesBelowOne = Annotated[tuple[ShareBelowOne, ...], COMMA_SEPARATED]
+"""Candidate shares below 1, possibly none."""
 
-@dataclass(frozen=True, kw_only=True)
+
+@settings_class
 class Settings:
     """Settings of the evaluation."""
 
-    beams: int = 20
+    beams: PositiveInt = 20
     """Beams of each modality's search. The fused list is built from the items of both searches."""
-    top_k: int = 20
+    top_k: Annotated[int, Field(ge=10)] = 20
     """Items per list, at least 10. Metrics at larger cutoffs are left out."""
-    fusion_weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    fusion_weights: Shares = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     """Candidate weights (0 to 1) of the text score in the fused list. The one with the best NDCG@10
     on validation users is chosen. Unused in a run on text or images alone."""
-    neighbour_weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    neighbour_weights: SharesBelowOne = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     """Candidate weights (0 to below 1) of the item neighbours in the hybrid list, chosen on
     validation users. Neighbours co-occur in training histories, and are candidates too. An empty
     tuple leaves out the neighbours and the hybrid list. Not part of the paper."""
-    neighbour_asymmetries: tuple[float, ...] = (0.5, 0.7)
+    neighbour_asymmetries: Shares = (0.5, 0.7)
     """Candidate exponents (0 to 1) of the asymmetric cosine between item neighbours, chosen
     together with their weight. 0.5 is the usual cosine; larger values penalise popular neighbours
     less."""
-    look_alikes: tuple[float, ...] = (0.0, 0.3)
+    similar_item_shares: Shares = (0.0, 0.3)
     """Candidate shares (0 to 1) of the neighbour score that come from items with similar latents,
     chosen together with the neighbour weight. Similar items need not co-occur in any history."""
-    successors: tuple[float, ...] = (0.0, 0.2, 0.4)
+    successor_shares: Shares = (0.0, 0.2, 0.4)
     """Candidate shares (0 to 1) of the co-occurrence score that come from items which followed
     those of a history, chosen together with the neighbour weight. The rest comes from items nearby,
     before or after."""
-    validation_users: int = 2000
+    validation_users: NonNegativeInt = 2000
     """Number of users that the weights are chosen on, a random sample fixed by the seed. 0 means
     all."""
-    single_modality_beams: int = 40
+    single_modality_beams: NonNegativeInt = 40
     """Beams of the extra rows "text alone" and "image alone". 40 matches the two 20-beam searches
     of the fused list. 0 leaves the rows out."""
     seen_items: SeenItems = "auto"
@@ -55,45 +63,26 @@ class Settings:
     reciprocal_fusion: bool = False
     """Add a row fused by reciprocal ranks of the same candidates: 1 / (k + rank by text) + 1 / (k +
     rank by image)."""
-    reciprocal_constant: int = 60
+    reciprocal_constant: NonNegativeInt = 60
     """The constant k of reciprocal_fusion. The larger it is, the less the first ranks stand out."""
-    examples: int = 12
+    examples: NonNegativeInt = 12
     """Number of test users shown in the report. Half of them have a hit in the first ten items,
     where there are enough."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the validation sample, the confidence intervals and the example users."""
 
-    def __post_init__(self) -> None:
-        counts = ("validation_users", "single_modality_beams", "reciprocal_constant", "examples")
-        problems = [f"{name} is negative" for name in (*counts, "seed") if getattr(self, name) < 0]
-        if self.beams < 1:
-            problems.append("beams is below 1")
-        if self.top_k < 10:
-            problems.append("top_k is below 10, and the metrics are those at 10")
-        if not self.fusion_weights or not all(0 <= w <= 1 for w in self.fusion_weights):
-            problems.append("fusion_weights needs one or more numbers from 0 to 1")
-        if not all(0 <= w < 1 for w in self.neighbour_weights):
-            problems.append("neighbour_weights takes numbers from 0 to below 1")
-        for name in ("neighbour_asymmetries", "look_alikes", "successors"):
-            if not getattr(self, name) or not all(0 <= value <= 1 for value in getattr(self, name)):
-                problems.append(f"{name} needs one or more numbers from 0 to 1")
-        check(not problems, f"evaluate: {'; '.join(problems)}.")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Execution:
     """Settings that affect only where and how fast the stage runs."""
 
-    device: str = "auto"
+    device: Device = "auto"
     """Device of the model: auto (a GPU if available, else the CPU), cpu or cuda."""
-    batch_size: int = 0
+    batch_size: NonNegativeInt = 0
     """Users decoded together. 0 means 64 on a CPU and 512 on a GPU; lower it if memory runs out. It
     changes scores by about 1e-6, as the number of threads does."""
-    threads: int = 0
+    threads: NonNegativeInt = 0
     """CPU threads. 0 leaves the number to PyTorch."""
-
-    def __post_init__(self) -> None:
-        check(self.batch_size >= 0, f"batch_size={self.batch_size}: must be 0 (automatic) or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,4 +128,5 @@ STAGE = Stage(
     execution=Execution,
     inputs=Inputs,
     outputs=Outputs,
+    everyday=("beams", "top_k", "neighbour_weights", "seen_items", "validation_users", "examples"),
 )

@@ -1,5 +1,6 @@
 """Stage evaluate: ranks the full catalogue for every test user; writes metrics and the report."""
 
+from dataclasses import replace
 from itertools import product
 
 from components.evaluate import churn_figures, slices, systems
@@ -10,12 +11,14 @@ from components.evaluate.tokenizer_figures import measure
 from macrec.core.errors import check
 from macrec.core.stage import Job, Metrics
 from macrec.data import schema
-from macrec.data.sequences import drops_seen
+from macrec.data.sequences import should_drop_seen
 from macrec.data.split import Split, read_split
 from macrec.metrics.ranking_metrics import exposure, random_hit_rate
+from macrec.ranking.fusion import Weights
 from macrec.ranking.inference import open_ranker, open_recommender
 from macrec.ranking.neighbour_mix import Mix, mixed_neighbours
 from macrec.ranking.neighbours import MixedNeighbours
+from macrec.ranking.ranking_options import RankingOptions
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
@@ -32,36 +35,33 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
     split = read_split(job.inputs.sequences, items)
 
     changes = churn_figures.measure_churn(job.inputs)
-    drop_seen = drops_seen(job.settings.seen_items, split.sequences)
     known: dict[Mix, MixedNeighbours] = {}
     if job.settings.neighbour_weights:
         shares = (
             job.settings.neighbour_asymmetries,
-            job.settings.look_alikes,
-            job.settings.successors,
+            job.settings.similar_item_shares,
+            job.settings.successor_shares,
         )
         mixes = [Mix(*mix) for mix in product(*shares)]
         known = mixed_neighbours(split.training(), items, job.inputs.latents, mixes)
+    options = RankingOptions(
+        weights=Weights(text=0.5),
+        mix=Mix(),
+        renormalise=job.settings.renormalise,
+        drop_seen=should_drop_seen(job.settings.seen_items, split.sequences),
+        precision=job.settings.precision,
+    )
     ranker = open_ranker(
         recommender,
+        options,
         device=job.execution.device,
         batch_size=job.execution.batch_size,
         threads=job.execution.threads,
-        renormalise=job.settings.renormalise,
-        drop_seen=drop_seen,
-        precision=job.settings.precision,
     )
     choice = systems.choose_weights(ranker, split, job.settings, known)
     ranker.neighbours = known.get(choice.mix)
-    stated = {
-        "fusion_weight": choice.weights.text,
-        "neighbour_weight": choice.weights.neighbours,
-        **choice.mix.stated(),
-        "renormalise": job.settings.renormalise,
-        "precision": job.settings.precision,
-        "seen_items": "drop" if drop_seen else "keep",
-    }
-    job.outputs.predictions.metadata |= stated
+    options = replace(options, weights=choice.weights, mix=choice.mix)
+    job.outputs.predictions.metadata |= options.metadata()
     with job.outputs.predictions.dataset(schema.PREDICTIONS) as out:
         evaluated = systems.evaluate(ranker, split, choice.weights, job.settings, out.write)
     groups = slices.measure_slices(job.settings, split, evaluated, recommender)

@@ -22,7 +22,7 @@ from macrec.data.split import Split
 from macrec.generator.tokens import MODALITIES, Modality, has_code
 from macrec.metrics.ranking_metrics import Interval, bootstrap, exposure
 from macrec.ranking.ranker import Ranker
-from macrec.report import (
+from macrec.report.contents import (
     ArtifactDigest,
     CodebookLevel,
     Fact,
@@ -33,11 +33,10 @@ from macrec.report import (
     Score,
     Shown,
     System,
-    render_html,
-    render_markdown,
 )
+from macrec.report.render import render_report, render_summary
 from macrec.tokenizer.churn import Churn
-from macrec.tokenizer.item_vectors_from_histories import items_met
+from macrec.tokenizer.item_vectors_from_histories import count_items_in_histories
 
 METRIC_NAMES: Final = {"hr": "HR", "ndcg": "NDCG", "mrr": "MRR"}
 
@@ -86,8 +85,8 @@ def write_report(
         ),
         notes=notes.notes(config, choice, evaluated, ranker.drop_seen, ranker.modalities),
     )
-    outputs.report.write_text(render_html(report))
-    outputs.summary.write_text(render_markdown(report))
+    outputs.report.write_text(render_report(report))
+    outputs.summary.write_text(render_summary(report))
 
 
 def _names(config: Settings) -> dict[str, tuple[str, Role]]:
@@ -158,7 +157,7 @@ def _facts(
         coded = _coded(inputs.semantic_ids, modality)
         note = f"{100 * coded / items:.1f} % of items"
         facts.append(Fact(label=f"Items with {modality} codes", value=coded, note=note))
-    if met := items_met(inputs.quantizer):
+    if met := count_items_in_histories(inputs.quantizer):
         note = f"{100 * met / items:.1f} % of items; part of their codes, foretold for the others"
         facts.append(Fact(label="Items met in histories", value=met, note=note))
     return tuple(facts)

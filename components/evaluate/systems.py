@@ -38,8 +38,8 @@ from macrec.ranking.fusion import (
     fuse,
     fuse_published,
     fuse_reciprocal,
-    listed,
-    listed_neighbours,
+    neighbour_list,
+    single_modality_list,
 )
 from macrec.ranking.lists import Lists
 from macrec.ranking.neighbour_mix import Mix
@@ -139,11 +139,11 @@ def choose_weights(
         product(tried, weights),
         key=lambda at: (
             tried[at[0]][at[1]],
-            *(-at[1], -at[0].look_alikes, -at[0].successors, -at[0].asymmetry),
+            *(-at[1], -at[0].similar_item_share, -at[0].successor_share, -at[0].asymmetry),
         ),
     )
     log.info(
-        "evaluate: neighbour weight %g, asymmetry %g, share of look-alikes %g, of successors %g, "
+        "evaluate: neighbour weight %g, asymmetry %g, share of similar items %g, of successors %g, "
         "validation NDCG@10 %.4f",
         *(best, *mix, tried[mix][best]),
     )
@@ -191,12 +191,12 @@ def _lists(
 ) -> Iterator[tuple[str, Lists]]:
     candidates = ranker.candidates(cases.histories, config.beams, progress)
     for modality in ranker.modalities:
-        yield modality, listed(candidates, modality, config.top_k)
+        yield modality, single_modality_list(candidates, modality, config.top_k)
     if len(ranker.modalities) > 1:
         yield from _wide(ranker, cases, config)
         yield from _fused(ranker, candidates, weights, config)
     if ranker.neighbours is not None:
-        yield "neighbours", listed_neighbours(candidates, config.top_k)
+        yield "neighbours", neighbour_list(candidates, config.top_k)
         yield "hybrid", best_lists(candidates, weights, config.top_k)
 
 

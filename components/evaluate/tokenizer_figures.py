@@ -16,8 +16,8 @@ from macrec.core.artifact import Artifact
 from macrec.data.columns import codes_matrix, embedding_matrix
 from macrec.data.split import Split
 from macrec.generator.tokens import MODALITIES, Modality
-from macrec.report import Agreement, Collisions, Prefix, Score, Tokenizer
-from macrec.tokenizer.collisions import decoded
+from macrec.report.contents import Agreement, Collisions, Prefix, Score, Tokenizer
+from macrec.tokenizer.collisions import sum_codewords
 from macrec.tokenizer.measures import (
     collision_rate,
     group_sizes,
@@ -163,10 +163,10 @@ def _displacement(
     if codebooks_LMD is None:
         return None
     rows_R = np.flatnonzero(has_codes(before_NL))
-    before_RD = decoded(before_NL[rows_R], codebooks_LMD)
+    before_RD = sum_codewords(before_NL[rows_R], codebooks_LMD)
     latent_RD = embedding_matrix(inputs.latents, f"{modality}_latent")[rows_R]
     distance = float(np.linalg.norm(latent_RD - before_RD, axis=1).mean())
-    shift_R = np.linalg.norm(decoded(after_NL[rows_R], codebooks_LMD) - before_RD, axis=1)
+    shift_R = np.linalg.norm(sum_codewords(after_NL[rows_R], codebooks_LMD) - before_RD, axis=1)
     moved_R = (after_NL[rows_R] != before_NL[rows_R]).any(1)
     if not moved_R.any() or not distance:
         return 0.0

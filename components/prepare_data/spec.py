@@ -1,25 +1,34 @@
 """Declares the settings, inputs and outputs of the stage prepare_data."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt
 
 from macrec.core.artifact import DatasetOutput, Source
 from macrec.core.errors import check
+from macrec.core.settings import COMMA_SEPARATED, settings_class
 from macrec.core.stage import Pool, Stage
 
+Column = Annotated[str, Field(min_length=1)]
+"""Name of a column that must exist."""
 
-@dataclass(frozen=True, kw_only=True)
+
+@settings_class
 class Settings:
     """Settings that determine the result."""
 
-    item_id_column: str = "item_id"
+    item_id_column: Column = "item_id"
     """Catalogue column that contains the item id. Ids are text or integers, must be unique, and are
     kept exactly as given."""
 
-    title_column: str = "title"
+    title_column: Column = "title"
     """Catalogue column that contains the title shown in the report."""
 
-    text_columns: tuple[str, ...] = ("title", "description")
+    text_columns: Annotated[tuple[Column, ...], Field(min_length=1), COMMA_SEPARATED] = (
+        "title",
+        "description",
+    )
     """Catalogue columns that are joined, one per line, into the text to embed. Empty fields and "."
     are skipped. The default means title_column, plus description if the catalogue has it; any other
     column named here must exist."""
@@ -28,18 +37,18 @@ class Settings:
     """Catalogue column that contains the image path below the image folder. The column may be
     absent only if this setting has its default value. Set "" if there are no images."""
 
-    user_id_column: str = "user_id"
+    user_id_column: Column = "user_id"
     """Log column that contains the user id. Ids are text or integers and are kept exactly as
     given."""
 
-    interaction_item_column: str = "item_id"
+    interaction_item_column: Column = "item_id"
     """Log column that contains the item id."""
 
     timestamp_column: str = "timestamp"
     """Log column that contains the time of the interaction: seconds or milliseconds since 1970, ISO
     8601 text, or a date type. Set "" if the rows of the log are already in time order."""
 
-    min_interactions: int = 5
+    min_interactions: NonNegativeInt = 5
     """Minimum number of interactions per user and per item. Users and items below it are dropped
     repeatedly until none is left (k-core). 0 or 1 keeps every item; users with fewer than 3
     interactions are always dropped."""
@@ -54,28 +63,18 @@ class Settings:
     them and their interactions before the k-core, "fail" stops the run."""
 
     def __post_init__(self) -> None:
-        for name in ("item_id_column", "title_column", "user_id_column", "interaction_item_column"):
-            check(getattr(self, name) != "", f"{name} is empty. Name a column.")
-        check(
-            len(self.text_columns) > 0 and all(self.text_columns),
-            f"text_columns is {self.text_columns!r}. Name at least one column, and none empty.",
-        )
-        check(
-            self.min_interactions >= 0,
-            f"min_interactions is {self.min_interactions}. Give 0 (off) or more.",
-        )
-        of_log = [self.user_id_column, self.interaction_item_column, self.timestamp_column]
-        check(
-            len(set(of_log)) == len(of_log),
-            f"The columns of the log are {of_log}: each needs a column of its own.",
-        )
-        check(
-            self.item_id_column not in (self.title_column, self.image_column),
-            f"item_id_column {self.item_id_column!r} is also the title or image column.",
-        )
+        bad: list[str] = []
+        in_log = ("user_id_column", "interaction_item_column", "timestamp_column")
+        columns = [getattr(self, name) for name in in_log]
+        if len(set(columns)) < len(columns):
+            bad.append(f"{', '.join(in_log)} are {columns}, but each needs a column of its own")
+        for name in ("title_column", "image_column"):
+            if getattr(self, name) == self.item_id_column:
+                bad.append(f"item_id_column and {name} are both {self.item_id_column!r}")
+        check(not bad, f"{'; '.join(bad)}.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Execution:
     """Settings that affect only the speed; there are none, as batches have a fixed size."""
 
@@ -111,4 +110,14 @@ STAGE = Stage(
     execution=Execution,
     inputs=Inputs,
     outputs=Outputs,
+    everyday=(
+        "item_id_column",
+        "title_column",
+        "text_columns",
+        "image_column",
+        "user_id_column",
+        "interaction_item_column",
+        "timestamp_column",
+        "min_interactions",
+    ),
 )

@@ -13,12 +13,17 @@ from sklearn.cluster import KMeans, MiniBatchKMeans, kmeans_plusplus
 from threadpoolctl import threadpool_limits
 
 from components.pseudo_label.spec import Settings
+from macrec.compute.powers import nearest_power_of_two
 from macrec.core.errors import UserError
 from macrec.core.progress import log
 from macrec.data.vectors import Rows
 
 ROWS_AT_ONCE = 2_048
 """Rows copied at a time where the result does not depend on it."""
+ITEMS_PER_CLUSTER = 12
+"""Mean number of items in a cluster, about, if the number of clusters is automatic."""
+MOST_CLUSTERS = 512
+"""Maximum number of clusters if it is automatic; the paper's number."""
 
 
 class Clustering(NamedTuple):
@@ -66,13 +71,16 @@ def cluster(matrix_ND: Rows, valid_N: NDArray[np.bool_], config: Settings, name:
         log.info("%s: no item has a vector, so none gets a label", name)
         return Clustering(labels_N, 0, 0.0)
     distinct = count_distinct(vectors, name)
-    clusters = capped(config.clusters, distinct, config.min_items_per_cluster)
-    if clusters < config.clusters:
+    wanted = config.clusters or automatic_clusters(len(vectors.rows))
+    clusters = capped(wanted, distinct, config.min_items_per_cluster)
+    if not config.clusters:
+        log.info("%s: %d clusters for %s items (auto)", name, clusters, f"{len(vectors.rows):,}")
+    elif clusters < wanted:
         log.warning(
             "%s: %s clusters instead of %s, for there are only %s distinct vectors "
             "(min_items_per_cluster=%s)",
             name,
-            *(f"{n:,}" for n in (clusters, config.clusters, distinct)),
+            *(f"{n:,}" for n in (clusters, wanted, distinct)),
             config.min_items_per_cluster,
         )
     # Threads add up their parts in the order in which they finish; one thread gives one result.
@@ -83,6 +91,11 @@ def cluster(matrix_ND: Rows, valid_N: NDArray[np.bool_], config: Settings, name:
         fit = _fit_streamed if streamed else _fit_in_memory
         labels_N[vectors.rows], inertia = fit(vectors, clusters, config)
     return Clustering(labels_N, clusters, inertia)
+
+
+def automatic_clusters(items: int) -> int:
+    """Return the number of clusters that suits a number of items."""
+    return nearest_power_of_two(items / ITEMS_PER_CLUSTER, 2, MOST_CLUSTERS)
 
 
 def capped(clusters: int, distinct: int, min_items: int) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from macrec.core.errors import check
 from macrec.tokenizer.quantizer import CrossModalQuantizer
 from macrec.tokenizer.residual_quantization import (
-    Quantized,
+    Quantization,
     nearest_codes,
     shared_codes,
     squared_distances,
@@ -126,8 +126,8 @@ def refit(
             check(
                 int(rows.sum()) >= size,
                 f"quantize: {int(rows.sum())} items have a text and an image vector, too few for "
-                f"{size} shared codewords. Lower quantizer_codebook_size or "
-                "quantizer_shared_levels.",
+                f"{size} shared codewords. Lower quantize.codebook_size or "
+                "quantize.shared_levels.",
             )
             scales = {name: r.shape[1] ** 0.5 for name, r in descent.residuals.items()}
             joint_ND = torch.cat([r[rows] / scales[n] for n, r in descent.residuals.items()], 1)
@@ -198,7 +198,7 @@ class MovingMeans:
             self.sums[name] = [book * self.start for book in books]
 
     @torch.no_grad()
-    def update(self, quantized: Mapping[str, Quantized], present: Tensors) -> None:
+    def update(self, quantized: Mapping[str, Quantization], present: Tensors) -> None:
         """Update counts, sums and codewords with a batch."""
         for name, done in quantized.items():
             rows = present[name]

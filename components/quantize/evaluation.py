@@ -14,12 +14,12 @@ from components.quantize.quantizer_training import Trained
 from components.quantize.spec import Settings
 from macrec.core.errors import check
 from macrec.tokenizer.measures import measure_tokenizer
-from macrec.tokenizer.quantizer import Encoded
+from macrec.tokenizer.quantizer import Encoding
 
 ROWS = 8192  # items encoded and decoded at once
 DECODED = 131_072  # approximate number of items decoded
 
-OnChunk = Callable[[Mapping[str, Encoded]], None]
+OnChunk = Callable[[Mapping[str, Encoding]], None]
 
 
 class Evaluation(NamedTuple):
@@ -109,6 +109,6 @@ def _check_perplexity(figures: Mapping[str, float], config: Settings, count: int
         not low,
         f"quantize: codebooks collapsed ({'; '.join(low)}); the floor is {floor:.1f} of "
         f"{config.codebook_size} codewords for {count:,} items. Use "
-        "quantizer_codebook_update=refit, lower quantizer_contrastive_weights, or lower "
-        "quantizer_min_perplexity_share.",
+        "quantize.codebook_update=refit, lower quantize.contrastive_weights, or lower "
+        "quantize.min_perplexity_share.",
     )

@@ -1,4 +1,4 @@
-"""Implements quantizer_mode=frozen: the quantizer of an earlier run encodes the catalogue.
+"""Implements quantize.mode=frozen: the quantizer of an earlier run encodes the catalogue.
 
 N items, L levels
 """
@@ -16,11 +16,17 @@ from macrec.core.stage import Metrics
 from macrec.tokenizer import frozen_codes
 from macrec.tokenizer.measures import has_codes, measure_tokenizer
 from macrec.tokenizer.quantizer import load_quantizer
-from macrec.tokenizer.renewal import MAX_CHANGED, TOLERANCE, check_changed, rows_before, settle
+from macrec.tokenizer.renewal import (
+    MAX_CHANGED,
+    TOLERANCE,
+    check_changed,
+    decide_ids,
+    find_previous_rows,
+)
 
 FROZEN = "frozen"
 """Metadata key of the latents: the IDs of the previous version remain valid."""
-REMEDY = "Use those, or set quantizer_mode=retrain."
+REMEDY = "Use those, or set quantize.mode=retrain."
 
 
 def run(inputs: Inputs, outputs: Outputs, device: torch.device) -> Metrics:
@@ -37,15 +43,15 @@ def run(inputs: Inputs, outputs: Outputs, device: torch.device) -> Metrics:
     latents = earlier(inputs, "previous_latents")
     semantic_ids = earlier(inputs, "previous_semantic_ids")
     model = load_quantizer(quantizer.verify().path, device)
-    old = frozen_codes.previous(model, latents, semantic_ids)
+    old = frozen_codes.read_previous(model, latents, semantic_ids)
     item_ids, old_ids = (
         artifact.table(["item_id"]).column(0).combine_chunks()
         for artifact in (inputs.history_embeddings, semantic_ids)
     )
     embeddings = {name: getattr(inputs, f"{name}_embeddings") for name in old}
     new = frozen_codes.encode(model, quantizer, embeddings, item_ids)
-    row_N = rows_before(item_ids, old_ids)
-    settled = {name: settle(old[name], new[name], row_N, tolerance=TOLERANCE) for name in new}
+    row_N = find_previous_rows(item_ids, old_ids)
+    settled = {name: decide_ids(old[name], new[name], row_N, tolerance=TOLERANCE) for name in new}
     check_changed(settled, MAX_CHANGED, REMEDY)
     versions = {
         name: frozen_codes.Version(after.latents_ND, after.nearest_NL, after.nearest_NL)
@@ -70,7 +76,7 @@ def earlier(inputs: Inputs, name: str) -> Artifact:
     source: Source | None = getattr(inputs, name)
     check(
         source is not None,
-        f"quantizer_mode=frozen needs {name}, the folder of the earlier run's artifact. "
+        f"quantize.mode=frozen needs {name}, the folder of the earlier run's artifact. "
         "`macrec run` finds it by --previous.",
     )
     assert source is not None

@@ -15,14 +15,14 @@ from components.quantize.spec import Settings
 from macrec.core.processes import ALONE, Processes
 from macrec.tokenizer.quantizer import CrossModalQuantizer
 from macrec.tokenizer.residual_quantization import (
-    Quantized,
+    Quantization,
     nearest,
-    rotated,
+    rotate_gradient,
     sinkhorn_codes,
     straight_through,
 )
 
-ESTIMATORS = {"straight_through": straight_through, "rotation": rotated}
+ESTIMATORS = {"straight_through": straight_through, "rotation": rotate_gradient}
 
 
 class Pass(NamedTuple):
@@ -31,7 +31,7 @@ class Pass(NamedTuple):
     batch: Modality
     normalized_bE: Tensor
     latent_BD: Tensor
-    quantized: Quantized
+    quantized: Quantization
 
 
 def term_weights(config: Settings, modalities: tuple[str, ...]) -> dict[str, float]:

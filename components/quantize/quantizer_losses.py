@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from macrec.tokenizer.residual_quantization import Quantized, straight_through
+from macrec.tokenizer.residual_quantization import Quantization, straight_through
 
 AlignGradient = Literal["codebooks", "encoder", "both"]
 SquaredError = Literal["mean", "sum"]
@@ -48,7 +48,7 @@ def squared_error(a_BX: Tensor, b_BX: Tensor, mask_B: Tensor, reduce: SquaredErr
 
 
 def rq_loss(
-    quantized: Quantized, mask_B: Tensor, commitment: float, reduce: SquaredError
+    quantized: Quantization, mask_B: Tensor, commitment: float, reduce: SquaredError
 ) -> Tensor:
     """Return codebook loss + commitment * commitment loss, SUMMED over levels as in the paper."""
     loss = quantized.codeword_sum_BD.new_zeros(())
@@ -173,7 +173,7 @@ def align_loss(a_BD: Tensor, b_BD: Tensor, mask_B: Tensor, temperature: float) -
 
 
 def align_view(
-    latent_BD: Tensor, quantized: Quantized, gradient: AlignGradient, levels: int
+    latent_BD: Tensor, quantized: Quantization, gradient: AlignGradient, levels: int
 ) -> Tensor:
     """Return the sum of the first `levels` codewords, with its gradient as `gradient` selects."""
     sum_BD = torch.stack(quantized.codewords[:levels]).sum(0)

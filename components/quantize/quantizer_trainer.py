@@ -114,7 +114,7 @@ class Trainer:
         if not all(bool(p.isfinite().all()) for p in self.parameters):
             raise UserError(
                 f"quantize: weights stopped being finite in step {self.steps}. Lower "
-                "quantizer_learning_rate, or look for extreme values in the embeddings."
+                "quantize.learning_rate, or look for extreme values in the embeddings."
             )
         return {
             "model": self.model.state_dict(),
@@ -300,5 +300,5 @@ def _check_finite(losses_ST: Tensor, names: list[str], epoch: int) -> None:
         blamed = ", ".join(n for n, bad in zip(names, bad_ST[step].tolist(), strict=True) if bad)
         raise UserError(
             f"quantize: {blamed} stopped being finite in epoch {epoch}, step {step}. Lower "
-            "quantizer_learning_rate, or look for extreme values in the embeddings."
+            "quantize.learning_rate, or look for extreme values in the embeddings."
         )

@@ -27,7 +27,7 @@ def _check_counts(catalogue: Catalogue, config: Settings) -> None:
         check(
             count >= config.codebook_size or config.tokenizer == "fsq",
             f"{name}_embeddings: {count} of {len(data.present_N)} items have a vector, too few for "
-            f"{config.codebook_size} codewords a level. Set quantizer_codebook_size to at most "
+            f"{config.codebook_size} codewords a level. Set quantize.codebook_size to at most "
             f"{max(count // 4, 1)} (a quarter of the items), or to 0.",
         )
 
@@ -65,7 +65,7 @@ def train(
         catalogue, config, device, processes=processes, compiled=compiled, state=state
     )
     on_epoch(len(trainer.history))
-    with checkpoints.watching():
+    with checkpoints.watch_for_sigterm():
         while config.tokenizer != "rqkmeans" and len(trainer.history) < config.epochs:
             trainer.epoch(lambda: shared.save_if_due(trainer.steps, trainer.state))
             on_epoch(1)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from components.quantize.spec import MAX_CODEBOOK, Settings
+from macrec.compute.powers import nearest_power_of_two
 
 SMALLEST = 8
 ROOM = 16  # minimum number of codes per item
@@ -38,7 +39,7 @@ def choose(config: Settings, items: Mapping[str, int]) -> Sizes:
         root = math.sqrt(max(few, 1))
         most = min(2 ** max(int(math.log2(max(few, 1))), 1), MAX_CODEBOOK)
         least = min(SMALLEST, most)
-        size = min(max(2 ** round(math.log2(root)), least), most)
+        size = nearest_power_of_two(root, least, most)
         reasons.append(
             f"{size} codewords a level, of the powers of two from {least} to {most:,} the nearest "
             f"to {root:,.1f}, the root of {few:,} items"

@@ -21,11 +21,11 @@ from macrec.core.errors import check
 from macrec.core.progress import Progress, log
 from macrec.core.stage import Job, Metrics
 from macrec.data import schema
-from macrec.data.centring import subtracted, write_means
+from macrec.data.centring import read_mean, write_means
 from macrec.data.columns import codes_column, valid_rows, vector_column
 from macrec.data.vectors import ItemVectors, read_vectors
 from macrec.tokenizer.item_vectors_from_histories import Histories, fit_histories
-from macrec.tokenizer.quantizer import Encoded
+from macrec.tokenizer.quantizer import Encoding
 
 MODALITIES = ("text", "image")
 
@@ -47,7 +47,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
     together = job.processes
     device = together.device(choose_device(job.execution.device))
     if config.mode == "frozen":
-        return frozen_quantizer.run(job.inputs, job.outputs, device) if together.first else {}
+        return frozen_quantizer.run(job.inputs, job.outputs, device) if together.is_first else {}
     with timed("reading vectors"):
         catalogue, histories = _read(job.inputs, config, job.execution.memory_gib)
     chosen = sizes.choose(config, {n: int(m.present_N.sum()) for n, m in catalogue.items()})
@@ -68,9 +68,9 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
             processes=together,
             compiled=job.execution.compile,
         )
-    if not together.first:
+    if not together.is_first:
         return {}
-    means = {name: subtracted(getattr(job.inputs, f"{name}_embeddings")) for name in catalogue}
+    means = {name: read_mean(getattr(job.inputs, f"{name}_embeddings")) for name in catalogue}
     write_means(job.outputs.quantizer.path, means)
     if histories:
         histories.save(job.outputs.quantizer.path)
@@ -96,7 +96,7 @@ def _read(
     check(
         bool(vectors),
         f"quantize: none of {inputs.pseudo_labels.rows:,} items has a {' or '.join(wanted)} vector."
-        " Give the embedding stage a model or ready vectors, or set quantizer_modalities.",
+        " Give the embedding stage a model or ready vectors, or set quantize.modalities.",
     )
     histories = None
     if valid_rows(inputs.history_embeddings).any():
@@ -138,7 +138,7 @@ class _Chunks:
     def __init__(self, out: DatasetWriter, kind: pa.Schema, catalogue: Catalogue) -> None:
         self.out, self.kind, self.catalogue, self.start = out, kind, catalogue, 0
 
-    def write(self, chunk: Mapping[str, Encoded]) -> None:
+    def write(self, chunk: Mapping[str, Encoding]) -> None:
         """Write the next items."""
         count = len(next(iter(chunk.values())).codes_NL)
         stop = self.start + count

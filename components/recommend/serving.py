@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.recommend.rule import Rule
 from components.recommend.spec import Settings
 from components.recommend.users import Shard
 from macrec.core.progress import Progress
-from macrec.ranking.fusion import best_lists
+from macrec.ranking.fusion import Weights, best_lists
 from macrec.ranking.ranker import Ranker
 
 
@@ -21,13 +20,13 @@ def recommend(
     shard: Shard,
     item_ids: pa.Array,
     config: Settings,
-    rule: Rule,
+    weights: Weights,
     progress: Progress,
 ) -> pa.Table:
     """Return the recommendations of a shard: its users in order, each from rank 1."""
     beams = max(config.beams, config.top_k)  # fewer beams could not fill the lists
     found = ranker.candidates(shard.histories, beams, progress)
-    lists = best_lists(found, rule.weights, config.top_k)
+    lists = best_lists(found, weights, config.top_k)
     # The lists also contain items that tie with the last rank; here they are cut to top_k.
     items_UK, scores_UK = lists.items_UK[:, : config.top_k], lists.scores_UK[:, : config.top_k]
     user, place = np.nonzero(items_UK >= 0)

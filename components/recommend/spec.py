@@ -1,38 +1,54 @@
 """Declares the settings, inputs and outputs of the stage recommend."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
+from pydantic_core import PydanticCustomError
+
+from macrec.compute.device import Device
 from macrec.core.artifact import Artifact, DatasetOutput, Source
-from macrec.core.errors import check
+from macrec.core.settings import settings_class
 from macrec.core.stage import Pool, Stage
 
-EVALUATED = -1.0  # stands for the value that evaluate chose
+FROM_EVALUATE = -1.0
+"""Stands for the value that evaluate chose."""
 
 
-@dataclass(frozen=True, kw_only=True)
+def _check_share(value: float) -> float:
+    if value != FROM_EVALUATE and not 0 <= value <= 1:
+        raise PydanticCustomError(
+            "share", "should be from 0 to 1, or -1 for the value that evaluate chose"
+        )
+    return value
+
+
+ShareOrEvaluated = Annotated[float, AfterValidator(_check_share)]
+
+
+@settings_class
 class Settings:
     """Settings that determine the recommendations."""
 
-    top_k: int = 20
+    top_k: NonNegativeInt = 20
     """Items per list. A user's list is shorter if fewer items may be recommended to them. 0 skips
     the stage; the output then has no rows."""
-    beams: int = 20
+    beams: PositiveInt = 20
     """Beams of each modality's search; top_k is used if it is larger. The items that the searches
     find are then ranked by both modalities."""
-    fusion_weight: float = EVALUATED
+    fusion_weight: ShareOrEvaluated = FROM_EVALUATE
     """Weight (0 to 1) of the text score in the fused list. -1 takes the weight that evaluate
     chose."""
-    neighbour_weight: float = EVALUATED
+    neighbour_weight: Annotated[ShareOrEvaluated, Field(lt=1)] = FROM_EVALUATE
     """Weight of the item neighbours, from 0 (the fused list alone) to below 1. Neighbours are
     counted in the whole histories of `sequences`. -1 takes the weight that evaluate chose."""
-    neighbour_asymmetry: float = EVALUATED
+    neighbour_asymmetry: ShareOrEvaluated = FROM_EVALUATE
     """Exponent (0 to 1) of the asymmetric cosine between item neighbours. 0.5 is the usual cosine;
     larger values penalise popular neighbours less. -1 takes the value that evaluate chose."""
-    look_alikes: float = EVALUATED
+    similar_item_share: ShareOrEvaluated = FROM_EVALUATE
     """Share (0 to 1) of the neighbour score that comes from items with similar latents. -1 takes
     the share that evaluate chose."""
-    successors: float = EVALUATED
+    successor_share: ShareOrEvaluated = FROM_EVALUATE
     """Share (0 to 1) of the co-occurrence part of the neighbour score that comes from items which
     followed those of the history. -1 takes the share that evaluate chose."""
     renormalise: Literal["evaluated", "on", "off"] = "evaluated"
@@ -45,37 +61,21 @@ class Settings:
     """Whether a list may contain items of the user's history. Use "drop" if items are bought once,
     "keep" if users return for the same items. "evaluated" follows evaluate."""
 
-    def __post_init__(self) -> None:
-        problems = ["top_k is negative"] if self.top_k < 0 else []
-        problems += ["beams is below 1"] if self.beams < 1 else []
-        if self.fusion_weight != EVALUATED and not 0 <= self.fusion_weight <= 1:
-            problems.append("fusion_weight is neither within 0..1 nor -1 (the one evaluate chose)")
-        if self.neighbour_weight != EVALUATED and not 0 <= self.neighbour_weight < 1:
-            problems.append("neighbour_weight is neither 0 to below 1 nor -1 (that of evaluate)")
-        for name in ("neighbour_asymmetry", "look_alikes", "successors"):
-            if (value := getattr(self, name)) != EVALUATED and not 0 <= value <= 1:
-                problems.append(f"{name} is neither within 0..1 nor -1 (that of evaluate)")
-        check(not problems, f"recommend: {'; '.join(problems)}.")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Execution:
     """Settings that affect only where the stage runs and how much it holds at a time."""
 
-    device: str = "auto"
+    device: Device = "auto"
     """Device of the model: auto (a GPU if available, else the CPU), cpu or cuda."""
-    batch_size: int = 0
+    batch_size: NonNegativeInt = 0
     """Users decoded together. 0 means 64 on a CPU and 512 on a GPU; lower it if memory runs out. It
     changes scores by about 1e-6, as the number of threads does."""
-    threads: int = 0
+    threads: NonNegativeInt = 0
     """CPU threads. 0 leaves the number to PyTorch."""
-    shard_users: int = 16_384
+    shard_users: PositiveInt = 16_384
     """Users per shard. A finished shard survives an interruption, and one shard is held in memory
     at a time. Scores of its last, smaller batch can differ by about 1e-6."""
-
-    def __post_init__(self) -> None:
-        check(self.batch_size >= 0, f"batch_size={self.batch_size}: must be 0 (automatic) or more.")
-        check(self.shard_users >= 1, f"shard_users={self.shard_users}: must be 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,5 +116,6 @@ STAGE = Stage(
     execution=Execution,
     inputs=Inputs,
     outputs=Outputs,
+    everyday=("top_k", "beams", "seen_items", "neighbour_weight"),
     resumable=True,
 )

@@ -1,7 +1,7 @@
 """Stage recommend: ranks the best items for all users or for a list of users, ready to serve."""
 
+from components.recommend.choose_options import choose_options
 from components.recommend.items import allowed_items, count_reachable
-from components.recommend.rule import Rule, choose_rule
 from components.recommend.serving import recommend
 from components.recommend.shards import KeptShards
 from components.recommend.spec import Execution, Inputs, Outputs, Settings
@@ -14,6 +14,7 @@ from macrec.data.sequences import read_sequences
 from macrec.ranking.inference import open_ranker, open_recommender
 from macrec.ranking.neighbour_mix import mixed_neighbours
 from macrec.ranking.neighbours import MixedNeighbours
+from macrec.ranking.ranking_options import RankingOptions
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
@@ -27,7 +28,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
         log.info("recommend: left out, top_k is 0")
         with job.outputs.recommendations.dataset(schema.RECOMMENDATIONS):
             return {"users": 0.0, "rows": 0.0}
-    rule = choose_rule(job.settings, job.inputs.predictions)
+    options = choose_options(job.settings, job.inputs.predictions)
     check(
         job.inputs.latents.rows == job.inputs.semantic_ids.rows,
         f"recommend: semantic_ids has {job.inputs.semantic_ids.rows:,} items, latents "
@@ -41,24 +42,15 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
 
     ranker = open_ranker(
         recommender,
+        options,
         device=job.execution.device,
         batch_size=job.execution.batch_size,
         threads=job.execution.threads,
-        renormalise=rule.renormalise,
-        drop_seen=rule.drop_seen,
-        precision=rule.precision,
         allowed_N=items.allowed_N,
-        neighbours=_neighbours(rule, job.inputs, len(item_ids)),
+        neighbours=_neighbours(options, job.inputs, len(item_ids)),
     )
     kept, rows, whole = KeptShards(job.checkpoint_uri), 0, 0
-    job.outputs.recommendations.metadata |= {
-        "text_weight": rule.weights.text,
-        "neighbour_weight": rule.weights.neighbours,
-        **rule.mix.stated(),
-        "renormalise": rule.renormalise,
-        "drop_seen": rule.drop_seen,
-        "precision": rule.precision,
-    }
+    job.outputs.recommendations.metadata |= options.metadata()
     with (
         job.outputs.recommendations.dataset(schema.RECOMMENDATIONS) as out,
         Progress("recommend", users.count, "users") as progress,
@@ -66,7 +58,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
         for shard in users.shards(job.execution.shard_users):
             table = kept.find(shard.name)
             if table is None:
-                table = recommend(ranker, shard, item_ids, job.settings, rule, progress)
+                table = recommend(ranker, shard, item_ids, job.settings, options.weights, progress)
                 kept.keep(shard.name, table)
             else:
                 progress.total -= len(shard.user_ids)
@@ -84,10 +76,9 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
     }
 
 
-def _neighbours(rule: Rule, inputs: Inputs, items: int) -> MixedNeighbours | None:
-    if not rule.weights.neighbours:
+def _neighbours(options: RankingOptions, inputs: Inputs, items: int) -> MixedNeighbours | None:
+    if not options.weights.neighbours:
         return None
-
     histories = read_sequences(inputs.sequences, items)
-    (known,) = mixed_neighbours(histories, items, inputs.latents, [rule.mix]).values()
+    (known,) = mixed_neighbours(histories, items, inputs.latents, [options.mix]).values()
     return known

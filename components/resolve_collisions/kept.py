@@ -12,7 +12,7 @@ import pyarrow as pa
 from macrec.core.artifact import Artifact
 from macrec.core.errors import check
 from macrec.data.columns import codes_matrix
-from macrec.tokenizer.renewal import rows_before
+from macrec.tokenizer.renewal import find_previous_rows
 
 
 class Kept(NamedTuple):
@@ -43,7 +43,7 @@ def kept_ids(
         f"resolve_collisions: {semantic_ids.rows:,} previous semantic IDs but {latents.rows:,} "
         "previous latents. Give the artifacts of one run.",
     )
-    row_N = rows_before(item_ids, semantic_ids.table(["item_id"]).column(0).combine_chunks())
+    row_N = find_previous_rows(item_ids, semantic_ids.table(["item_id"]).column(0).combine_chunks())
     kept: dict[str, Kept] = {}
     for modality, codes_NL in codes.items():
         if not codes_NL.shape[1]:

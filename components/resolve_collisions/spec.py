@@ -3,15 +3,16 @@
 from dataclasses import dataclass, replace
 
 from macrec.core.artifact import Artifact, DatasetOutput, Source
+from macrec.core.settings import settings_class
 from macrec.core.stage import Pool, Stage
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Settings:
     """Settings that determine the result; there are none beside the codes and codebooks."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Execution:
     """Settings that affect only the speed; this stage has none."""
 

@@ -12,7 +12,7 @@ from macrec.core.progress import log
 from macrec.core.stage import Job, Metrics
 from macrec.data import schema
 from macrec.data.columns import codes_column, codes_matrix, embedding_matrix
-from macrec.tokenizer.collisions import Resolved, compared, resolve_collisions
+from macrec.tokenizer.collisions import Resolution, describe_changes, resolve_collisions
 from macrec.tokenizer.measures import collision_rate, group_sizes
 
 MODALITIES = ("text", "image")
@@ -109,10 +109,10 @@ def _resolve(
     inputs: Inputs,
     item_ids: list[str],
     kept: Kept | None,
-) -> Resolved:
+) -> Resolution:
     if not codes_NL.shape[1]:  # no item has codes, and the quantizer may lack the modality
         nothing_N = np.zeros(len(codes_NL))
-        return Resolved(codes_NL, nothing_N.astype(np.int8) - 1, nothing_N.astype(np.float32))
+        return Resolution(codes_NL, nothing_N.astype(np.int8) - 1, nothing_N.astype(np.float32))
     latents_ND = embedding_matrix(inputs.latents, f"{modality}_latent")
     dim = codebooks[modality].shape[2]
     check(
@@ -124,10 +124,10 @@ def _resolve(
         return resolve_collisions(codes_NL, latents_ND, codebooks[modality], item_ids)
     start_NL = np.where(kept.kept_N[:, None], kept.codes_NL, codes_NL)
     resolved = resolve_collisions(start_NL, latents_ND, codebooks[modality], item_ids, kept.kept_N)
-    return compared(codes_NL, resolved.codes, codebooks[modality])
+    return describe_changes(codes_NL, resolved.codes, codebooks[modality])
 
 
-def _metrics(modality: str, codes_NL: np.ndarray, resolved: Resolved) -> Metrics:
+def _metrics(modality: str, codes_NL: np.ndarray, resolved: Resolution) -> Metrics:
     moved = resolved.moved_level >= 0
     figures = {
         "items": (codes_NL >= 0).any(1).sum(),

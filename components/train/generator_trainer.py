@@ -24,7 +24,7 @@ from components.train.streams import Stream, generator
 from macrec.compute.device import low_precision, warn_if_slow
 from macrec.core.errors import UserError, check
 from macrec.core.processes import ALONE, Processes
-from macrec.generator.t5 import Dropout, Weights, weights_of
+from macrec.generator.t5 import Dropout, Weights, read_weights
 
 
 class Trainer:
@@ -123,7 +123,7 @@ class Trainer:
         for group in state.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self._seed_dropout()
-        loss, figures_F = self._loss(index_B, weights_of(state.model, self.dtype))
+        loss, figures_F = self._loss(index_B, read_weights(state.model, self.dtype))
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = list(state.model.parameters())

@@ -81,7 +81,7 @@ def train(
     found = shared.latest()
     if found:
         state.load(found.state)
-    with checkpoints.watching():
+    with checkpoints.watch_for_sigterm():
         if not state.decaying:
             _run_phase("train", trainer, score, shared)
             _begin_decay(trainer)

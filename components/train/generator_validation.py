@@ -11,7 +11,7 @@ from components.train.spec import Execution, Settings
 from components.train.streams import Stream, generator
 from macrec.core.errors import check
 from macrec.core.processes import ALONE, Processes
-from macrec.data.sequences import SeenItems, Sequences, drops_seen
+from macrec.data.sequences import SeenItems, Sequences, should_drop_seen
 from macrec.generator.model import Recommender
 from macrec.generator.tokens import Int32Array
 from macrec.metrics.ranking_metrics import per_user, ranks_in_lists
@@ -43,7 +43,7 @@ def validation_split(
     end = sequences.offsets[able + 1] - 2
     spans = zip(sequences.offsets[able], end, strict=True)
     histories = [sequences.items[first:last] for first, last in spans]
-    return Validation(histories, sequences.items[end], drops_seen(seen_items, sequences))
+    return Validation(histories, sequences.items[end], should_drop_seen(seen_items, sequences))
 
 
 def fused_ndcg(

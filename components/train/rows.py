@@ -10,11 +10,12 @@ few integers, however long its history is.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from components.train.spec import TASKS
 from macrec.core.errors import UserError
 from macrec.data.sequences import Sequences
 from macrec.generator.tokens import (
@@ -32,16 +33,6 @@ from macrec.generator.tokens import (
     source_lengths,
     token_stream,
 )
-
-TASKS: Final = (
-    "seq_text_text",
-    "seq_image_image",
-    "seq_text_image",
-    "seq_image_text",
-    "item_text_image",
-    "item_image_text",
-)
-"""<kind>_<source modality>_<target modality>, as the `tasks` setting names them."""
 
 
 def training_rows(

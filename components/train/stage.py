@@ -3,6 +3,7 @@
 import json
 import time
 
+from components.train.auto_sizes import resolve_sizes
 from components.train.generator_training import prepare, train
 from components.train.generator_validation import fused_ndcg, validation_split
 from components.train.inputs import read_codes, without_absent
@@ -20,8 +21,8 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
     If items have codes in one modality only, its list takes the place of the fused list. Of several
     processes, only the first writes and returns metrics.
     """
-    config = job.settings
     codes, vocabulary = read_codes(job.inputs.semantic_ids)
+    config = resolve_sizes(job.settings, items=len(codes[0]))
     config = without_absent(config, present_modalities(*codes))
     sequences = read_sequences(job.inputs.sequences, items=len(codes[0]))
     data = training_data(
@@ -53,7 +54,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
         processes=together,
         clock=time.monotonic,
     )
-    if not together.first:
+    if not together.is_first:
         return {}
     model.to("cpu")  # pyright: ignore[reportArgumentType]
     save_recommender(job.outputs.recommender.path, recommender)

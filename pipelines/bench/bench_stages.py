@@ -17,18 +17,18 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from components.run_form import RECOMMENDER, stage_values
 from components.stages import EVALUATE, stage_named
 from macrec.core.artifact import Artifact, write_atomically
 from macrec.core.errors import UserError
 from macrec.core.executor import execute
 from macrec.core.fingerprint import code_version, fingerprint
-from macrec.core.parameters import build, fields
 from macrec.core.progress import log
+from macrec.core.settings import build, fields
 from macrec.core.store import ArtifactStore
 from pipelines.bench.dataset import figures_of, main_list, parameters_of
 from pipelines.bench.recipes import SEEDS, STAGES, Settings
 from pipelines.dag import compiled_dag
-from pipelines.dag.run_form import PREFIXES, run_parameters
 from pipelines.local.pipeline_runner import PIPELINE_YAML
 
 GIVEN: Final = ("sequences", "items", "text_embeddings", "image_embeddings")
@@ -122,14 +122,13 @@ def _lists(settings: Settings, metrics: Mapping[str, Mapping[str, float]]) -> Se
     This is the hybrid or fused list. If only one modality has codes, it is the list of that
     modality, with the wider of the two beams.
     """
-    declared = run_parameters()
     beams, wide = (
-        settings.get(name, declared[name].default)
-        for name in ("evaluation_beams", "evaluation_single_modality_beams")
+        settings.get(name, RECOMMENDER.settings[name].default)
+        for name in ("evaluate.beams", "evaluate.single_modality_beams")
     )
     if len(_coded(metrics)) == 1:
         beams = max(beams, wide)
-    return {"evaluation_beams": beams, "evaluation_single_modality_beams": 0}
+    return {"evaluate.beams": beams, "evaluate.single_modality_beams": 0}
 
 
 def _coded(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -138,8 +137,8 @@ def _coded(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _make_one(place: Place, name: str, settings: Settings, made: Made) -> None:
-    stage, prefix = stage_named(name), PREFIXES[name]
-    own = {n.removeprefix(prefix): v for n, v in settings.items() if n.startswith(prefix)}
+    stage = stage_named(name)
+    own = stage_values(settings, stage)
     config = build(stage.settings, own)
     execution = build(stage.execution, own | {"device": place.device, "threads": place.threads})
     inputs = stage.inputs(**{taken: made.artifacts[a] for taken, a in wiring()[name].items()})
@@ -212,34 +211,28 @@ def _speed(place: Place, settings: Settings, made: Made) -> float:
 
 
 def _measured(place: Place, settings: Settings, made: Made) -> float:
-    from macrec.data.sequences import drops_seen
     from macrec.data.split import read_split
-    from macrec.ranking.fusion import Weights, best_lists
+    from macrec.ranking.fusion import best_lists
     from macrec.ranking.inference import open_ranker, open_recommender
-    from macrec.ranking.neighbour_mix import Mix, mixed_neighbours
+    from macrec.ranking.neighbour_mix import mixed_neighbours
+    from macrec.ranking.ranking_options import RankingOptions
 
     asked = settings | _lists(settings, made.metrics)
-    prefix = PREFIXES["evaluate"]
-    own = {n.removeprefix(prefix): v for n, v in asked.items() if n.startswith(prefix)}
-    config = build(EVALUATE.settings, own)
+    config = build(EVALUATE.settings, stage_values(asked, EVALUATE))
     recommender = open_recommender(made.artifacts["recommender"], made.artifacts["semantic_ids"])
     items = made.artifacts["items"].rows
     split = read_split(made.artifacts["sequences"], items)
-    stated = made.artifacts["predictions"].metadata
-    weights = Weights(stated["fusion_weight"], stated["neighbour_weight"])
+    chosen = RankingOptions.from_metadata(made.artifacts["predictions"].metadata)
     neighbours = None
     if config.neighbour_weights:
-        mix = Mix.of(stated)
-        known = mixed_neighbours(split.training(), items, made.artifacts["latents"], [mix])
-        neighbours = known[mix]
+        latents, mix = made.artifacts["latents"], chosen.mix
+        neighbours = mixed_neighbours(split.training(), items, latents, [mix])[mix]
     ranker = open_ranker(
         recommender,
+        chosen,
         device=place.device,
         batch_size=0,
         threads=place.threads,
-        renormalise=config.renormalise,
-        drop_seen=drops_seen(config.seen_items, split.sequences),
-        precision=config.precision,
         neighbours=neighbours,
     )
     users_U = split.users_T
@@ -248,7 +241,7 @@ def _measured(place: Place, settings: Settings, made: Made) -> float:
     ranker.candidates(histories[:8], config.beams)  # warm-up, so that set-up is not measured
     started = time.monotonic()
     candidates = ranker.candidates(histories, config.beams)
-    best_lists(candidates, weights, config.top_k)
+    best_lists(candidates, chosen.weights, config.top_k)
     return len(histories) / max(time.monotonic() - started, 1e-9)
 
 
@@ -279,7 +272,7 @@ def candidate(
     """
     from components.baselines.search import Candidate, Tried
 
-    declared = run_parameters()
+    declared = RECOMMENDER.settings
 
     def made(**drawn: Any) -> tuple[tuple[str, Any], ...]:
         settings = settings_with(drawn)

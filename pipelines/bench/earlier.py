@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from components.run_form import current_name
 from macrec.core.artifact import Json
 from macrec.core.errors import UserError, check
 from pipelines.bench.recipes import RECIPES, searched_as
@@ -40,7 +41,7 @@ def read_earlier(path: Path, models: Iterable[str]) -> Earlier:
         known = (told["sequences"], told["trials"], told["minutes"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--searched {path}: no bench.json of `macrec bench` ({error}).") from None
-    searches = {_searched_as(n): found for n, found in systems.items() if found and found["best"]}
+    searches = {_searched_as(n): _renamed(n, f) for n, f in systems.items() if f and f["best"]}
     absent = [name for name in models if _searched_as(name) not in searches]
     there = ", ".join(searches) or "none of any"
     check(
@@ -50,6 +51,14 @@ def read_earlier(path: Path, models: Iterable[str]) -> Earlier:
     )
     here = {"file": path.name, **{k: told[k] for k in ("date", "commit") if k in told}}
     return Earlier(told.get("searched", here), *known, searches)
+
+
+def _renamed(name: str, found: Json) -> Json:
+    """Return a search of our own system with the present names of its settings."""
+    if name not in RECIPES:
+        return found
+    settings = {current_name(n): value for n, value in found["best"]["settings"].items()}
+    return {**found, "best": {**found["best"], "settings": settings}}
 
 
 def _searched_as(name: str) -> str:

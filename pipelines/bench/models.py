@@ -11,8 +11,8 @@ from components.baselines.spec import STAGE, Execution, Inputs, Outputs, Setting
 from macrec.core.artifact import Artifact, Json
 from macrec.core.executor import execute
 from macrec.core.fingerprint import code_version
-from macrec.core.parameters import fields
 from macrec.core.progress import log
+from macrec.core.settings import fields
 from macrec.core.store import ArtifactStore
 from macrec.metrics.significance import read_scores
 from pipelines.bench import settings_search

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from components.baselines.entries import MODELS
 from components.baselines.spec import Execution, Settings
 from macrec.core.errors import UserError, check
-from macrec.core.parameters import build, fields
+from macrec.core.settings import build, fields
 from pipelines.bench.earlier import Earlier, read_earlier
 from pipelines.bench.recipes import ABLATIONS, OWN, RECIPES, SIZES, searched_as
 

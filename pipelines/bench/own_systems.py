@@ -34,7 +34,7 @@ class Ours:
     def __init__(self, options: Options, dataset: Dataset) -> None:
         self.options, self.dataset = options, dataset
         files, self._origins = recipes.of_files(options.configs)
-        self._data = files or recipes.taken_from_a_run(dataset.arguments)
+        self._data = files or recipes.settings_of_run(dataset.arguments)
         self._place = bench_stages.Place(
             {name: dataset.artifacts[name].path.resolve() for name in bench_stages.GIVEN},
             options.out.resolve(),

@@ -6,15 +6,9 @@ import pyarrow as pa
 
 from components.stages import STAGES
 from macrec.core.artifact import DatasetOutput
-from macrec.core.parameters import Parameter, fields
+from macrec.core.settings import Parameter, fields
 from macrec.core.stage import Stage
 from macrec.data import schema
-from pipelines.dag.run_form import (
-    ALL_PREFIXES,
-    SET_BY_PIPELINE,
-    encode_parameters,
-    run_parameters,
-)
 
 DIM = 32
 SCHEMAS: dict[str, pa.Schema] = {
@@ -71,17 +65,13 @@ def _stage(stage: Stage) -> Iterator[str]:
     for output in fields(stage.outputs):
         kind = "dataset" if output.kind is DatasetOutput else output.kind.kfp_type.lower()
         yield from _rows(f"writes, {kind}", [output])
-    prefix = ALL_PREFIXES[stage.name]
-    declared = encode_parameters() | run_parameters()
-    known = {n: p for n, p in declared.items() if n.startswith(prefix)}
-    own = [known.get(prefix + p.name, p) for p in stage.parameters if p.name not in SET_BY_PIPELINE]
-    if own:
+    if stage.parameters:
         yield ""
-        yield f"| {'run parameter' if known else 'setting'} | default | meaning |"
+        yield "| setting | default | meaning |"
         yield "|---|---|---|"
-        for parameter in own:
-            doc = _cell(parameter.doc)
-            yield f"| {parameter.name} | `{_cell(repr(parameter.default))}` | {doc} |"
+        for parameter in stage.parameters:
+            default = "required" if parameter.required else repr(parameter.default)
+            yield f"| {parameter.name} | `{_cell(default)}` | {_cell(parameter.doc)} |"
 
 
 def _rows(role: str, declared: list[Parameter]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The `macrec` command."""
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -8,15 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.run_form import ENCODE, RECOMMENDER, Form, flatten, resolve
 from components.stages import STAGES, stage_named
 from macrec.core.errors import UserError
-from macrec.core.parameters import Parameter
-from macrec.core.stage_command import guarded
-from pipelines.dag import run_form
+from macrec.core.stage_command import run_guarded
+from pipelines.cli import settings_page
 from pipelines.dag.config_file import read_config
 from pipelines.local import containers, images, recommend_lists
 
-COLUMN_SUFFIXES = ("_column", "_columns")
 EXIT_READER_GONE = 141  # the shell's exit code for a process that SIGPIPE ended
 
 
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
-        code = guarded(lambda: options.call(options))
+        code = run_guarded(lambda: options.call(options))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the whole DAG on this machine")
     _add_data_flags(run)
     run.add_argument("--out", type=Path, required=True, help="folder for everything the run makes")
+    run.add_argument("--preset", help="settings to start from; see `macrec settings`")
     run.add_argument(
         "--previous",
         type=Path,
@@ -155,12 +156,14 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_flags(gc)
     gc.set_defaults(call=collect.collect)
 
-    contract = commands.add_parser("contract", help="write data_contract.md and errors.md")
+    contract = commands.add_parser("contract", help="write data_contract.md")
     contract.add_argument("--out", type=Path, default=Path("docs"), help="folder")
     contract.set_defaults(call=_contract)
 
-    show = commands.add_parser("parameters", help="list every run parameter with its default")
-    show.set_defaults(call=_parameters)
+    settings = commands.add_parser("settings", help="list settings with defaults and ranges")
+    settings.add_argument("stage", nargs="?", help="the stage (default: the run form)")
+    settings.add_argument("--schema", action="store_true", help="write a JSON schema instead")
+    settings.set_defaults(call=_settings)
     return parser
 
 
@@ -208,19 +211,9 @@ def _add_bench_commands(commands: Any) -> None:
 
 
 def _add_data_flags(parser: argparse.ArgumentParser) -> None:
-    known = run_form.run_parameters()
-    flags = {
-        "items": "catalog_items",
-        "interactions": "catalog_interactions",
-        "images": "catalog_images",
-        "text-model": "text_model",
-        "image-model": "image_model",
-        "text-embeddings": "text_embeddings",
-        "image-embeddings": "image_embeddings",
-    }
-    for name in known:
-        if name.startswith("catalog_") and name.endswith(COLUMN_SUFFIXES):
-            flags[name.removeprefix("catalog_").replace("_", "-")] = name
+    known = RECOMMENDER.settings
+    names = [name for name in RECOMMENDER.sources if not name.startswith("lists_")]
+    flags = {name.removeprefix("catalog_").replace("_", "-"): name for name in names}
     for flag, name in flags.items():
         text = known[name].doc.replace("%", "%%")
         parser.add_argument(f"--{flag}", dest=name, metavar="VALUE", help=text)
@@ -247,7 +240,7 @@ def _add_setting_flags(parser: argparse.ArgumentParser) -> None:
 def _given(
     options: argparse.Namespace,
     earlier: Mapping[str, object] | None = None,
-    declared: Mapping[str, Parameter] | None = None,
+    form: Form = RECOMMENDER,
 ) -> dict[str, object]:
     """Return the run parameters that the command line gives.
 
@@ -256,8 +249,7 @@ def _given(
     Args:
         options: parsed command line.
         earlier: run parameters of an earlier run.
-        declared: the allowed parameters. None means those of the recommender; with `earlier`,
-            those of the encoding pipeline too.
+        form: the run form.
 
     Raises:
         UserError: if an assignment, a name or a value is invalid.
@@ -265,20 +257,20 @@ def _given(
     values: dict[str, object] = dict(earlier or {})
     origins: dict[str, str] = {}
     for path in options.config:
-        content = read_config(path)
+        content = flatten(read_config(path))
         values |= content
         origins |= dict.fromkeys(content, str(path))
-    known = dict(declared or run_form.run_parameters())
-    if earlier is not None and declared is None:
-        known |= run_form.encode_parameters()
-    typed = {n: v for n, v in vars(options).items() if n in known and v is not None}
+    typed = {n: v for n, v in vars(options).items() if n in form.fields and v is not None}
+    for flag, name in (("store", "run_store"), ("cache_salt", "run_cache_salt")):
+        if getattr(options, flag, None):
+            typed[name] = getattr(options, flag)
     for assignment in options.set:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise UserError(f"--set {assignment}: write NAME=VALUE.")
         typed[name] = value
     from_files = {name: path for name, path in origins.items() if name not in typed}
-    return run_form.resolve(values | typed, from_files, known)
+    return resolve(values | typed, form, from_files)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -303,7 +295,7 @@ def _schedule(options: argparse.Namespace) -> None:
 def _rerun(options: argparse.Namespace) -> None:
     from pipelines.cluster.rerun import rerun
 
-    rerun(options, lambda earlier, declared: _given(options, earlier, declared))
+    rerun(options, lambda earlier, form: _given(options, earlier, form))
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -317,8 +309,8 @@ def _encode_items(options: argparse.Namespace) -> None:
     from pipelines.local.encode_new_items import encode_items
 
     before = id_version.read(options.previous)
-    earlier = before.settings | before.artifacts | {"store": before.store}
-    encode_items(_given(options, earlier), options.out)
+    earlier = {**before.settings, "run_previous": str(options.previous), "run_store": before.store}
+    encode_items(_given(options, earlier, ENCODE), options.out)
 
 
 def _recommend(options: argparse.Namespace) -> None:
@@ -388,19 +380,20 @@ def _lint(options: argparse.Namespace) -> None:
 
 
 def _contract(options: argparse.Namespace) -> None:
-    from pipelines.cli import contract, errors_page
+    from pipelines.cli import contract
 
-    for name, page in (("data_contract.md", contract), ("errors.md", errors_page)):
-        (options.out / name).write_text("\n".join(page.lines()) + "\n")
-        print(f"wrote {options.out / name}")
+    path = options.out / "data_contract.md"
+    path.write_text("\n".join(contract.lines()) + "\n")
+    print(f"wrote {path}")
 
 
-def _parameters(options: argparse.Namespace) -> None:
-    for name, parameter in run_form.run_parameters().items():
-        required = parameter.default is run_form.REQUIRED
-        default = "required" if required else repr(parameter.default)
-        choices = f" [{' | '.join(parameter.choices)}]" if parameter.choices else ""
-        print(f"{name} ({default}){choices}\n    {' '.join(parameter.doc.split())}")
+def _settings(options: argparse.Namespace) -> None:
+    if options.schema:
+        print(json.dumps(settings_page.schema(), indent=1))
+    elif options.stage:
+        print("\n".join(settings_page.list_settings(stage_named(options.stage))))
+    else:
+        print("\n".join(settings_page.list_fields()))
 
 
 if __name__ == "__main__":

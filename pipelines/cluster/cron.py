@@ -1,73 +1,41 @@
 """Cron expressions as Kubeflow Pipelines reads them: six fields, seconds first, in UTC.
 
-The backend uses github.com/robfig/cron, version 1. Sunday is 0, and 7 is not allowed. A step after
-a single number runs to the end of the range. If both the day of the month and the weekday are
-restricted, a date matches when either of them does.
+The backend uses github.com/robfig/cron, version 1. The library cronsim finds the same times, but it
+also accepts expressions that the backend refuses, such as weekday 7. `parse` refuses those.
 """
 
-import calendar
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+import re
+from datetime import UTC, datetime
+from itertools import islice
 from typing import NamedTuple
+
+from cronsim import CronSim, CronSimError
 
 from macrec.core.errors import UserError
 
-MONTHS = [name for name in calendar.month_name if name]
-WEEKDAYS = ["Sunday", *list(calendar.day_name)[:6]]
-SEARCH_DAYS = 366 * 9
-"""A 29 February occurs within this many days, even across a century year that has none."""
-TIMES_IN_WORDS = 4
-
-
-class _Field(NamedTuple):
-    name: str
-    low: int
-    high: int
-    names: dict[str, int]
-
-
-_FIELDS = [
-    _Field("second", 0, 59, {}),
-    _Field("minute", 0, 59, {}),
-    _Field("hour", 0, 23, {}),
-    _Field("day", 1, 31, {}),
-    _Field("month", 1, 12, {m[:3].lower(): i for i, m in enumerate(MONTHS, 1)}),
-    _Field("weekday", 0, 6, {d[:3].lower(): i for i, d in enumerate(WEEKDAYS)}),
-]
+_FIELDS = {
+    "second": "0 to 59",
+    "minute": "0 to 59",
+    "hour": "0 to 23",
+    "day": "1 to 31",
+    "month": "1 to 12, or JAN to DEC",
+    "weekday": "0 (Sunday) to 6, or SUN to SAT",
+}
+_VALUE = r"(\d{1,2}|[A-Z]{3})"
+_ITEM = rf"(\*|{_VALUE}(-{_VALUE})?)(/\d+)?"
+_FIELD = re.compile(rf"{_ITEM}(,{_ITEM})*")
+_ANY_DATE = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 class Cron(NamedTuple):
-    """The allowed values of each field, and whether the day and weekday fields contain a star."""
+    """A valid expression, as the user wrote it and as cronsim reads it."""
 
     text: str
-    values: tuple[frozenset[int], ...]
-    any_day: bool
-    any_weekday: bool
-
-    def on(self, day: datetime) -> bool:
-        """Return whether the expression matches a day."""
-        _, _, _, days, months, weekdays = self.values
-        in_month, in_week = day.day in days, day.isoweekday() % 7 in weekdays
-        either = (in_month and in_week) if self.any_day or self.any_weekday else in_month or in_week
-        return day.month in months and either
+    cronsim_text: str
 
     def next_times(self, after: datetime, count: int) -> list[datetime]:
-        """Return the next `count` times after a moment, in UTC; fewer if nine years have fewer."""
-        seconds, minutes, hours = (sorted(v) for v in self.values[:3])
-        midnight = after.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        found: list[datetime] = []
-        for day in (midnight + timedelta(days=n) for n in range(SEARCH_DAYS)):
-            if not self.on(day):
-                continue
-            for hour in hours:
-                for minute in minutes:
-                    for second in seconds:
-                        moment = day.replace(hour=hour, minute=minute, second=second)
-                        if moment > after:
-                            found.append(moment)
-                        if len(found) == count:
-                            return found
-        return found
+        """Return the next `count` times after a moment, in UTC."""
+        return list(islice(CronSim(self.cronsim_text, after.astimezone(UTC)), count))
 
 
 def parse(text: str) -> Cron:
@@ -79,122 +47,44 @@ def parse(text: str) -> Cron:
     """
     parts = text.split()
     if len(parts) != len(_FIELDS):
-        hint = ""
-        if len(parts) == 5:
-            hint = f' Put the seconds before them: "0 {text}".'
-        fields = ", ".join(f.name for f in _FIELDS)
-        raise UserError(f"cron {text!r}: {len(parts)} fields, not 6 ({fields}).{hint}")
-    problems: list[str] = []
-    values: list[frozenset[int]] = []
-    for field, part in zip(_FIELDS, parts, strict=True):
-        try:
-            values.append(frozenset(n for item in part.split(",") for n in _range(field, item)))
-        except ValueError as error:
-            problems.append(f"{field.name} {part!r}: {error}")
-    if problems:
-        raise UserError(f"cron {text!r}: " + "; ".join(problems) + ".")
-    any_day, any_weekday = (_has_star(part) for part in (parts[3], parts[5]))
-    cron = Cron(" ".join(parts), tuple(values), any_day, any_weekday)
-    if not cron.next_times(datetime(2024, 1, 1, tzinfo=UTC), 1):
-        raise UserError(f"cron {text!r}: there is no such day in any year.")
+        hint = f' Put the seconds first: "0 {text}".' if len(parts) == 5 else ""
+        fields = ", ".join(_FIELDS)
+        raise UserError(f"cron {text!r}: {len(parts)} fields, expected 6 ({fields}).{hint}")
+    read = {name: _for_cronsim(name, part) for name, part in zip(_FIELDS, parts, strict=True)}
+    invalid = [
+        f"{name} {part!r} (allowed: {_FIELDS[name]})"
+        for name, part in zip(_FIELDS, parts, strict=True)
+        if not _is_valid(name, read[name])
+    ]
+    if invalid:
+        syntax = "Write *, a number, a list 1,2, a range 1-5 or a step */10."
+        raise UserError(f"cron {text!r}: invalid {'; '.join(invalid)}. {syntax}")
+    cron = Cron(" ".join(parts), " ".join(read.values()))
+    try:
+        cron.next_times(_ANY_DATE, 1)
+    except CronSimError as error:
+        raise UserError(f"cron {text!r}: no year has such a day. Change day or month.") from error
     return cron
 
 
-def _has_star(part: str) -> bool:
-    return any(item[:1] in "*?" for item in part.split(","))
-
-
-def _range(field: _Field, item: str) -> range:
-    """Return the numbers of one item: `*`, `N` or `N-M`, each with or without a step."""
-    span, slash, step_text = item.partition("/")
-    first, dash, last = span.partition("-")
-    if first in ("*", "?"):
-        if dash:
-            raise ValueError("a range has numbers at both ends")
-        low, high = field.low, field.high
-    else:
-        low = _number(field, first)
-        high = _number(field, last) if dash else (field.high if slash else low)
-    if not slash:
-        step = 1
-    elif step_text.isdigit() and int(step_text) > 0:
-        step = int(step_text)
-    else:
-        raise ValueError(f"a step is a number above 0, not {step_text!r}")
-    if low > high:
-        raise ValueError(f"{span} runs backwards")
-    return range(low, high + 1, step)
-
-
-def _number(field: _Field, text: str) -> int:
-    named = field.names.get(text.lower())
-    if named is not None:
-        return named
-    known = f", or {' '.join(n.upper() for n in field.names)}" if field.names else ""
-    allowed = f"{field.low} to {field.high}{known}"
-    if not text.isdigit():
-        raise ValueError(f"{text!r} is no number from {allowed}")
-    if not field.low <= int(text) <= field.high:
-        sunday = " (Sunday is 0)" if field.name == "weekday" and text == "7" else ""
-        raise ValueError(f"{text} is not from {allowed}{sunday}")
-    return int(text)
-
-
 def in_words(cron: Cron) -> str:
-    """Describe the expression in words, such as `every day at 03:00:00`."""
-    return f"{_days(cron)} {_times(cron)}"
+    """Describe the expression in words, such as `At 03:00 on Monday`."""
+    return CronSim(cron.cronsim_text, _ANY_DATE).explain()
 
 
-def _times(cron: Cron) -> str:
-    seconds, minutes, hours = (sorted(v) for v in cron.values[:3])
-    if len(seconds) * len(minutes) * len(hours) <= TIMES_IN_WORDS:
-        times = [f"{h:02}:{m:02}:{s:02}" for h in hours for m in minutes for s in seconds]
-        return "at " + _listed(times)
-    parts = [_every("second", seconds, 60), _every("minute", minutes, 60)]
-    return "at " + " of ".join([*parts, _every("hour", hours, 24)])
+def _for_cronsim(name: str, part: str) -> str:
+    """Return a field that means to cronsim what `part` means to the backend."""
+    items = sorted(part.upper().replace("?", "*").split(","), key=lambda item: item[:1] != "*")
+    if name == "weekday":  # cronsim counts to 7, so `1/2` would include Sunday
+        items = [re.sub(rf"^{_VALUE}/", r"\1-6/", item.replace("SAT", "6")) for item in items]
+    return ",".join(re.sub(rf"^{_VALUE}-\1/0*[1-9]\d*$", r"\1", item) for item in items)
 
 
-def _every(unit: str, values: Sequence[int], whole: int) -> str:
-    if len(values) == whole:
-        return f"every {unit}"
-    steps = {b - a for a, b in zip(values, [*values[1:], values[0] + whole], strict=True)}
-    if len(values) > 2 and len(steps) == 1 and steps != {1}:
-        start = f" from {unit} {values[0]}" if values[0] else ""
-        return f"every {steps.pop()} {unit}s{start}"
-    return f"{unit}{'s' if len(values) > 1 else ''} {_spans(values, str)}"
-
-
-def _days(cron: Cron) -> str:
-    _, _, _, days, months, weekdays = (sorted(v) for v in cron.values)
-    names = _spans(weekdays, lambda d: WEEKDAYS[d])
-    month = _spans(months, lambda m: MONTHS[m - 1]) if len(months) < 12 else ""
-    if len(days) == 31:
-        when = f"every {names}" if len(weekdays) < 7 else "every day"
-        return f"{when} in {month}" if month else when
-    plural = "s" if len(days) > 1 else ""
-    when = f"on day{plural} {_spans(days, str)} of {month or 'every month'}"
-    if len(weekdays) == 7:
-        return when
-    either = not (cron.any_day or cron.any_weekday)
-    return f"{when} and every {names}" if either else f"{when} that are {names}"
-
-
-def _spans(values: Sequence[int], name: Callable[[int], str]) -> str:
-    """Return the values in words; three or more consecutive values become `first to last`."""
-    rows: list[list[int]] = []
-    for value in values:
-        if rows and value == rows[-1][-1] + 1:
-            rows[-1].append(value)
-        else:
-            rows.append([value])
-    words: list[str] = []
-    for row in rows:
-        if len(row) > 2:
-            words.append(f"{name(row[0])} to {name(row[-1])}")
-        else:
-            words += [name(value) for value in row]
-    return _listed(words)
-
-
-def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words[:-1]) + f" and {words[-1]}" if len(words) > 1 else words[0]
+def _is_valid(name: str, part: str) -> bool:
+    if not _FIELD.fullmatch(part) or (name == "weekday" and re.search(r"(^|[,-])0?7", part)):
+        return False
+    try:
+        CronSim(" ".join(part if field == name else "*" for field in _FIELDS), _ANY_DATE)
+    except CronSimError:
+        return False
+    return True

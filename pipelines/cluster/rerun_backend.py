@@ -5,12 +5,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from components.run_form import RECOMMENDER, flatten, form_arguments
 from macrec.core.errors import UserError, check
 from macrec.core.progress import log
 from pipelines.cluster import status, submit
 from pipelines.cluster.client import Backend
 from pipelines.dag.compiled_dag import Dag, of_file
-from pipelines.local.rerun_choice import Choice, Given, forced, known_parameters
+from pipelines.local.rerun_choice import Choice, Given, forced
 
 
 def rerun_backend(
@@ -41,8 +42,9 @@ def rerun_backend(
     finished = found.get(stage) in status.FINISHED
     earlier = dict((run.runtime_config and run.runtime_config.parameters) or {})
     salts = forced(dag, chosen, finished)
-    values = submit.arguments(given({**earlier, **salts}, known_parameters("recommender")))
-    changed = sorted(n for n in {*values, *earlier} if values.get(n) != earlier.get(n))
+    values = given({**flatten(earlier), **salts}, RECOMMENDER)
+    # Flattened, because a run that was started in the UI also states empty settings of stages.
+    changed = form_arguments(values) != form_arguments(flatten(earlier))
     as_it_was = run.state == "FAILED" and not (chosen.mode or changed or options.clone)
     if as_it_was and _is_current(backend, run, options):
         started = _retried(backend, options.run)
@@ -95,14 +97,14 @@ def _cloned(
         options: parsed command line.
         dag: the current pipeline.
         only: the single stage to run; the whole pipeline if empty.
-        values: run parameters of the new run.
+        values: checked settings of the new run, by their one name.
     """
     submit.check_sources(values)
     log.info("a new run with the parameters of %s", run.run_id)
     name = f"{run.display_name} again" + (f", only {only}" if only else "")
     common = {
         "experiment_id": run.experiment_id,
-        "params": values,
+        "params": form_arguments(values),
         "service_account": run.service_account or None,
     }
     if not only:

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from components.run_form import flatten, form_arguments
 from macrec.core.progress import log
 from pipelines.cluster import client
 from pipelines.cluster import cron as crons
 from pipelines.cluster.client import Backend, named
-from pipelines.cluster.submit import Version, arguments, check_sources, experiment, uploaded
+from pipelines.cluster.submit import Version, check_sources, experiment, uploaded
 from pipelines.dag.compiled_dag import of_file
 
 NAME = "macrec retraining"
@@ -62,7 +63,7 @@ def schedule(
         "cron_expression": when.text,
         "max_concurrency": 1,
         "no_catchup": True,
-        "params": arguments(values),
+        "params": form_arguments(values),
         "pipeline_id": version.pipeline_id,
         "version_id": version.version_id,
         "service_account": options.service_account,
@@ -133,9 +134,9 @@ def differences(found: Any, wanted: Mapping[str, Any]) -> list[str]:
     result = [name for name, value in standing.items() if value != wanted[name]]
     if wanted["service_account"] and found.service_account != wanted["service_account"]:
         result.append("service_account")
-    parameters = (found.runtime_config.parameters if found.runtime_config else None) or {}
-    names = sorted({*parameters, *wanted["params"]})
-    return result + [n for n in names if parameters.get(n) != wanted["params"].get(n)]
+    before = flatten((found.runtime_config.parameters if found.runtime_config else None) or {})
+    after = flatten(wanted["params"])
+    return result + [n for n in sorted({*before, *after}) if before.get(n) != after.get(n)]
 
 
 def _remove(backend: Backend, old: list[Any]) -> None:

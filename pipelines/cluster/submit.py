@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from components.run_form import RECOMMENDER, form_arguments
 from macrec.core.errors import TryAgain, UserError
 from macrec.core.progress import log
 from pipelines.cluster import client, status
 from pipelines.cluster.client import Backend, named
 from pipelines.dag.compiled_dag import of_file
-from pipelines.dag.run_form import PREVIOUS, SOURCES
 from pipelines.local import run_record
 from pipelines.local.pipeline_runner import PIPELINE_YAML
 from pipelines.local.run import source_problems
@@ -70,7 +70,7 @@ def submit(options: argparse.Namespace, values: Mapping[str, Any]) -> str:
 
     Args:
         options: parsed command line with the flags of `add_flags`, run_name and wait.
-        values: resolved run parameters.
+        values: checked settings by their one name.
 
     Raises:
         UserError: if a parameter names a local file, data or models are missing, or the backend
@@ -85,7 +85,7 @@ def submit(options: argparse.Namespace, values: Mapping[str, Any]) -> str:
         backend,
         options.run_name or f"{dag.name} {run_record.now()[:19].replace('T', ' ')}",
         experiment_id=experiment(backend, options.experiment),
-        params=arguments(values),
+        params=form_arguments(values),
         pipeline_id=version.pipeline_id,
         version_id=version.version_id,
         service_account=options.service_account,
@@ -110,7 +110,7 @@ def check_sources(values: Mapping[str, Any]) -> None:
         UserError: if a path is local, or the data or models are incomplete or contradict each
             other.
     """
-    names = [*SOURCES.values(), *PREVIOUS.values(), "store"]
+    names = [*RECOMMENDER.sources, "run_previous", "run_store"]
     local = {
         name: uri
         for name in names
@@ -125,15 +125,11 @@ def check_sources(values: Mapping[str, Any]) -> None:
         )
     if problems := source_problems(values):
         raise UserError("\n  ".join(problems))
-    if not values.get("store"):
+    if not values.get("run_store"):
         log.warning(
-            "no --store: a training that is preempted begins anew, and reruns have KFP's cache only"
+            "run_store is empty: a preempted training starts again from the beginning, and reruns "
+            "have only KFP's cache"
         )
-
-
-def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the run parameters as JSON types: tuples become lists."""
-    return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
 
 def experiment(backend: Backend, name: str) -> str:

@@ -7,11 +7,10 @@ from typing import Any
 
 import yaml
 
+from components.run_form import FORMS, Form
 from components.stages import STAGES
 from macrec.core.errors import check
-from macrec.core.parameters import Parameter
 from macrec.core.stage import Stage
-from pipelines.dag.run_form import encode_parameters, run_parameters
 
 ROOT = Path(__file__).parent.parent.parent
 IMAGES_LOCK = ROOT / "docker" / "images.lock"
@@ -42,7 +41,7 @@ def compiled(
         json_format.MessageToDict(part) for part in (built.pipeline_spec, built.platform_spec)
     ]
     _pin_images(documents[0], images or locked_images())
-    _add_choices(documents[0], encode_parameters() if name == "encode" else run_parameters())
+    _add_choices(documents[0], FORMS[name])
     body = "---\n".join(yaml.safe_dump(d, sort_keys=True, width=100) for d in documents)
     return HEADER.format(name) + body
 
@@ -80,12 +79,12 @@ def _pin_images(spec: dict[str, Any], images: dict[str, str]) -> None:
         executor["container"]["image"] = images[pool]
 
 
-def _add_choices(spec: dict[str, Any], parameters: dict[str, Parameter]) -> None:
-    """Add `literals` to the run parameters that have choices.
+def _add_choices(spec: dict[str, Any], form: Form) -> None:
+    """Add `literals` to the fields of the run form that have choices.
 
     The backend validates them and the UI offers them, but the SDK cannot emit them.
     """
     declared = spec["root"]["inputDefinitions"]["parameters"]
-    for name, parameter in parameters.items():
+    for name, parameter in form.fields.items():
         if parameter.choices:
             declared[name]["literals"] = list(parameter.choices)

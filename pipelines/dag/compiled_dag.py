@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from components.stages import STAGES
 from macrec.core.errors import UserError
-from pipelines.dag.run_form import ALL_PREFIXES
 
 # libyaml's loader is ten times faster, but PyYAML may be built without it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -31,7 +31,7 @@ class Dag:
     @property
     def stages(self) -> list[str]:
         """Return the stages in DAG order."""
-        return [name for name in ALL_PREFIXES if task_name(name) in self.tasks]
+        return [s.name for s in STAGES if task_name(s.name) in self.tasks]
 
     def checked(self, stage: str) -> str:
         """Return the name of a stage that can be forced to run again.
@@ -40,9 +40,9 @@ class Dag:
             UserError: if this pipeline has no such stage.
         """
         name = stage.replace("-", "_")
-        forced = [s for s in self.stages if f"{ALL_PREFIXES[s]}force" in self.parameters]
-        if name not in forced:
-            raise UserError(f"no stage {stage} to run again; there are {', '.join(forced)}.")
+        stored = [s.name for s in STAGES if s.reusable and s.name in self.stages]
+        if name not in stored:
+            raise UserError(f"no stage {stage} to run again. Stages: {', '.join(stored)}.")
         return name
 
     def from_stage(self, stage: str) -> list[str]:
@@ -63,15 +63,6 @@ class Dag:
         task = self.tasks[task_name(stage)]
         component = self.documents[0]["components"][task["componentRef"]["name"]]
         return component["outputDefinitions"]
-
-    def imported(self, task: str) -> str:
-        """Return the run parameter that holds the URI of an imported artifact.
-
-        The result is empty if the task is not an importer.
-        """
-        if "importer" not in self.tasks[task]["componentRef"]["name"]:
-            return ""
-        return self.tasks[task]["inputs"]["parameters"]["uri"]["componentInputParameter"]
 
     def _needed(self, task: str) -> Iterator[str]:
         inputs = self.tasks[task].get("inputs", {})

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from components.run_form import RECOMMENDER
 from components.stages import (
     EMBED_HISTORIES,
     EVALUATE,
@@ -12,31 +13,30 @@ from components.stages import (
     RESOLVE_COLLISIONS,
     TRAIN,
 )
-from pipelines.dag.run_form import run_parameters
 from pipelines.dag.tasks import Tasks, as_pipeline
 
 
 def recommender(*values: Any, embedding_shards: int = 1, resources: Path | None = None) -> None:
     """Trains, evaluates and uses a multimodal generative recommender on a catalogue and its log."""
-    tasks = Tasks(dict(zip(run_parameters(), values, strict=True)), embedding_shards, resources)
+    tasks = Tasks(RECOMMENDER, values, embedding_shards, resources)
     items, sequences, vectors = tasks.embedded()
     labels = tasks.task(PSEUDO_LABEL, "Pseudo-label", **vectors).outputs["pseudo_labels"]
     histories = tasks.task(
         EMBED_HISTORIES, "Embed histories", items=items, sequences=sequences
     ).outputs["history_embeddings"]
-    ids_before = tasks.source("previous_semantic_ids", "previous_semantic_ids")
-    before = {**ids_before, **tasks.source("previous_latents", "previous_latents")}
+    earlier_ids = tasks.earlier("previous_semantic_ids")
+    earlier = {**earlier_ids, **tasks.earlier("previous_latents")}
     quantized = tasks.task(
         QUANTIZE,
         "Quantize",
         pseudo_labels=labels,
         history_embeddings=histories,
         **vectors,
-        **before,
-        **tasks.source("previous_quantizer", "previous_quantizer"),
+        **earlier,
+        **tasks.earlier("previous_quantizer"),
     ).outputs
     codes = {"latents": quantized["latents"], "quantizer": quantized["quantizer"]}
-    resolved = tasks.task(RESOLVE_COLLISIONS, "Resolve collisions", items=items, **codes, **before)
+    resolved = tasks.task(RESOLVE_COLLISIONS, "Resolve collisions", items=items, **codes, **earlier)
     inputs = {"sequences": sequences, "semantic_ids": resolved.outputs["semantic_ids"]}
     model = tasks.task(TRAIN, "Train generator", **inputs).outputs["recommender"]
     evaluated = tasks.task(
@@ -46,8 +46,8 @@ def recommender(*values: Any, embedding_shards: int = 1, resources: Path | None 
         recommender=model,
         **inputs,
         **codes,
-        **ids_before,
-        **tasks.source("images", "images"),
+        **earlier_ids,
+        **tasks.source("catalog_images", "images"),
     )
     tasks.task(
         RECOMMEND,
@@ -56,8 +56,8 @@ def recommender(*values: Any, embedding_shards: int = 1, resources: Path | None 
         latents=codes["latents"],
         predictions=evaluated.outputs["predictions"],
         **inputs,
-        **tasks.source("users", "users"),
-        **tasks.source("allowed_items", "allowed_items"),
+        **tasks.source("lists_users", "users"),
+        **tasks.source("lists_allowed_items", "allowed_items"),
     )
 
 
@@ -68,4 +68,4 @@ def pipeline(**options: Any) -> Any:
         **options: embedding_shards, the number of tasks that share the embedding of a modality, and
             resources, the file of CPU and memory by stage (`pipelines.dag.resources`).
     """
-    return as_pipeline(recommender, "macrec", run_parameters(), **options)
+    return as_pipeline(recommender, "macrec", RECOMMENDER, **options)

@@ -44,7 +44,7 @@ class Resources:
 # more. GPU tasks request what the smallest usual GPU node (4 CPUs, 16 GB) has left. There are no
 # limits: the need depends on the catalogue, and a limit that is too low kills a task after hours.
 DEFAULTS: dict[str, Resources] = {
-    "snapshot_catalog": Resources(cpu_request="500m", memory_request="1Gi"),
+    "check_run": Resources(cpu_request="500m", memory_request="1Gi"),
     "prepare_data": Resources(cpu_request="1", memory_request="4Gi"),
     "embed_text": Resources(cpu_request="2", memory_request="8Gi"),
     "embed_image": Resources(cpu_request="2", memory_request="8Gi"),

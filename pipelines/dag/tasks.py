@@ -1,22 +1,21 @@
 """Code that the pipelines share: it creates tasks and the part of the DAG from data to vectors.
 
-A run parameter is a stage's setting with the stage's prefix; `quantizer_levels` is `levels` of
-quantize. So the run form, which is sorted by name, keeps the settings of a stage together.
+The first task, check_run, receives the whole run form. Every other task receives its own settings
+from that task, so KFP's cache recomputes only the stages whose settings have changed.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp import dsl, kubernetes
 
 from components.kfp_component import container_component, kfp_default, kfp_type
-from components.stages import EMBED_IMAGE, EMBED_TEXT, PREPARE_DATA, SNAPSHOT_CATALOG
-from macrec.core.parameters import Parameter
+from components.run_form import Form
+from components.stages import CHECK_RUN, EMBED_IMAGE, EMBED_TEXT, PREPARE_DATA
 from macrec.core.stage import Pool, Stage
 from pipelines.dag.resources import read_resources
-from pipelines.dag.run_form import ALL_PREFIXES, SOURCES
 
 HOURS = 3600
 TIMEOUT = 24 * HOURS
@@ -33,31 +32,30 @@ class Embedded(NamedTuple):
 
 
 class Tasks:
-    """Creates the tasks of a pipeline from its run parameters, first the snapshot of the data."""
+    """Creates the tasks of a pipeline from its run form, first the task that checks the run."""
 
     def __init__(
-        self, run: Mapping[str, Any], embedding_shards: int = 1, resources: Path | None = None
+        self, form: Form, values: Sequence[Any], embedding_shards: int, resources: Path | None
     ) -> None:
-        self.run, self._shards = run, embedding_shards
+        self.run, self._shards = dict(zip(form.fields, values, strict=True)), embedding_shards
         self._resources = read_resources(resources)
-        uris = {name: run[parameter] for name, parameter in SOURCES.items() if parameter in run}
-        self._snapshot = self.task(SNAPSHOT_CATALOG, "Snapshot", **uris)
+        declared = container_component(CHECK_RUN).component_spec.inputs
+        given = {name: value for name, value in self.run.items() if name in declared}
+        self._checked = self.task(CHECK_RUN, "Check run", pipeline=form.pipeline, **given)
         # This task detects new data, so it must run every time.
-        self._snapshot.set_caching_options(False)
+        self._checked.set_caching_options(False)
 
     def task(self, stage: Stage, label: str, **inputs: Any) -> dsl.PipelineTask:
-        """Create a task on the stage's node pool.
-
-        Its settings are the run parameters with the stage's prefix.
-        """
-        run, prefix = self.run, ALL_PREFIXES[stage.name]
-        component = container_component(stage)
-        declared = component.component_spec.inputs
-        own = {name: run[prefix + name] for name in declared if prefix + name in run}
-        common = {"store": run["store"], "cache_salt": run["cache_salt"]}
+        """Create a task on the stage's node pool."""
+        run = self.run
+        common: dict[str, Any] = {}
+        if not stage.separate_settings:
+            common["settings"] = self._checked.outputs[f"{stage.name}_settings"]
+        if stage.reusable:
+            common |= {"store": run["run_store"], "cache_salt": run["run_cache_salt"]}
         if stage.distributed:
-            common["processes"] = run["gpu_count"]
-        created = component(**{**own, **common, **inputs}).set_display_name(label)
+            common["processes"] = run["cluster_gpu_count"]
+        created = container_component(stage)(**common, **inputs).set_display_name(label)
         kubernetes.set_timeout(created, TIMEOUT)
         # Images are named by digest, so an image that a node already has is the right one.
         kubernetes.set_image_pull_policy(created, "IfNotPresent")
@@ -72,7 +70,7 @@ class Tasks:
             self._place_on_gpus(created)
         else:
             # A taint on the GPU pool would be enough, but not every pool has one.
-            affinity = run["cpu_node_affinity"]
+            affinity = run["cluster_cpu_affinity"]
             kubernetes.add_node_affinity_json(created, node_affinity_json=affinity)
         # Gated weights need a token. The secret is optional, because other weights do not.
         if stage.pool is Pool.GPU and "model" in inputs:
@@ -82,45 +80,45 @@ class Tasks:
     def _place_on_gpus(self, task: dsl.PipelineTask) -> None:
         """Place a task on the GPU pool that the run parameters select."""
         run = self.run
-        task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(run["gpu_count"])
-        kubernetes.add_node_selector_json(task, node_selector_json=run["gpu_node_selector"])
-        kubernetes.add_toleration_json(task, toleration_json=run["gpu_tolerations"])
+        task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(run["cluster_gpu_count"])
+        kubernetes.add_node_selector_json(task, node_selector_json=run["cluster_gpu_node_selector"])
+        kubernetes.add_toleration_json(task, toleration_json=run["cluster_gpu_tolerations"])
         kubernetes.empty_dir_mount(
             task, volume_name="dshm", mount_path="/dev/shm", medium="Memory", size_limit="8Gi"
         )
 
     def source(self, name: str, as_name: str) -> dict[str, Any]:
-        """Return the inputs for external data: its URI, and the digest taken by the snapshot."""
-        digest = self._snapshot.outputs[f"{name}_digest"]
-        return {as_name: self.run[SOURCES[name]], f"{as_name}_snapshot": digest}
+        """Return the inputs for external data: its address, and its digest from the first task."""
+        digest = self._checked.outputs[f"{name}_digest"]
+        return {as_name: self.run[name], f"{as_name}_snapshot": digest}
 
-    def embedded(self, **preparation: Any) -> Embedded:
-        """Create the tasks that prepare the data and embed the items.
+    def earlier(self, name: str) -> dict[str, Any]:
+        """Return the inputs for an artifact of the earlier run, which the first task has found."""
+        outputs = self._checked.outputs
+        return {name: outputs[name], f"{name}_snapshot": outputs[f"{name}_digest"]}
 
-        Args:
-            **preparation: settings of prepare_data.
-        """
+    def embedded(self) -> Embedded:
+        """Create the tasks that prepare the data and embed the items."""
         data = self.task(
             PREPARE_DATA,
             "Prepare data",
-            **self.source("items", "catalog"),
-            **self.source("interactions", "interactions"),
-            **preparation,
+            **self.source("catalog_items", "catalog"),
+            **self.source("catalog_interactions", "interactions"),
         ).outputs
         text = self._embedding(
             EMBED_TEXT,
             "Embed text",
             items=data["items"],
-            **self.source("text_model", "model"),
-            **self.source("text_embeddings", "embeddings"),
+            **self.source("encoder_text", "model"),
+            **self.source("vectors_text", "embeddings"),
         )
         image = self._embedding(
             EMBED_IMAGE,
             "Embed images",
             items=data["items"],
-            **self.source("images", "images"),
-            **self.source("image_model", "model"),
-            **self.source("image_embeddings", "embeddings"),
+            **self.source("catalog_images", "images"),
+            **self.source("encoder_image", "model"),
+            **self.source("vectors_image", "embeddings"),
         )
         vectors = {
             "text_embeddings": text.outputs["text_embeddings"],
@@ -145,17 +143,16 @@ class Tasks:
         return whole
 
 
-def as_pipeline(
-    build: Callable[..., None], name: str, declared: Mapping[str, Parameter], **options: Any
-) -> Any:
-    """Return the KFP pipeline that `build` defines, with the run parameters as its signature.
+def as_pipeline(build: Callable[..., None], name: str, form: Form, **options: Any) -> Any:
+    """Return the KFP pipeline that `build` defines, with the run form as its signature.
 
     Args:
-        build: function that creates the tasks from the run parameters, in their order.
+        build: function that creates the tasks from the values of the form, in their order.
         name: name of the pipeline.
-        declared: run parameters by name.
+        form: the run form.
         **options: keyword arguments of `build`.
     """
+    declared = form.fields
 
     def function(*values: Any) -> None:
         build(*values, **options)

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from components.check_run.earlier_run import find_earlier_artifacts
+from components.run_form import RECOMMENDER
 from macrec.core.errors import EXIT_PREEMPTED, UserError
-from pipelines.dag.run_form import PREVIOUS, SOURCES
 from pipelines.local import images
 from pipelines.local.engine import connect
 
@@ -74,25 +75,27 @@ class Mount(NamedTuple):
     writable: bool
 
 
-def of_run(options: Options, arguments: Mapping[str, Any], out: Path) -> "Containers":
+def of_run(options: Options, values: Mapping[str, Any], out: Path) -> "Containers":
     """Return the containers of a run, with its inputs, output folder and store mounted.
 
     Only the output folder and the store are writable.
 
     Args:
         options: settings of the containers.
-        arguments: run parameters.
+        values: settings of the run by their one name, including run_store.
         out: output folder, which must exist.
 
     Raises:
         UserError: if no engine responds or the engine does not have the image.
     """
     writable = [Path(os.path.abspath(out)), out.resolve()]
-    store = str(arguments["store"])
+    store = str(values["run_store"])
     if "://" not in store:
         Path(store).mkdir(parents=True, exist_ok=True)
         writable.append(Path(os.path.abspath(store)))
-    given = [str(arguments.get(name) or "") for name in (*SOURCES.values(), *PREVIOUS.values())]
+    given = [str(values.get(name) or "") for name in RECOMMENDER.sources]
+    if previous := str(values.get("run_previous") or ""):
+        given += [previous, *find_earlier_artifacts(previous).values()]
     readable = [Path(os.path.abspath(uri)) for uri in given if uri and Path(uri).exists()]
     return Containers(options, mounts(writable, readable))
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.check_run.earlier_run import find_earlier_artifacts
+from components.run_form import ENCODE, MODALITIES
 from macrec.core.artifact import MANIFEST
 from pipelines.dag.compile import compiled
-from pipelines.dag.run_form import encode_parameters
 from pipelines.local import containers, id_version
 from pipelines.local.pipeline_runner import LocalRun
-from pipelines.local.run import MODALITIES, run_stages, timings
+from pipelines.local.run import run_stages, timings
 
 QUANTIZER = "quantizer"
 
@@ -23,24 +24,26 @@ def encode_items(
     """Run the encoding pipeline, then print the changes and the path of the new semantic IDs.
 
     Args:
-        values: resolved run parameters; those that the pipeline does not have are ignored.
+        values: checked settings by their one name; those that the pipeline does not have are
+            ignored.
         out: output folder. It gets runs/ (the artifacts of each run), quantizer/, version.json and
             metrics.json. quantizer/ is a copy, so that later versions need only this folder.
         in_containers: settings of the containers; None runs the stages in processes.
     """
-    known = {name: value for name, value in values.items() if name in encode_parameters()}
+    known = {name: value for name, value in values.items() if name in ENCODE.settings}
     with tempfile.TemporaryDirectory(prefix="macrec-") as folder:
         yaml = Path(folder) / "encode.yaml"
         yaml.write_text(compiled(name="encode"))
-        record, arguments = run_stages(known, out, yaml, in_containers)
-    _publish(record, arguments, out)
+        record, settled = run_stages(known, out, yaml, in_containers, ENCODE)
+    _publish(record, settled, out)
     for line in summary(record):
         print(line)
     return record
 
 
-def _publish(record: LocalRun, arguments: Mapping[str, Any], out: Path) -> None:
-    quantizer, folder = Path(arguments["previous_quantizer"]), record.stage("encode_items").folder
+def _publish(record: LocalRun, values: Mapping[str, Any], out: Path) -> None:
+    quantizer = Path(find_earlier_artifacts(str(values["run_previous"]))[QUANTIZER])
+    folder = record.stage("encode_items").folder
     copy = out / QUANTIZER
     if not copy.exists() or not quantizer.samefile(copy):
         shutil.rmtree(copy, ignore_errors=True)
@@ -49,7 +52,7 @@ def _publish(record: LocalRun, arguments: Mapping[str, Any], out: Path) -> None:
         shutil.copytree(quantizer, copy, ignore=leave_out, copy_function=shutil.copyfile)
         shutil.copyfile(quantizer / MANIFEST, copy / MANIFEST)
     made = {name: folder / name for name in ("semantic_ids", "latents")}
-    id_version.write(out, {**made, QUANTIZER: copy}, arguments)
+    id_version.write(out, {**made, QUANTIZER: copy}, values)
     metrics = {s.stage: s.metrics for s in record.stages}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
 

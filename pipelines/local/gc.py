@@ -236,7 +236,7 @@ def _folder(kind: str, path: Path, limit: float, held: bool = False) -> Found:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             return True
         try:
-            with FolderOutput(path).held():
+            with FolderOutput(path).lock():
                 shutil.rmtree(path)
             return True
         except UserError:  # a stage is writing into it

@@ -6,44 +6,44 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from components.check_run.earlier_run import VERSION, read_version_file
+from components.run_form import ENCODE
+from components.stages import EMBED_IMAGE, EMBED_TEXT, PREPARE_DATA
 from macrec.core.artifact import write_atomically
 from macrec.core.errors import UserError
-from pipelines.dag.run_form import PREVIOUS, SOURCES, encode_parameters
 
-VERSION = "version.json"
-# Settings with these prefixes determine the vectors, so every later version must have the same.
-_KEPT = ("catalog_", "text_", "image_")
+# The settings of these stages determine the vectors, so every later version must have the same.
+_KEPT = tuple(f"{stage.name}." for stage in (PREPARE_DATA, EMBED_TEXT, EMBED_IMAGE))
 
 
 class Version(NamedTuple):
     """The artifacts and settings of a run that a later version continues from."""
 
     artifacts: dict[str, str]
-    """Folder of each artifact, by the run parameter of the encoding pipeline that takes it."""
+    """Folder of each artifact, by its name."""
     settings: dict[str, Any]
-    """Run parameters for reading and embedding the catalogue."""
+    """Settings for reading and embedding the catalogue, by their one name."""
     store: str
     """The artifact store of that run."""
 
 
-def write(out: Path, artifacts: Mapping[str, Path], arguments: Mapping[str, Any]) -> None:
+def write(out: Path, artifacts: Mapping[str, Path], values: Mapping[str, Any]) -> None:
     """Write the locations of a run's artifacts, and its settings, to its output folder.
 
     Args:
         out: output folder.
         artifacts: folders of semantic_ids, latents and quantizer; a run of the whole DAG also has
             those that `macrec recommend`, `compare` and `bench` read.
-        arguments: run parameters of the run, including the store.
+        values: settings of the run by their one name, including run_store.
     """
     settings = {
         name: value
-        for name, value in arguments.items()
+        for name, value in values.items()
         if name.startswith(_KEPT)
-        and name in encode_parameters()
-        and name not in SOURCES.values()
-        and not name.endswith("_force")  # applies to a single run
+        and name in ENCODE.settings
+        and not name.endswith(".force")  # applies to a single run
     }
-    store = str(arguments["store"])
+    store = str(values["run_store"])
     content = {
         "artifacts": {name: os.path.relpath(path, out) for name, path in artifacts.items()},
         "settings": settings,
@@ -59,12 +59,9 @@ def read(out: Path) -> Version:
         UserError: if no run has ended there, or the file is damaged.
     """
     try:
-        content = json.loads((out / VERSION).read_bytes())
-        found = _artifacts(content, out)
-        artifacts = {
-            parameter: found[parameter.removeprefix("previous_")] for parameter in PREVIOUS.values()
-        }
-        return Version(artifacts, dict(content["settings"]), str(content["store"]))
+        content = read_version_file((out / VERSION).read_bytes(), str(out))
+        artifacts, settings = content["artifacts"], dict(content["settings"])
+        return Version(artifacts, settings, str(content["store"]))
     except OSError as error:
         raise UserError(
             f"--previous {out}: no {VERSION} here. Give the output folder of a `macrec run` or "
@@ -83,7 +80,7 @@ def left_by(out: Path, names: Iterable[str]) -> dict[str, Path]:
     """
     path = out / VERSION
     try:
-        found = _artifacts(json.loads(path.read_bytes()), out)
+        found = read_version_file(path.read_bytes(), str(out))["artifacts"]
     except OSError as error:
         raise UserError(
             f"{out}: no {VERSION} here. Give the output folder of a `macrec run` that has ended."
@@ -97,7 +94,3 @@ def left_by(out: Path, names: Iterable[str]) -> dict[str, Path]:
             "of an older version is run again, which reuses what it has stored."
         )
     return {name: Path(found[name]) for name in names}
-
-
-def _artifacts(content: Mapping[str, Any], out: Path) -> dict[str, str]:
-    return {name: str((out / path).resolve()) for name, path in content["artifacts"].items()}

@@ -80,7 +80,7 @@ def run_pipeline(
     """Run a compiled pipeline.
 
     Args:
-        arguments: run parameters by name; the others take their defaults.
+        arguments: values by field of the run form; the others take their defaults.
         root: folder for the artifacts, with one subfolder per run.
         yaml: file of the compiled pipeline.
         launch: function that runs a stage's command.
@@ -94,8 +94,7 @@ def run_pipeline(
     with _stages_run_by(launch, record), _quiet():
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
         pipeline = components.load_component_from_file(str(yaml))
-        # KFP accepts lists but not tuples.
-        pipeline(**{n: list(v) if isinstance(v, tuple) else v for n, v in arguments.items()})
+        pipeline(**arguments)
     return record
 
 
@@ -174,6 +173,6 @@ class _StageTask:
         output_file = Path(self.call["outputs"]["outputFile"])
         artifacts = json.loads(output_file.read_bytes())["artifacts"]
         described = {name: a["artifacts"][0]["metadata"] for name, a in artifacts.items()}
-        metrics = ui_facts.ours(described.pop("metrics"))
+        metrics = ui_facts.from_ui_names(described.pop("metrics"))
         reused = bool(described) and all(m["reused"] for m in described.values())
         return StageRun(self.stage, seconds, reused, metrics, output_file.parent)

@@ -15,7 +15,7 @@ from components.stages import RECOMMEND
 from macrec.core.artifact import Artifact
 from macrec.core.errors import check
 from macrec.core.executor import Result
-from macrec.core.parameters import Parameter
+from macrec.core.settings import Parameter
 from macrec.core.stage_command import Request, add_flag, run_request
 from pipelines.local import id_version
 
@@ -59,10 +59,12 @@ def recommend(run: Path, values: Mapping[str, Any], to: str, store: str = "") ->
     earlier = dict(Artifact.open(found.pop(DATASET)).manifest["config"])
     if not earlier.get("top_k"):  # the run skipped the stage
         earlier.pop("top_k", None)
+    addresses = {p.name: values[p.name] for p in RECOMMEND.sources if p.name in values}
+    settings = {**earlier, **{n: v for n, v in values.items() if n not in addresses}}
     with tempfile.TemporaryDirectory(prefix="macrec-recommend-") as folder:
         outputs = {DATASET: f"{folder}/{DATASET}"}
-        settled = {**earlier, **values, "store": store or id_version.read(run).store}
-        result = run_request(RECOMMEND, Request(settled, found, outputs, None))
+        addresses["store"] = store or id_version.read(run).store
+        result = run_request(RECOMMEND, Request(settings, addresses, found, outputs, None))
         publish(Path(folder) / DATASET, Path(to))
     print(f"recommendations: {to} ({describe(result.metrics)})")
     return result

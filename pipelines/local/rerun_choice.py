@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from macrec.core.parameters import Parameter
+from components.run_form import Form
 from pipelines.dag.compiled_dag import Dag
-from pipelines.dag.run_form import ALL_PREFIXES, encode_parameters, run_parameters
 from pipelines.local import run_record
 
 MODES = {
@@ -14,8 +13,8 @@ MODES = {
     "only": "run this stage alone, on what the run has finished, and nothing that follows",
     "force": "compute this stage again; what follows only if its bytes changed",
 }
-# Returns the rerun's run parameters from those of the earlier run and the declared parameters.
-Given = Callable[[Mapping[str, Any], Mapping[str, Parameter]], dict[str, Any]]
+# Returns the checked settings of the rerun from those of the earlier run, for a form.
+Given = Callable[[Mapping[str, Any], Form], dict[str, Any]]
 
 
 class Choice(NamedTuple):
@@ -34,13 +33,8 @@ def choice(options: argparse.Namespace) -> Choice:
     return Choice()
 
 
-def known_parameters(pipeline: str) -> Mapping[str, Parameter]:
-    """Return the run parameters of a pipeline."""
-    return encode_parameters() if pipeline == "encode" else run_parameters()
-
-
 def forced(dag: Dag, chosen: Choice, finished: bool, text: str | None = None) -> dict[str, str]:
-    """Return the run parameters that force the chosen stages to be computed again.
+    """Return the settings that force the chosen stages to be computed again.
 
     Args:
         dag: the pipeline.
@@ -58,4 +52,4 @@ def forced(dag: Dag, chosen: Choice, finished: bool, text: str | None = None) ->
     if chosen.mode == "only" and not finished:
         return {}
     stages = dag.from_stage(stage) if chosen.mode == "from" else [stage]
-    return {f"{ALL_PREFIXES[name]}force": text or run_record.now() for name in stages}
+    return {f"{name}.force": text or run_record.now() for name in stages}

@@ -8,14 +8,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from components.run_form import FORMS, check_form, flatten, form_arguments
 from macrec.core.errors import UserError, check
 from macrec.core.progress import log
-from macrec.core.stage_command import source
+from macrec.core.stage_command import SETTINGS, open_source
 from pipelines.dag.compiled_dag import Dag, task_name
 from pipelines.local import containers, run_record
 from pipelines.local.encode_new_items import encode_items
 from pipelines.local.pipeline_runner import PROGRESS_SECONDS, in_process
-from pipelines.local.rerun_choice import Choice, Given, forced, known_parameters
+from pipelines.local.rerun_choice import Choice, Given, forced
 from pipelines.local.run import absolute_sources, run
 from pipelines.local.run_record import Record, Task
 
@@ -39,8 +40,8 @@ def rerun_local(
     dag = run_record.dag_of(record)
     stage = dag.checked(chosen.stage) if chosen.mode else ""
     finished = stage in (found := record.tasks(dag)) and found[stage].finished
-    earlier = {**record.arguments, **forced(dag, chosen, finished)}
-    values = absolute_sources(given(earlier, known_parameters(record.pipeline)))
+    earlier = {**flatten(record.arguments), **forced(dag, chosen, finished)}
+    values = absolute_sources(given(earlier, FORMS[record.pipeline]))
     if chosen.mode == "only":
         run_one(record, dag, stage, values, in_containers)
     elif record.pipeline == "encode":
@@ -65,14 +66,15 @@ def run_one(
     """
     name = f"{dag.name}-{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
     folder = record.out.resolve() / run_record.RUNS / name / task_name(stage)
-    arguments = {"store": str((record.out / "store").resolve()), **values}
-    call = _call(record, dag, stage, arguments, folder)
+    settled = {"run_store": str((record.out / "store").resolve()), **values}
+    call = _call(record, dag, stage, settled, folder)
     launch = in_process
     if in_containers:
-        launch = containers.of_run(in_containers, arguments, record.out)
+        launch = containers.of_run(in_containers, settled, record.out)
     folder.mkdir(parents=True)
     with run_record.at_work(record.out):
-        run_record.write(record._replace(arguments=dict(values), only=[*record.only, name]))
+        arguments = run_record.without_own_store(record.out, form_arguments(settled))
+        run_record.write(record._replace(arguments=arguments, only=[*record.only, name]))
         progress = os.environ.get("MACREC_PROGRESS_SECONDS", PROGRESS_SECONDS)
         command = ["python", "-m", "components", stage, "--executor-input", json.dumps(call)]
         code = launch(command, {"MACREC_PROGRESS_SECONDS": progress})
@@ -85,16 +87,19 @@ def run_one(
 
 
 def _call(
-    record: Record, dag: Dag, stage: str, arguments: Mapping[str, Any], folder: Path
+    record: Record, dag: Dag, stage: str, values: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
     """Return the stage's ExecutorInput, as KFP would pass it, from the folders of the run."""
     tasks, inputs, outputs = record.tasks(dag), dag.inputs(stage), dag.outputs(stage)
+    arguments = form_arguments(values)
+    settings = check_form(arguments, FORMS[record.pipeline])[stage]
     given: dict[str, Any] = {}
     for name, origin in inputs.get("parameters", {}).items():
         if "componentInputParameter" in origin:
             key = origin["componentInputParameter"]
-            value = arguments.get(key, dag.parameters[key].get("defaultValue"))
-            given[name] = list(value) if isinstance(value, tuple) else value
+            given[name] = arguments.get(key, dag.parameters[key].get("defaultValue"))
+        elif name == SETTINGS:
+            given[name] = settings  # the first task of the run may have written other ones
         elif "taskOutputParameter" in origin:
             made = origin["taskOutputParameter"]
             path = _finished(tasks, made["producerTask"], stage) / made["outputParameterKey"]
@@ -105,11 +110,8 @@ def _call(
     artifacts: dict[str, Any] = {}
     for name, origin in inputs.get("artifacts", {}).items():
         made = origin["taskOutputArtifact"]
-        if imported := dag.imported(made["producerTask"]):
-            artifacts[name] = _listed(arguments[imported])
-        else:
-            producer = _finished(tasks, made["producerTask"], stage)
-            artifacts[name] = _listed(producer / made["outputArtifactKey"])
+        producer = _finished(tasks, made["producerTask"], stage)
+        artifacts[name] = _listed(producer / made["outputArtifactKey"])
     return {
         "inputs": {
             "parameterValues": {n: v for n, v in given.items() if v is not None},
@@ -139,7 +141,7 @@ def _check_unchanged(stage: str, given: Mapping[str, Any]) -> None:
     changed = [
         str(given[name])
         for name, digest in snapshots.items()
-        if (found := source(str(given.get(name) or ""))) and found.digest != digest
+        if (found := open_source(str(given.get(name) or ""))) and found.digest != digest
     ]
     check(
         not changed,

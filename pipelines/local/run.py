@@ -7,13 +7,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.run_form import (
+    MODALITIES,
+    RECOMMENDER,
+    Form,
+    data_problems,
+    form_arguments,
+    stage_values,
+    vector_fields,
+)
 from components.stages import PREPARE_DATA
 from macrec.core.artifact import write_atomically
 from macrec.core.errors import UserError
-from macrec.core.parameters import build
 from macrec.core.progress import log
-from macrec.core.stage_command import source
-from pipelines.dag.run_form import PREFIXES, SOURCES
+from macrec.core.settings import build
+from macrec.core.stage_command import open_source
 from pipelines.local import containers, id_version, pipeline_runner, recommend_lists, run_record
 from pipelines.local.pipeline_runner import LocalRun, StageFailed
 
@@ -24,7 +32,6 @@ SYSTEMS = {
     "fused": "fused",
     "hybrid": "hybrid",
 }
-MODALITIES = ("text", "image")
 RESULTS = {"report": "report.html", "summary": "summary.md"}
 # Artifact that later commands read -> stage that makes it.
 LEFT = {
@@ -45,30 +52,29 @@ def run(
     """Run the DAG, print a summary, and copy the results to the top of the output folder.
 
     Args:
-        values: resolved run parameters (`pipelines.dag.run_form.resolve`).
+        values: checked settings by their one name (`components.run_form.resolve`).
         out: output folder. It gets runs/ (the artifacts of each run), store/ (unless `values` name
             another), report.html, summary.md, recommendations.parquet, metrics.json and
             version.json.
         in_containers: settings of the containers; None runs the stages in processes.
     """
-    record, arguments = run_stages(values, out, in_containers=in_containers)
-    _publish(record, arguments, out)
+    record, settled = run_stages(values, out, in_containers=in_containers)
+    _publish(record, settled, out)
     for line in summary(record, out):
         print(line)
     return record
 
 
 def carried_on(values: Mapping[str, Any], previous: Path | None) -> dict[str, Any]:
-    """Return the run parameters, where missing ones are the artifacts and store of an earlier run.
+    """Return the settings of a run that continues an earlier one and, by default, uses its store.
 
     Raises:
         UserError: if no run has ended in that folder.
     """
     if previous is None:
         return dict(values)
-    before = id_version.read(previous)
-    carried = {"store": before.store, **before.artifacts}
-    return {**values, **{n: v for n, v in carried.items() if not values.get(n)}}
+    store = values.get("run_store") or id_version.read(previous).store
+    return {**values, "run_previous": str(previous), "run_store": store}
 
 
 def run_stages(
@@ -76,8 +82,9 @@ def run_stages(
     out: Path,
     yaml: Path = pipeline_runner.PIPELINE_YAML,
     in_containers: containers.Options | None = None,
+    form: Form = RECOMMENDER,
 ) -> tuple[LocalRun, dict[str, Any]]:
-    """Run a compiled pipeline; return its record and the arguments that were passed to it.
+    """Run a compiled pipeline; return its record and the settings that it ran with.
 
     If a stage fails, the process ends with the stage's exit code.
 
@@ -85,33 +92,33 @@ def run_stages(
         UserError: if data or models are missing or contradict each other, no container engine
             responds, or the engine does not have the image.
     """
-    if problems := source_problems(values):
+    if problems := source_problems(values, form):
         raise UserError("\n  ".join(problems))
     for modality in MODALITIES:
-        if not any(values.get(name) for name in _vectors(modality)):
-            log.info("run without %s vectors: no --%s-model, no --%s-embeddings", *3 * [modality])
+        if not any(values.get(name) for name in vector_fields(modality)):
+            names = " or ".join(vector_fields(modality))
+            log.info("the run has no %s vectors, because no %s is given", modality, names)
     out.mkdir(parents=True, exist_ok=True)
-    arguments = {**values, "store": values.get("store") or str((out / "store").resolve())}
-    arguments = absolute_sources(arguments)
-    name = "recommender" if yaml == pipeline_runner.PIPELINE_YAML else "encode"
+    store = values.get("run_store") or str((out / "store").resolve())
+    settled = absolute_sources({**values, "run_store": store})
     launch = pipeline_runner.in_process
     if in_containers:
-        launch = containers.of_run(in_containers, arguments, out)
+        launch = containers.of_run(in_containers, settled, out)
     try:
-        with run_record.kept(out, name, arguments):
-            return pipeline_runner.run_pipeline(
-                arguments, out / run_record.RUNS, yaml, launch
-            ), arguments
+        with run_record.kept(out, form.pipeline, settled):
+            arguments = form_arguments(settled)
+            record = pipeline_runner.run_pipeline(arguments, out / run_record.RUNS, yaml, launch)
+            return record, settled
     except StageFailed as failed:
-        kept = "what was finished is kept: mend the cause, then `macrec rerun"
-        print(f"\n{failed}; {kept} {out}`", file=sys.stderr)
+        remedy = f"Correct the cause, then `macrec rerun {out}`. Finished stages are reused."
+        print(f"\n{failed}. {remedy}", file=sys.stderr)
         sys.exit(failed.code)
 
 
 def absolute_sources(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the run parameters with absolute paths, because stages may have another folder."""
+    """Return the settings with absolute paths, because stages may have another folder."""
     result = dict(values)
-    for name in SOURCES.values():
+    for name in (*RECOMMENDER.sources, "run_previous"):
         uri = str(values.get(name, ""))
         if uri and "://" not in uri and not uri.startswith("hub:"):
             result[name] = str(Path(uri).resolve())
@@ -126,13 +133,11 @@ def validate(values: Mapping[str, Any]) -> None:
     """
     from components.prepare_data import validation
 
-    prefix = PREFIXES["prepare_data"]
-    settings = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
-    config = build(PREPARE_DATA.settings, settings)
+    config = build(PREPARE_DATA.settings, stage_values(values, PREPARE_DATA))
     with tempfile.TemporaryDirectory() as cache:
         paths: list[Path] = []
-        for name in ("items", "interactions"):
-            found = source(values[SOURCES[name]], cache=Path(cache))
+        for name in ("catalog_items", "catalog_interactions"):
+            found = open_source(values[name], cache=Path(cache))
             assert found is not None
             paths.append(found.path())
         report = validation.validate(config, *paths)
@@ -141,40 +146,20 @@ def validate(values: Mapping[str, Any]) -> None:
             print(line)
 
 
-def _vectors(modality: str) -> tuple[str, str]:
-    """Return the two run parameters that can provide a modality's vectors."""
-    return f"{modality}_model", f"{modality}_embeddings"
-
-
-def source_problems(values: Mapping[str, Any]) -> list[str]:
+def source_problems(values: Mapping[str, Any], form: Form = RECOMMENDER) -> list[str]:
     """Return the problems of data and models that can be found without running a stage."""
-    problems = [
+    absent = [
         f"{name}={uri}: no such file or folder."
-        for name in SOURCES.values()
-        if (uri := str(values.get(name, "")))
+        for name in (*RECOMMENDER.sources, "run_previous")
+        if (uri := str(values.get(name) or ""))
         and "://" not in uri
         and not uri.startswith("hub:")
         and not Path(uri).exists()
     ]
-    given = {m: [n for n in _vectors(m) if values.get(n)] for m in MODALITIES}
-    problems += [
-        f"give --{m}-model (an encoder) or --{m}-embeddings (ready vectors), not both."
-        for m, names in given.items()
-        if len(names) > 1
-    ]
-    coded = str(values.get("quantizer_modalities", "both"))
-    wanted = MODALITIES if coded == "both" else (coded,)
-    if not any(given[modality] for modality in wanted):
-        flags = " or ".join(f"--{m}-model or --{m}-embeddings" for m in wanted)
-        problems.append(f"no vectors to quantize (quantizer_modalities={coded}): give {flags}.")
-    if values.get("quantizer_mode") == "frozen" and not values.get("previous_quantizer"):
-        problems.append("quantizer_mode=frozen: give --previous, the output folder of a run.")
-    if values.get("image_model") and not values.get("catalog_images"):
-        problems.append("--image-model needs --images, the folder of the pictures.")
-    return problems
+    return [*absent, *data_problems(values, form)]
 
 
-def _publish(record: LocalRun, arguments: Mapping[str, Any], out: Path) -> None:
+def _publish(record: LocalRun, values: Mapping[str, Any], out: Path) -> None:
     folder = record.stage("evaluate").folder
     for name, target in RESULTS.items():
         # A copy instead of a link, because a browser uses the suffix of the link's target.
@@ -183,7 +168,7 @@ def _publish(record: LocalRun, arguments: Mapping[str, Any], out: Path) -> None:
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
     artifacts = {name: record.stage(maker).folder / name for name, maker in LEFT.items()}
     recommend_lists.publish(artifacts["recommendations"], out / recommend_lists.FILE)
-    id_version.write(out, artifacts, arguments)
+    id_version.write(out, artifacts, values)
 
 
 def summary(record: LocalRun, out: Path) -> Iterator[str]:

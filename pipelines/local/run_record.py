@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from components.run_form import form_arguments
 from macrec.core.artifact import Json, write_atomically
 from macrec.core.errors import UserError
 from macrec.core.task_note import TASK
@@ -40,7 +41,7 @@ class Record(NamedTuple):
     pipeline: str
     """recommender or encode."""
     arguments: dict[str, Any]
-    """The run parameters; they omit the store if it is OUT/store."""
+    """The values of the run form; they omit run_store if it is OUT/store."""
     started: str
     ended: str | None
     code: int | None
@@ -75,13 +76,13 @@ class Record(NamedTuple):
 
 
 @contextmanager
-def kept(out: Path, pipeline: str, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Record a run's arguments before the block and its end after the block.
+def kept(out: Path, pipeline: str, values: Mapping[str, Any]) -> Iterator[None]:
+    """Record a run's settings before the block and its end after the block.
 
     Raises:
         UserError: if another run is active in the folder.
     """
-    given = {name: value for name, value in arguments.items() if not _own_store(out, name, value)}
+    given = without_own_store(out, form_arguments(values))
     with at_work(out):
         runs = sorted(p.name for p in (out / RUNS).iterdir()) if (out / RUNS).is_dir() else []
         record = Record(out, pipeline, given, now(), None, None, None, runs[-1] if runs else "", [])
@@ -97,12 +98,13 @@ def kept(out: Path, pipeline: str, arguments: Mapping[str, Any]) -> Iterator[Non
         write(record._replace(ended=now(), code=0))
 
 
-def _own_store(out: Path, name: str, value: Any) -> bool:
-    """Return whether the value is the default store, OUT/store.
+def without_own_store(out: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments without run_store if it is the default, OUT/store.
 
     The record omits it, because the output folder may be moved.
     """
-    return name == "store" and str(value) == str((out / "store").resolve())
+    own = str((out / "store").resolve())
+    return {n: v for n, v in arguments.items() if not (n == "run_store" and str(v) == own)}
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def test_given_vectors_of_changed_bytes(tmp_path, many, make_items, trials):
     def check(content: bytes) -> None:
         (tmp_path / "v.parquet").write_bytes(content)
         with contextlib.suppress(UserError):
-            found = embeddings.read_given(Source(str(tmp_path / "v.parquet")), items)
+            found = embeddings.read_precomputed(Source(str(tmp_path / "v.parquet")), items)
             assert sum(len(chunk.status) for chunk in found.chunks) == 20
 
     trials("Parquet files of vectors", many(changed(whole), check, 200))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from macrec.report.markup import clean
+from macrec.report.escaping import clean
 from tests.attacks.hostile_run import EXOTIC, attacks
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -12,8 +12,8 @@ from tests.small_generator import catalogue_codes, planted_histories, stage_inpu
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG = {
-    "generator_d_model": 8, "generator_d_ff": 16, "generator_d_kv": 4, "generator_layers": 1,
-    "generator_heads": 2, "generator_item_pairs": 4, "generator_epochs": 1, "quantizer_levels": 3,
+    "train.d_model": 8, "train.d_ff": 16, "train.d_kv": 4, "train.layers": 1,
+    "train.heads": 2, "train.item_pairs": 4, "train.epochs": 1, "quantize.levels": 3,
 }  # fmt: skip
 
 
@@ -42,13 +42,13 @@ def test_a_line_per_variant_and_seed_none_computed_twice(search):
     assert [(line["variant"], line["seed"]) for line in first] == [("base", 0), ("short", 0)]
     base, short = first
     assert (base["epochs"], short["epochs"]) == (2, 1)  # the decay comes on top
-    assert base["settings"] == {n.removeprefix("generator_"): v for n, v in CONFIG.items()
-                                if n.startswith("generator_")} | {"seed": 0}  # fmt: skip
+    assert base["settings"] == {n.removeprefix("train."): v for n, v in CONFIG.items()
+                                if n.startswith("train.")} | {"seed": 0}  # fmt: skip
     assert list(base["curve"]) == ["1", "2"]
     both = search("--only", "base", "--seeds", "2", "--set", "epochs=2")
     assert both[:2] == first
     assert (both[2]["seed"], both[2]["settings"]["epochs"]) == (1, "2")
-    with pytest.raises(UserError, match=r"dropout is outside 0\.\.1"):
+    with pytest.raises(UserError, match="dropout=2"):
         search("--only", "wrong")
 
 

@@ -7,7 +7,10 @@ import pytest
 from benchmarks import scale_plan
 from benchmarks.scale_plan import BYTES, CPU_STAGES, GPU_STAGES, Plan, gpu_hours
 from components.quantize.spec import Settings as Quantizer
+from components.run_form import preset_values, stage_values
+from components.stages import TRAIN
 from components.train.spec import Settings as Generator
+from macrec.core.settings import build
 from macrec.generator.model import build_model
 from macrec.generator.tokens import Vocabulary
 from pipelines.dag.tasks import HOURS, TIMEOUT
@@ -21,7 +24,8 @@ def test_the_page_is_what_the_script_prints():
 
 
 def test_the_generator_is_the_default_one():
-    model = build_model(Vocabulary(levels=4, codebook_size=256), Generator().model_size)
+    sizes = stage_values(preset_values("medium"), TRAIN)
+    model = build_model(Vocabulary(levels=4, codebook_size=256), build(Generator, sizes).model_size)
     products = {
         part: sum(w.numel() for name, w in model.named_parameters() if name.startswith(part))
         - sum(
@@ -36,7 +40,9 @@ def test_the_generator_is_the_default_one():
 
 def test_the_quantizer_is_the_default_one():
     config = Quantizer()
-    assert (config.hidden, config.latent_dim, config.codebook_size) == ((256, 128), 32, 256)
+    sizes = preset_values("medium")  # what the plan counts for large catalogues
+    assert (config.hidden, config.latent_dim) == ((256, 128), 32)
+    assert sizes["quantize.codebook_size"] == 256
     assert (config.epochs, Generator().epochs) == (200, 40)
 
 

@@ -201,7 +201,7 @@ def test_a_model_sees_the_training_part_alone_and_histories_as_in_evaluate(tmp_p
         ("sasrec", ("widht=3",), "sasrec has no setting widht; it has width, layers"),
         ("popular", ("k=3",), "popular has no setting k; it has none"),
         ("sasrec", ("width=3",), "width is no multiple of heads"),
-        ("sasrec", ("width=wide",), "width='wide': expected int"),
+        ("sasrec", ("width=wide",), "width='wide'"),
         ("sasrec", ("width",), "write NAME=VALUE"),
         ("item_knn", ("decay=0",), "decay is not in 0..1"),
         ("bert4rec", ("hidden=1",), "bert4rec: hidden is not between 0 and 1"),

@@ -9,7 +9,7 @@ import torch
 
 from components.encode_items import stage
 from components.encode_items.spec import Execution, Inputs, Outputs, Settings
-from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput
+from macrec.core.artifact import Artifact, DatasetOutput, FolderOutput, Source
 from macrec.core.errors import UserError
 from macrec.data import schema
 from macrec.data.centring import write_means
@@ -98,12 +98,25 @@ def make_inputs(path, catalogue, *, spec=BOTH, means=None, mean=None):
         items=dataset(path / "items", schema.ITEMS, items),
         text_embeddings=embeddings(path / "text", catalogue.text, mean),
         image_embeddings=embeddings(path / "image", catalogue.image),
-        previous_semantic_ids=dataset(
-            path / "ids", schema.SEMANTIC_IDS, [old_index, OLD.ids, *codes, *moved], codebook_size=4
+        previous_semantic_ids=source(
+            dataset(
+                path / "ids",
+                schema.SEMANTIC_IDS,
+                [old_index, OLD.ids, *codes, *moved],
+                codebook_size=4,
+            )
         ),
-        previous_latents=dataset(path / "latents", schema.latents(1, 1), latents),
-        quantizer=make_quantizer(path / "quantizer", spec, means),
+        previous_latents=source(dataset(path / "latents", schema.latents(1, 1), latents)),
+        previous_quantizer=source(make_quantizer(path / "quantizer", spec, means)),
     )
+
+
+def source(artifact):
+    return Source(str(artifact.path))
+
+
+def digest(given):
+    return Artifact.open(given.path()).digest
 
 
 class Ran(NamedTuple):
@@ -158,8 +171,8 @@ def test_an_unchanged_catalogue_keeps_every_id(tmp_path):
     assert ran.image == ids_of("image", *OLD.ids)
     assert ran.semantic_ids.schema.equals(schema.SEMANTIC_IDS)
     assert ran.semantic_ids.metadata == {"codebook_size": 4}
-    assert ran.semantic_ids.digest == inputs.previous_semantic_ids.digest
-    assert ran.latents.digest == inputs.previous_latents.digest
+    assert ran.semantic_ids.digest == digest(inputs.previous_semantic_ids)
+    assert ran.latents.digest == digest(inputs.previous_latents)
     assert ran.metrics["text_churn"] == ran.metrics["image_churn"] == 0
 
 
@@ -358,7 +371,7 @@ def test_artifacts_of_several_runs_are_refused(tmp_path):
         [np.zeros(1, np.int32), column([1]), column([1]), *2 * [codes_column(nearest([1]))]],
     )
     with pytest.raises(UserError, match="5 previous semantic IDs but 1 previous latents"):
-        run(tmp_path, Inputs(**{**vars(one), "previous_latents": few}))
+        run(tmp_path, Inputs(**{**vars(one), "previous_latents": source(few)}))
 
 
 def test_a_quantizer_that_does_not_tell_its_mean_is_refused(tmp_path):
@@ -366,11 +379,11 @@ def test_a_quantizer_that_does_not_tell_its_mean_is_refused(tmp_path):
     output = FolderOutput(tmp_path / "old_quantizer")
     output.prepare()
     for name in ("config.json", "model.safetensors", "codebooks.safetensors"):
-        (output.path / name).write_bytes((inputs.quantizer.path / name).read_bytes())
+        (output.path / name).write_bytes((inputs.previous_quantizer.path() / name).read_bytes())
     output.commit({})
     other = Artifact.open(output.path)
     with pytest.raises(UserError, match="not known which mean"):
-        run(tmp_path, Inputs(**{**vars(inputs), "quantizer": other}))
+        run(tmp_path, Inputs(**{**vars(inputs), "previous_quantizer": source(other)}))
 
 
 def test_what_an_item_gets_depends_on_no_other_item_but_by_collision(tmp_path, monkeypatch):

@@ -450,15 +450,16 @@ def test_other_semantic_ids_than_those_trained_on_are_refused(tmp_path, lists, r
         {"fusion_weights": ()},
         {"fusion_weights": (1.5,)},
         {"neighbour_asymmetries": (0.5, 1.5)},
-        {"look_alikes": ()},
-        {"successors": (0.3, -0.1)},
+        {"similar_item_shares": ()},
+        {"successor_shares": (0.3, -0.1)},
         {"top_k": 5},
         {"beams": 0},
         {"reciprocal_constant": -1},
     ],
 )
 def test_bad_config_is_refused(wrong):
-    with pytest.raises(UserError, match="evaluate"):
+    (name,) = wrong
+    with pytest.raises(UserError, match=f"{name}="):
         spec.Settings(**wrong)
 
 

@@ -12,7 +12,7 @@ from macrec.data.columns import vector_column
 from macrec.data.sequences import Sequences
 from macrec.generator.model import Recommender
 from macrec.metrics.ranking_metrics import per_user, ranks_in_lists
-from macrec.ranking.fusion import Weights, fuse_with_neighbours, listed_neighbours
+from macrec.ranking.fusion import Weights, fuse_with_neighbours, neighbour_list
 from macrec.ranking.neighbour_mix import Mix, mixed_neighbours
 from macrec.ranking.ranker import Ranker
 from tests.artifacts import dataset
@@ -54,7 +54,9 @@ def evaluated(path, lists, recommender):
 
 def stated_mix(path):
     stated = Artifact.open(path / "predictions").metadata
-    return Mix(*(stated[name] for name in ("neighbour_asymmetry", "look_alikes", "successors")))
+    return Mix(
+        *(stated[name] for name in ("neighbour_asymmetry", "similar_item_share", "successor_share"))
+    )
 
 
 def candidates(recommender, lists, back, path, mix=None):
@@ -77,7 +79,7 @@ def test_lists_are_those_of_neighbours_counted_in_the_training_part(
     weights = Weights(metrics["fusion_weight"], metrics["neighbour_weight"])
     assert weights.neighbours
     for system, ranked in (
-        ("neighbours", listed_neighbours(found, 20)),
+        ("neighbours", neighbour_list(found, 20)),
         ("hybrid", fuse_with_neighbours(found, weights, 20)),
     ):
         expected = [[i for i in row if i >= 0] for row in ranked.items_UK.tolist()]
@@ -111,7 +113,9 @@ def test_neighbours_that_know_what_the_model_does_not_lead_the_list(evaluated):
     assert metrics["hybrid_hr_10"] > metrics["fused_hr_10"] + 0.2
     assert metrics["hybrid_ndcg_10"] >= metrics["neighbours_ndcg_10"] - 0.05
     weight = metrics["neighbour_weight"]
-    assert f"+ {weight:g} x share of the neighbours, chosen on {USERS} validation users" in page
+    assert (
+        f"+ {weight:g} x share of the item neighbours, chosen on {USERS} validation users" in page
+    )
     assert "HR@10, hybrid<" in page
     assert "weight of the neighbours" in page and "Hybrid minus the better of the two" in page
 
@@ -126,11 +130,11 @@ def test_a_share_that_is_the_only_one_is_taken(tmp_path, lists, recommender):
     for share in (0.0, 0.5):
         path = tmp_path / str(share)
         path.mkdir()
-        options = {"beams": 4, "seen_items": "drop", "look_alikes": (share,)}
+        options = {"beams": 4, "seen_items": "drop", "similar_item_shares": (share,)}
         _, predictions, page = run(path, make_inputs(path, lists, recommender), **options)
         shown[share] = [p["items"] for p in predictions if p["system"] == "neighbours"]
-        assert ("look alike" in page) == (share > 0)
-        assert Artifact.open(path / "predictions").metadata["look_alikes"] == share
+        assert ("Items with similar latents have" in page) == (share > 0)
+        assert Artifact.open(path / "predictions").metadata["similar_item_share"] == share
     longer = [len(a) < len(b) for a, b in zip(shown[0.0], shown[0.5], strict=True)]
     assert longer.count(True) > USERS / 2
 
@@ -143,7 +147,7 @@ def test_the_asymmetry_is_the_better_one_of_the_validation_users(tmp_path, recom
         path = tmp_path / str(asymmetries)
         path.mkdir()
         inputs = make_inputs(path, lists, recommender)
-        options = {"beams": 4, "look_alikes": (0.0,), "successors": (0.0,)}
+        options = {"beams": 4, "similar_item_shares": (0.0,), "successor_shares": (0.0,)}
         options |= {"neighbour_asymmetries": asymmetries}
         metrics, *_ = run(path, inputs, **options)
         by[asymmetries] = metrics["validation_ndcg_10"], stated_mix(path).asymmetry
@@ -156,15 +160,15 @@ def test_successors_are_taken_where_the_order_tells_more(tmp_path, recommender):
     """Everybody goes up by one, from where the circle begins for him; only the order says so."""
     lists = [[(user + step) % ITEMS for step in range(6)] for user in range(ITEMS)]
     inputs = make_inputs(tmp_path, lists, recommender)
-    options = {"beams": 4, "seen_items": "keep", "look_alikes": (0.0,)}
-    metrics, predictions, page = run(tmp_path, inputs, successors=(0.0, 0.9), **options)
-    assert stated_mix(tmp_path).successors == 0.9
-    assert "0.9 of the counted share is that of what came after" in page
+    options = {"beams": 4, "seen_items": "keep", "similar_item_shares": (0.0,)}
+    metrics, predictions, page = run(tmp_path, inputs, successor_shares=(0.0, 0.9), **options)
+    assert stated_mix(tmp_path).successor_share == 0.9
+    assert "Successors have 0.9 of the co-occurrence score" in page
     first = {p["user_id"]: p["items"][0] for p in predictions if p["system"] == "neighbours"}
     assert set(first.values()) == set(range(ITEMS)) and metrics["neighbours_hr_1"] > 0.99
     (tmp_path / "none").mkdir()
     without, *_ = run(tmp_path / "none", make_inputs(tmp_path / "none", lists, recommender),
-                      successors=(0.0,), **options)  # fmt: skip
+                      successor_shares=(0.0,), **options)  # fmt: skip
     assert without["neighbours_hr_1"] < 0.5 and without["hybrid_hr_1"] < metrics["hybrid_hr_1"]
 
 
@@ -181,8 +185,8 @@ def test_the_share_is_the_better_one_of_the_validation_users(tmp_path, recommend
     table["image_latent"] = vector_column(circle_N2, ~has_text)
     told = dataset(tmp_path / "told", schema.latents(2, 2), [*table.values()])
     metrics, *_ = run(tmp_path, replace(inputs, latents=told), beams=4, seen_items="drop")
-    assert stated_mix(tmp_path).look_alikes == 0.3
-    assert stated_mix(tmp_path).successors == 0  # of equals the plainest
+    assert stated_mix(tmp_path).similar_item_share == 0.3
+    assert stated_mix(tmp_path).successor_share == 0  # of equals the plainest
     assert metrics["neighbour_weight"] > 0
     assert metrics["neighbours_hr_10"] > metrics["fused_hr_10"] + 0.2
 
@@ -217,7 +221,7 @@ def test_one_modality_and_its_neighbours(tmp_path, lists, recommender):
 
 def test_nobody_to_validate_on_leaves_the_neighbours_out(tmp_path, recommender):
     inputs = make_inputs(tmp_path, [[1, 2]] * 4, recommender)
-    metrics, *_ = run(tmp_path, inputs, beams=4, look_alikes=(0.0,))
+    metrics, *_ = run(tmp_path, inputs, beams=4, similar_item_shares=(0.0,))
     assert metrics["neighbour_weight"] == 0 and "validation_ndcg_10" not in metrics
     assert metrics["hybrid_ndcg_10"] == metrics["fused_ndcg_10"]
     assert "neighbours_ndcg_10" not in metrics  # nobody has any

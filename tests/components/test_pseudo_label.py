@@ -6,7 +6,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from components.pseudo_label import spec, stage
-from components.pseudo_label.clustering import capped
+from components.pseudo_label.clustering import automatic_clusters, capped
 from macrec.core.artifact import Artifact, DatasetOutput
 from macrec.core.errors import UserError
 from macrec.data import schema, vectors
@@ -141,6 +141,30 @@ def test_cap_on_the_clusters(clusters, distinct, expected):
     assert capped(clusters, distinct, 4) == expected
 
 
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [(1, 2), (30, 2), (239, 16), (300, 32), (704, 64), (1_585, 128), (6_000, 512), (10**6, 512)],
+)
+def test_automatic_number_of_clusters(items, expected):
+    assert automatic_clusters(items) == expected
+
+
+def test_the_automatic_number_follows_each_modality_and_is_logged(tmp_path, caplog):
+    noise = np.random.default_rng(0).normal(size=(239, 8)).astype(np.float32)
+    with_image = np.arange(239) < 60
+    with caplog.at_level(logging.INFO, "macrec"):
+        _, metrics = run(tmp_path, noise, noise, image_valid=with_image)
+    assert (metrics["text_clusters"], metrics["image_clusters"]) == (16, 4)
+    assert "text: 16 clusters for 239 items (auto)" in caplog.messages
+    assert "image: 4 clusters for 60 items (auto)" in caplog.messages
+
+
+def test_the_automatic_number_is_capped_by_the_distinct_vectors(tmp_path):
+    vectors = np.repeat(planted(np.arange(12), 1), 50, axis=0)
+    _, metrics = run(tmp_path, vectors, vectors)
+    assert metrics["text_clusters"] == 3
+
+
 @pytest.mark.parametrize("config", [{}, STREAMED], ids=["in_memory", "streamed"])
 @pytest.mark.parametrize("items", [1, 2, 3])
 def test_tiny_catalogues(tmp_path, items, config):
@@ -155,7 +179,7 @@ def test_the_cap_counts_distinct_vectors_and_is_logged(tmp_path, config, caplog)
     vectors = np.repeat(planted(np.arange(12), 1), 50, axis=0)
     vectors[:, 0] = np.where(np.arange(600) % 2, 0.0, -0.0)  # equal numbers of different bits
     with caplog.at_level(logging.WARNING, "macrec"):
-        _, metrics = run(tmp_path, vectors, vectors, **config)
+        _, metrics = run(tmp_path, vectors, vectors, clusters=512, **config)
     assert metrics["text_clusters"] == 3
     assert "text: 3 clusters instead of 512, for there are only 12 distinct vectors" in caplog.text
 

@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named():
 
 def test_fewer_vectors_than_codewords():
     catalogue = without(planted(20), "image", *range(13))
-    with pytest.raises(UserError, match=r"image_embeddings: 7 of 20 .*quantizer_codebook_size"):
+    with pytest.raises(UserError, match=r"image_embeddings: 7 of 20 .*quantize.codebook_size"):
         quantizer_training.train(catalogue, SMALL, CPU)
 
 

@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans
 from components.quantize import codebooks, quantizer_training
 from macrec.core.errors import UserError
 from macrec.tokenizer.quantizer import CrossModalQuantizer, QuantizerSpec
-from macrec.tokenizer.residual_quantization import Quantized, nearest_codes
+from macrec.tokenizer.residual_quantization import Quantization, nearest_codes
 from tests.planted import CPU, SMALL, normal, planted, untrained, without
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -111,7 +111,7 @@ def test_a_normal_start_does_not_look_at_the_items():
 
 def quantized(codes, residuals):
     return {
-        "text": Quantized(
+        "text": Quantization(
             torch.tensor(codes)[:, None], [torch.tensor(residuals)[:, None]], [], torch.zeros(0)
         )
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from components.quantize import quantizer_losses
-from macrec.tokenizer.residual_quantization import Quantized, residual_quantize
+from macrec.tokenizer.residual_quantization import Quantization, residual_quantize
 from tests.planted import normal
 
 B, LEVELS = 12, 3  # batch, levels
@@ -196,7 +196,7 @@ def test_codewords_that_sum_to_zero_do_not_blow_the_gradient_up():
 def test_the_alignment_sees_the_sum_of_the_first_codewords(gradient, to_latent, to_codewords):
     latent = normal(B, 4).requires_grad_()
     codewords = [normal(B, 4, seed=n).requires_grad_() for n in range(1, 4)]
-    quantized = Quantized(torch.zeros(B, 3), [], codewords, sum(codewords))
+    quantized = Quantization(torch.zeros(B, 3), [], codewords, sum(codewords))
     view = quantizer_losses.align_view(latent, quantized, gradient, 2)
     torch.testing.assert_close(view, codewords[0] + codewords[1])
     view.sum().backward()

@@ -91,28 +91,28 @@ def clumped():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"latent_dim": 0, "epochs": 0}, "latent_dim is below 1; epochs is below 1"),
-        ({"codebook_size": 40_000}, "16 bits"),
-        ({"codebook_size": 1}, "tells no item from another"),
-        ({"tokenizer": "fsq", "fsq_levels": (200, 200)}, "16 bits"),
-        ({"tokenizer": "fsq", "fsq_levels": (1, 9)}, "fewer than 2 values"),
-        ({"tokenizer": "fsq"}, "fsq_levels and tokenizer=fsq belong together"),
-        ({"fsq_levels": (3, 3)}, "fsq_levels and tokenizer=fsq belong together"),
+        ({"latent_dim": 0, "epochs": 0}, "latent_dim=0.*epochs=0"),
+        ({"codebook_size": 40_000}, "32,?768"),
+        ({"codebook_size": 1}, "codebook_size=1: should be at least 2"),
+        ({"tokenizer": "fsq", "fsq_levels": (200, 200)}, "32,?768"),
+        ({"tokenizer": "fsq", "fsq_levels": (1, 9)}, "fsq_levels=1"),
+        ({"tokenizer": "fsq"}, "fsq_levels and tokenizer=fsq require each other"),
+        ({"fsq_levels": (3, 3)}, "fsq_levels and tokenizer=fsq require each other"),
         ({"tokenizer": "fsq", "fsq_levels": (3, 3), "align_gradient": "codebooks"}, "follow a gra"),
         ({"codebook_update": "ema", "align_gradient": "codebooks"}, "follow a gradient"),
         ({"shared_levels": 1, "modalities": "text"}, "shared_levels needs modalities=both"),
-        ({"shared_levels": 5}, "shared_levels is above levels, 4"),
-        ({"align_levels": 5}, "align_levels is above levels, 4"),
+        ({"shared_levels": 5}, "shared_levels=5 is above levels=4"),
+        ({"align_levels": 5}, "align_levels=5 is above levels=4"),
         ({"sinkhorn_epsilons": (0.1,) * 5}, "sinkhorn_epsilons has more numbers"),
-        ({"sinkhorn_epsilons": (-0.1,)}, "sinkhorn_epsilons has a negative"),
-        ({"ema_decay": 1.5}, "ema_decay is outside"),
-        ({"temperature": 0.0}, "temperature is not above 0"),
-        ({"learning_rate": float("nan")}, "learning_rate is not above 0"),
-        ({"commitment": -0.1}, "commitment is negative"),
-        ({"contrastive_weights": (-1.0,)}, "contrastive_weights has a negative"),
-        ({"contrastive_weights": (0.1,) * 5}, "more numbers than there are levels, 4"),
+        ({"sinkhorn_epsilons": (-0.1,)}, "sinkhorn_epsilons=-0.1"),
+        ({"ema_decay": 1.5}, "ema_decay=1.5"),
+        ({"temperature": 0.0}, "temperature=0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"commitment": -0.1}, "commitment=-0.1"),
+        ({"contrastive_weights": (-1.0,)}, "contrastive_weights=-1.0"),
+        ({"contrastive_weights": (0.1,) * 5}, "more numbers than levels=4"),
         ({"hidden": (0,)}, "hidden"),
-        ({"batch_size": 1}, "negatives"),
+        ({"batch_size": 1}, "batch_size=1"),
         ({"min_perplexity_share": 2.0}, "min_perplexity_share"),
     ],
 )
@@ -326,9 +326,15 @@ def test_sizes_that_are_set_stay(settings, expected, reason):
     assert settled_config.latent_dim == (2 if config.fsq_levels else 4)
 
 
+def test_by_default_the_codebook_suits_a_small_catalogue():
+    """256 codewords would be more than the 239 items."""
+    config = settled(Settings(), 239)
+    assert (config.codebook_size, config.levels) == (16, 4)
+
+
 def test_weights_for_more_levels_than_are_chosen_are_refused():
     config = replace(AUTO, contrastive_weights=(0.1,) * 4)
-    with pytest.raises(UserError, match=r"contrastive_weights has more numbers .* levels, 3"):
+    with pytest.raises(UserError, match=r"contrastive_weights has more numbers than levels=3"):
         sizes.settle(config, sizes.choose(config, {"text": 704}))
 
 

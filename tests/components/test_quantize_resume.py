@@ -99,7 +99,7 @@ def test_a_checkpoint_is_saved_by_time_and_two_are_kept(tmp_path):
     quantizer_training.train(
         catalogue, config, CPU, checkpoints=Checkpoints(uri, every_seconds=6, clock=clock)
     )
-    steps = sorted(int(p.name.split("-")[1]) for p in (tmp_path / "checkpoints").glob("*.json"))
+    steps = sorted(int(p.stem.split("-")[1]) for p in (tmp_path / "checkpoints").glob("*.json"))
     assert steps == [12, 18]
 
 

@@ -23,6 +23,13 @@ from macrec.ranking.ranker import Ranker, rank_users
 from tests.artifacts import dataset
 
 ITEMS, USERS, WEIGHT = 30, 23, 0.3
+REST = {
+    "precision": "float32",
+    "neighbour_asymmetry": 0.5,
+    "similar_item_share": 0.0,
+    "successor_share": 0.0,
+}
+"""What evaluate states besides the weights."""
 VOCABULARY = Vocabulary(levels=2, codebook_size=6)
 WITHOUT_HISTORY = 4
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,6 +81,7 @@ def inputs(tmp_path_factory, lists, recommender):
             neighbour_weight=0.0,
             renormalise=True,
             seen_items="drop",
+            **REST,
         ),
     }
 
@@ -134,9 +142,9 @@ def test_lists_are_the_fused_ones_from_the_whole_history(tmp_path, inputs, lists
     assert list(found.values()) == ranked.fused_items_UK[:, :6].tolist()
     scores = np.array(artifact.table()["score"]).reshape(-1, 6)
     np.testing.assert_allclose(scores, ranked.fused_scores_UK[:, :6], rtol=1e-4)
-    told = {"text_weight": WEIGHT, "neighbour_weight": 0.0, "renormalise": True}
-    told |= {"drop_seen": False, "precision": "float32"}
-    told |= {"look_alikes": 0.0, "neighbour_asymmetry": 0.5, "successors": 0.0}
+    told = {"fusion_weight": WEIGHT, "neighbour_weight": 0.0, "renormalise": True}
+    told |= {"seen_items": "keep", "precision": "float32"}
+    told |= {"similar_item_share": 0.0, "neighbour_asymmetry": 0.5, "successor_share": 0.0}
     assert artifact.metadata == told
     expected = {"users": USERS - 1, "users_without_history": 1, "rows": 6 * (USERS - 1)}
     assert expected.items() <= metrics.items() and metrics["shorter_lists"] == 0
@@ -172,9 +180,14 @@ def test_neighbours_are_counted_in_whole_histories_and_weigh_as_evaluate_chose(
     tmp_path, inputs, lists, recommender
 ):
     none = [[] for _ in schema.PREDICTIONS]
-    mix = Mix(asymmetry=0.9, look_alikes=0.4, successors=0.2)
-    stated = {"fusion_weight": WEIGHT, "neighbour_weight": 0.6, "look_alikes": mix.look_alikes}
-    stated |= {"neighbour_asymmetry": mix.asymmetry, "successors": mix.successors}
+    mix = Mix(asymmetry=0.9, similar_item_share=0.4, successor_share=0.2)
+    stated = {
+        "fusion_weight": WEIGHT,
+        "neighbour_weight": 0.6,
+        "similar_item_share": mix.similar_item_share,
+    }
+    stated |= {"neighbour_asymmetry": mix.asymmetry, "successor_share": mix.successor_share}
+    stated |= {"precision": "float32"}
     chosen = dataset(
         tmp_path / "p", schema.PREDICTIONS, none, renormalise=False, seen_items="drop", **stated
     )
@@ -310,7 +323,7 @@ def test_a_damaged_shard_is_computed_again(tmp_path, caplog):
     assert not list(tmp_path.iterdir())
     kept.keep("users-0", table)
     next(tmp_path.glob("*.parquet")).unlink()
-    assert kept.find("users-0") is None and "rows are absent" in caplog.text
+    assert kept.find("users-0") is None and "content is absent" in caplog.text
     (tmp_path / "users-0.json").write_text("{}")
     assert kept.find("users-0") is None
     assert shards.KeptShards("").find("users-0") is None
@@ -374,7 +387,7 @@ def test_artifacts_of_other_runs_are_refused(tmp_path, inputs):
     with pytest.raises(UserError, match="state fusion_weight and neighbour_weight and"):
         run(tmp_path, {**inputs, "predictions": old})
     given = {"fusion_weight": 0.5, "neighbour_weight": 0.0, "renormalise": "on"}
-    given |= {"seen_items": "keep"}
+    given |= {"seen_items": "keep", **REST}
     run(tmp_path, {**inputs, "predictions": old}, top_k=1, **given)
     beyond = [["a"], [[1, ITEMS]], [None]]
     beyond = dataset(tmp_path / "beyond", schema.SEQUENCES, beyond)
@@ -406,12 +419,13 @@ def test_lists_of_which_nothing_is_left_are_refused(tmp_path, inputs, name, ids,
         {"fusion_weight": 1.5},
         {"fusion_weight": -0.5},
         {"neighbour_asymmetry": 1.5},
-        {"successors": -0.1},
+        {"successor_share": -0.1},
         {"neighbour_weight": 1.0},
     ],
 )
 def test_bad_config_is_refused(wrong):
-    with pytest.raises(UserError, match="recommend"):
+    (name,) = wrong
+    with pytest.raises(UserError, match=f"{name}="):
         spec.Settings(**wrong)
 
 

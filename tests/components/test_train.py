@@ -17,7 +17,7 @@ from macrec.compute.device import low_precision
 from macrec.core.errors import UserError
 from macrec.core.fingerprint import sources
 from macrec.generator.model import build_model, load_recommender
-from macrec.generator.t5 import weights_of
+from macrec.generator.t5 import read_weights
 from macrec.generator.tokens import PAD
 from tests.small_generator import (
     CPU,
@@ -271,12 +271,15 @@ def test_embeddings_move_by_their_own_rate():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tasks": ("seq_text_txt",)}, "tasks names seq_text_txt"),
-        ({"tasks": ("item_text_image",)}, "no sequence task"),
-        ({"epochs": 0, "dropout": 1.5}, "epochs is below 1; dropout is outside 0..1"),
-        ({"learning_rate": math.nan}, "learning_rate is not above 0"),
-        ({"item_pairs": 1}, "item_pairs is below 2"),
-        ({"history_dropout": 1.0, "average_decay": -0.1}, r"history_dropout is not in .*; average"),
+        ({"tasks": ("seq_text_txt",)}, "tasks='seq_text_txt'"),
+        ({"tasks": ("item_text_image",)}, "tasks needs at least one"),
+        ({"epochs": 0, "dropout": 1.5}, "dropout=1.5.*epochs=0"),
+        ({"learning_rate": math.nan}, "learning_rate=nan"),
+        ({"item_pairs": 1}, "item_pairs=1"),
+        (
+            {"history_dropout": 1.0, "average_decay": -0.1},
+            r"history_dropout=1.0.*average_decay=-0.1",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
@@ -318,7 +321,7 @@ def test_a_planted_rule_is_learned_and_saved(tmp_path, monkeypatch, encoder, sou
     np.testing.assert_array_equal(recommender.image_codes_NL, catalogue_codes(3)[1])
     tokens_K = np.diff(made[0].stream.offsets)  # item 3 has no picture
     assert (tokens_K == LEVELS).all() == (source == "items")
-    weights = weights_of(recommender.model)
+    weights = read_weights(recommender.model)
     assert weights.causal_encoder == (encoder == "causal")
     assert weights.tokens_per_position == (LEVELS if source == "items" else 1)
     curve = json.loads(files["history.json"])

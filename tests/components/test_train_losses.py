@@ -9,7 +9,7 @@ import torch
 from components.train.batches import NO_TASK, make_batch, pair_batch
 from components.train.generator_losses import batch_loss, implicit_loss, mean_pooled
 from components.train.rows import TASKS
-from macrec.generator.t5 import Dropout, decode_blocks, encode, memory, weights_of
+from macrec.generator.t5 import Dropout, decode_blocks, encode, memory, read_weights
 from macrec.generator.tokens import EOS, MISSING, PAD
 from tests.small_generator import (
     CPU,
@@ -35,7 +35,7 @@ def test_loss_and_gradients_are_those_of_stock_transformers_row_by_row(rate):
     batch = make_batch(data, rows, np.arange(0, len(rows), 7))
     assert batch.source_BS.shape[1] > 40  # distances that share a bucket
     ours, stock = small_model().double().eval(), small_model().double().eval()
-    found = batch_loss(weights_of(ours), batch, 0.0, CPU, Dropout(rate))
+    found = batch_loss(read_weights(ours), batch, 0.0, CPU, Dropout(rate))
     sums, tokens = np.zeros(len(TASKS)), np.zeros(len(TASKS))
     for row, source_S in enumerate(batch.source_BS):
         ids_1S = torch.from_numpy(source_S[source_S != PAD])[None]  # no padding at all
@@ -68,7 +68,7 @@ def test_a_source_of_items_is_what_transformers_encodes_from_sums_of_embeddings(
     batch = make_batch(data, rows, np.arange(0, len(rows), 7))
     size = dataclasses.replace(SIZE, source="items")
     ours, stock = small_model(size=size).double().eval(), small_model().double().eval()
-    found = batch_loss(weights_of(ours), batch, 0.0, CPU)
+    found = batch_loss(read_weights(ours), batch, 0.0, CPU)
     histories = rows.last_R - rows.first_R
     longest = int(histories[::7].max())
     assert found.mask_BS.shape[1] == longest + 1 < batch.source_BS.shape[1] / 2
@@ -105,7 +105,7 @@ class Halved(Dropout):
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return x / 2
 
-    def rectified(self, x: torch.Tensor) -> tuple[torch.Tensor, float]:
+    def relu(self, x: torch.Tensor) -> tuple[torch.Tensor, float]:
         return x.relu(), 0.5
 
 
@@ -114,8 +114,8 @@ def test_dropout_stands_where_stock_transformers_has_it(monkeypatch):
     batch = make_batch(data, data.sequence_rows, np.arange(6))
     model = small_model().double()
     with torch.no_grad():
-        ours = batch_loss(weights_of(model), batch, 0.0, CPU, Halved()).loss_sum
-        plain = batch_loss(weights_of(model), batch, 0.0, CPU).loss_sum
+        ours = batch_loss(read_weights(model), batch, 0.0, CPU, Halved()).loss_sum
+        plain = batch_loss(read_weights(model), batch, 0.0, CPU).loss_sum
         halve = lambda x, p, training, inplace=False: x / 2 if training else x  # noqa: E731
         monkeypatch.setattr(torch.nn.functional, "dropout", halve)
         model.train()
@@ -146,7 +146,7 @@ def test_low_precision_stays_near_and_its_gradients_too():
     gradients = []
     for dtype in (torch.float32, torch.bfloat16):
         model.zero_grad()
-        found = batch_loss(weights_of(model, dtype), batch, 0.0, CPU)
+        found = batch_loss(read_weights(model, dtype), batch, 0.0, CPU)
         (found.loss_sum / found.tokens).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     exact, near = gradients
@@ -155,7 +155,7 @@ def test_low_precision_stays_near_and_its_gradients_too():
 
 
 def test_blocks_of_one_source_do_not_see_each_other():
-    weights = weights_of(small_model())
+    weights = read_weights(small_model())
     draw = torch.Generator().manual_seed(0)
     source_BS = torch.randint(16, VOCABULARY.size, (2, 5), generator=draw)
     decoder_BGL = torch.randint(16, VOCABULARY.size, (2, 2, LEVELS), generator=draw)
@@ -176,7 +176,7 @@ def test_blocks_of_one_source_do_not_see_each_other():
 def test_label_smoothing_is_that_of_torch():
     data = data_of(random_sequences(), catalogue_codes(3))
     batch = make_batch(data, data.sequence_rows, np.arange(6))
-    weights = weights_of(small_model())
+    weights = read_weights(small_model())
     found = batch_loss(weights, batch, 0.2, CPU)
     with torch.no_grad():
         decoder_BGL, labels_BGL = map(torch.from_numpy, (batch.decoder_BGL, batch.labels_BGL))
@@ -214,7 +214,7 @@ def test_implicit_alignment_reaches_the_tokens_of_both_modalities():
     model = small_model()
     batch = pair_batch(data, 4, np.random.default_rng(0))
     assert (batch.task_BG == NO_TASK).all()
-    items = batch_loss(weights_of(model), batch, 0.0, CPU)
+    items = batch_loss(read_weights(model), batch, 0.0, CPU)
     assert items.loss_sum.item() == items.tokens.item() == 0.0
     text_PD, image_PD = mean_pooled(items.encoded_BSD, items.mask_BS).chunk(2)
     implicit_loss(text_PD, image_PD, 0.1).backward()

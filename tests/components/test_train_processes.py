@@ -91,11 +91,11 @@ class Dying(Checkpoints):
 
     asked = 0
 
-    def due(self):
+    def is_due(self):
         self.asked += 1
         if self.asked == 20:
             raise InterruptedError
-        return super().due()
+        return super().is_due()
 
 
 def keep(found, stem):

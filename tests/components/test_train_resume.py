@@ -60,7 +60,7 @@ class Fragile(Checkpoints):
         super().__init__(uri)
         self.every, self.asked, self.told = every, 0, None
 
-    def due(self):
+    def is_due(self):
         self.asked += 1
         return self.asked % self.every == 0
 
@@ -142,7 +142,7 @@ def test_a_checkpoint_has_every_weight_once_and_no_moments_of_the_best_in_the_de
     uri, sizes = str(tmp_path / "checkpoints"), {False: [], True: []}
 
     class Watched(Checkpoints):
-        def due(self):
+        def is_due(self):
             return True
 
         def save(self, step, state):

@@ -18,7 +18,7 @@ from macrec.generator.beam_search import score_items
 from macrec.generator.decoder import encode
 from macrec.generator.model import Recommender
 from macrec.generator.t5 import encode as encode_sources
-from macrec.generator.t5 import weights_of
+from macrec.generator.t5 import read_weights
 from macrec.generator.tokens import SEQUENCE_TASK, source_mask
 from tests.small_generator import (
     CPU,
@@ -78,7 +78,7 @@ def test_loss_and_gradients_are_those_of_the_histories_one_by_one(tasks, source)
         rows = data.sequence_rows
         model = small_model(size=dataclasses.replace(CAUSAL, source=source)).double()
         batch = make_batch(data, rows, np.arange(len(rows)))
-        loss = batch_loss(weights_of(model), batch, 0.1, CPU)
+        loss = batch_loss(read_weights(model), batch, 0.1, CPU)
         loss.loss_sum.backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         assert data.target_tokens(rows, np.arange(len(rows))) == int(loss.tokens)
@@ -93,7 +93,7 @@ def test_loss_and_gradients_are_those_of_the_histories_one_by_one(tasks, source)
 
 @pytest.mark.parametrize("encoder", ["full", "causal"])
 def test_the_encoder_sees_what_is_behind_a_token_only_if_it_is_full(encoder):
-    weights = weights_of(small_model(size=dataclasses.replace(SIZE, encoder=encoder)))
+    weights = read_weights(small_model(size=dataclasses.replace(SIZE, encoder=encoder)))
     source_BS = torch.randint(16, VOCABULARY.size, (2, 8), generator=torch.Generator())
     changed_BS = source_BS.clone()
     changed_BS[:, 5:] = 17
@@ -113,7 +113,7 @@ def test_decoding_scores_items_as_training_does(encoder, source):
     size = dataclasses.replace(SIZE, encoder=encoder, source=source)
     model = small_model(size=size).eval()
     batch = make_batch(data, data.sequence_rows, np.arange(len(data.sequence_rows)))
-    by_task_T = batch_loss(weights_of(model), batch, 0.0, CPU).task_sum_T
+    by_task_T = batch_loss(read_weights(model), batch, 0.0, CPU).task_sum_T
     first_R, target_R = training_rows(sequences, 20, augment=True)
     histories = [sequences.items[a:b] for a, b in zip(first_R, target_R, strict=True)]
     recommender = Recommender(model, VOCABULARY, *item_codes)
@@ -147,5 +147,5 @@ def test_steps_have_as_many_targets_and_the_curve_counts_them():
 
 @pytest.mark.parametrize("wrong", [{"history_dropout": 0.1}, {"augment": False}])
 def test_what_has_no_meaning_is_refused(wrong):
-    with pytest.raises(UserError, match=r"encoder=causal has neither history_dropout nor augment"):
+    with pytest.raises(UserError, match=r"encoder=causal needs history_dropout=0 and augment=true"):
         dataclasses.replace(SMALL, encoder="causal", **wrong)

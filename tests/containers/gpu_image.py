@@ -17,7 +17,7 @@ def test_the_smoke_catalogue_runs_through_the_gpu_image_on_a_cpu(
 ):
     assert "with CUDA" in built.out and built.out.startswith(images.reference("gpu"))
     out = tmp_path / "out"
-    flags = ["--config", SMOKE, *sample.flags, "--set", "image_max_bad_images=0.05"]
+    flags = ["--config", SMOKE, *sample.flags, "--set", "embed_image.max_bad_images=0.05"]
     ran = macrec("run", *flags, "--out", out, "--containers", images.reference("gpu"))
     assert ran.code == 0, ran.err[-4000:]
     lists = pq.read_table(out / "recommendations.parquet")

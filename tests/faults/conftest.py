@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
 def smoke_flags(sample: Sample) -> list[Any]:
     """A run's flags, but for its output folder; 1 of the 60 pictures is broken."""
-    return ["--config", SMOKE, *sample.flags, "--set", "image_max_bad_images=0.05"]
+    return ["--config", SMOKE, *sample.flags, "--set", "embed_image.max_bad_images=0.05"]
 
 
 @pytest.fixture(autouse=True)

@@ -25,11 +25,11 @@ NOTES = (TASK, "executor_output.json")
 """Files that say when something was made."""
 # Neither changes a result. Whatever can be resumed is saved so often that a killed run has some.
 SETTINGS = {
-    "image_max_bad_images": 0.05,
-    "text_checkpoint_seconds": 0.1,
-    "image_checkpoint_seconds": 0.1,
-    "quantizer_checkpoint_seconds": 0.1,
-    "generator_checkpoint_seconds": 0.1,
+    "embed_image.max_bad_images": 0.05,
+    "embed_text.checkpoint_seconds": 0.1,
+    "embed_image.checkpoint_seconds": 0.1,
+    "quantize.checkpoint_seconds": 0.1,
+    "train.checkpoint_seconds": 0.1,
 }
 
 

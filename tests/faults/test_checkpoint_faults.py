@@ -34,7 +34,7 @@ SECONDS = 1.0
 @pytest.mark.parametrize(
     ("point", "step"),
     [
-        ("checkpoint tensors saved:3", 2),
+        ("checkpoint uploaded:3", 2),
         ("object not yet named:6", 2),  # the manifest of step 3
         ("checkpoint file deleted:1", 3),
     ],
@@ -53,7 +53,7 @@ def test_a_checkpoint_is_not_picked_up_by_another_training_and_refused_if_put_th
     store, folders = tmp_path / "store", {}
     for parts in (3, 2):
         out = tmp_path / f"{parts}"
-        ended = toy.call(out, store, "checkpoint saved:2", steps=4, parts=parts)
+        ended = toy.call(out, store, "checkpoint sealed:2", steps=4, parts=parts)
         assert ended.code == -signal.SIGKILL and "resumed" not in ended.told
         known = set(folders.values())
         (folders[parts],) = set((store / "checkpoints" / "toy").iterdir()) - known

@@ -48,7 +48,7 @@ def test_what_a_killed_run_has_left_goes_and_what_a_record_names_stays(toy, stor
     kept = names(store)
     killed = toy.call(tmp_path / "b", store, "record not yet created", parts=5)
     assert killed.code == -signal.SIGKILL
-    killed = toy.call(tmp_path / "c", store, "shard kept", parts=7)
+    killed = toy.call(tmp_path / "c", store, "shard sealed", parts=7)
     assert killed.code == -signal.SIGKILL
     left = {n for n in names(store) - kept if not n.startswith("caches/")}
     assert remove(store, limit=time.time() - 3600) == {}  # all of it is young
@@ -117,7 +117,7 @@ def test_an_output_folder(toy, tmp_path):
     out = tmp_path / "out"
     assert toy.call(out, None, "part written").code == -signal.SIGKILL
     assert toy.call(tmp_path / "other", None, "file not yet renamed").code == -signal.SIGKILL
-    with FolderOutput(out / "rows").held():
+    with FolderOutput(out / "rows").lock():
         assert remove(out) == {"unfinished outputs": 1}  # that of the model
     assert remove(out) == {"unfinished outputs": 1} and tree(out) == set()
     found = remove(tmp_path / "other")

@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.stages import stage_named
+from components.run_form import RECOMMENDER
 from macrec.core.artifact import Artifact
-from macrec.core.parameters import fields
-from pipelines.dag import run_form
+from macrec.core.settings import fields
 from tests.faults.conftest import Run, smoke_flags
 from tests.pipelines.conftest import ROOT
 
@@ -33,17 +32,17 @@ SCORES = 1e-5
 """How far scores may differ; measured were 3e-6."""
 # The run parameters that are speed alone, away from their defaults.
 SPEED = {
-    "text_batch_tokens": "96",
-    "text_workers": "2",
-    "text_checkpoint_seconds": "0",
-    "image_batch_images": "7",
-    "image_workers": "3",
-    "image_checkpoint_seconds": "0",
-    "quantizer_memory_gib": "0.00001",
-    "quantizer_resident_gib": "0",
-    "quantizer_checkpoint_seconds": "0",
-    "generator_checkpoint_seconds": "0",
-    "generator_validation_batch": "7",
+    "embed_text.batch_tokens": "96",
+    "embed_text.workers": "2",
+    "embed_text.checkpoint_seconds": "0",
+    "embed_image.batch_images": "7",
+    "embed_image.workers": "3",
+    "embed_image.checkpoint_seconds": "0",
+    "quantize.memory_gib": "0.00001",
+    "quantize.resident_gib": "0",
+    "quantize.checkpoint_seconds": "0",
+    "train.checkpoint_seconds": "0",
+    "train.validation_batch": "7",
 }
 # Those that scores show in their last bits, or a training; tried stage by stage.
 NEARLY = {
@@ -56,8 +55,8 @@ NEARLY = {
 def speed_parameters():
     """The run parameters of every Execution, but for those that choose hardware."""
     found = []
-    for name, prefix in run_form.PREFIXES.items():
-        found += [prefix + p.name for p in fields(stage_named(name).execution)]
+    for stage in RECOMMENDER.stages:
+        found += [f"{stage.name}.{p.name}" for p in fields(stage.execution)]
     return {n for n in found if not n.endswith(("device", "dtype", "compile", "precision"))}
 
 
@@ -86,7 +85,7 @@ def differing(found, expected):
 
 
 def test_every_setting_of_speed_is_changed():
-    nearly = {run_form.PREFIXES[stage] + n for stage, found in NEARLY.items() for n in found}
+    nearly = {f"{stage}.{n}" for stage, found in NEARLY.items() for n in found}
     assert set(SPEED) | nearly == speed_parameters() and not set(SPEED) & nearly
 
 

@@ -113,7 +113,7 @@ def test_the_disk_is_full_at_a_checkpoint(toy, disk, tmp_path, trials):
     """The training ends; the checkpoint before it is kept, and it goes on from there."""
     out, store = tmp_path / "out", disk.path / "store"
     disk.leave_free(400)
-    killed = toy.call(out, store, "checkpoint saved:2", steps=STEPS)
+    killed = toy.call(out, store, "checkpoint sealed:2", steps=STEPS)
     assert killed.code == -signal.SIGKILL
     filler = disk.path / "more"
     filler.write_bytes(bytes(shutil.disk_usage(disk.path).free))

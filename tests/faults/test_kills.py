@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 
-from pipelines.dag.run_form import PREFIXES
+from components.run_form import RECOMMENDER
 from tests.faults.stage_runs import digests, readable
 
 
 @pytest.mark.case(1)
-@pytest.mark.parametrize("stage", PREFIXES)
+@pytest.mark.parametrize("stage", ["check_run", *(s.name for s in RECOMMENDER.stages)])
 def test_a_stage_killed_at_random_moments_ends_as_if_undisturbed(
     undisturbed, stage, tmp_path, sized, trials
 ):
@@ -36,7 +36,7 @@ def test_a_stage_killed_at_random_moments_ends_as_if_undisturbed(
 @pytest.mark.case(9)
 def test_a_finished_stage_is_handed_over_at_once_and_not_touched(undisturbed, tmp_path, trials):
     """In processor time, start of Python included: about 1.5 s, more on cores that are shared."""
-    stages = [name for name in undisturbed if name != "snapshot_catalog"]
+    stages = [name for name in undisturbed if name != "check_run"]
     for stage in stages:
         call, before = undisturbed[stage], digests(undisturbed[stage].store)
         for _ in range(2):  # into a new folder, and into that of the finished stage

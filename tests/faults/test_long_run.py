@@ -57,7 +57,7 @@ def test_nothing_is_lost_and_the_store_does_not_grow(undisturbed, tmp_path, size
             # The manifests' own bytes tell the rounds apart: they name the fingerprint.
             assert readable(out) == readable(call.folder)
             if stage == victims[0]:
-                assert ": reused" in call.finish(out, store) or stage == "snapshot_catalog"
+                assert ": reused" in call.finish(out, store) or stage == "check_run"
         last = starts[-ROUNDS_KEPT] if number >= ROUNDS_KEPT - 1 else None
         sweep(store, last)
         files = [p for p in store.rglob("*") if p.is_file() and "caches" not in p.parts]
@@ -68,7 +68,7 @@ def test_nothing_is_lost_and_the_store_does_not_grow(undisturbed, tmp_path, size
     assert sizes[-1][0] == sizes[ROUNDS_KEPT - 1][0], sizes
     assert sizes[-1][1] <= 1.05 * sizes[ROUNDS_KEPT - 1][1], sizes
     assert len(list((store / "records").rglob("*.json"))) == ROUNDS_KEPT * len(
-        [stage for stage in stages if stage != "snapshot_catalog"]
+        [stage for stage in stages if stage != "check_run"]
     )
     trials("kills in runs one after the other", killed)
 

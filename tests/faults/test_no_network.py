@@ -47,12 +47,12 @@ def test_there_really_is_no_network():
 @pytest.mark.case(21)
 @pytest.mark.parametrize("modality", ["text", "image"])
 def test_a_local_model_needs_no_network(modality, small_run, sample, tmp_path, trials):
-    flags = ["--items", small_run.artifacts["items"], "--out", tmp_path, "--device", "cpu"]
+    flags = ["--items", small_run.artifacts["items"], "--out", tmp_path, "--set", "device=cpu"]
     if modality == "text":
-        flags += ["--model", sample.text_model, "--max-tokens", 32]
+        flags += ["--model", sample.text_model, "--set", "max_tokens=32"]
     else:
         flags += ["--model", sample.image_model, "--images", sample.data / "images"]
-        flags += ["--size", 32, "--max-bad-images", 0.05]
+        flags += ["--set", "size=32", "--set", "max_bad_images=0.05"]
     name = f"{modality}_embeddings"
     code, log, _ = cut_off(f"embed_{modality}", *flags)
     assert code == 0, log
@@ -63,7 +63,7 @@ def test_a_local_model_needs_no_network(modality, small_run, sample, tmp_path, t
 @pytest.mark.case(21)
 def test_a_model_of_a_hub_is_told_to_be_out_of_reach(small_run, tmp_path, sized):
     """At once where it is said that there is no hub; else after the hub client's own five tries."""
-    flags = ["--items", small_run.artifacts["items"], "--out", tmp_path, "--device", "cpu"]
+    flags = ["--items", small_run.artifacts["items"], "--out", tmp_path, "--set", "device=cpu"]
     for offline in sized(["1"], ["1", "0"]):
         code, log, seconds = cut_off(
             *("embed_text", *flags, "--model", "hub:no-such-name/no-such-model@main"),

@@ -12,7 +12,7 @@ from components.stages import stage_named
 from macrec.core import executor
 from macrec.core.artifact import Artifact, DatasetOutput, HtmlOutput
 from macrec.core.errors import UserError
-from macrec.core.shortage import told
+from macrec.core.shortage import explain_shortage
 from macrec.core.store import ArtifactStore
 from pipelines.local.pipeline_runner import StageFailed
 from tests.faults.stage_runs import readable
@@ -45,10 +45,13 @@ def test_an_encoder_under_a_limit_of_memory(undisturbed, tmp_path, trials):
     def embed(name: str, batch_tokens: int) -> subprocess.CompletedProcess[str]:
         flags = {
             "items": items, "model": model, "out": tmp_path / name, "store": tmp_path / "store",
-            "prompt": "so " * 400 + "{}", "max-tokens": 64, "batch-tokens": batch_tokens,
+        }  # fmt: skip
+        settings = {
+            "prompt": "so " * 400 + "{}", "max_tokens": 64, "batch_tokens": batch_tokens,
             "workers": 1, "device": "cpu",
         }  # fmt: skip
         listed = [part for n, v in flags.items() for part in (f"--{n}", str(v))]
+        listed += [part for n, v in settings.items() for part in ("--set", f"{n}={v}")]
         command = [sys.executable, "-c", LIMITED, *listed]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -104,7 +107,7 @@ def test_every_librarys_error_takes_the_same_way(toy_stage, numbers, tmp_path, k
 
 
 def test_other_errors_are_left_alone():
-    with pytest.raises(RuntimeError, match="half way"), told("toy", [], []):
+    with pytest.raises(RuntimeError, match="half way"), explain_shortage("toy", [], []):
         raise RuntimeError("half way")
 
 
@@ -123,7 +126,7 @@ def test_other_errors_are_left_alone():
 )
 def test_a_stage_that_computes_in_batches_names_their_setting(name, flags):
     settings = [(p, 7) for p in stage_named(name).parameters]
-    with pytest.raises(UserError) as error, told(name, settings, []):
+    with pytest.raises(UserError) as error, explain_shortage(name, settings, []):
         raise MemoryError
     for flag in flags:
         assert f"{flag} (now 7: " in str(error.value)

@@ -335,7 +335,7 @@ def test_a_whole_run_comes_to_the_same_results(
         pytest.skip("nightly: runs of the whole DAG")
     for number in (16, 17, 18, 19):
         record_property("case", number)
-    flags = ["--config", SMOKE, *sample.flags, "--set", "image_max_bad_images=0.05"]
+    flags = ["--config", SMOKE, *sample.flags, "--set", "embed_image.max_bad_images=0.05"]
     gcs_session.client().create_bucket("whole-run")
 
     def digests(name, store):

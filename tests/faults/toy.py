@@ -15,16 +15,17 @@ SPEC = '''
 """What the stage of tests is."""
 from dataclasses import dataclass
 from macrec.core.artifact import DatasetOutput, FolderOutput, HtmlOutput
+from macrec.core.settings import settings_class
 from macrec.core.stage import Pool, Stage
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Settings:
     parts: int = 3
     """Parts of the dataset."""
     steps: int = 0
     """Steps of a training; each is saved."""
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Execution:
     wait_for: str = ""
     """A file that is waited for in the midst of the work."""
@@ -134,7 +135,14 @@ class Toy(NamedTuple):
             "from macrec.core import stage_command; stage_command.main(STAGE, sys.argv[1:])"
         )
         given = {"out": out, **({"store": store} if store else {}), **flags}
-        listed = [part for n, v in given.items() for part in (f"--{n.replace('_', '-')}", str(v))]
+        places = ("out", "store", "cache_salt")
+        listed = [
+            part
+            for n, v in given.items()
+            for part in (
+                (f"--{n.replace('_', '-')}", str(v)) if n in places else ("--set", f"{n}={v}")
+            )
+        ]
         return subprocess.Popen(
             [sys.executable, "-c", program, *listed],
             env=os.environ | {failpoint.VARIABLE: point, "OMP_NUM_THREADS": "1"},

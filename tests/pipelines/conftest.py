@@ -51,7 +51,7 @@ class Sample:
             *("--items", self.data / "items.parquet"),
             *("--interactions", self.data / "interactions.parquet"),
             *("--images", self.data / "images"),
-            *("--text-model", self.text_model, "--image-model", self.image_model),
+            *("--encoder-text", self.text_model, "--encoder-image", self.image_model),
         ]
 
 

@@ -1,9 +1,13 @@
 """Helpers for torch and transformers: device, precision, memory and progress bars."""
 
 import ctypes
+import re
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from macrec.core.errors import UserError
 from macrec.core.progress import log
@@ -27,6 +31,16 @@ FLAG_LINES: Final = ("flags", "Features")
 M_TRIM_THRESHOLD: Final = -1  # malloc.h
 M_TOP_PAD: Final = -2
 M_MMAP_MAX: Final = -4
+
+
+def _check_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name):
+        raise PydanticCustomError("device", "should be auto, cpu, cuda or cuda:N")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_check_device)]
+"""Device of a stage, as `choose_device` reads it."""
 
 
 def choose_device(name: str) -> "torch.device":

@@ -62,7 +62,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _described(schema: pa.Schema) -> list[dict[str, str | bool]]:
+def _describe_schema(schema: pa.Schema) -> list[dict[str, str | bool]]:
     """Return column names, types and nullability in the form of the manifest."""
     return [{"name": f.name, "type": str(f.type), "nullable": f.nullable} for f in schema]
 
@@ -151,7 +151,7 @@ class FolderOutput:
                 path.unlink()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Lock the folder within the block, so that no other process writes into it.
 
         Raises:
@@ -203,7 +203,7 @@ class FolderOutput:
             files.append(entry)
         content: Json = {
             "format": FORMAT,
-            "schema": None if self._schema is None else _described(self._schema),
+            "schema": None if self._schema is None else _describe_schema(self._schema),
             "metadata": self.metadata,
             "files": files,
         }
@@ -259,7 +259,7 @@ class FileOutput:
         """Do nothing, because a file has no mark of an unfinished attempt."""
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Lock nothing, because the file is written atomically."""
         yield
 
@@ -288,6 +288,16 @@ class ParameterOutput(FileOutput):
     """A string that later tasks of the pipeline use as a parameter."""
 
     kfp_type = "String"
+
+
+class StructOutput(ParameterOutput):
+    """A JSON object that later tasks of the pipeline use as a parameter."""
+
+    kfp_type = "Struct"
+
+    def write_json(self, content: Mapping[str, Any]) -> None:
+        """Write the object; equal objects give equal bytes, so KFP's cache recognises them."""
+        self.write_text(json.dumps(content, sort_keys=True, allow_nan=False))
 
 
 Output = FolderOutput | FileOutput

@@ -1,11 +1,10 @@
 """Checkpoints of a training run that may be interrupted: saved at intervals, found by fingerprint.
 
-A checkpoint is a file of tensors (safetensors) and a manifest, which is written last. The manifest
-holds the rest of the state, the step, and the SHA-256 of both. Damaged or unfinished checkpoints
-are skipped. Nothing is pickled, so reading a checkpoint runs no code.
+A checkpoint is a sealed file of tensors (safetensors). Its manifest holds the rest of the state and
+the step. Damaged or unfinished checkpoints are skipped. Nothing is pickled, so reading a checkpoint
+runs no code.
 """
 
-import hashlib
 import json
 import signal
 import tempfile
@@ -16,21 +15,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from macrec.core.artifact import Json, canonical_json
+from macrec.core.artifact import Json
 from macrec.core.errors import EXIT_PREEMPTED, TryAgain, UserError
 from macrec.core.failpoint import failpoint
 from macrec.core.progress import log
+from macrec.core.sealed_files import MANIFEST, Damaged, SealedFiles
 from macrec.core.shortage import room_for
-from macrec.core.storage.local import sha256_file
-from macrec.core.storage.uris import is_remote, open_storage
+from macrec.core.storage.uris import is_remote
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from macrec.core.processes import Processes
 
-FORMAT = 1
-MANIFEST = ".json"
 TENSORS = ".safetensors"
 STEPS_BETWEEN_QUESTIONS = 16
 """Number of steps between two exchanges in which the processes agree whether to save or to end."""
@@ -68,30 +65,30 @@ class Checkpoints:
     ) -> None:
         self.uri, self.every_seconds, self.keep = uri, every_seconds, keep
         self._made_for: Json | None = json.loads(json.dumps(made_for))  # as read back: no tuples
-        self._storage = open_storage(uri) if uri else None
+        self._files = SealedFiles(uri, TENSORS, "checkpoint") if uri else None
         self._clock, self._saved_at = clock, clock()
         self._preempted = False
         self._known: set[str] | None = None
 
     @property
-    def preempted(self) -> bool:
+    def is_preempted(self) -> bool:
         """Return whether the process was asked to end; training then saves and calls `leave`."""
         return self._preempted
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Return whether it is time to save."""
-        if self._storage is None:
+        if self._files is None:
             return False
         return self._preempted or self._clock() - self._saved_at >= self.every_seconds
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watch_for_sigterm(self) -> Iterator[None]:
         """Make SIGTERM set `preempted` within the block instead of ending the process at once.
 
         If nothing has acted on the signal when the block ends, the signal is raised again.
         """
         # Without a storage nothing is saved. Only the main thread can install a signal handler.
-        if self._storage is None or threading.current_thread() is not threading.main_thread():
+        if self._files is None or threading.current_thread() is not threading.main_thread():
             yield
             return
         before = signal.signal(signal.SIGTERM, self._notice)
@@ -105,7 +102,7 @@ class Checkpoints:
     def _notice(self, *_: object) -> None:
         self._preempted = True
 
-    def leave(self) -> NoReturn:
+    def exit_preempted(self) -> NoReturn:
         """End the process as preempted; training resumes when it is started again."""
         log.warning("preempted: ended after a checkpoint (%s)", self.uri)
         raise SystemExit(EXIT_PREEMPTED)
@@ -124,10 +121,10 @@ class Checkpoints:
         Raises:
             UserError: the disk is full.
         """
-        if self._storage is None:
+        if self._files is None:
             return
         tensors: dict[str, Tensor] = {}
-        tree = _taken_apart(state, tensors)
+        tree = _split_state(state, tensors)
         try:
             size = sum(tensor.nbytes for tensor in tensors.values())
             with room_for(Path(tempfile.gettempdir()), size):
@@ -140,22 +137,14 @@ class Checkpoints:
     def _write(self, step: int, tree: Any, tensors: dict[str, "Tensor"]) -> None:
         from safetensors.torch import save_file
 
-        assert self._storage is not None
+        assert self._files is not None
         with tempfile.TemporaryDirectory(prefix="macrec-checkpoint-") as folder:
             path = Path(folder) / "tensors"
             save_file(tensors, path)
-            checksum, size = sha256_file(path), path.stat().st_size
-            # The name contains the checksum, so a file of an earlier attempt with the same name has
-            # the same content.
-            stem = f"step-{step:012d}-{checksum[:16]}"
-            self._storage.upload(path, stem + TENSORS)
-        failpoint("checkpoint tensors saved")
-        content = {"format": FORMAT, "step": step, "state": tree, "bytes": size, "sha256": checksum}
-        content["made_for"] = self._made_for
-        manifest = {"content": content, "digest": _digest(content)}
-        self._storage.create(stem + MANIFEST, json.dumps(manifest, allow_nan=False).encode())
-        failpoint("checkpoint saved")
-        self._known = {*self._names(), stem + TENSORS, stem + MANIFEST}
+            facts = {"step": step, "state": tree, "made_for": self._made_for}
+            facts["bytes"] = path.stat().st_size
+            written = self._files.write(f"step-{step:012d}", path, facts)
+        self._known = {*self._names(), *written}
 
     def latest(self) -> Checkpoint | None:
         """Return the newest intact checkpoint, or None; damaged ones are logged and deleted.
@@ -163,7 +152,7 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint belongs to another training run and was copied here.
         """
-        if self._storage is None:
+        if self._files is None:
             return None
         for manifest in reversed([n for n in self._names() if n.endswith(MANIFEST)]):
             stem = manifest.removesuffix(MANIFEST)
@@ -172,28 +161,22 @@ class Checkpoints:
                 log.info("resumed from the checkpoint of step %d (%s)", checkpoint.step, self.uri)
                 return checkpoint
             except (ValueError, LookupError, TypeError, OSError) as error:
-                log.warning("%s/%s: damaged, passed over (%s)", self.uri, stem, error)
-                self._delete([stem + MANIFEST, stem + TENSORS])
+                log.warning("%s/%s: damaged, skipped (%s)", self.uri, stem, error)
+                self._delete([name for name in self._names() if name.startswith(stem)])
         return None
 
     def _read(self, stem: str) -> Checkpoint:
         from safetensors.torch import load_file
 
-        assert self._storage is not None
-        manifest = json.loads(self._storage.read(stem + MANIFEST) or b"")
-        content = manifest["content"]
-        if manifest["digest"] != _digest(content) or content["format"] != FORMAT:
-            raise ValueError("its manifest is not what was written")
-        self._check_origin(stem, content.get("made_for") or {})
+        assert self._files is not None
         with tempfile.TemporaryDirectory(prefix="macrec-checkpoint-") as folder:
             path = Path(folder) / "tensors"
-            if not self._storage.exists(stem + TENSORS):
-                raise ValueError("its tensors are absent")
-            self._storage.download(stem + TENSORS, path)
-            if sha256_file(path) != content["sha256"]:
-                raise ValueError("its tensors differ from its manifest (SHA-256)")
+            content = self._files.read(stem, path)
+            if content is None:
+                raise Damaged("its manifest is absent")
+            self._check_origin(stem, content.get("made_for") or {})
             tensors = load_file(path)
-        return Checkpoint(content["step"], _put_together(content["state"], tensors))
+        return Checkpoint(content["step"], _join_state(content["state"], tensors))
 
     def _check_origin(self, stem: str, found: Json) -> None:
         if self._made_for is not None and found != self._made_for:
@@ -204,19 +187,17 @@ class Checkpoints:
             )
 
     def _names(self) -> list[str]:
-        """Return the names of the existing files, sorted.
-
-        The storage is listed only once, because listing a local one hashes every file.
-        """
-        assert self._storage is not None
+        """Return the names of the existing files, sorted; the storage is listed only once."""
+        assert self._files is not None
         if self._known is None:
-            self._known = {entry.name for entry in self._storage.list()}
+            self._known = set(self._files.storage.names())
         return sorted(self._known)
 
     def _delete(self, names: list[str]) -> None:
-        assert self._storage is not None and self._known is not None
-        for name in names:  # sorted, so the manifest goes first: without it there is none
-            self._storage.delete(name)
+        assert self._files is not None and self._known is not None
+        # The manifests go first: a file without a manifest counts as absent.
+        for name in sorted(names, key=lambda name: not name.endswith(MANIFEST)):
+            self._files.storage.delete(name)
             failpoint("checkpoint file deleted")
             self._known.discard(name)
 
@@ -227,7 +208,7 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Delete all checkpoints, once training has ended and its result is stored."""
-        if self._storage is None:
+        if self._files is None:
             return
         self._known = None  # another process may have written them
         self._delete(self._names())
@@ -251,7 +232,7 @@ class SharedCheckpoints:
 
         Process 0 looks first, because it deletes the damaged ones.
         """
-        found = self._checkpoints.latest() if self._processes.first else None
+        found = self._checkpoints.latest() if self._processes.is_first else None
         if not self._processes.agree(found is not None):
             return None
         found = found or self._checkpoints.latest()
@@ -267,21 +248,21 @@ class SharedCheckpoints:
             ask: whether several processes agree now, instead of every 16th step
                 (`STEPS_BETWEEN_QUESTIONS`).
         """
-        save, end = self._checkpoints.due(), self._checkpoints.preempted
+        save, end = self._checkpoints.is_due(), self._checkpoints.is_preempted
         if self._processes.count > 1:
             if step % STEPS_BETWEEN_QUESTIONS and not ask:
                 return
             import torch
 
-            asked = torch.tensor([int(save and self._processes.first), int(end)])
+            asked = torch.tensor([int(save and self._processes.is_first), int(end)])
             self._processes.sum(asked)
             save, end = (asked > 0).tolist()
         if (save or end) and step != self._saved_step:
             self._saved_step = step
-            if self._processes.first:
+            if self._processes.is_first:
                 self._checkpoints.save(step, state())
         if end:
-            self._checkpoints.leave()
+            self._checkpoints.exit_preempted()
 
 
 def _differences(found: Json, wanted: Json, place: str = "") -> Iterator[str]:
@@ -294,11 +275,7 @@ def _differences(found: Json, wanted: Json, place: str = "") -> Iterator[str]:
             yield f"{place}{key}: {json.dumps(one)}, here {json.dumps(other)}"
 
 
-def _digest(content: Json) -> str:
-    return hashlib.sha256(canonical_json(content)).hexdigest()
-
-
-def _taken_apart(value: Any, tensors: dict[str, "Tensor"]) -> Any:
+def _split_state(value: Any, tensors: dict[str, "Tensor"]) -> Any:
     """Return the state as JSON; tensors move to the dict `tensors` and are replaced by a name."""
     import torch
 
@@ -308,18 +285,18 @@ def _taken_apart(value: Any, tensors: dict[str, "Tensor"]) -> Any:
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
     if isinstance(value, dict):  # pairs, because a key may be a number
-        return {"dict": [[key, _taken_apart(item, tensors)] for key, item in value.items()]}
+        return {"dict": [[key, _split_state(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        return [_taken_apart(item, tensors) for item in value]
+        return [_split_state(item, tensors) for item in value]
     assert value is None or isinstance(value, bool | int | float | str), type(value)
     return value
 
 
-def _put_together(value: Any, tensors: dict[str, "Tensor"]) -> Any:
+def _join_state(value: Any, tensors: dict[str, "Tensor"]) -> Any:
     if isinstance(value, dict):
         if "tensor" in value:
             return tensors[value["tensor"]]
-        return {key: _put_together(item, tensors) for key, item in value["dict"]}
+        return {key: _join_state(item, tensors) for key, item in value["dict"]}
     if isinstance(value, list):
-        return [_put_together(item, tensors) for item in value]
+        return [_join_state(item, tensors) for item in value]
     return value

@@ -17,7 +17,7 @@ from macrec.core.fingerprint import code_version, fingerprint
 from macrec.core.kernels import numeric_kernels
 from macrec.core.processes import processes
 from macrec.core.progress import log
-from macrec.core.shortage import told
+from macrec.core.shortage import explain_shortage
 from macrec.core.stage import Job, Metrics, Stage
 from macrec.core.store import ArtifactStore
 
@@ -56,9 +56,9 @@ def execute(
         execution=execution,
         checkpoint_uri=_checkpoint_uri(stage, identity, reusable),
         cache_uri=_cache_uri(stage, reusable),
-        made_from=_facts(stage, settings, inputs, identity),
+        made_from=_provenance(stage, settings, inputs, identity),
     )
-    if not together.first:
+    if not together.is_first:
         reused = together.agree(False)
         if not reused:
             stage.run(job)
@@ -67,9 +67,12 @@ def execute(
     values = vars(execution) | vars(settings)
     by_setting = [(p, values[p.name]) for p in stage.parameters]
     by_name = outputs_by_name(outputs)
-    with _held(by_name), told(name, by_setting, [output.path for output in by_name.values()]):
+    with (
+        _lock(by_name),
+        explain_shortage(name, by_setting, [output.path for output in by_name.values()]),
+    ):
         if reusable and record:
-            if handed_over := _handed_over(stage, reusable, record, by_name, identity):
+            if handed_over := _restore(stage, reusable, record, by_name, identity):
                 together.agree(True)
                 return handed_over
             log.warning("%s: the stored result is damaged and is computed again", name)
@@ -83,7 +86,7 @@ def execute(
     return Result(metrics, False, identity)
 
 
-def finished(
+def restore_finished(
     stage: Stage, settings: Any, inputs: Any, outputs: Any, store: ArtifactStore, salt: str = ""
 ) -> Result | None:
     """Restore the result of an identical run; return None if the store has no intact one."""
@@ -91,8 +94,8 @@ def finished(
     identity = fingerprint(stage, settings, inputs, salt)
     by_name = outputs_by_name(outputs)
     record = store.find(stage.name, identity) if stage.reusable else None
-    with _held(by_name):
-        return _handed_over(stage, store, record, by_name, identity) if record else None
+    with _lock(by_name):
+        return _restore(stage, store, record, by_name, identity) if record else None
 
 
 def outputs_by_name(outputs: Any) -> dict[str, Output]:
@@ -101,15 +104,15 @@ def outputs_by_name(outputs: Any) -> dict[str, Output]:
 
 
 @contextmanager
-def _held(outputs: Mapping[str, Output]) -> Iterator[None]:
+def _lock(outputs: Mapping[str, Output]) -> Iterator[None]:
     """Lock the output folders against other processes within the block."""
     with ExitStack() as stack:
         for output in outputs.values():
-            stack.enter_context(output.held())
+            stack.enter_context(output.lock())
         yield
 
 
-def _handed_over(
+def _restore(
     stage: Stage, store: ArtifactStore, record: Json, by_name: Mapping[str, Output], identity: str
 ) -> Result | None:
     """Restore the stored result into the outputs; return None if it is damaged."""
@@ -139,7 +142,7 @@ def _compute(
         output.prepare()
     log.info("%s: started (fingerprint %s)", stage.name, identity[:12])
     try:
-        metrics = finite(stage.run(job))
+        metrics = check_finite(stage.run(job))
         assert job.made_from is not None
         for output in by_name.values():
             output.commit(job.made_from)
@@ -152,7 +155,7 @@ def _compute(
     return metrics
 
 
-def _facts(stage: Stage, settings: Any, inputs: Any, identity: str) -> Json:
+def _provenance(stage: Stage, settings: Any, inputs: Any, identity: str) -> Json:
     """Return the provenance of a result."""
     values = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
     return {
@@ -164,7 +167,7 @@ def _facts(stage: Stage, settings: Any, inputs: Any, identity: str) -> Json:
     }
 
 
-def finite(metrics: Mapping[str, float]) -> Metrics:
+def check_finite(metrics: Mapping[str, float]) -> Metrics:
     """Return the metrics as plain finite floats, because JSON and the KFP backend reject NaN.
 
     Raises:

@@ -27,12 +27,12 @@ STORE = (
     "result restored",
 )
 CHECKPOINT = (
-    "checkpoint tensors saved",
-    "checkpoint saved",
+    "checkpoint uploaded",
+    "checkpoint sealed",
     "checkpoint file deleted",
 )
 CACHE = ("cache file written", "cache file uploaded", "cache file dropped")
-SHARD = ("shard uploaded", "shard kept")
+SHARD = ("shard uploaded", "shard sealed")
 POINTS = (*OUTPUT, *STORE, *CHECKPOINT, *CACHE, *SHARD)
 """All failpoints, grouped by what is being written."""
 

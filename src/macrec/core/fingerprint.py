@@ -13,6 +13,7 @@ from macrec.core.stage import Stage
 
 # This package moves bytes and computes nothing, so a change in it keeps finished results valid.
 PLUMBING = "macrec.core"
+TEMPLATES = "templates"
 
 
 def code_version(stage: Stage, settings: Any = None) -> str:
@@ -26,10 +27,11 @@ def code_version(stage: Stage, settings: Any = None) -> str:
 
 
 def module_version(module: str, left_out: Collection[tuple[str, str]] = ()) -> str:
-    """Return a digest of the syntax trees of a module and of all its imports (see `sources`)."""
+    """Return a digest of a module and of all its imports (see `sources`)."""
     digest = hashlib.sha256()
     for name, source in sorted(sources(module, left_out).items()):
-        digest.update(f"{name}\0{_tree_digest(source)}\n".encode())
+        content = hashlib.sha256(source).hexdigest() if "/" in name else _tree_digest(source)
+        digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -56,7 +58,8 @@ def sources(module: str, left_out: Collection[tuple[str, str]] = ()) -> dict[str
     """Return the sources of a stage's module and of all that it imports, by module name.
 
     Only imports of macrec, except `macrec.core`, and of the module's own package are followed.
-    The (importing, imported) pairs of modules in `left_out` are not followed.
+    The (importing, imported) pairs of modules in `left_out` are not followed. The templates of a
+    package, which lie in its folder `templates`, are sources of its modules: `PACKAGE/FILE`.
     """
     package = module.rpartition(".")[0]
     pending, seen = [module], dict[str, bytes]()
@@ -68,6 +71,8 @@ def sources(module: str, left_out: Collection[tuple[str, str]] = ()) -> dict[str
         if spec is None or not spec.origin:
             continue
         seen[name] = Path(spec.origin).read_bytes()
+        for path in (Path(spec.origin).parent / TEMPLATES).glob("*"):
+            seen[f"{name.rpartition('.')[0]}/{path.name}"] = path.read_bytes()
         found = [m for m in _imported(seen[name], name) if (name, m) not in left_out]
         pending += [m for m in found if m.startswith(("macrec", package))]
     return seen

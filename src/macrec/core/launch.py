@@ -22,7 +22,7 @@ SECONDS_TO_LEAVE = "120"
 them earlier, after 30 s."""
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Return whether this process is one of several that a launcher started."""
     return "WORLD_SIZE" in os.environ
 
@@ -50,7 +50,7 @@ def launch(module: str, argv: Sequence[str], count: int, device: str = "auto") -
     if 0 < gpus < count:
         raise UserError(
             f"{count} processes for {gpus} GPUs, and each needs its own. Give `processes` (of a "
-            f"pipeline: `gpu_count`) {gpus} or less."
+            f"pipeline: `cluster_gpu_count`) {gpus} or less."
         )
     threads = max(1, len(os.sched_getaffinity(0)) // count)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # torchrun's default is 1

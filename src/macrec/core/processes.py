@@ -27,7 +27,7 @@ class Processes:
         self.rank, self.count = rank, count
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Return whether this is process 0."""
         return self.rank == 0
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from macrec.core.errors import UserError
-from macrec.core.parameters import Parameter
+from macrec.core.settings import Parameter
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # Messages of libraries that raise no specific exception type.
@@ -41,7 +41,7 @@ def room_for(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def told(
+def explain_shortage(
     stage: str, settings: Sequence[tuple[Parameter, object]], folders: list[Path]
 ) -> Iterator[None]:
     """Convert a lack of disk or memory in the block into a `UserError` that proposes a remedy.

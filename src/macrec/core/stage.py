@@ -13,10 +13,11 @@ from typing import Any, Generic, TypeVar
 
 from macrec.core.artifact import Artifact, Json, Source
 from macrec.core.checkpoint import Checkpoints
-from macrec.core.parameters import Parameter, fields
 from macrec.core.processes import Processes, processes
+from macrec.core.settings import Parameter, fields
 
 Metrics = dict[str, float]
+SHARD = "shard"
 SettingsT = TypeVar("SettingsT")
 InputsT = TypeVar("InputsT")
 OutputsT = TypeVar("OutputsT")
@@ -34,8 +35,8 @@ class Pool(StrEnum):
 class Stage:
     """The declaration of a stage.
 
-    Its four classes (settings, execution, inputs, outputs) are frozen dataclasses whose fields have
-    docstrings.
+    Its four classes are frozen dataclasses whose fields have docstrings. Settings and Execution are
+    made by `macrec.core.settings.settings_class`.
     """
 
     name: str
@@ -52,6 +53,9 @@ class Stage:
     """Class of the artifacts and external data that the stage reads."""
     outputs: type
     """Class of the outputs that the stage writes."""
+    everyday: tuple[str, ...] = ()
+    """Names of the settings that many users change. `macrec settings` lists them first and calls
+    the others expert settings."""
     distributed: bool = False
     """Whether torchrun may start the stage in several processes. All of them run it, but only
     process 0 reads the store, commits and returns metrics."""
@@ -63,6 +67,11 @@ class Stage:
     cached: bool = False
     """Whether the stage keeps single results of earlier runs, in a folder of the store that all
     fingerprints share (`macrec.data.embedding_cache`)."""
+    sharded: bool = False
+    """Whether several tasks may share the work. The pipeline gives each its part as `shard`."""
+    separate_settings: bool = False
+    """Whether each setting is a parameter of the KFP component. Other stages receive all their
+    settings as one JSON parameter."""
     used_inputs: Callable[[Any, Any], Any] = lambda settings, inputs: inputs
     """(settings, inputs) -> the inputs that are read under these settings. The others are None and
     are not part of the fingerprint."""
@@ -87,7 +96,11 @@ class Stage:
 
     @property
     def parameters(self) -> list[Parameter]:
-        """Return the fields of the stage's settings, then those of its execution."""
+        """Return what a user may set: the fields of the settings, then those of the execution."""
+        return [p for p in self._all_parameters if not (self.sharded and p.name == SHARD)]
+
+    @property
+    def _all_parameters(self) -> list[Parameter]:
         return [*fields(self.settings), *fields(self.execution)]
 
     def run(self, job: "Job[Any, Any, Any, Any]") -> Metrics:

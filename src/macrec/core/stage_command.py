@@ -1,7 +1,6 @@
 """The command line of a stage, for manual use (flags) and Kubeflow Pipelines (executor input)."""
 
 import argparse
-import dataclasses
 import json
 import logging
 import signal
@@ -10,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from macrec.core import ui_facts
 from macrec.core.artifact import (
@@ -23,30 +22,33 @@ from macrec.core.artifact import (
     write_atomically,
 )
 from macrec.core.errors import EXIT_PREEMPTED, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TryAgain, UserError
-from macrec.core.executor import Result, execute, finished
+from macrec.core.executor import Result, execute, restore_finished
 from macrec.core.kernels import numeric_kernels
-from macrec.core.launch import launch, launched
-from macrec.core.parameters import Parameter, build, fields, parse
+from macrec.core.launch import is_launched, launch
 from macrec.core.processes import leave, processes
 from macrec.core.progress import log
-from macrec.core.stage import Stage
+from macrec.core.settings import AS_TEXT, Parameter, build, fields, nearest, parse
+from macrec.core.stage import SHARD, Stage
 from macrec.core.store import ArtifactStore
-from macrec.core.task_note import noted
+from macrec.core.task_note import record_task
 
 METRICS = "metrics"
 # The KFP launcher mounts artifact URIs at these paths in the container.
 KFP_MOUNTS = {"gs://": "/gcs/", "minio://": "/minio/", "s3://": "/s3/"}
-# Every stage accepts these besides its own parameters.
+SETTINGS = "settings"
+# Every stage whose result is stored accepts these.
 COMMON = [
-    Parameter("store", str, "", "Artifact store, a local folder or gs://; empty: reuse nothing."),
-    Parameter("cache_salt", str, "", "Any text; a new one forces the stage to compute again."),
+    Parameter(
+        "store", str, "", "Artifact store, a local folder or gs://. Empty: nothing is reused."
+    ),
+    Parameter("cache_salt", str, "", "Any text. A new text recomputes every stage."),
 ]
-# Every stage accepts this too, but the pipeline has a separate run parameter for each stage.
+# Every stage whose result is stored accepts this among its settings.
 FORCE = Parameter(
     "force",
     str,
     "",
-    "Any text; a new one makes this stage compute again, and what follows if its bytes changed.",
+    "Any text. A new text recomputes this stage, and the following ones if its result changes.",
 )
 # Strings, because KFP's driver reads the parameter of a GPU limit as a string. With a number it
 # sets no limit at all.
@@ -55,14 +57,20 @@ PROCESSES = Parameter(
     "processes",
     GpuCount,
     "1",
-    "Processes that share the work, a GPU for each; 0 and 1: this one alone.",
+    "Processes that share the work, each with a GPU. 0 and 1 start no further process.",
+    Annotated[GpuCount, AS_TEXT],
+)
+SHARD_PARAMETER = Parameter(
+    SHARD, str, "", "K/N embeds the K-th of N parts. Empty: the stage writes all vectors."
 )
 
 
 class Request(NamedTuple):
     """One call of a stage, made by flags or by KFP."""
 
+    settings: dict[str, Any]
     values: dict[str, Any]
+    """The other values: addresses, digests, and those of `common`."""
     artifacts: dict[str, Path]
     outputs: dict[str, str]
     executor_output: Path | None
@@ -72,7 +80,7 @@ def main(stage: Stage, argv: list[str]) -> None:
     """Serve one call and exit the process with its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_PREEMPTED))
-    code = guarded(lambda: serve(stage, argv))
+    code = run_guarded(lambda: serve(stage, argv))
     leave()
     sys.exit(code)
 
@@ -84,24 +92,41 @@ def serve(stage: Stage, argv: list[str]) -> None:
     """
     request = parse_request(stage, argv)
     count = int(parse(PROCESSES, request.values.get("processes", PROCESSES.default)))
-    path = None if launched() else request.executor_output
-    with noted(stage.name, path) if path else nullcontext({}) as note:
-        if count < 2 or launched():
+    path = None if is_launched() else request.executor_output
+    with record_task(stage.name, path) if path else nullcontext({}) as note:
+        if count < 2 or is_launched():
             note["reused"] = run_request(stage, request).reused
             return
-        note["reused"] = hand_over(stage, request)
+        note["reused"] = restore_from_store(stage, request)
         if not note["reused"]:
-            device = str(request.values.get("device", "auto"))
+            device = str(request.settings.get("device", "auto"))
             launch("components", [stage.name, *argv], count, device)
 
 
-def common(stage: Stage) -> list[Parameter]:
-    """Return the parameters that the stage accepts besides its own."""
-    several = [PROCESSES] if stage.distributed else []
-    return [*COMMON, FORCE, *several]
+def common_parameters(stage: Stage) -> list[Parameter]:
+    """Return the parameters that the stage accepts besides its addresses and settings."""
+    result = list(COMMON) if stage.reusable else []
+    result += [PROCESSES] if stage.distributed else []
+    return [*result, *([SHARD_PARAMETER] if stage.sharded else [])]
 
 
-def guarded(work: Callable[[], object]) -> int:
+def read_settings(stage: Stage, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a stage after a check of their names.
+
+    Raises:
+        UserError: the stage has no setting with one of the names.
+    """
+    known = [p.name for p in [*stage.parameters, *([FORCE] if stage.reusable else [])]]
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        hints = [f"no setting {name}.{nearest(name, known)}" for name in unknown]
+        raise UserError(
+            f"{stage.name}: {' '.join(hints)} `macrec settings {stage.name}` lists all."
+        )
+    return dict(settings)
+
+
+def run_guarded(work: Callable[[], object]) -> int:
     """Run the work and return its exit code.
 
     An error that determines an exit code is logged without a traceback. Other errors propagate.
@@ -123,12 +148,12 @@ def parse_request(stage: Stage, argv: list[str]) -> Request:
     Raises:
         UserError: a required flag is missing.
     """
-    options = parser(stage).parse_args(argv)
+    options = argument_parser(stage).parse_args(argv)
     if options.executor_input:
         return _from_executor_input(stage, json.loads(options.executor_input))
     given = {name: value for name, value in vars(options).items() if value is not None}
     artifacts = {p.name: Path(given.pop(p.name)) for p in stage.artifacts if p.name in given}
-    required = [p.name for p in stage.artifacts if p.default is dataclasses.MISSING]
+    required = [p.name for p in stage.artifacts if p.required]
     absent = [name for name in required if name not in artifacts]
     if absent or "out" not in given:
         flags = ", ".join(
@@ -137,23 +162,45 @@ def parse_request(stage: Stage, argv: list[str]) -> Request:
         raise UserError(f"{stage.name}: give {flags}.")
     out = given.pop("out")
     outputs = {p.name: f"{out}/{p.name}" for p in fields(stage.outputs)}
-    given.pop("executor_input", None)
-    return Request(given, artifacts, outputs, None)
+    settings: dict[str, Any] = {}
+    for assignment in given.pop("set"):
+        name, value = split_assignment(assignment)
+        settings[name] = value
+    return Request(read_settings(stage, settings), given, artifacts, outputs, None)
 
 
-def parser(stage: Stage) -> argparse.ArgumentParser:
-    """Return the argument parser of a stage: its artifacts, sources, parameters and common ones."""
+def split_assignment(assignment: str) -> tuple[str, str]:
+    """Return the name and the value of NAME=VALUE.
+
+    Raises:
+        UserError: there is no equals sign.
+    """
+    name, equals, value = assignment.partition("=")
+    if not equals:
+        raise UserError(f"--set {assignment}: write NAME=VALUE.")
+    return name.strip(), value
+
+
+def argument_parser(stage: Stage) -> argparse.ArgumentParser:
+    """Return the argument parser of a stage: artifacts, sources, `--set`, and common parameters."""
     name = stage.name
     result = argparse.ArgumentParser(prog=f"macrec stage {name}", description=stage.summary)
-    result.add_argument("--executor-input", help="the call as KFP v2 states it, instead of flags")
+    result.add_argument("--executor-input", help="KFP's JSON of the call, instead of flags")
     result.add_argument("--out", help="folder for the outputs, one sub-folder each")
+    result.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"a setting; `macrec settings {name}` lists all",
+    )
     for parameter in stage.artifacts:
         add_flag(result, parameter, "artifact folder: ")
     for parameter in stage.sources:
         add_flag(result, parameter, "path or gs://: ")
         snapshot = Parameter(f"{parameter.name}_snapshot", str, "", "its digest, if known")
         add_flag(result, snapshot)
-    for parameter in [*stage.parameters, *common(stage)]:
+    for parameter in common_parameters(stage):
         add_flag(result, parameter)
     return result
 
@@ -169,6 +216,10 @@ def add_flag(to: argparse.ArgumentParser, parameter: Parameter, prefix: str = ""
 
 def _from_executor_input(stage: Stage, call: Json) -> Request:
     values = dict(call["inputs"].get("parameterValues", {}))
+    if stage.separate_settings:
+        settings = {p.name: values.pop(p.name) for p in stage.parameters if p.name in values}
+    else:
+        settings = values.pop(SETTINGS, None) or {}
     artifacts = {
         name: Path(local_path(listed["artifacts"][0]["uri"]))
         for name, listed in call["inputs"].get("artifacts", {}).items()
@@ -177,7 +228,8 @@ def _from_executor_input(stage: Stage, call: Json) -> Request:
     outputs = {name: listed["artifacts"][0]["uri"] for name, listed in declared.items()}
     for name, parameter in call["outputs"].get("parameters", {}).items():
         outputs[name] = parameter["outputFile"]
-    return Request(values, artifacts, outputs, Path(call["outputs"]["outputFile"]))
+    output_file = Path(call["outputs"]["outputFile"])
+    return Request(read_settings(stage, settings), values, artifacts, outputs, output_file)
 
 
 def local_path(uri: str) -> str:
@@ -188,7 +240,7 @@ def local_path(uri: str) -> str:
     return uri
 
 
-def source(uri: str, snapshot: str = "", cache: Path | None = None) -> Source | None:
+def open_source(uri: str, snapshot: str = "", cache: Path | None = None) -> Source | None:
     """Return the Source of a URI, or None for an empty URI.
 
     `hub:NAME/MODEL@REVISION` refers to a model hub.
@@ -210,24 +262,37 @@ class Call(NamedTuple):
     salt: str
 
 
+def _build(stage: Stage, cls: type, settings: Mapping[str, Any]) -> Any:
+    """Build a stage's Settings or Execution; an error names the stage."""
+    try:
+        return build(cls, settings)
+    except UserError as error:
+        raise UserError(f"{stage.name}: {error}") from error
+
+
 @contextmanager
-def _built(stage: Stage, request: Request) -> Iterator[Call]:
+def _build_call(stage: Stage, request: Request) -> Iterator[Call]:
     """Build the stage's arguments; remote data stays in a temporary folder until the block ends."""
-    values = request.values
-    store, salt, force = (values.get(name, "") for name in ("store", "cache_salt", "force"))
+    values, settings = request.values, dict(request.settings)
+    store, salt = values.get("store", ""), values.get("cache_salt", "")
+    force = settings.pop("force", "")
+    if stage.sharded:
+        settings[SHARD] = values.get(SHARD, "")
     with tempfile.TemporaryDirectory(prefix="macrec-") as cache:
         inputs: dict[str, Any] = {n: Artifact.open(path) for n, path in request.artifacts.items()}
         for parameter in stage.sources:
             snapshot = values.get(f"{parameter.name}_snapshot", "")
-            inputs[parameter.name] = source(values.get(parameter.name, ""), snapshot, Path(cache))
+            inputs[parameter.name] = open_source(
+                values.get(parameter.name, ""), snapshot, Path(cache)
+            )
         outputs = {
             p.name: p.kind(Path(local_path(request.outputs[p.name]))) for p in fields(stage.outputs)
         }
         yield Call(
-            build(stage.settings, values),
+            _build(stage, stage.settings, settings),
             stage.inputs(**inputs),
             stage.outputs(**outputs),
-            build(stage.execution, values),
+            _build(stage, stage.execution, settings),
             ArtifactStore(store) if store else None,
             f"{salt}\0{force}" if force else salt,
         )
@@ -235,23 +300,25 @@ def _built(stage: Stage, request: Request) -> Iterator[Call]:
 
 def run_request(stage: Stage, request: Request) -> Result:
     """Execute the stage and write KFP's executor output."""
-    with _built(stage, request) as call:
+    with _build_call(stage, request) as call:
         *arguments, store, salt = call
         result = execute(stage, *arguments, store=store, salt=salt)
-    if processes().first:
+    if processes().is_first:
         _write_executor_output(stage, request, vars(call.outputs), result)
     return result
 
 
-def hand_over(stage: Stage, request: Request) -> bool:
+def restore_from_store(stage: Stage, request: Request) -> bool:
     """Restore the stage's result from the store if possible, without computing anything.
 
     Write KFP's executor output in that case. Return whether the store had the result.
     """
-    with _built(stage, request) as call:
+    with _build_call(stage, request) as call:
         if call.store is None:
             return False
-        result = finished(stage, call.settings, call.inputs, call.outputs, call.store, call.salt)
+        result = restore_finished(
+            stage, call.settings, call.inputs, call.outputs, call.store, call.salt
+        )
     if result:
         _write_executor_output(stage, request, vars(call.outputs), result)
     return result is not None
@@ -272,12 +339,12 @@ def _write_executor_output(
         if not result.reused:
             metadata["numeric_kernels"] = numeric_kernels()
         if isinstance(output, FolderOutput):
-            metadata |= ui_facts.facts(Artifact.open(output.path), read_from)
+            metadata |= ui_facts.artifact_metadata(Artifact.open(output.path), read_from)
         artifacts[name] = {"artifacts": [{"name": name, "uri": uris[name], "metadata": metadata}]}
     metrics = {
         "name": METRICS,
         "uri": uris.get(METRICS, ""),
-        "metadata": ui_facts.shown(result.metrics),
+        "metadata": ui_facts.to_ui_names(result.metrics),
     }
     artifacts[METRICS] = {"artifacts": [metrics]}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ TASK = "task.json"
 
 
 @contextmanager
-def noted(stage: str, executor_output: Path) -> Iterator[Json]:
+def record_task(stage: str, executor_output: Path) -> Iterator[Json]:
     """Record the block's start, end, exit code and error, and entries that it adds to the dict."""
     path = executor_output.with_name(TASK)
     path.parent.mkdir(parents=True, exist_ok=True)

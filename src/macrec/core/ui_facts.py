@@ -16,7 +16,7 @@ _SHOWN = re.compile(r"(?:\d )?(HR|NDCG|MRR)@(\d+) ([a-z]+(?: [a-z]+)*)")
 _VECTOR = re.compile(r"fixed_size_list<.+>\[(\d+)\]")
 
 
-def facts(artifact: Artifact, sources: Mapping[str, str]) -> Json:
+def artifact_metadata(artifact: Artifact, sources: Mapping[str, str]) -> Json:
     """Return an artifact's facts: its size, its vector sizes, its sources and its own metadata.
 
     Args:
@@ -47,13 +47,13 @@ def _vector_sizes(columns: list[Json]) -> Json:
     return {f"{name}_dim": size for name, size in sizes.items()}
 
 
-def shown(metrics: Mapping[str, float]) -> dict[str, float]:
+def to_ui_names(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics under their names in the UI, in the UI's order."""
     named = {_shown(name): value for name, value in metrics.items()}
     return {name: named[name] for name in sorted(named)}
 
 
-def ours(metrics: Mapping[str, float]) -> dict[str, float]:
+def from_ui_names(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics under the stage's names for them; this is the inverse of `shown`."""
     return {_ours(name): value for name, value in metrics.items()}
 

@@ -23,14 +23,14 @@ def write_means(folder: Path, means: Mapping[str, np.ndarray]) -> None:
     save_file({name: np.asarray(mean, np.float32) for name, mean in means.items()}, folder / MEAN)
 
 
-def subtracted(embeddings: Artifact) -> np.ndarray:
+def read_mean(embeddings: Artifact) -> np.ndarray:
     """Return the mean subtracted from an embeddings artifact, float32 [E]; zeros if none was."""
     if not embeddings.has(MEAN):
         return np.zeros(embeddings.schema.field("embedding").type.list_size, np.float32)
     return _load(embeddings)["embedding"]
 
 
-def trained_on(quantizer: Artifact) -> dict[str, np.ndarray]:
+def read_quantizer_means(quantizer: Artifact) -> dict[str, np.ndarray]:
     """Return the means subtracted from a quantizer's training vectors, by modality.
 
     Raises:

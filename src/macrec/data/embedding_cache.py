@@ -52,7 +52,7 @@ time is deleted."""
 _NAME = re.compile(r"(?P<encoder>[0-9a-f]{16})/(?P<number>\d{8})-(?P<sha256>[0-9a-f]{64})\.parquet")
 
 
-class Found(NamedTuple):
+class CachedVectors(NamedTuple):
     """The cached vectors of some requested keys."""
 
     row_K: np.ndarray
@@ -98,7 +98,7 @@ class EmbeddingCache:
         self._storage = open_storage(uri) if uri else None
         self._encoder, self._keep_all = json_digest(encoder)[:16], keep_all
         self._files: list[_File] = []
-        self._wanted = _Wanted(pa.array([], KEY), dim)
+        self._wanted = _RequestedVectors(pa.array([], KEY), dim)
         self._cache_bytes = self._used_bytes = 0
         self._written: set[str] = set()
         self._keys: list[bytes] = []
@@ -106,7 +106,7 @@ class EmbeddingCache:
         self._clock, self._saved_at = clock, clock()
 
     @property
-    def kept(self) -> bool:
+    def is_enabled(self) -> bool:
         """Return whether vectors are cached at all, that is, whether `uri` is set."""
         return self._storage is not None
 
@@ -118,17 +118,17 @@ class EmbeddingCache:
         if kind is None and not self._keep_all:
             self.tidy()
 
-    def find(self, keys: pa.Array) -> Found:
+    def find(self, keys: pa.Array) -> CachedVectors:
         """Return the cached vectors of some keys, which may include nulls and repeated keys.
 
         Every file of the encoder is read once and verified. The vectors are copied to a scratch
         file.
         """
         if self._storage is None:
-            return Found(np.full(len(keys), -1, np.int64), None)
-        self._files = [file for name in self._storage.names() if (file := _parsed(name))]
+            return CachedVectors(np.full(len(keys), -1, np.int64), None)
+        self._files = [file for name in self._storage.names() if (file := _parse_name(name))]
         with tempfile.TemporaryDirectory(prefix="macrec-cache-") as folder:
-            wanted = self._wanted = _Wanted(keys, self.dim)
+            wanted = self._wanted = _RequestedVectors(keys, self.dim)
             for file in self._own():
                 path = Path(folder) / file.sha256
                 for batch in self._batches(file, path):
@@ -136,7 +136,7 @@ class EmbeddingCache:
                 path.unlink(missing_ok=True)
         self._used_bytes = wanted.count * self.dim * 4
         log.info("embedding cache: %s of %s vectors found", f"{wanted.count:,}", f"{len(wanted):,}")
-        return Found(wanted.rows(keys), wanted.matrix)
+        return CachedVectors(wanted.rows(keys), wanted.matrix)
 
     def _own(self) -> list[_File]:
         return [file for file in self._files if file.encoder == self._encoder]
@@ -230,7 +230,9 @@ class EmbeddingCache:
         earlier = [file for file in self._own() if file.name not in self._written]
         step = max(1, FILE_BYTES // (4 * self.dim))
         for start in range(0, self._wanted.count, step):
-            self._write(*self._wanted.held(slice(start, min(start + step, self._wanted.count))))
+            self._write(
+                *self._wanted.slice_rows(slice(start, min(start + step, self._wanted.count)))
+            )
         self._drop(earlier)
         log.info("embedding cache: %d files gathered anew (%s)", len(earlier), self.uri)
 
@@ -242,7 +244,7 @@ class EmbeddingCache:
             self._files.remove(file)
 
 
-class _Wanted:
+class _RequestedVectors:
     """The distinct requested keys and their cached vectors."""
 
     def __init__(self, keys: pa.Array, dim: int) -> None:
@@ -274,7 +276,7 @@ class _Wanted:
         at_K = np.asarray(pc.index_in(keys, value_set=self._keys, skip_nulls=True).fill_null(-1))
         return np.append(self._place_W, -1)[at_K]
 
-    def held(self, rows: slice) -> tuple[pa.Array, np.ndarray]:
+    def slice_rows(self, rows: slice) -> tuple[pa.Array, np.ndarray]:
         """Return the keys and vectors of some rows of the matrix."""
         assert self.matrix is not None
         found = np.flatnonzero(self._place_W >= 0)
@@ -286,6 +288,6 @@ def _schema(dim: int) -> pa.Schema:
     return pa.schema([pa.field("key", KEY), pa.field("vector", pa.list_(pa.float32(), dim))])
 
 
-def _parsed(name: str) -> _File | None:
+def _parse_name(name: str) -> _File | None:
     match = _NAME.fullmatch(name)
     return _File(name, match["encoder"], int(match["number"]), match["sha256"]) if match else None

@@ -46,7 +46,7 @@ class Vectors(NamedTuple):
     """Object array of N strings: "ok", "missing" or the reason why the item has no vector."""
 
 
-class Given(NamedTuple):
+class PrecomputedVectors(NamedTuple):
     """Precomputed vectors from the user, in item order."""
 
     dim: int
@@ -85,7 +85,7 @@ def write_vectors(
     checked = _quarantine(chunks, counts)
     with output.dataset(schema.embeddings(dim, kind)) as writer:
         start = 0
-        for matrix_ND, status in _centred(checked, dim, output.path) if centre else checked:
+        for matrix_ND, status in _centre(checked, dim, output.path) if centre else checked:
             writer.write(_rows(Vectors(matrix_ND, status), start, kind))
             start += len(status)
         if counts[OK] == 0:
@@ -93,7 +93,7 @@ def write_vectors(
     return counts
 
 
-def count(chunks: Iterable[Vectors]) -> Counter[str]:
+def count_statuses(chunks: Iterable[Vectors]) -> Counter[str]:
     """Consume vectors without writing them; return the number of items with each status."""
     counts: Counter[str] = Counter()
     for chunk in chunks:
@@ -112,7 +112,7 @@ def write_absent(output: DatasetOutput, items: int) -> dict[str, float]:
 def metrics(counts: Counter[str], dim: int) -> dict[str, float]:
     """Return a stage's metrics from the counts of `write_vectors`, with one metric per status."""
     total = {"items": counts.total(), "dim": dim, OK: 0, MISSING: 0}
-    return {name: float(count) for name, count in {**total, **counts}.items()}
+    return {name: float(count_statuses) for name, count_statuses in {**total, **counts}.items()}
 
 
 def _rows(vectors: Vectors, start: int, kind: pa.DataType = FLOAT32) -> pa.Table:
@@ -156,7 +156,7 @@ def _quarantine(chunks: Iterable[Vectors], counts: Counter[str]) -> Iterator[Vec
     log.warning("%s and become null: item_index %s", message, ", ".join(first))
 
 
-def _centred(chunks: Iterable[Vectors], dim: int, folder: Path) -> Iterator[Vectors]:
+def _centre(chunks: Iterable[Vectors], dim: int, folder: Path) -> Iterator[Vectors]:
     """Yield the same vectors minus their mean, and write the mean to the folder.
 
     The vectors wait in a temporary file until the mean is known.
@@ -177,7 +177,7 @@ def _centred(chunks: Iterable[Vectors], dim: int, folder: Path) -> Iterator[Vect
             yield Vectors(np.frombuffer(content, np.float32).reshape(-1, dim) - mean_D, status)
 
 
-def spooled_matrix(rows: int, dim: int) -> np.ndarray:
+def allocate_on_disk(rows: int, dim: int) -> np.ndarray:
     """Return a float32 matrix of zeros [rows, dim], memory-mapped from an unnamed file on disk.
 
     The kernel may write it out of memory at any time.
@@ -186,7 +186,7 @@ def spooled_matrix(rows: int, dim: int) -> np.ndarray:
         return np.memmap(file, np.float32, "w+", shape=(rows, dim))
 
 
-def read_given(source: Source, items: Artifact) -> Given:
+def read_precomputed(source: Source, items: Artifact) -> PrecomputedVectors:
     """Read vectors from Parquet (columns item_id, embedding) and align them with the items.
 
     Items that are not in the file, or whose vector is null there, have the status "missing".
@@ -228,14 +228,14 @@ def read_given(source: Source, items: Artifact) -> Given:
         )
     if unknown:
         log.warning("%s: %s vectors of unknown items are left out", source.uri, f"{unknown:,}")
-    return Given(matrix_ND.shape[1], _chunks(matrix_ND, present), unknown, kind)
+    return PrecomputedVectors(matrix_ND.shape[1], _chunks(matrix_ND, present), unknown, kind)
 
 
-def copy_given(
+def write_precomputed(
     source: Source, items: Artifact, output: DatasetOutput, *, centre: bool
 ) -> dict[str, float]:
     """Write the user's vectors as an embeddings artifact; return the stage's metrics."""
-    given = read_given(source, items)
+    given = read_precomputed(source, items)
     counts = write_vectors(output, given.chunks, dim=given.dim, centre=centre, kind=given.kind)
     return metrics(counts, given.dim) | {"unknown": float(given.unknown)}
 

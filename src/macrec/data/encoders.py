@@ -66,7 +66,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def opening(source: Source) -> Iterator[None]:
+def explain_unusable_model(source: Source) -> Iterator[None]:
     """Convert exceptions of transformers about an unusable model into a `UserError`."""
     from transformers.utils import logging
 
@@ -88,7 +88,7 @@ def load_config(source: Source, location: Location) -> Any:
     """Return the model's transformers configuration."""
     from transformers import AutoConfig
 
-    with opening(source):
+    with explain_unusable_model(source):
         _check_sizes(find_file(source, location, "config.json"))
         return AutoConfig.from_pretrained(location.name, **location.options)
 
@@ -131,7 +131,7 @@ def load_model(
 
     silence_progress_bars()
     _refuse_other_weights(source, location)
-    with opening(source):
+    with explain_unusable_model(source):
         model, loading = getattr(transformers, class_name).from_pretrained(
             location.name,
             config=config,
@@ -155,7 +155,7 @@ def _refuse_other_weights(source: Source, location: Location) -> None:
     index = find_file(source, location, "model.safetensors.index.json")
     if index is None:
         return
-    with opening(source):
+    with explain_unusable_model(source):
         shards = set(json.loads(index.read_bytes())["weight_map"].values())
     other = sorted(name for name in shards if not _SHARD.fullmatch(name))
     check(
@@ -189,7 +189,7 @@ def load_tokenizer(source: Source, location: Location) -> Any:
     """
     from transformers import AutoTokenizer
 
-    with opening(source):
+    with explain_unusable_model(source):
         tokenizer = AutoTokenizer.from_pretrained(location.name, **location.options)
     check(tokenizer.is_fast, f"{source.uri}: has no fast tokenizer (tokenizer.json).")
     return tokenizer
@@ -269,7 +269,7 @@ def find_file(source: Source, location: Location, name: str) -> Path | None:
         return path if path.is_file() else None
     from transformers.utils.hub import cached_file
 
-    with opening(source):
+    with explain_unusable_model(source):
         found = cached_file(
             location.name, name, revision=location.options["revision"],
             _raise_exceptions_for_missing_entries=False,

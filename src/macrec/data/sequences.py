@@ -15,7 +15,7 @@ from macrec.core.errors import check
 
 Histories = Sequence[npt.NDArray[np.integer]]
 SeenItems = Literal["auto", "keep", "drop"]
-"""Whether a user's ranking may contain items of their own history; see `drops_seen` for "auto"."""
+"""Whether a ranking may contain items of the user's history; `should_drop_seen` resolves "auto"."""
 REPEATS_THAT_COUNT: Final = 0.05
 """Share of repeats from which rankings keep seen items, with "auto". Where users hardly ever buy an
 item twice, a model still ranks items that they have at the top, and these places are wasted."""
@@ -67,7 +67,7 @@ def seen_pairs(histories: Histories) -> tuple[npt.NDArray[np.int64], npt.NDArray
     return np.divmod(np.unique(user_K * span + item_K), span)
 
 
-def drops_seen(choice: SeenItems, sequences: Sequences) -> bool:
+def should_drop_seen(choice: SeenItems, sequences: Sequences) -> bool:
     """Return whether rankings omit the items that the user already has.
 
     With "auto" they do if the repeat share is below `REPEATS_THAT_COUNT`. Only the training part is

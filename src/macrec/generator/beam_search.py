@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 import torch
 from torch.nn import functional
 
-from macrec.generator.decoder import Encoded, decoder_states, logits
-from macrec.generator.hidden import Hidden
+from macrec.generator.decoder import EncodedSources, decoder_states, logits
+from macrec.generator.hidden import HiddenNodes
 from macrec.generator.tokens import PAD
 from macrec.generator.trie import Trie
 
@@ -43,7 +43,7 @@ class Steps(NamedTuple):
 
 
 def child_steps(
-    encoded: Encoded,
+    encoded: EncodedSources,
     state_BWD: torch.Tensor,
     trie: Trie,
     node_BW: torch.Tensor,
@@ -51,7 +51,7 @@ def child_steps(
     depth: int,
     width: int | None,
     renormalise: bool,
-    hidden: Hidden | None,
+    hidden: HiddenNodes | None,
 ) -> Steps:
     """Return the children of nodes at `depth`, with their log-probabilities.
 
@@ -80,7 +80,7 @@ def _shapes_are_fixed(node_BW: torch.Tensor) -> bool:
 
 
 def _scores_at(
-    encoded: Encoded,
+    encoded: EncodedSources,
     state_BWD: torch.Tensor,
     beam_BC: torch.Tensor,
     token_BC: torch.Tensor,
@@ -115,13 +115,13 @@ def _grouped_logsumexp(logit_BC: torch.Tensor, group_BC: torch.Tensor, groups: i
 
 @torch.inference_mode()
 def beam_search(
-    encoded: Encoded,
+    encoded: EncodedSources,
     start_token: int,
     trie: Trie,
     beams: int,
     *,
     renormalise: bool = False,
-    hidden: Hidden | None = None,
+    hidden: HiddenNodes | None = None,
 ) -> Beams:
     """Return the `beams` best codes of the trie per user, as leaves; fewer if the trie has fewer.
 
@@ -152,12 +152,12 @@ def beam_search(
 
 @torch.inference_mode()
 def score_items(
-    encoded: Encoded,
+    encoded: EncodedSources,
     start_token: int,
     item_tokens_BWL: torch.Tensor,
     *,
     legal: Trie | None = None,
-    hidden: Hidden | None = None,
+    hidden: HiddenNodes | None = None,
 ) -> torch.Tensor:
     """Return the scores [B, W] of codes [B, W, L] by teacher forcing; -inf for rows of -1.
 
@@ -173,11 +173,11 @@ def score_items(
 
 
 def _score_part(
-    encoded: Encoded,
+    encoded: EncodedSources,
     start_token: int,
     target_BWL: torch.Tensor,
     legal: Trie | None,
-    hidden: Hidden | None,
+    hidden: HiddenNodes | None,
 ) -> torch.Tensor:
     users, candidates, levels = target_BWL.shape
     score_BW = torch.zeros(users, candidates, device=target_BWL.device)
@@ -216,14 +216,14 @@ def _prefix_places(prefix_BWL: torch.Tensor) -> torch.Tensor:
 
 
 def _legal_steps(
-    encoded: Encoded,
+    encoded: EncodedSources,
     state_BWD: torch.Tensor,
     legal: Trie,
     node_BW: torch.Tensor,
     score_BW: torch.Tensor,
     target_BW: torch.Tensor,
     depth: int,
-    hidden: Hidden | None,
+    hidden: HiddenNodes | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-probabilities [B, W] of the targets among their nodes' children.
 

@@ -18,7 +18,7 @@ from transformers import T5ForConditionalGeneration
 from macrec.generator import t5
 
 
-class Encoded(NamedTuple):
+class EncodedSources(NamedTuple):
     """Encoded sources for the decoder, and the decoder's weights."""
 
     weights: t5.Weights
@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
         return self.bias_B11S.shape[0]
 
 
-class Decoded(NamedTuple):
+class DecoderCache(NamedTuple):
     """Decoder positions of all steps so far, in order; the last W are those of the newest step."""
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
@@ -48,27 +48,27 @@ class Decoded(NamedTuple):
 @torch.inference_mode()
 def encode(
     model: T5ForConditionalGeneration, source_BS: torch.Tensor, dtype: torch.dtype | None = None
-) -> Encoded:
+) -> EncodedSources:
     """Run the encoder over source ids [B, S], padded with PAD. The model must be in eval mode.
 
     `dtype` is the type of the encoder's and decoder's matrix products; None uses the weights' type.
     """
     assert not model.training, "decoding a model in training mode: its weights may yet change"
-    weights = t5.weights_of(model, dtype)
+    weights = t5.read_weights(model, dtype)
     state_BSD, _, bias_B11S = t5.encode(weights, source_BS)
     # Every step reads these tensors; if they were not contiguous, each product would copy them.
     sources = [
         (key.contiguous(), value.contiguous()) for key, value in t5.memory(weights, state_BSD)
     ]
-    return Encoded(weights, sources, bias_B11S)
+    return EncodedSources(weights, sources, bias_B11S)
 
 
 def decoder_states(
-    encoded: Encoded,
+    encoded: EncodedSources,
     token_BW: torch.Tensor,
-    past: Decoded | None = None,
+    past: DecoderCache | None = None,
     parent_BW: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, Decoded]:
+) -> tuple[torch.Tensor, DecoderCache]:
     """Run the decoder over one more token of every beam and return its states [B, W, D].
 
     `parent_BW` [B, W], or [1, W] for all users, is the position of the last step that each token
@@ -93,22 +93,24 @@ def decoder_states(
     for depth, (layer, source) in enumerate(zip(weights.decoder, encoded.layers, strict=True)):
         own, cross = layer.own, layer.cross
         assert cross is not None
-        into = functional.linear(t5.normed(state, own.norm_D, weights), own.into)
-        query, key, value = t5.heads_of(into, 3, weights)
+        into = functional.linear(t5.rms_norm(state, own.norm_D, weights), own.into)
+        query, key, value = t5.split_heads(into, 3, weights)
         if past:
             key = torch.cat([past.layers[depth][0], key], dim=2)
             value = torch.cat([past.layers[depth][1], value], dim=2)
         layers.append((key, value))
-        mixed = t5.merged(t5.attend(query, key, value, bias_BHWP))
+        mixed = t5.merge_heads(t5.attend(query, key, value, bias_BHWP))
         state = state + functional.linear(mixed, own.out)
-        into = functional.linear(t5.normed(state, cross.norm_D, weights), cross.query)
-        (query,) = t5.heads_of(into, 1, weights)
-        mixed = t5.merged(t5.attend(query, *source, encoded.bias_B11S))
+        into = functional.linear(t5.rms_norm(state, cross.norm_D, weights), cross.query)
+        (query,) = t5.split_heads(into, 1, weights)
+        mixed = t5.merge_heads(t5.attend(query, *source, encoded.bias_B11S))
         state = state + functional.linear(mixed, cross.out)
         state = t5.feed_forward(state, layer.wide, weights)
-    return t5.normed(state, weights.decoder_norm_D, weights), Decoded(layers, sees_BWP, positions)
+    return t5.rms_norm(state, weights.decoder_norm_D, weights), DecoderCache(
+        layers, sees_BWP, positions
+    )
 
 
-def logits(encoded: Encoded, state_BWD: torch.Tensor, first: int, last: int) -> torch.Tensor:
+def logits(encoded: EncodedSources, state_BWD: torch.Tensor, first: int, last: int) -> torch.Tensor:
     """Return the logits [B, W, V] of the tokens first..last (last excluded)."""
     return functional.linear(state_BWD, encoded.weights.head_VD[first:last]).float()

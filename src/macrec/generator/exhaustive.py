@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 import torch
 
 from macrec.generator.beam_search import Beams, child_steps
-from macrec.generator.decoder import Decoded, Encoded, decoder_states
-from macrec.generator.hidden import Hidden
+from macrec.generator.decoder import DecoderCache, EncodedSources, decoder_states
+from macrec.generator.hidden import HiddenNodes
 from macrec.generator.trie import Trie
 
 POSITIONS_AT_ONCE: Final = 2**12
@@ -25,19 +25,19 @@ class _Piece(NamedTuple):
     first: int
     last: int
     score_BW: torch.Tensor
-    past: Decoded | None
+    past: DecoderCache | None
     """Decoder positions of the piece that contains their parents, and of its ancestors."""
     parent_1W: torch.Tensor | None
 
 
 @torch.inference_mode()
 def score_catalogue(
-    encoded: Encoded,
+    encoded: EncodedSources,
     start_token: int,
     trie: Trie,
     *,
     renormalise: bool = False,
-    hidden: Hidden | None = None,
+    hidden: HiddenNodes | None = None,
 ) -> torch.Tensor:
     """Return the scores [B, F] of every code, which beam search approximates.
 
@@ -74,13 +74,13 @@ def score_catalogue(
 
 
 def best_codes(
-    encoded: Encoded,
+    encoded: EncodedSources,
     start_token: int,
     trie: Trie,
     codes: int,
     *,
     renormalise: bool = False,
-    hidden: Hidden | None = None,
+    hidden: HiddenNodes | None = None,
 ) -> Beams:
     """Return the result that `beam_search` would give if it never dropped a prefix."""
     score_BF = score_catalogue(encoded, start_token, trie, renormalise=renormalise, hidden=hidden)

@@ -12,7 +12,7 @@ import torch
 IntArray = npt.NDArray[np.int64]
 
 
-class Hidden(NamedTuple):
+class HiddenNodes(NamedTuple):
     """Nodes that must not be recommended to a user, including all nodes below them."""
 
     node_LBH: tuple[torch.Tensor, ...]
@@ -27,7 +27,7 @@ class Hidden(NamedTuple):
         return node_BH.gather(1, place_BC) == node_BC
 
 
-def wholly(
+def find_full_parents(
     user: IntArray, parent: npt.NDArray[np.integer], bounds: npt.NDArray[np.integer]
 ) -> tuple[IntArray, IntArray]:
     """Return the sorted (user, parent) pairs that occur once for every child of the parent.
@@ -40,7 +40,7 @@ def wholly(
     return users[whole], parents[whole]
 
 
-def by_user(user: IntArray, node: IntArray, users: int, padding: int) -> IntArray:
+def group_by_user(user: IntArray, node: IntArray, users: int, padding: int) -> IntArray:
     """Arrange pairs sorted by user and node as a padded array of nodes [B, H]."""
     count_B = np.bincount(user, minlength=users)
     node_BH = np.full((users, int(count_B.max(initial=0))), padding, np.int64)

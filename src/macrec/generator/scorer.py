@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 
 from macrec.generator.beam_search import beam_search, score_items
-from macrec.generator.decoder import Encoded
+from macrec.generator.decoder import EncodedSources
 from macrec.generator.exhaustive import best_codes
-from macrec.generator.hidden import Hidden
+from macrec.generator.hidden import HiddenNodes
 from macrec.generator.model import Recommender
 from macrec.generator.tokens import Modality, has_code
 from macrec.generator.trie import Trie
@@ -30,12 +30,12 @@ class GeneratorScorer:
     """A CodeScorer that uses the recommender's model, for the first `users` encoded sources."""
 
     trie: Trie
-    encoded: Encoded
+    encoded: EncodedSources
     start_token: int
     users: int
     renormalise: bool
     exhaustive: bool
-    hidden: Hidden | None
+    hidden: HiddenNodes | None
 
     def search(self, beams: int) -> tuple[IntArray, FloatArray]:
         # A search with a beam for every code is a search of the whole catalogue.

@@ -87,7 +87,7 @@ class Weights(NamedTuple):
     dtype: torch.dtype
 
 
-def weights_of(model: T5ForConditionalGeneration, dtype: torch.dtype | None = None) -> Weights:
+def read_weights(model: T5ForConditionalGeneration, dtype: torch.dtype | None = None) -> Weights:
     """Return the weights of a T5 model with ReLU feed-forward layers (T5 v1.0, as `build_model`).
 
     Args:
@@ -142,7 +142,7 @@ def weights_of(model: T5ForConditionalGeneration, dtype: torch.dtype | None = No
     )
 
 
-class _Dropped(torch.autograd.Function):
+class _DropoutFunction(torch.autograd.Function):
     """Compute x * keep * scale; keep is bool."""
 
     @staticmethod
@@ -157,7 +157,7 @@ class _Dropped(torch.autograd.Function):
         return (gradients[0] * ctx.scale).mul_(keep), None, None
 
 
-class _Rectified(torch.autograd.Function):
+class _ReluDropoutFunction(torch.autograd.Function):
     """Compute relu(x) * keep in place; the gradient passes only where the result is above 0."""
 
     @staticmethod
@@ -200,9 +200,9 @@ class Dropout:
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.rate)
-        return _Dropped.apply(x, self._keep(x), self.scale)  # pyright: ignore[reportReturnType]
+        return _DropoutFunction.apply(x, self._keep(x), self.scale)  # pyright: ignore[reportReturnType]
 
-    def rectified(self, x: Tensor) -> tuple[Tensor, float]:
+    def relu(self, x: Tensor) -> tuple[Tensor, float]:
         """Return relu(x) with dropout and the factor it must still be multiplied by.
 
         x is overwritten.
@@ -211,13 +211,13 @@ class Dropout:
             return x.relu_(), 1.0
         if x.device.type != "cpu":
             return F.dropout(x.relu_(), self.rate), 1.0
-        return _Rectified.apply(x, self._keep(x)), self.scale  # pyright: ignore[reportReturnType]
+        return _ReluDropoutFunction.apply(x, self._keep(x)), self.scale  # pyright: ignore[reportReturnType]
 
 
 NO_DROPOUT = Dropout()
 
 
-def normed(x: Tensor, weight_D: Tensor, weights: Weights) -> Tensor:
+def rms_norm(x: Tensor, weight_D: Tensor, weights: Weights) -> Tensor:
     """Apply T5's layer norm (RMS norm); the result has the dtype of the matrix products."""
     return F.rms_norm(x, weight_D.shape, weight_D, weights.epsilon).to(weights.dtype)
 
@@ -265,13 +265,13 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in HALVES else x
 
 
-def heads_of(x: Tensor, parts: int, weights: Weights) -> tuple[Tensor, ...]:
+def split_heads(x: Tensor, parts: int, weights: Weights) -> tuple[Tensor, ...]:
     """Split a product [B, T, parts * H * E] into `parts` tensors [B, H, T, E]."""
     split = x.view(*x.shape[:-1], parts, weights.heads, -1)
     return split.permute(-3, 0, -2, 1, -1).unbind()
 
 
-def merged(x: Tensor) -> Tensor:
+def merge_heads(x: Tensor) -> Tensor:
     """Merge the heads: reshape [B, H, T, E] to [B, T, HE]."""
     return x.transpose(-2, -3).flatten(-2)
 
@@ -280,7 +280,7 @@ def feed_forward(
     x: Tensor, layer: FeedForwardWeights, weights: Weights, drop: Dropout = NO_DROPOUT
 ) -> Tensor:
     """Return x plus the result of the feed-forward layer."""
-    wide, scale = drop.rectified(F.linear(normed(x, layer.norm_D, weights), layer.into_FD))
+    wide, scale = drop.relu(F.linear(rms_norm(x, layer.norm_D, weights), layer.into_FD))
     return x + drop(F.linear(wide, layer.out_DF * scale))
 
 
@@ -333,9 +333,9 @@ def encode_embedded(
         bias = bias.masked_fill(ahead_SS, -torch.inf)
     for layer in weights.encoder:
         own = layer.own
-        into = F.linear(normed(x, own.norm_D, weights), own.into)
-        query, key, value = heads_of(into, 3, weights)
-        mixed = merged(attend(query, key, value, bias, drop))
+        into = F.linear(rms_norm(x, own.norm_D, weights), own.into)
+        query, key, value = split_heads(into, 3, weights)
+        mixed = merge_heads(attend(query, key, value, bias, drop))
         x = x + drop(F.linear(mixed, own.out))
         x = feed_forward(x, layer.wide, weights, drop)
     return drop(F.rms_norm(x, x.shape[-1:], weights.encoder_norm_D, weights.epsilon)), padding
@@ -343,7 +343,7 @@ def encode_embedded(
 
 def memory(weights: Weights, encoded_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return the source's keys and values [B, H, S, E] for each decoder layer."""
-    parts = heads_of(
+    parts = split_heads(
         F.linear(encoded_BSD.to(weights.dtype), weights.memory), 2 * len(weights.decoder), weights
     )
     return list(zip(parts[::2], parts[1::2], strict=True))
@@ -371,13 +371,15 @@ def decode_blocks(
     for layer, (key, value) in zip(weights.decoder, sources, strict=True):
         own, cross = layer.own, layer.cross
         assert cross is not None
-        into = F.linear(normed(x, own.norm_D, weights), own.into)
-        mixed = merged(attend(*heads_of(into, 3, weights), bias, drop))
+        into = F.linear(rms_norm(x, own.norm_D, weights), own.into)
+        mixed = merge_heads(attend(*split_heads(into, 3, weights), bias, drop))
         x = x + drop(F.linear(mixed, own.out))
         # All blocks of a row are queries of one attention over the row's source.
-        query = F.linear(normed(x, cross.norm_D, weights), cross.query)
-        (query,) = heads_of(query.view(rows, blocks * levels, -1), 1, weights)
-        mixed = merged(attend(query, key, value, padding, drop)).view(rows * blocks, levels, -1)
+        query = F.linear(rms_norm(x, cross.norm_D, weights), cross.query)
+        (query,) = split_heads(query.view(rows, blocks * levels, -1), 1, weights)
+        mixed = merge_heads(attend(query, key, value, padding, drop)).view(
+            rows * blocks, levels, -1
+        )
         x = x + drop(F.linear(mixed, cross.out))
         x = feed_forward(x, layer.wide, weights, drop)
     return logits(weights, x, drop).view(rows, blocks, levels, -1)
@@ -385,5 +387,5 @@ def decode_blocks(
 
 def logits(weights: Weights, state: Tensor, drop: Dropout = NO_DROPOUT) -> Tensor:
     """Return logits [..., V], float32 or wider, of the decoder's last states [..., D]."""
-    last = drop(normed(state, weights.decoder_norm_D, weights))
+    last = drop(rms_norm(state, weights.decoder_norm_D, weights))
     return _wide(F.linear(last, weights.head_VD))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from macrec.core.errors import check
-from macrec.generator.hidden import Hidden, by_user, wholly
+from macrec.generator.hidden import HiddenNodes, find_full_parents, group_by_user
 from macrec.generator.sorted_codes import sorted_rows
 from macrec.generator.tokens import PAD
 
@@ -106,7 +106,7 @@ class Trie:
         """Total size of the arrays in bytes."""
         return sum(array.nbytes for array in self._arrays().values())
 
-    def restricted(self, allowed_N: npt.NDArray[np.bool_]) -> "Trie":
+    def restrict(self, allowed_N: npt.NDArray[np.bool_]) -> "Trie":
         """Return the trie of the allowed items only; item indices do not change.
 
         This does not need a sort.
@@ -173,7 +173,7 @@ class Trie:
             self._most[depth, nodes] = int(most)
         return self._most[depth, nodes]
 
-    def hidden(self, user_P: IntegerArray, item_P: IntegerArray, users: int) -> Hidden:
+    def hidden(self, user_P: IntegerArray, item_P: IntegerArray, users: int) -> HiddenNodes:
         """Return the nodes to hide: a user's pairs contain all items below them.
 
         A leaf with one item from the user's pairs and another item is not hidden.
@@ -181,18 +181,18 @@ class Trie:
         items = len(self.leaf_of_item_N)
         user, item = np.divmod(np.unique(user_P.astype(np.int64) * items + item_P), items)
         leaf = self.leaf_of_item_N[item]
-        user, node = wholly(user[leaf >= 0], leaf[leaf >= 0], self.first_item)
+        user, node = find_full_parents(user[leaf >= 0], leaf[leaf >= 0], self.first_item)
         node += self.depth_start[-2]
         node_LBH: list[torch.Tensor] = []
         for depth in reversed(range(self.levels)):
-            node_BH = by_user(user, node, users, padding=self.depth_start[-1])
+            node_BH = group_by_user(user, node, users, padding=self.depth_start[-1])
             node_LBH.insert(0, torch.from_numpy(node_BH).to(self.token.device))
             here, below = self.depth_start[depth : depth + 2]
             bounds = self._first_child[here : below + 1]
             parent = np.searchsorted(bounds, node, side="right") - 1
-            user, node = wholly(user, parent, bounds)
+            user, node = find_full_parents(user, parent, bounds)
             node += here
-        return Hidden(tuple(node_LBH))
+        return HiddenNodes(tuple(node_LBH))
 
     @cached_property
     def _first_child(self) -> Int32Array:

@@ -46,7 +46,7 @@ class Candidates(NamedTuple):
             share_P=self.share_P[kept_P],
         )
 
-    def searched(self) -> "Candidates":
+    def from_search(self) -> "Candidates":
         """Return the candidates that a beam search found."""
         return self.where(self.found_P["text"] | self.found_P["image"])
 
@@ -76,7 +76,7 @@ class Pairs(NamedTuple):
     beam_P: IntArray
 
 
-def items_of(trie: Trie, leaf_BW: IntArray) -> Pairs:
+def items_of_leaves(trie: Trie, leaf_BW: IntArray) -> Pairs:
     """Return every item of every leaf; leaf -1 has no items."""
     user_F, beam_F = np.nonzero(leaf_BW >= 0)
     first_F = trie.first_item[leaf_BW[user_F, beam_F]]
@@ -109,7 +109,7 @@ def candidates_by_shares(
     items = max(len(scorer.trie.leaf_of_item_N) for scorer in scorers.values())
     keys = []
     for modality, (leaf_BW, _) in searches.items():
-        pairs = items_of(scorers[modality].trie, leaf_BW)
+        pairs = items_of_leaves(scorers[modality].trie, leaf_BW)
         keys.append(pairs.user_P * items + pairs.item_P)
     near_keys = [_keys_of_best(shares, beams, items) for shares in by]
     keys += near_keys
@@ -177,7 +177,7 @@ def _leaf_scores(
     return score_P, found_P
 
 
-def joined(parts: Sequence[Candidates], users: int) -> Candidates:
+def join_candidates(parts: Sequence[Candidates], users: int) -> Candidates:
     """Join the candidates of all batches; `user_P` must already number the users of all batches."""
     none = np.zeros(0, np.float32)
     scores_P: dict[Modality, FloatArray] = {}

@@ -38,7 +38,7 @@ class Weights(NamedTuple):
     """v, the weight of the neighbours in the hybrid list, 0..1, 1 excluded."""
 
 
-def listed(candidates: Candidates, modality: Modality, top_k: int) -> Lists:
+def single_modality_list(candidates: Candidates, modality: Modality, top_k: int) -> Lists:
     """Return the list of a single modality: the items that its own search found."""
     found_P = candidates.found_P[modality]
     return top_lists(
@@ -50,7 +50,7 @@ def listed(candidates: Candidates, modality: Modality, top_k: int) -> Lists:
     )
 
 
-def listed_neighbours(candidates: Candidates, top_k: int) -> Lists:
+def neighbour_list(candidates: Candidates, top_k: int) -> Lists:
     """Return the list of the item neighbours alone."""
     near = candidates.where(candidates.share_P > 0)
     return top_lists(near.user_P, near.item_P, near.share_P, near.users, top_k)
@@ -67,7 +67,7 @@ def _log_mass(
         return top_U + np.log(mass_U)
 
 
-def _stood_in(candidates: Candidates) -> tuple[npt.NDArray[np.floating], ...]:
+def _fill_missing_scores(candidates: Candidates) -> tuple[npt.NDArray[np.floating], ...]:
     """Return the text scores and the image scores [P], with estimates for missing modalities.
 
     An estimate keeps the item's share (see the module docstring).
@@ -89,13 +89,13 @@ def _stood_in(candidates: Candidates) -> tuple[npt.NDArray[np.floating], ...]:
 
 def fuse(candidates: Candidates, text_weight: float, top_k: int) -> Lists:
     """Rank the union of both searches by w log p_text + (1 - w) log p_image."""
-    candidates = candidates.searched()
-    fused_P = _fused(candidates, text_weight)
+    candidates = candidates.from_search()
+    fused_P = _fused_scores(candidates, text_weight)
     return top_lists(candidates.user_P, candidates.item_P, fused_P, candidates.users, top_k)
 
 
-def _fused(candidates: Candidates, text_weight: float) -> npt.NDArray[np.floating]:
-    text_P, image_P = _stood_in(candidates)
+def _fused_scores(candidates: Candidates, text_weight: float) -> npt.NDArray[np.floating]:
+    text_P, image_P = _fill_missing_scores(candidates)
     return text_weight * text_P + (1 - text_weight) * image_P
 
 
@@ -105,7 +105,7 @@ def fuse_with_neighbours(candidates: Candidates, weights: Weights, top_k: int) -
     Here p is the fused score as a probability among the user's candidates, and q is the
     neighbours' share.
     """
-    fused_P = _fused(candidates, weights.text)
+    fused_P = _fused_scores(candidates, weights.text)
     mass_U = _log_mass(fused_P, candidates.user_P, candidates.users)
     probability_P = np.exp(fused_P - mass_U[candidates.user_P])
     mixed_P = (1 - weights.neighbours) * probability_P + weights.neighbours * candidates.share_P
@@ -127,9 +127,10 @@ def fuse_reciprocal(candidates: Candidates, constant: float, top_k: int) -> List
     1 and refer to the union of both searches, where every item has a score under both modalities.
     Tied items share the mean of the reciprocals of their ranks.
     """
-    candidates = candidates.searched()
+    candidates = candidates.from_search()
     fused_P = sum(
-        _reciprocal_ranks(score_P, candidates.user_P, constant) for score_P in _stood_in(candidates)
+        _reciprocal_ranks(score_P, candidates.user_P, constant)
+        for score_P in _fill_missing_scores(candidates)
     )
     return top_lists(
         candidates.user_P, candidates.item_P, np.asarray(fused_P), candidates.users, top_k
@@ -162,7 +163,7 @@ def fuse_published(candidates: Candidates, levels: int, top_k: int) -> Lists:
     per token of an item in the two lists. Its score is (a + b) / 2 + 1 if both lists contain it,
     otherwise a or b alone.
     """
-    candidates = candidates.searched()
+    candidates = candidates.from_search()
     mean_P = {m: candidates.scores_P[m] / levels for m in MODALITIES}
     text_found_P, image_found_P = candidates.found_P["text"], candidates.found_P["image"]
     alone_P = np.where(text_found_P, mean_P["text"], mean_P["image"])

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from macrec.compute.device import Precision, choose_device
+from macrec.compute.device import choose_device
 from macrec.core.artifact import Artifact
 from macrec.core.errors import check
 from macrec.data.columns import codes_matrix
@@ -12,6 +12,7 @@ from macrec.generator.model import Recommender, load_recommender
 from macrec.generator.tokens import MODALITIES
 from macrec.ranking.neighbours import AnyNeighbours
 from macrec.ranking.ranker import Ranker
+from macrec.ranking.ranking_options import RankingOptions
 
 
 def open_recommender(recommender: Artifact, semantic_ids: Artifact) -> Recommender:
@@ -35,13 +36,11 @@ def open_recommender(recommender: Artifact, semantic_ids: Artifact) -> Recommend
 
 def open_ranker(
     recommender: Recommender,
+    options: RankingOptions,
     *,
     device: str,
     batch_size: int,
     threads: int,
-    renormalise: bool,
-    drop_seen: bool,
-    precision: Precision,
     allowed_N: npt.NDArray[np.bool_] | None = None,
     neighbours: AnyNeighbours | None = None,
 ) -> Ranker:
@@ -49,12 +48,10 @@ def open_ranker(
 
     Args:
         recommender: the trained recommender.
+        options: how lists are made; the weights are applied later (`macrec.ranking.fusion`).
         device: cpu, cuda or auto.
         batch_size: users decoded together; 0 means 64 on a CPU and 512 on a GPU.
         threads: CPU threads; 0 leaves the number unchanged.
-        renormalise: see `Ranker`.
-        drop_seen: see `Ranker`.
-        precision: see `Ranker`.
         allowed_N: bool [N], the items that may be listed; None for all.
         neighbours: see `Ranker`.
     """
@@ -66,9 +63,9 @@ def open_ranker(
         recommender,
         device=chosen,
         batch_size=batch_size or (64 if chosen.type == "cpu" else 512),
-        renormalise=renormalise,
-        drop_seen=drop_seen,
-        precision=precision,
+        renormalise=options.renormalise,
+        drop_seen=options.drop_seen,
+        precision=options.precision,
         allowed_N=allowed_N,
         neighbours=neighbours,
     )

@@ -77,14 +77,14 @@ class Counts(NamedTuple):
     """c(i): how often i occurs."""
 
     @classmethod
-    def of(cls, histories: Sequences, items: int) -> "Counts":
+    def from_histories(cls, histories: Sequences, items: int) -> "Counts":
         """Count how often i and j occurred near each other, in all histories."""
         upper_NN = count_neighbours(histories, items, WINDOW)
         # Keep the parts separate: a matrix of their sum would make up half of the memory in use.
         return cls((upper_NN, upper_NN.T.tocsr()), np.bincount(histories.items, minlength=items))
 
     @classmethod
-    def of_successors(cls, histories: Sequences, items: int) -> "Counts":
+    def from_successors(cls, histories: Sequences, items: int) -> "Counts":
         """Count how often j came soon after i, in all histories."""
         after_NN = count_successors(histories, items, WINDOW)
         return cls((after_NN,), np.bincount(histories.items, minlength=items))
@@ -98,7 +98,7 @@ class Neighbours:
         self.similar_NN, self.decay = similar_NN, decay
 
     @classmethod
-    def counted(
+    def from_counts(
         cls,
         counts: Counts,
         asymmetry: float,

@@ -26,8 +26,14 @@ from macrec.generator.tokens import (
     source_lengths,
 )
 from macrec.generator.trie import Trie
-from macrec.ranking.candidates import Candidates, CodeScorer, candidates_by_shares, items_of, joined
-from macrec.ranking.fusion import fuse, listed
+from macrec.ranking.candidates import (
+    Candidates,
+    CodeScorer,
+    candidates_by_shares,
+    items_of_leaves,
+    join_candidates,
+)
+from macrec.ranking.fusion import fuse, single_modality_list
 from macrec.ranking.lists import Lists, top_lists
 from macrec.ranking.neighbours import AnyNeighbours, Shares
 
@@ -100,7 +106,7 @@ class Ranker:
         }
         if allowed_N is not None:
             assert allowed_N.shape == (len(recommender.text_codes_NL),)
-            self.tries = {m: trie.restricted(allowed_N) for m, trie in self.tries.items()}
+            self.tries = {m: trie.restrict(allowed_N) for m, trie in self.tries.items()}
         self.neighbours = neighbours
         self._listable_N = np.any([t.leaf_of_item_N >= 0 for t in self.tries.values()], axis=0)
 
@@ -138,7 +144,7 @@ class Ranker:
                 several.append(unseen._replace(user_P=batch.users_B[unseen.user_P]))
             if progress:
                 progress.advance(len(batch.users_B))
-        return [joined(several, len(histories)) for several in parts]
+        return [join_candidates(several, len(histories)) for several in parts]
 
     def search(
         self,
@@ -152,7 +158,7 @@ class Ranker:
         users, items, scores = [], [], []
         for batch in self._batches(histories, (modality,), beams):
             leaf_BW, score_BW = batch.scorers[modality].search(beams)
-            pair = items_of(self.tries[modality], leaf_BW)
+            pair = items_of_leaves(self.tries[modality], leaf_BW)
             kept_P = batch.unseen(pair.user_P, pair.item_P)
             user_P, beam_P = pair.user_P[kept_P], pair.beam_P[kept_P]
             users.append(batch.users_B[user_P])
@@ -281,5 +287,5 @@ def rank_users(
         candidates = ranker.candidates(histories, beams, progress)
     finally:
         recommender.model.train(training)
-    text, image = (listed(candidates, modality, top_k) for modality in MODALITIES)
+    text, image = (single_modality_list(candidates, modality, top_k) for modality in MODALITIES)
     return RankedLists(*text, *image, *fuse(candidates, fusion_weight, top_k))

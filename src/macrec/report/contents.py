@@ -1,16 +1,23 @@
 """The contents of a run report, as frozen dataclasses that the evaluate stage fills.
 
 Every text is shown as text, whatever it contains. A missing number is None. None, NaN and
-infinities are shown as an en dash. This module reads no clock and no files.
+infinities are shown as an en dash. Shares are between 0 and 1.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
+
+import numpy as np
+
+from macrec.report import numbers
+from macrec.tokenizer.measures import LevelUsage, level_usage
 
 Role = Literal["baseline", "text", "image", "fused", "other"]
 """Determines the colour; each modality has one colour throughout the report."""
+
+Modality = Literal["text", "image"]
 
 ProposedBy = Literal["text", "image", "both", "neighbours"]
 
@@ -36,16 +43,29 @@ class Score:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def has_interval(self) -> bool:
+        """Whether there is an interval; it has no width if all users have the same score."""
+        return numbers.usable(self.low) and numbers.usable(self.high) and self.low != self.high
+
+
+NO_SCORE = Score(value=None)
+
+
+def score_of(scores: Mapping[str, Score], name: str) -> Score:
+    """Return the score of that name, or a score without a value."""
+    return scores.get(name, NO_SCORE)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
     """Measures of the items in the first ten places of all users' lists together."""
 
-    coverage: float | None
-    """Share of the catalogue that is shown to at least one user, 0..1."""
-    gini: float | None
+    coverage: float | None = None
+    """Share of the catalogue that is shown to at least one user."""
+    gini: float | None = None
     """Gini coefficient of how often items are shown: 0 = evenly, near 1 = a few take all places."""
-    novelty: float | None
+    novelty: float | None = None
     """Mean self-information of the shown items, in bits."""
 
 
@@ -59,7 +79,11 @@ class System:
     scores: Mapping[str, Score]
     """Scores by name, such as "HR@10", "NDCG@5", "MRR@20": any of METRICS x CUTOFFS. Missing scores
     are shown as dashes."""
-    shown: Shown | None = None
+    shown: Shown = Shown()
+
+    def score(self, name: str) -> Score:
+        """Return the score of that name, or a score without a value."""
+        return score_of(self.scores, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +134,7 @@ class Panel:
 class CodebookLevel:
     """How often each code of one level was assigned."""
 
-    modality: Literal["text", "image"]
+    modality: Modality
     level: int
     """Level from 0, the coarsest."""
     counts: tuple[int, ...]
@@ -126,46 +150,23 @@ class CodebookLevel:
         """Number of codes assigned to at least one item."""
         return sum(count > 0 for count in self.counts)
 
-    @property
-    def utilisation(self) -> float | None:
-        """Share of the codes in use, 0..1."""
-        return self.used / self.size if self.size else None
-
-    @property
-    def perplexity(self) -> float | None:
-        """exp of the entropy of the usage: the effective number of codes."""
-        total = sum(self.counts)
-        if not total:
-            return None
-        shares = [count / total for count in self.counts if count > 0]
-        return math.exp(-sum(share * math.log(share) for share in shares))
-
-    @property
-    def gini(self) -> float | None:
-        """Gini coefficient of the items per code: 0 = even, near 1 = all items have one code."""
-        total = sum(self.counts)
-        if not total:
-            return None
-        ranked = enumerate(sorted(self.counts), 1)
-        return sum((2 * rank - self.size - 1) * n for rank, n in ranked) / (self.size * total)
-
-    @property
-    def largest_share(self) -> float | None:
-        """Share of the items that have the most used code, 0..1."""
-        total = sum(self.counts)
-        return max(self.counts) / total if total else None
+    @cached_property
+    def usage(self) -> LevelUsage:
+        """How evenly the codes are used; all zeros if no code is used."""
+        codes_N = np.repeat(np.arange(self.size), self.counts)
+        return level_usage(codes_N[:, None], self.size)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collisions:
     """Items that shared a code, before and after resolution."""
 
-    modality: Literal["text", "image"]
+    modality: Modality
     rate_before: float | None
-    """Collision rate, 0..1, as defined by the stage that resolves collisions."""
+    """Collision rate, as defined by the stage that resolves collisions."""
     rate_after: float | None
     moved: int | None
-    """Number of items that got another code."""
+    """Number of items that were given another code."""
     group_sizes: Mapping[int, int]
     """{items that share one code (2 or more): number of such groups}, before resolution."""
     moved_by_level: tuple[int, ...] = ()
@@ -179,7 +180,7 @@ class Collisions:
 class IdChurn:
     """Item counts by what happened to their semantic ID since an earlier run."""
 
-    modality: Literal["text", "image"]
+    modality: Modality
     kept: int
     moved: int
     """Items with a different ID than in the earlier run."""
@@ -188,21 +189,27 @@ class IdChurn:
     gone: int
     """Items without an ID in this run."""
 
+    @property
+    def share(self) -> float | None:
+        """Share of moved items among the items of both runs."""
+        both = self.kept + self.moved
+        return self.moved / both if both else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prefix:
     """Measures of the codes up to one level."""
 
     unexplained: float | None = None
-    """Share of the vectors' variance that these codes do not explain, 0..1."""
+    """Share of the vectors' variance that these codes do not explain."""
     recall: float | None = None
-    """Share of an item's nearest neighbours that have the same codes, 0..1."""
+    """Share of an item's nearest neighbours that have the same codes."""
     candidates: float | None = None
-    """Share of all items that have the same codes, 0..1."""
-    lift: Score = Score(value=None)
+    """Share of all items that have the same codes."""
+    lift: Score = NO_SCORE
     """How much more often than by chance consecutive training items have the same codes. `low` and
     `high` are one standard error away."""
-    validation_lift: Score = Score(value=None)
+    validation_lift: Score = NO_SCORE
     """The same for the last training item and the validation item."""
 
 
@@ -210,14 +217,14 @@ class Prefix:
 class Tokenizer:
     """Measures of the codes of one modality."""
 
-    modality: Literal["text", "image"]
+    modality: Modality
     prefixes: tuple[Prefix, ...]
     """One entry per prefix length, from the first code alone to all codes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How well the text codes of one level predict the image codes, 0..1."""
+    """How well the text codes of one level predict the image codes, from 0 to 1."""
 
     mutual: float | None
     """Normalised mutual information."""
@@ -257,6 +264,16 @@ class Example:
     target: Item | None = None
     """The held-out test item."""
 
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Items of the history and of the recommendations."""
+        return (*self.history, *(r.item for r in self.recommended))
+
+    @property
+    def hit_rank(self) -> int | None:
+        """Rank of the test item from 1, or None if it is not recommended."""
+        return next((rank for rank, r in enumerate(self.recommended, 1) if r.hit), None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactDigest:
@@ -265,14 +282,6 @@ class ArtifactDigest:
     name: str
     digest: str
     rows: int | None = None
-
-
-def _no_texts() -> Mapping[str, str]:
-    return {}
-
-
-def _no_seconds() -> Mapping[str, float]:
-    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,10 +314,10 @@ class Report:
     fusion_panels: tuple[Panel, ...] = ()
     """Validation score by each fusion weight."""
     examples: tuple[Example, ...] = ()
-    parameters: Mapping[str, str] = field(default_factory=_no_texts)
+    parameters: Mapping[str, str] = field(default_factory=dict[str, str])
     """Values by name, such as {"train.epochs": "40"}; the text before the first dot groups them."""
     artifacts: tuple[ArtifactDigest, ...] = ()
-    stage_seconds: Mapping[str, float] = field(default_factory=_no_seconds)
+    stage_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """Seconds by stage, in the order of the DAG."""
     notes: tuple[str, ...] = ()
     """Important sentences, shown under the headline."""

@@ -31,14 +31,14 @@ def assign(distance_RM: Floats, group_R: Ints, room_GM: Ints) -> Ints:
     """
     distance_RM = np.where(room_GM[group_R] > 0, distance_RM, np.inf)
     choice_R = distance_RM.argmin(1)
-    for group, rows in _contested(group_R, choice_R, room_GM):
+    for group, rows in _find_contested(group_R, choice_R, room_GM):
         small = len(rows) <= LEAST_TOTAL_ITEMS
         settle = least_total if small else smallest_first
         choice_R[rows] = settle(distance_RM[rows], room_GM[group])
     return choice_R
 
 
-def _contested(group_R: Ints, choice_R: Ints, room_GM: Ints) -> list[tuple[int, Ints]]:
+def _find_contested(group_R: Ints, choice_R: Ints, room_GM: Ints) -> list[tuple[int, Ints]]:
     """Return the groups in which some codeword is nearest to more items than it has room for."""
     groups, size = room_GM.shape
     wanted_GM = np.bincount(group_R * size + choice_R, minlength=groups * size)

@@ -12,7 +12,7 @@ from macrec.core.artifact import Artifact
 from macrec.core.errors import check
 from macrec.data.columns import codes_matrix
 from macrec.tokenizer.measures import has_codes
-from macrec.tokenizer.renewal import rows_before
+from macrec.tokenizer.renewal import find_previous_rows
 
 
 class Churn(NamedTuple):
@@ -48,7 +48,7 @@ def compare(earlier: Artifact, later: Artifact) -> dict[str, Churn]:
     ids, earlier_ids = (
         artifact.table(["item_id"]).column(0).combine_chunks() for artifact in (later, earlier)
     )
-    return dict(_by_modality(earlier, later, rows_before(ids, earlier_ids)))
+    return dict(_by_modality(earlier, later, find_previous_rows(ids, earlier_ids)))
 
 
 def _by_modality(

@@ -19,7 +19,7 @@ BLOCK_CELLS = 1 << 21  # rows x M distances in memory at once: 16 MiB, whatever 
 CACHE_CELLS = 1 << 15  # rows x M or rows x D processed at once: 256 KiB, to fit the CPU cache
 
 
-class Resolved(NamedTuple):
+class Resolution(NamedTuple):
     """Unique codes, and how they differ from the original codes."""
 
     codes: NDArray[np.int32]
@@ -36,7 +36,7 @@ def resolve_collisions(
     codebooks_LMD: NDArray[np.floating],
     item_ids: Sequence[str],
     fixed_N: NDArray[np.bool_] | None = None,
-) -> Resolved:
+) -> Resolution:
     """Make the codes unique while moving items as little as possible (MACRec, section 4).
 
     Of the items that share a code, the one closest to its codeword keeps it. Ties are broken by
@@ -74,7 +74,7 @@ def resolve_collisions(
         resolved_NL[rows_R] = resolver.settle_all(fixed_N[rows_R])
     assert collision_rate(resolved_NL) == 0, "codes are not unique"
     assert (resolved_NL[fixed_N] == codes_NL[fixed_N]).all(), "a fixed item was moved"
-    return compared(codes_NL, resolved_NL, codebooks_LMD)
+    return describe_changes(codes_NL, resolved_NL, codebooks_LMD)
 
 
 def moved_level(before_NL: NDArray[np.integer], after_NL: NDArray[np.integer]) -> NDArray[np.int8]:
@@ -85,17 +85,19 @@ def moved_level(before_NL: NDArray[np.integer], after_NL: NDArray[np.integer]) -
     return np.where(changed_NL.any(1), changed_NL.argmax(1), -1).astype(np.int8)
 
 
-def compared(
+def describe_changes(
     before_NL: NDArray[np.integer], after_NL: NDArray[np.int32], codebooks_LMD: NDArray[np.floating]
-) -> Resolved:
+) -> Resolution:
     """Describe how unique codes differ from the codes before."""
     moved_N = moved_level(before_NL, after_NL)
     displacement_N = np.zeros(len(after_NL), np.float32)
     moved = np.flatnonzero(moved_N >= 0)
     for rows in _chunks(moved, codebooks_LMD.shape[2]):
-        shift_RD = decoded(after_NL[rows], codebooks_LMD) - decoded(before_NL[rows], codebooks_LMD)
+        shift_RD = sum_codewords(after_NL[rows], codebooks_LMD) - sum_codewords(
+            before_NL[rows], codebooks_LMD
+        )
         displacement_N[rows] = np.sqrt((shift_RD**2).sum(1))
-    return Resolved(after_NL, moved_N, displacement_N)
+    return Resolution(after_NL, moved_N, displacement_N)
 
 
 def _check(
@@ -224,7 +226,7 @@ class _Resolver:
 
     def _residual(self, rows: Ints, level: int) -> Floats:
         """Return the residual of each latent after the codewords above `level`, [R, D]."""
-        decoded_RD = decoded(self.codes_RL[rows, :level], self.codebooks_LMD)
+        decoded_RD = sum_codewords(self.codes_RL[rows, :level], self.codebooks_LMD)
         return self.latents_ND[self.items_R[rows]] - decoded_RD
 
 
@@ -241,7 +243,7 @@ def _keys(codes_RL: NDArray[np.integer], size: int) -> Ints:
     return keys_R
 
 
-def decoded(codes_RL: NDArray[np.integer], codebooks_LMD: NDArray[np.floating]) -> Floats:
+def sum_codewords(codes_RL: NDArray[np.integer], codebooks_LMD: NDArray[np.floating]) -> Floats:
     """Return the sum of the codewords of each row, [R, D]."""
     decoded_RD = np.zeros((len(codes_RL), codebooks_LMD.shape[2]))
     for codes_R, codebook_MD in zip(codes_RL.T, codebooks_LMD, strict=False):

@@ -14,7 +14,7 @@ from macrec.core.artifact import Artifact, DatasetOutput
 from macrec.core.errors import check
 from macrec.core.progress import Progress
 from macrec.data import schema
-from macrec.data.centring import subtracted, trained_on
+from macrec.data.centring import read_mean, read_quantizer_means
 from macrec.data.columns import codes_column, codes_matrix, vector_column
 from macrec.data.vectors import ItemVectors, Rows, ScratchMatrix, read_vectors
 from macrec.tokenizer.item_vectors_from_histories import load_histories
@@ -35,7 +35,7 @@ class Version(NamedTuple):
     """The semantic IDs; equal to `nearest_NL` until IDs are assigned."""
 
 
-def scratch(rows: int, dim: int) -> "np.ndarray | ScratchMatrix":
+def allocate_matrix(rows: int, dim: int) -> "np.ndarray | ScratchMatrix":
     """Return a float32 matrix [rows, dim] of zeros; above 1 GiB it is stored on disk."""
     if rows * dim * 4 > IN_MEMORY_BYTES:
         return ScratchMatrix(rows, dim)
@@ -65,9 +65,9 @@ def encode(
         name: _vectors(name, embeddings[name], dim - joined, count)
         for name, dim in model.spec.dims.items()
     }
-    means = trained_on(quantizer)
-    shifts = {name: subtracted(embeddings[name]) - means[name] for name in vectors}
-    latents = {n: scratch(count, model.modality(n).latent_dim) for n in vectors}
+    means = read_quantizer_means(quantizer)
+    shifts = {name: read_mean(embeddings[name]) - means[name] for name in vectors}
+    latents = {n: allocate_matrix(count, model.modality(n).latent_dim) for n in vectors}
     codes = {n: np.full((count, model.spec.levels), -1, np.int32) for n in vectors}
     with Progress("encode items", count, "items") as progress:
         for start in range(0, count, CHUNK):
@@ -111,7 +111,7 @@ def _vectors(name: str, artifact: Artifact, dim: int, items: int) -> ItemVectors
     return vectors
 
 
-def previous(
+def read_previous(
     model: CrossModalQuantizer, latents: Artifact, semantic_ids: Artifact
 ) -> dict[str, Version]:
     """Return the previous version, in every modality of the quantizer.

@@ -49,7 +49,7 @@ class Scale(NamedTuple):
     """Root mean square length after the mean is subtracted."""
 
 
-class Foreteller(NamedTuple):
+class HistoryPredictor(NamedTuple):
     """Ridge regression from an item's content vectors to its history vector."""
 
     scales: dict[str, Scale]
@@ -66,7 +66,7 @@ class Histories(NamedTuple):
 
     weight: float
     """Length of a history vector; a content vector has length 1 on average."""
-    foretell: Foreteller
+    predictor: HistoryPredictor
     item_ids: pa.Array
     """Ids of the items that occur in histories."""
     vector_KH: Floats
@@ -85,7 +85,7 @@ class Histories(NamedTuple):
         known_N = np.asarray(pc.index_in(item_ids, value_set=self.item_ids).fill_null(-1))
         vector_NH = np.empty((len(item_ids), self.dim), np.float32)
         for rows_B in _chunks(np.flatnonzero(known_N < 0)):
-            vector_NH[rows_B] = _unit(self.foretell(content, rows_B))
+            vector_NH[rows_B] = _unit(self.predictor(content, rows_B))
         vector_NH[known_N >= 0] = self.vector_KH[known_N[known_N >= 0]]
         return vector_NH
 
@@ -97,7 +97,7 @@ class Histories(NamedTuple):
         history_NH = self.vectors(content, item_ids) * np.float32(self.weight)
         joined: dict[str, ItemVectors] = {}
         for name, (matrix_NE, present_N) in content.items():
-            rows = JoinedRows(matrix_NE, 1 / self.foretell.scales[name].length, history_NH)
+            rows = JoinedRows(matrix_NE, 1 / self.predictor.scales[name].length, history_NH)
             in_memory = isinstance(matrix_NE, np.ndarray)
             joined[name] = ItemVectors(rows[:] if in_memory else rows, present_N)
         return joined
@@ -110,10 +110,10 @@ class Histories(NamedTuple):
         pq.write_table(pa.table({"item_id": self.item_ids, "vector": vectors}), folder / VECTORS)
         tensors: dict[str, np.ndarray] = {
             "weight": np.array([self.weight]),
-            "coefficient": np.ascontiguousarray(self.foretell.coefficient_CH),
-            "intercept": self.foretell.intercept_H,
+            "coefficient": np.ascontiguousarray(self.predictor.coefficient_CH),
+            "intercept": self.predictor.intercept_H,
         }
-        for name, (mean_E, length) in self.foretell.scales.items():
+        for name, (mean_E, length) in self.predictor.scales.items():
             tensors |= {f"mean.{name}": mean_E, f"length.{name}": np.array([length])}
         save_file(tensors, folder / MAP)
 
@@ -141,11 +141,11 @@ def load_histories(quantizer: Artifact) -> Histories | None:
             if f"mean.{name}" in tensors
         }
         intercept_H = tensors["intercept"]
-        foretell = Foreteller(scales, tensors["coefficient"], intercept_H)
+        predictor = HistoryPredictor(scales, tensors["coefficient"], intercept_H)
         flat = table.column("vector").combine_chunks().flatten().to_numpy()
         vector_KH = flat.reshape(-1, len(intercept_H))
         item_ids = table.column("item_id").combine_chunks()
-        return Histories(float(tensors["weight"][0]), foretell, item_ids, vector_KH)
+        return Histories(float(tensors["weight"][0]), predictor, item_ids, vector_KH)
     except (OSError, ValueError, LookupError, pa.ArrowException, SafetensorError) as error:
         raise UserError(
             f"{quantizer.path}: its histories cannot be read ({error}); run the quantize stage "
@@ -153,7 +153,7 @@ def load_histories(quantizer: Artifact) -> Histories | None:
         ) from error
 
 
-def items_met(quantizer: Artifact) -> int:
+def count_items_in_histories(quantizer: Artifact) -> int:
     """Return how many items have their own history vector in a quantizer's folder."""
     if not quantizer.has(VECTORS):
         return 0
@@ -181,15 +181,17 @@ def fit_histories(content: Content, embeddings: Artifact, weight: float) -> Hist
     ridge = Ridge(RIDGE).fit(_features(content, scales, fitted_K), own.matrix_NE[fitted_K])
     # With a single target component, scikit-learn returns the coefficients as a vector.
     coefficient_CH = np.atleast_2d(ridge.coef_).T.astype(np.float32)
-    foretell = Foreteller(scales, coefficient_CH, np.atleast_1d(ridge.intercept_).astype("f4"))
+    predictor = HistoryPredictor(
+        scales, coefficient_CH, np.atleast_1d(ridge.intercept_).astype("f4")
+    )
     vector_KH = own.matrix_NE[rows_K]
     met_K = columns["met"].to_numpy()[rows_K]
     for place_B in _chunks(np.arange(len(rows_K))):
         share_B1 = (met_K[place_B] / (met_K[place_B] + TRUST))[:, None]
-        foretold_BH = foretell(content, rows_K[place_B])
+        foretold_BH = predictor(content, rows_K[place_B])
         vector_KH[place_B] = _unit(share_B1 * vector_KH[place_B] + (1 - share_B1) * foretold_BH)
     item_ids = columns["item_id"].combine_chunks().take(pa.array(rows_K))
-    return Histories(weight, foretell, item_ids, vector_KH)
+    return Histories(weight, predictor, item_ids, vector_KH)
 
 
 def _scale(name: str, vectors: ItemVectors) -> Scale:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from macrec.core.errors import UserError, check
 from macrec.tokenizer.residual_quantization import (
     Choose,
-    Quantized,
-    among,
+    Quantization,
+    choose_among_present,
     nearest,
     residual_quantize,
     shared_codes,
@@ -64,7 +64,7 @@ class QuantizerSpec:
         return {name: dim for name, dim in dims.items() if dim}
 
 
-class Encoded(NamedTuple):
+class Encoding(NamedTuple):
     """Latents (float32) and codes (int64) of all rows, on the model's device."""
 
     latents_ND: Tensor
@@ -111,7 +111,7 @@ class ModalityQuantizer(nn.Module):
         """Return the encoder's input, float32; it is also the target of the reconstruction."""
         return (embedding_BE.to(self.mean_E.device, self.mean_E.dtype) - self.mean_E) / self.scale
 
-    def quantize(self, latent_BD: Tensor, **options: Any) -> Quantized:
+    def quantize(self, latent_BD: Tensor, **options: Any) -> Quantization:
         """Call `residual_quantize` with this modality's codebooks."""
         return residual_quantize(latent_BD, list(self.codebooks), **options)
 
@@ -144,7 +144,7 @@ class CrossModalQuantizer(nn.Module):
         choose: Choose = nearest,
         *,
         live: bool = True,
-    ) -> dict[str, Quantized]:
+    ) -> dict[str, Quantization]:
         """Quantize all modalities of a batch; `present` [B] marks the rows that have a modality."""
         given: Tensor | None = None
         if shared := self.spec.shared_levels:
@@ -152,7 +152,10 @@ class CrossModalQuantizer(nn.Module):
             given = shared_codes(latents, books, present, shared, choose)
         return {
             name: part.quantize(
-                latents[name], choose=among(present[name], choose), given_BS=given, live=live
+                latents[name],
+                choose=choose_among_present(present[name], choose),
+                given_BS=given,
+                live=live,
             )
             for name, part in self.parts().items()
         }
@@ -163,7 +166,7 @@ class CrossModalQuantizer(nn.Module):
         embeddings: Mapping[str, Tensor],
         present: Mapping[str, Tensor],
         rows: int = ROWS,
-    ) -> Iterator[dict[str, Encoded]]:
+    ) -> Iterator[dict[str, Encoding]]:
         """Yield latents and codes of raw embeddings, chunk by chunk.
 
         The embeddings may be on another device. The codes of an item depend only on the item. Rows
@@ -179,15 +182,15 @@ class CrossModalQuantizer(nn.Module):
                 normalized_BE = part.normalize(embeddings[name][start : start + rows])
                 latents[name] = part.encoder(normalized_BE.where(here[name][:, None], 0.0))
             quantized = self.quantize(latents, here)
-            yield {name: Encoded(latents[name], quantized[name].codes_BL) for name in latents}
+            yield {name: Encoding(latents[name], quantized[name].codes_BL) for name in latents}
 
     def encode(
         self, embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor], rows: int = ROWS
-    ) -> dict[str, Encoded]:
+    ) -> dict[str, Encoding]:
         """Return the latents and codes of `encode_chunks`, concatenated."""
         chunks = list(self.encode_chunks(embeddings, present, rows))
         return {
-            name: Encoded(
+            name: Encoding(
                 torch.cat([chunk[name].latents_ND for chunk in chunks]),
                 torch.cat([chunk[name].codes_NL for chunk in chunks]),
             )

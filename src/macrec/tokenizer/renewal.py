@@ -13,7 +13,7 @@ import pyarrow.compute
 from macrec.core.errors import check
 from macrec.data.vectors import Rows
 from macrec.tokenizer.collisions import resolve_collisions
-from macrec.tokenizer.frozen_codes import CHUNK, Version, scratch
+from macrec.tokenizer.frozen_codes import CHUNK, Version, allocate_matrix
 from macrec.tokenizer.measures import has_codes
 
 TOLERANCE = 0.05
@@ -23,7 +23,7 @@ MAX_CHANGED = 0.5
 pc: Any = pyarrow.compute  # its functions are created at import, so type checkers cannot see them
 
 
-class Settled(NamedTuple):
+class IdDecision(NamedTuple):
     """The latents and nearest codes for the next version's IDs, and which items keep their ID."""
 
     latents_ND: Rows
@@ -38,7 +38,7 @@ class Settled(NamedTuple):
     """Items of `both_N` that keep their ID."""
 
 
-class Renewed(NamedTuple):
+class VersionUpdate(NamedTuple):
     """One modality of the next version, and what happened to its items."""
 
     version: Version
@@ -54,15 +54,15 @@ class Renewed(NamedTuple):
     """Items that got a new ID other than the nearest one, because the nearest was taken."""
 
 
-def rows_before(item_ids: pa.Array, previous_ids: pa.Array) -> np.ndarray:
+def find_previous_rows(item_ids: pa.Array, previous_ids: pa.Array) -> np.ndarray:
     """Return the row of each item in the previous version, -1 for a new item; int64 [N]."""
     rows = pc.index_in(item_ids, value_set=previous_ids).fill_null(-1)
     return np.asarray(rows).astype(np.int64)
 
 
-def settle(
+def decide_ids(
     old: Version, new: Version, row_N: np.ndarray, *, tolerance: float, recode: bool = True
-) -> Settled:
+) -> IdDecision:
     """Decide which items keep their ID.
 
     An item has changed if two conditions hold. Its latent is farther from the previous one than
@@ -94,15 +94,15 @@ def settle(
     nearest_NL = new.nearest_NL.copy()
     settled_N = kept_N & ~(far_N & ~differ_N)
     nearest_NL[settled_N] = old.nearest_NL[row_N[settled_N]]
-    latents_ND = scratch(*new.latents_ND.shape)
+    latents_ND = allocate_matrix(*new.latents_ND.shape)
     for rows in _chunks(np.arange(len(row_N))):
         latents_ND[rows] = new.latents_ND[rows]
     for rows in _chunks(np.flatnonzero(settled_N)):
         latents_ND[rows] = old.latents_ND[row_N[rows]]
-    return Settled(latents_ND, nearest_NL, had_N, both_N, changed_N, kept_N)
+    return IdDecision(latents_ND, nearest_NL, had_N, both_N, changed_N, kept_N)
 
 
-def renew(
+def assign_ids(
     old: Version,
     new: Version,
     row_N: np.ndarray,
@@ -111,7 +111,7 @@ def renew(
     *,
     tolerance: float,
     recode: bool,
-) -> Renewed:
+) -> VersionUpdate:
     """Assign the next version's IDs.
 
     The items that `settle` selects keep their ID. The others get free codes, nearest first.
@@ -125,7 +125,7 @@ def renew(
         tolerance: see `settle`.
         recode: whether changed items get new IDs; otherwise they keep theirs.
     """
-    settled = settle(old, new, row_N, tolerance=tolerance, recode=recode)
+    settled = decide_ids(old, new, row_N, tolerance=tolerance, recode=recode)
     kept_N, both_N = settled.kept_N, settled.both_N
     codes_NL = new.nearest_NL.copy()
     codes_NL[kept_N] = old.codes_NL[row_N[kept_N]]
@@ -135,10 +135,12 @@ def renew(
     same_N[both_N] = (resolved.codes[both_N] == old.codes_NL[row_N[both_N]]).all(1)
     version = Version(settled.latents_ND, settled.nearest_NL, resolved.codes)
     displaced_N = resolved.moved_level >= 0
-    return Renewed(version, settled.had_N, both_N, settled.changed_N, same_N, displaced_N)
+    return VersionUpdate(version, settled.had_N, both_N, settled.changed_N, same_N, displaced_N)
 
 
-def check_changed(found: Mapping[str, Renewed | Settled], most: float, remedy: str) -> None:
+def check_changed(
+    found: Mapping[str, VersionUpdate | IdDecision], most: float, remedy: str
+) -> None:
     """Check that at most a share `most` of the old items has changed.
 
     Raises:

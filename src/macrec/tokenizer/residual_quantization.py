@@ -20,7 +20,7 @@ Choose = Callable[[int, Tensor], Tensor]
 an absent item and must not affect the other rows."""
 
 
-class Quantized(NamedTuple):
+class Quantization(NamedTuple):
     """The result of residual quantization; `residuals[l]` is the input of level l."""
 
     codes_BL: Tensor
@@ -47,7 +47,7 @@ def nearest(level: int, distance_BM: Tensor) -> Tensor:
     return distance_BM.argmin(1)
 
 
-def among(present_B: Tensor, choose: Choose) -> Choose:
+def choose_among_present(present_B: Tensor, choose: Choose) -> Choose:
     """Return `choose` with infinite distances in the rows that are not present."""
     return lambda level, distance_BM: choose(
         level, distance_BM.masked_fill(~present_B[:, None], float("inf"))
@@ -83,7 +83,7 @@ def residual_quantize(
     choose: Choose = nearest,
     given_BS: Tensor | None = None,
     live: bool = True,
-) -> Quantized:
+) -> Quantization:
     """Quantize latents level by level.
 
     Args:
@@ -115,7 +115,7 @@ def residual_quantize(
         if not live:
             residual_BD = residual_BD.detach()
     codeword_sum_BD = torch.stack(codewords).sum(0)
-    return Quantized(torch.stack(codes, 1), residuals, codewords, codeword_sum_BD)
+    return Quantization(torch.stack(codes, 1), residuals, codewords, codeword_sum_BD)
 
 
 @torch.no_grad()
@@ -132,7 +132,9 @@ def shared_codes(
     components, so that a wide space does not outweigh a narrow one. A missing modality is ignored.
     """
     residuals = {name: latent_BD.detach() for name, latent_BD in latents.items()}
-    choose_there = among(torch.stack([present[name] for name in latents]).any(0), choose)
+    choose_there = choose_among_present(
+        torch.stack([present[name] for name in latents]).any(0), choose
+    )
     codes: list[Tensor] = []
     for level in range(levels):
         distances = [
@@ -154,7 +156,7 @@ def straight_through(latent_BD: Tensor, codeword_sum_BD: Tensor) -> Tensor:
     return latent_BD + (codeword_sum_BD - latent_BD).detach()
 
 
-def rotated(latent_BD: Tensor, codeword_sum_BD: Tensor) -> Tensor:
+def rotate_gradient(latent_BD: Tensor, codeword_sum_BD: Tensor) -> Tensor:
     """Return the codeword sum; its gradient reaches the latent rotated and scaled.
 
     This is the rotation trick (arXiv 2410.06424, section 4.2): q = (|q|/|z|) R z. The matrix R

@@ -9,7 +9,7 @@ import uuid
 import pytest
 import torch
 
-from macrec.core import checkpoint
+from macrec.core import sealed_files
 from macrec.core.checkpoint import Checkpoints
 from macrec.core.errors import TryAgain
 from macrec.core.storage import gcs_session, uris
@@ -30,7 +30,7 @@ def names(uri):
 
 
 def steps(uri):
-    return [int(name.split("-")[1]) for name in names(uri) if name.endswith(".json")]
+    return [int(name[5:17]) for name in names(uri) if name.endswith(".json")]
 
 
 def trained(seed, epochs):
@@ -124,7 +124,7 @@ def test_a_damaged_one_is_passed_over(tmp_path, caplog, suffix, content):
     assert found is not None and found.step == 1
     assert found.state["value"].tolist() == [1, 2, 3, 4]
     absent = suffix == ".json" and content is None  # as if the save had been cut short
-    assert ("damaged, passed over" in caplog.text) is not absent
+    assert ("damaged, skipped" in caplog.text) is not absent
     after = Checkpoints(uri)
     after.save(2, state)  # the same bytes again: nothing that is damaged stands in the way
     assert after.latest().step == Checkpoints(uri).latest().step == 2
@@ -136,20 +136,20 @@ def test_a_damaged_one_is_passed_over(tmp_path, caplog, suffix, content):
 def test_it_is_due_by_time(tmp_path):
     now = 100.0
     taking = Checkpoints(str(tmp_path / "c"), every_seconds=60, clock=lambda: now)
-    assert not taking.due()
+    assert not taking.is_due()
     now += 60
-    assert taking.due()
+    assert taking.is_due()
     taking.save(1, {})
-    assert not taking.due()
+    assert not taking.is_due()
 
 
 def test_without_a_place_nothing_is_kept():
     none, before = Checkpoints(), signal.getsignal(signal.SIGTERM)
-    with none.watching():
+    with none.watch_for_sigterm():
         assert signal.getsignal(signal.SIGTERM) is before
     none.save(1, {})
     none.remove()
-    assert none.latest() is None and not none.due()
+    assert none.latest() is None and not none.is_due()
 
 
 def test_sigterm_is_noticed_and_then_ends_the_process(tmp_path):
@@ -157,14 +157,14 @@ def test_sigterm_is_noticed_and_then_ends_the_process(tmp_path):
     before = signal.signal(signal.SIGTERM, lambda *_: seen.append("ended"))
     try:
         taking = Checkpoints(str(tmp_path / "c"), every_seconds=1e9)
-        with pytest.raises(SystemExit) as left, taking.watching():
-            assert not taking.preempted
+        with pytest.raises(SystemExit) as left, taking.watch_for_sigterm():
+            assert not taking.is_preempted
             os.kill(os.getpid(), signal.SIGTERM)
-            assert taking.preempted and taking.due()
+            assert taking.is_preempted and taking.is_due()
             taking.save(1, {})
-            taking.leave()
+            taking.exit_preempted()
         assert left.value.code == 143 and seen == []
-        with Checkpoints(str(tmp_path / "c")).watching():
+        with Checkpoints(str(tmp_path / "c")).watch_for_sigterm():
             os.kill(os.getpid(), signal.SIGTERM)
             assert seen == []
         assert seen == ["ended"]  # nobody acted on it within the block
@@ -177,9 +177,9 @@ def test_a_storage_without_an_answer_does_not_end_the_training(tmp_path, monkeyp
         raise TryAgain("gs://x: no answer from the storage")
 
     taking = Checkpoints(str(tmp_path / "c"))
-    monkeypatch.setattr(taking._storage, "upload", unreachable)
+    monkeypatch.setattr(taking._files.storage, "upload", unreachable)
     taking.save(1, {})
-    assert "checkpoint of step 1 not saved" in caplog.text and not taking.due()
+    assert "checkpoint of step 1 not saved" in caplog.text and not taking.is_due()
 
 
 @pytest.mark.case(5)
@@ -193,7 +193,7 @@ def test_the_manifest_is_written_last(tmp_path, monkeypatch):
 
     for call in ("upload", "create"):
         taking = Checkpoints(uri)
-        monkeypatch.setattr(taking._storage, call, killed)
+        monkeypatch.setattr(taking._files.storage, call, killed)
         with pytest.raises(KeyboardInterrupt):
             taking.save(2, {"value": torch.zeros(2)})
         assert Checkpoints(uri).latest().step == 1
@@ -208,5 +208,5 @@ def test_a_manifest_is_plain_json(tmp_path):
     Checkpoints(str(tmp_path / "c")).save(5, {"curve": {3: (1.5, "x")}})
     path = next((tmp_path / "c").glob("*.json"))
     content = json.loads(path.read_bytes())["content"]
-    assert content["step"] == 5 and content["format"] == checkpoint.FORMAT
+    assert content["step"] == 5 and content["format"] == sealed_files.FORMAT
     assert content["state"] == {"dict": [["curve", {"dict": [[3, [1.5, "x"]]]}]]}

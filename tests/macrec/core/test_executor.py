@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from macrec.core import executor, fingerprint, parameters, stage_command
+from components.stages import EVALUATE
+from macrec.core import executor, fingerprint, settings, stage_command
 from macrec.core.artifact import Artifact, DatasetOutput, HtmlOutput, Source
 from macrec.core.checkpoint import Checkpoints
 from macrec.core.errors import UserError
@@ -83,6 +84,21 @@ def test_the_code_version_follows_imports(toy_stage):
     imported = fingerprint.code_version(toy_stage.STAGE)
     helper.write_text("A = 2\n")
     assert len({before, imported, fingerprint.code_version(toy_stage.STAGE)}) == 3
+
+
+def test_the_templates_of_a_package_are_part_of_its_code(toy_stage):
+    before = fingerprint.code_version(toy_stage.STAGE)
+    folder = Path(toy_stage.code.__file__).with_name("templates")
+    folder.mkdir()
+    (folder / "page.html").write_text("<p>{{ a }}</p>")
+    first = fingerprint.code_version(toy_stage.STAGE)
+    (folder / "page.html").write_text("<b>{{ a }}</b>")
+    assert len({before, first, fingerprint.code_version(toy_stage.STAGE)}) == 3
+
+
+def test_the_templates_of_the_report_are_part_of_evaluate():
+    names = fingerprint.sources(f"{EVALUATE.package}.stage")
+    assert "macrec.report/report.html.jinja" in names and "macrec.report/style.css" in names
 
 
 def test_comments_docstrings_and_layout_are_no_part_of_the_code_version(toy_stage):
@@ -200,14 +216,14 @@ def test_only_a_stage_that_says_so_is_shared_by_processes(
     assert not (tmp_path / "store").exists()
 
 
-def executor_input(numbers_path: Path, root: Path, **values) -> str:
+def executor_input(numbers_path: Path, root: Path, values=None, **chosen) -> str:
     def output(name):
         return {"artifacts": [{"name": name, "uri": str(root / name)}]}
 
     names = ["repeated", "page", "metrics"]
     call = {
         "inputs": {
-            "parameterValues": values,
+            "parameterValues": {"settings": chosen, **(values or {})},
             "artifacts": {"numbers": {"artifacts": [{"name": "n", "uri": str(numbers_path)}]}},
         },
         "outputs": {
@@ -237,7 +253,7 @@ def test_a_new_force_computes_again_and_an_old_one_does_not(toy_stage, numbers, 
     reused: list[bool] = []
     for n, force in enumerate(["", "a", "a", "b", ""]):
         root = tmp_path / f"o{n}"
-        call = executor_input(numbers(5), root, **common, **({"force": force} if force else {}))
+        call = executor_input(numbers(5), root, common, **({"force": force} if force else {}))
         with pytest.raises(SystemExit):
             stage_command.main(toy_stage.STAGE, ["--executor-input", call])
         noted = json.loads((root / TASK).read_text())
@@ -283,14 +299,17 @@ def test_flags_and_exit_codes(toy_stage, numbers, tmp_path):
         command = [sys.executable, "-c", program, *base, *flags]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    good, user, fault = call(), call("--mode", "user_error"), call("--mode", "fail")
+    good, user, fault = call(), call("--set", "mode=user_error"), call("--set", "mode=fail")
     assert (good.returncode, user.returncode, fault.returncode) == (0, 2, 1)
     assert "error: numbers: 1 of 2 is odd" in user.stderr and "Traceback" not in user.stderr
     assert "Traceback" in fault.stderr
-    ended = call("--mode", "terminated")
+    ended = call("--set", "mode=terminated")
     assert ended.returncode == 143 and "Traceback" not in ended.stderr
-    wrong = call("--times", "many")
-    assert wrong.returncode == 2 and "times='many': expected int" in wrong.stderr
+    wrong = call("--set", "times=many")
+    assert wrong.returncode == 2 and "toy: times='many'" in wrong.stderr
+    unknown = call("--set", "time=2")
+    assert unknown.returncode == 2 and "time. Did you mean times?" in unknown.stderr
+    assert call("--set", "times").returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -305,15 +324,15 @@ def test_flags_and_exit_codes(toy_stage, numbers, tmp_path):
     ],
 )
 def test_values_are_read(toy_stage, name, given, value):
-    parameter = next(p for p in parameters.fields(toy_stage.Settings) if p.name == name)
-    assert parameters.parse(parameter, given) == value
+    parameter = next(p for p in settings.fields(toy_stage.Settings) if p.name == name)
+    assert settings.parse(parameter, given) == value
 
 
 @pytest.mark.parametrize(("name", "given"), [("times", "2.5"), ("mode", "other"), ("weights", "a")])
 def test_wrong_values_are_refused(toy_stage, name, given):
-    parameter = next(p for p in parameters.fields(toy_stage.Settings) if p.name == name)
+    parameter = next(p for p in settings.fields(toy_stage.Settings) if p.name == name)
     with pytest.raises(UserError, match=name):
-        parameters.parse(parameter, given)
+        settings.parse(parameter, given)
 
 
 def test_progress_is_rate_limited(caplog, monkeypatch):

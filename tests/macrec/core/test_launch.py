@@ -14,7 +14,7 @@ from components.stages import STAGES, TRAIN
 from macrec.core.artifact import Artifact
 from macrec.core.errors import UserError
 from macrec.core.launch import exit_code, launch
-from macrec.core.stage_command import common
+from macrec.core.stage_command import common_parameters
 from tests.small_generator import catalogue_codes, planted_histories, stage_inputs
 from tests.stage_process import flags as stage_flags
 
@@ -34,7 +34,7 @@ def call(*command, env=ENV):
 
 
 def flags(inputs, out, **settings):
-    return stage_flags(inputs, {"out": out} | SETTINGS | settings)
+    return stage_flags(inputs, SETTINGS | settings, {"out": out})
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def executor_input(inputs, out, **values):
     outputs = {n: {"artifacts": [{"uri": str(out / n)}]} for n in ("recommender", "metrics")}
     return json.dumps(
         {
-            "inputs": {"parameterValues": SETTINGS | values, "artifacts": given},
+            "inputs": {"parameterValues": {"settings": SETTINGS, **values}, "artifacts": given},
             "outputs": {"artifacts": outputs, "outputFile": str(out / "output.json")},
         }
     )
@@ -64,8 +64,8 @@ def test_two_processes_leave_one_result_that_one_process_is_handed(inputs, tmp_p
     told = json.loads((tmp_path / "two" / "output.json").read_text())["artifacts"]
     assert told["metrics"]["artifacts"][0]["metadata"]["steps"] > 0
     for out, count in (("one", "1"), ("again", "2")):  # one fingerprint, and nothing to start
-        given = flags(inputs, tmp_path / out, processes=count)
-        handed = call(*MAIN, *given, "--store", store)
+        given = flags(inputs, tmp_path / out)
+        handed = call(*MAIN, *given, "--processes", count, "--store", store)
         assert handed.returncode == 0 and "reused" in handed.stderr, handed.stderr
         assert "processes" not in handed.stderr
         found = [Artifact.open(tmp_path / folder / "recommender") for folder in ("two", out)]
@@ -78,7 +78,7 @@ def test_sigterm_ends_it_with_143_after_a_checkpoint_that_it_goes_on_from(inputs
     given = flags(inputs, tmp_path / "out", epochs=6, patience=6, validate_every=6)
     command = [*MAIN, *given, "--processes", "2", "--store", str(tmp_path / "store")]
     begun = subprocess.Popen(
-        [*command, "--checkpoint-seconds", "0"], env=ENV, stderr=subprocess.PIPE, text=True
+        [*command, "--set", "checkpoint_seconds=0"], env=ENV, stderr=subprocess.PIPE, text=True
     )
     try:
         deadline = time.monotonic() + 120
@@ -135,12 +135,12 @@ def test_the_exit_code_is_that_of_who_knows_most(codes, expected):
 
 def test_fewer_gpus_than_processes_are_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(UserError, match=r"4 processes for 2 GPUs.*`gpu_count`"):
+    with pytest.raises(UserError, match=r"4 processes for 2 GPUs.*`cluster_gpu_count`"):
         launch("components", ["train"], 4)
 
 
 def test_only_stages_that_can_share_their_work_take_processes():
-    taking = {s.name for s in STAGES if "processes" in [p.name for p in common(s)]}
+    taking = {s.name for s in STAGES if "processes" in [p.name for p in common_parameters(s)]}
     assert taking == {"quantize", "train"}
 
 
@@ -150,7 +150,9 @@ def test_0_and_1_start_nothing(monkeypatch, count):
 
     served = []
     monkeypatch.setattr(stage_command, "launch", lambda *_: served.append("launched"))
-    monkeypatch.setattr(stage_command, "hand_over", lambda *_: served.append("asked the store"))
+    monkeypatch.setattr(
+        stage_command, "restore_from_store", lambda *_: served.append("asked the store")
+    )
     result = SimpleNamespace(reused=False)
     monkeypatch.setattr(stage_command, "run_request", lambda *_: served.append("run") or result)
     arguments = ["--sequences", "a", "--semantic-ids", "b", "--out", "o", "--processes"]

@@ -22,7 +22,7 @@ METRICS = {
 
 
 def test_what_is_looked_at_first_is_shown_first():
-    names = list(ui_facts.shown(METRICS))
+    names = list(ui_facts.to_ui_names(METRICS))
     assert names[:4] == ["1 HR@10 fused", "1 HR@10 random", "1 HR@10 text", "2 NDCG@10 fused"]
     assert set(names[4:]) == {
         "MRR@5 text wide", "users", "agreement_0", "text_gini_10", "validation_ndcg_at_10",
@@ -32,7 +32,7 @@ def test_what_is_looked_at_first_is_shown_first():
 
 
 def test_the_names_lead_back():
-    assert ui_facts.ours(ui_facts.shown(METRICS)) == METRICS
+    assert ui_facts.from_ui_names(ui_facts.to_ui_names(METRICS)) == METRICS
 
 
 def test_facts_of_a_dataset_of_vectors(tmp_path):
@@ -41,7 +41,7 @@ def test_facts_of_a_dataset_of_vectors(tmp_path):
     made = dataset(tmp_path / "vectors", schema.embeddings(8), columns)
     made = Artifact(made.path, {**made.manifest, "inputs": {"model": "abc", "items": "def"}})
     unread = {"embeddings": "", "previous_quantizer": "gs://b/given-and-not-read"}
-    told = ui_facts.facts(made, {"model": "gs://b/bge-m3", **unread})
+    told = ui_facts.artifact_metadata(made, {"model": "gs://b/bge-m3", **unread})
     assert told == {
         "digest": made.digest,
         "bytes": (tmp_path / "vectors" / "part-00000.parquet").stat().st_size,
@@ -53,7 +53,7 @@ def test_facts_of_a_dataset_of_vectors(tmp_path):
 
 
 def test_vectors_of_two_sizes_are_told_apart():
-    columns = artifact._described(schema.latents(8, 4))
+    columns = artifact._describe_schema(schema.latents(8, 4))
     assert ui_facts._vector_sizes(columns) == {"text_latent_dim": 8, "image_latent_dim": 4}
-    assert ui_facts._vector_sizes(artifact._described(schema.latents(8, 8))) == {"dim": 8}
-    assert ui_facts._vector_sizes(artifact._described(schema.SEMANTIC_IDS)) == {}
+    assert ui_facts._vector_sizes(artifact._describe_schema(schema.latents(8, 8))) == {"dim": 8}
+    assert ui_facts._vector_sizes(artifact._describe_schema(schema.SEMANTIC_IDS)) == {}

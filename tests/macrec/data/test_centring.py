@@ -3,7 +3,7 @@ import pytest
 
 from macrec.core.artifact import Artifact, DatasetOutput
 from macrec.core.errors import UserError
-from macrec.data.centring import subtracted, trained_on
+from macrec.data.centring import read_mean, read_quantizer_means
 from macrec.data.embeddings import Vectors, write_vectors
 
 
@@ -19,14 +19,14 @@ def embedded(path, *, centre):
 
 def test_what_was_subtracted_is_kept_beside_the_vectors(tmp_path):
     artifact = embedded(tmp_path, centre=True)
-    assert subtracted(artifact).tolist() == [2.0, 4.0]
+    assert read_mean(artifact).tolist() == [2.0, 4.0]
     assert artifact.table(["embedding"]).column(0).to_pylist() == [[-1, -2], [1, 2], None]
 
 
 def test_nothing_was_subtracted(tmp_path):
-    assert subtracted(embedded(tmp_path, centre=False)).tolist() == [0.0, 0.0]
+    assert read_mean(embedded(tmp_path, centre=False)).tolist() == [0.0, 0.0]
 
 
 def test_a_folder_that_does_not_tell_is_refused(tmp_path):
     with pytest.raises(UserError, match="not known which mean"):
-        trained_on(embedded(tmp_path, centre=False))
+        read_quantizer_means(embedded(tmp_path, centre=False))

@@ -66,7 +66,7 @@ def test_another_encoder_finds_nothing(tmp_path: Path) -> None:
 
 def test_without_a_place_nothing_is_kept() -> None:
     cache = filled("", 1)
-    assert not cache.kept and cache.find(keys(1)).row_K.tolist() == [-1]
+    assert not cache.is_enabled and cache.find(keys(1)).row_K.tolist() == [-1]
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut", "empty", "foreign"])

@@ -55,8 +55,10 @@ def write(folder: Path, matrix: list[list[float]], status: list[str], *, centre:
     return Artifact.open(folder).table()
 
 
-def read(path: Path, items: Artifact) -> tuple[embeddings.Given, list[list[float]], list[str]]:
-    given = embeddings.read_given(Source(str(path)), items)
+def read(
+    path: Path, items: Artifact
+) -> tuple[embeddings.PrecomputedVectors, list[list[float]], list[str]]:
+    given = embeddings.read_precomputed(Source(str(path)), items)
     chunks = list(given.chunks)
     status = [s for chunk in chunks for s in chunk.status]
     return given, [row for chunk in chunks for row in chunk.matrix_ND.tolist()], status

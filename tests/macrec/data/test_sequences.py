@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from macrec.data.sequences import Sequences, drops_seen, seen_pairs
+from macrec.data.sequences import Sequences, seen_pairs, should_drop_seen
 
 
 def sequences(*histories: list[int]) -> Sequences:
@@ -30,8 +30,8 @@ def test_seen_items_are_dropped_unless_people_come_back_for_them():
     rare = sequences(*([[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]] * 6), [0, 1, 0, 3, 4])
     often = sequences(*([[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]] * 2), [0, 1, 0, 3, 4])
     assert rare.repeat_share() == 1 / 44 and often.repeat_share() == 1 / 16
-    assert drops_seen("auto", rare) and not drops_seen("auto", often)
-    assert drops_seen("drop", often) and not drops_seen("keep", rare)
+    assert should_drop_seen("auto", rare) and not should_drop_seen("auto", often)
+    assert should_drop_seen("drop", often) and not should_drop_seen("keep", rare)
 
 
 def test_pairs_of_who_has_what():

@@ -88,7 +88,7 @@ def test_given_vectors_keep_their_precision(tmp_path, dtype, centre):
     output = DatasetOutput(tmp_path / "out")
     output.prepare()
     source = Source(str(tmp_path / "given.parquet"))
-    embeddings.copy_given(source, items, output, centre=centre)
+    embeddings.write_precomputed(source, items, output, centre=centre)
     output.commit({})
     found = read_vectors(Artifact.open(tmp_path / "out"))
     assert found.matrix_NE.dtype == dtype

@@ -9,7 +9,7 @@ from macrec.generator import exhaustive
 from macrec.generator.beam_search import beam_search, score_items
 from macrec.generator.decoder import encode
 from macrec.generator.exhaustive import best_codes, score_catalogue
-from macrec.generator.hidden import Hidden
+from macrec.generator.hidden import HiddenNodes
 from macrec.generator.model import ModelSize, build_model
 from macrec.generator.tokens import (
     EOS,
@@ -212,7 +212,7 @@ def test_fixed_shapes_change_nothing(model, renormalise, monkeypatch):
 SEEN = [np.array([0, 3, 5, 6, 7, 8, 0]), np.array([], np.int64), np.arange(38)]
 
 
-def seen(trie: Trie) -> Hidden:
+def seen(trie: Trie) -> HiddenNodes:
     return trie.hidden(
         np.repeat(np.arange(3), [len(items) for items in SEEN]), np.concatenate(SEEN), 3
     )
@@ -228,7 +228,7 @@ def test_hiding_items_equals_a_trie_without_them(model, renormalise, search):
     found = search(encode(model, SOURCES), start, trie, 40, hidden=hidden, **options)
     few = search(encode(model, SOURCES), start, trie, 2, hidden=hidden, **options)
     for user, items in enumerate(SEEN):
-        left = trie.restricted(~np.isin(np.arange(40), items))
+        left = trie.restrict(~np.isin(np.arange(40), items))
         alone = encode(model, SOURCES[user : user + 1])
         score_F, leaf_F = score_catalogue(alone, start, left, **options)[0].sort(descending=True)
         leaf_W = found.leaf_BW[user, : left.leaves]

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from macrec.generator.model import ModelSize, build_model
-from macrec.generator.t5 import Dropout, attend, distance_bias, encode, encode_embedded, weights_of
+from macrec.generator.t5 import (
+    Dropout,
+    attend,
+    distance_bias,
+    encode,
+    encode_embedded,
+    read_weights,
+)
 from macrec.generator.tokens import Vocabulary
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,7 +47,7 @@ def test_gradient_passes_where_a_value_passed(rectified):
     x = torch.randn(40, 30, requires_grad=True)
     drop = Dropout(0.3)
     if rectified:
-        y, scale = drop.rectified(x * 1)
+        y, scale = drop.relu(x * 1)
         passed = (y != 0).float()
         assert ((y == x) | (y == 0)).all() and (y[x <= 0] == 0).all()
         assert 0.25 < 1 - (y[x > 0] != 0).float().mean().item() < 0.35
@@ -55,13 +62,13 @@ def test_gradient_passes_where_a_value_passed(rectified):
 def test_no_rate_changes_nothing():
     x = torch.randn(3, 4)
     assert Dropout(0.0)(x) is x
-    assert torch.equal(Dropout(0.0).rectified(x.clone())[0], x.relu())
+    assert torch.equal(Dropout(0.0).relu(x.clone())[0], x.relu())
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_distances_fall_into_the_buckets_of_transformers(causal):
     model = build_model(Vocabulary(2, 3), ModelSize(d_model=8, d_ff=8, d_kv=4, layers=1, heads=2))
-    weights = weights_of(model)
+    weights = read_weights(model)
     stack = model.decoder if causal else model.encoder
     attention = stack.block[0].layer[0].SelfAttention
     ours = distance_bias(attention.relative_attention_bias.weight, weights, 0, 300, causal=causal)
@@ -80,11 +87,11 @@ def test_embeddings_in_place_of_ids_are_encoded_as_in_transformers():
     ids, mask = torch.randint(1, 20, (3, 7)), torch.arange(7) < torch.tensor([7, 2, 5])[:, None]
     x_BSD = model.shared(ids) + torch.randn(3, 7, 8)
     with torch.no_grad():
-        ours, _ = encode_embedded(weights_of(model), x_BSD, mask)
+        ours, _ = encode_embedded(read_weights(model), x_BSD, mask)
         stock = model.encoder(inputs_embeds=x_BSD, attention_mask=mask.long()).last_hidden_state
         torch.testing.assert_close(ours[mask], stock[mask], atol=1e-5, rtol=1e-4)
-        same, _ = encode_embedded(weights_of(model), model.shared(ids), mask)
-        encoded, read, _ = encode(weights_of(model), ids * mask)
+        same, _ = encode_embedded(read_weights(model), model.shared(ids), mask)
+        encoded, read, _ = encode(read_weights(model), ids * mask)
     assert torch.equal(read, mask)
     assert torch.equal(same[mask], encoded[mask])
 

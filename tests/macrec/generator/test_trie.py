@@ -88,14 +88,14 @@ def test_restricted_is_the_trie_of_the_allowed_items(share):
     tokens_NL = catalogue()
     allowed_N = np.random.default_rng(1).random(len(tokens_NL)) < share
     expected = Trie.build(np.where(allowed_N[:, None], tokens_NL, -1))
-    restricted = Trie.build(tokens_NL).restricted(allowed_N)
+    restricted = Trie.build(tokens_NL).restrict(allowed_N)
     assert_equal(restricted, expected)
-    assert_equal(restricted.restricted(allowed_N), expected)
+    assert_equal(restricted.restrict(allowed_N), expected)
 
 
 def test_hidden_is_what_has_nothing_left_beneath_it():
     tokens_NL = catalogue()
-    trie = Trie.build(tokens_NL).restricted(np.arange(len(tokens_NL)) % 7 > 0)
+    trie = Trie.build(tokens_NL).restrict(np.arange(len(tokens_NL)) % 7 > 0)
     rng = np.random.default_rng(2)
     seen = [rng.choice(len(tokens_NL), count) for count in (0, 10, 40, 200)]
     seen.append(np.arange(len(tokens_NL)))
@@ -122,7 +122,7 @@ def test_saved_trie_is_mapped_into_memory(tmp_path):
     assert isinstance(loaded.items.base, np.memmap)
     assert loaded.bytes == trie.bytes
     allowed_N = np.arange(60) % 2 == 0
-    assert_equal(loaded.restricted(allowed_N), trie.restricted(allowed_N))
+    assert_equal(loaded.restrict(allowed_N), trie.restrict(allowed_N))
 
 
 def test_a_folder_that_is_no_trie_is_refused(tmp_path):

@@ -12,7 +12,7 @@ from macrec.ranking.fusion import (
     fuse_published,
     fuse_reciprocal,
     fuse_with_neighbours,
-    listed_neighbours,
+    neighbour_list,
 )
 from macrec.ranking.lists import top_lists
 
@@ -165,5 +165,5 @@ def test_a_probability_too_small_for_a_number_is_still_listed():
 
 def test_the_list_of_neighbours_alone():
     found = near([-1.0, -2.0, -3.0, -4.0], [-1.0, -2.0, -3.0, -4.0], [0, 0.5, 0, 0.5])
-    lists = listed_neighbours(found, 1)
+    lists = neighbour_list(found, 1)
     assert lists.items_UK.tolist() == [[1, 3]]  # a tie is kept whole

@@ -6,17 +6,17 @@ import pytest
 from macrec.data.sequences import Sequences
 from macrec.ranking.neighbour_mix import Mix, mixed_neighbours
 from macrec.ranking.neighbours import Counts, Neighbours
-from tests.macrec.ranking.test_look_alikes import ITEMS, drawn, latents
+from tests.macrec.ranking.test_similar_items import ITEMS, drawn, latents
 
 ANYTHING = np.ones(ITEMS, bool)
 A = 0.7  # asymmetry of what is counted
 
 
 def counted(histories):
-    return Neighbours.counted(Counts.of(histories, ITEMS), A)
+    return Neighbours.from_counts(Counts.from_histories(histories, ITEMS), A)
 
 
-def test_look_alikes_have_their_share_and_whoever_has_nothing_else_the_whole(tmp_path):
+def test_similar_items_have_their_share_and_whoever_has_nothing_else_the_whole(tmp_path):
     generator = np.random.default_rng(1)
     lists = [generator.permutation(20)[:6] for _ in range(30)]  # of the first half
     offsets = np.cumsum([0, *map(len, lists)])
@@ -78,8 +78,8 @@ def test_each_kind_has_its_share(tmp_path):
     mixes = Mix(A), Mix(A, 1.0), Mix(A, 0.25, 0.4), Mix(0.5, 0.25, 0.4)
     known = mixed_neighbours(histories, ITEMS, given, mixes)
     near, alike, mixed, other = (known[m].shares(users, ANYTHING, None) for m in mixes)
-    counts = Counts.of_successors(histories, ITEMS)
-    after = Neighbours.counted(counts, A).shares(users, ANYTHING, None)
+    counts = Counts.from_successors(histories, ITEMS)
+    after = Neighbours.from_counts(counts, A).shares(users, ANYTHING, None)
     user_P, item_P = mixed.user_P, mixed.item_P
     expected_P = 0.25 * alike.of(user_P, item_P)
     expected_P += 0.75 * (0.6 * near.of(user_P, item_P) + 0.4 * after.of(user_P, item_P))

@@ -18,7 +18,7 @@ def sequences(histories):
 
 
 def counted(flat, items):
-    return Neighbours.counted(Counts.of(flat, items), ASYMMETRY)
+    return Neighbours.from_counts(Counts.from_histories(flat, items), ASYMMETRY)
 
 
 def drawn(users, most, seed=0):
@@ -60,8 +60,8 @@ def test_successors_are_counted_one_way_and_by_distance():
             for gap, b in enumerate(history[place + 1 : place + 1 + WINDOW], 1):
                 after_NN[a, b] += (a != b) / gap
     of_all_N = np.outer(times_N**ASYMMETRY, times_N ** (1 - ASYMMETRY)) + SHRINKAGE
-    counts = Counts.of_successors(sequences(histories), ITEMS)
-    found = Neighbours.counted(counts, ASYMMETRY)
+    counts = Counts.from_successors(sequences(histories), ITEMS)
+    found = Neighbours.from_counts(counts, ASYMMETRY)
     np.testing.assert_allclose(found.similar_NN.toarray(), after_NN / of_all_N, rtol=1e-5)
     assert abs(after_NN - after_NN.T).max() > 1  # the order is told
 

@@ -16,7 +16,7 @@ from macrec.metrics.ranking_metrics import per_user, ranks_in_lists
 from macrec.ranking import ranker as ranking
 from macrec.ranking.beam_recall import beam_recall
 from macrec.ranking.candidates import Candidates, candidates_of_batch
-from macrec.ranking.fusion import fuse, fuse_published, listed
+from macrec.ranking.fusion import fuse, fuse_published, single_modality_list
 from macrec.ranking.ranker import Ranker, rank_users
 
 ITEMS = 12
@@ -71,7 +71,10 @@ def test_every_candidate_is_scored_under_both_modalities():
         for item, scores in found.items():
             assert scores == pytest.approx(np.log([text[user, item], image[user, item]]))
     assert scorers["text"].asked == len(candidates.user_P) - 3 * 4  # only what was not found
-    assert listed(candidates, "text", 4).items_UK.tolist() == np.argsort(-text)[:, :4].tolist()
+    assert (
+        single_modality_list(candidates, "text", 4).items_UK.tolist()
+        == np.argsort(-text)[:, :4].tolist()
+    )
 
 
 def test_fusion_beats_both_when_each_modality_knows_half():
@@ -85,8 +88,8 @@ def test_fusion_beats_both_when_each_modality_knows_half():
     def hits(lists):
         return per_user(ranks_in_lists(*lists, targets))["hr_1"].mean()
 
-    assert hits(listed(candidates, "text", 6)) == pytest.approx(1 / 4)
-    assert hits(listed(candidates, "image", 6)) == pytest.approx(1 / 3)
+    assert hits(single_modality_list(candidates, "text", 6)) == pytest.approx(1 / 4)
+    assert hits(single_modality_list(candidates, "image", 6)) == pytest.approx(1 / 3)
     assert hits(fuse(candidates, 0.5, 6)) == 1.0
 
 
@@ -96,7 +99,10 @@ def test_weight_of_one_modality_gives_its_order(weight, modality):
     scorers = {m: planted(generator.dirichlet(np.ones(ITEMS), 5)) for m in ("text", "image")}
     candidates = candidates_of_batch(scorers, beams=ITEMS)
     fused = fuse(candidates, weight, ITEMS)
-    assert fused.items_UK.tolist() == listed(candidates, modality, ITEMS).items_UK.tolist()
+    assert (
+        fused.items_UK.tolist()
+        == single_modality_list(candidates, modality, ITEMS).items_UK.tolist()
+    )
 
 
 def test_item_without_picture_keeps_its_share_of_the_text_probability():
@@ -119,10 +125,10 @@ def test_an_empty_image_modality_leaves_the_text_list():
     text = np.random.default_rng(2).dirichlet(np.ones(ITEMS), 4)
     empty = Planted(Trie.build(np.full((ITEMS, 2), -1)), np.zeros((4, 0), np.float32))
     candidates = candidates_of_batch({"text": planted(text), "image": empty}, beams=5)
-    fused, alone = fuse(candidates, 0.3, 5), listed(candidates, "text", 5)
+    fused, alone = fuse(candidates, 0.3, 5), single_modality_list(candidates, "text", 5)
     assert fused.items_UK.tolist() == alone.items_UK.tolist()
     np.testing.assert_allclose(fused.scores_UK, alone.scores_UK, rtol=1e-6)
-    assert (listed(candidates, "image", 5).items_UK == -1).all()
+    assert (single_modality_list(candidates, "image", 5).items_UK == -1).all()
 
 
 def test_items_of_one_code_are_tied_and_kept_whole():

@@ -17,7 +17,7 @@ def neighbours(drawn_without=(), asymmetry=0.7) -> Neighbours:
     items = np.setdiff1d(np.arange(ITEMS), drawn_without)
     histories = generator.choice(items, (60, 5)).astype(np.int32)
     flat = Sequences(histories.ravel(), np.arange(0, 301, 5))
-    return Neighbours.counted(Counts.of(flat, ITEMS), asymmetry)
+    return Neighbours.from_counts(Counts.from_histories(flat, ITEMS), asymmetry)
 
 
 @pytest.mark.parametrize("drop_seen", [False, True])
@@ -29,7 +29,7 @@ def test_the_best_neighbours_of_what_the_model_is_shown_are_candidates(drop_seen
     model = recommender(missing=[1, 2], shared=[(4, 9)])
     found = Ranker(model, neighbours=near, **how).candidates(LONG, 3)
     without = Ranker(model, **how).candidates(LONG, 3)
-    searched = found.searched()
+    searched = found.from_search()
     assert searched.user_P.tolist() == without.user_P.tolist()
     assert searched.item_P.tolist() == without.item_P.tolist()
     for modality in ("text", "image"):

@@ -7,11 +7,12 @@ from math import inf, isfinite, nan
 
 import pytest
 
-from macrec import report as r
 from macrec.report import charts, numbers
-from macrec.report.lines import MAX_POINTS, line_chart
+from macrec.report import contents as r
+from macrec.report.charts import group_bins
+from macrec.report.line_chart import MAX_POINTS, line_chart
+from macrec.report.render import render_report
 from macrec.report.scale import axis, spread
-from macrec.report.sections import group_bins
 from tests.small_report import Page, full, line, panel
 
 
@@ -98,7 +99,7 @@ def test_end_labels_do_not_overlap_or_leave() -> None:
 
 
 def test_charts_are_described() -> None:
-    page = Page(r.render_html(full()))
+    page = Page(render_report(full()))
     drawings = list(page.named("svg"))
     assert len(drawings) >= 8
     assert all(a["role"] == "img" and a["aria-label"] for a in drawings)
@@ -124,10 +125,13 @@ def test_usage_curve_stays_in_its_frame(counts: tuple[int, ...]) -> None:
 
 
 def test_bars_and_columns_stay_in_their_frame() -> None:
+    none = r.Collisions(
+        modality="image", rate_before=None, rate_after=None, moved=None, group_sizes={}
+    )
     drawings = (
-        charts.bars({"a": 0.0, "b": 1324.0, "c": nan}, "Seconds"),
-        charts.columns({"2": 0, "3": 1_204_331, "50+": 1}, "Groups", "items", "image"),
-        charts.columns({}, "Groups", "items", "image"),
+        charts.stage_bars({"a": 0.0, "b": 1324.0, "c": nan}),
+        charts.group_sizes(replace(none, group_sizes={2: 0, 3: 1_204_331, 60: 1})),
+        charts.group_sizes(none),
     )
     for drawing in drawings:
         width, height, points = coordinates(drawing)
@@ -138,9 +142,9 @@ def test_codebook_figures() -> None:
     even = r.CodebookLevel(modality="text", level=0, counts=(3, 3, 3, 3))
     half = replace(even, counts=(8, 8, 0, 0))
     none = replace(even, counts=(0, 0))
-    assert (even.utilisation, even.perplexity, even.largest_share) == (1.0, pytest.approx(4), 0.25)
-    assert (half.utilisation, half.perplexity, half.largest_share) == (0.5, pytest.approx(2), 0.5)
-    assert (none.utilisation, none.perplexity, none.largest_share) == (0.0, None, None)
+    assert even.usage == (1.0, pytest.approx(4), 0.0, 0.25)
+    assert half.usage == (0.5, pytest.approx(2), 0.5, 0.5)
+    assert none.usage == (0.0, 0.0, 0.0, 0.0)
 
 
 def test_group_bins_count_every_group() -> None:

@@ -1,6 +1,7 @@
 """What became of the IDs of an earlier run, on the page and in the summary."""
 
-import macrec.report as r
+from macrec.report import contents as r
+from macrec.report.render import render_report, render_summary
 
 SHARE = "25.00\N{NO-BREAK SPACE}%"
 
@@ -14,7 +15,7 @@ def test_both_renderings_show_the_counts_and_the_share() -> None:
         r.IdChurn(modality="text", kept=3_000, moved=1_000, new=20, gone=7),
         r.IdChurn(modality="image", kept=0, moved=0, new=9, gone=0),
     )
-    page, summary = r.render_html(full), r.render_markdown(full)
+    page, summary = render_report(full), render_summary(full)
     assert f"| text | 3,000 | 1,000 | 20 | 7 | {SHARE} |" in summary
     assert "| image | 0 | 0 | 9 | 0 | \N{EN DASH} |" in summary
     for cell in ("3,000", "1,000", "20", "7", SHARE, "\N{EN DASH}"):
@@ -23,5 +24,5 @@ def test_both_renderings_show_the_counts_and_the_share() -> None:
 
 
 def test_without_an_earlier_run_there_is_no_section() -> None:
-    assert "earlier run" not in r.render_html(report())
-    assert "earlier run" not in r.render_markdown(report())
+    assert "earlier run" not in render_report(report())
+    assert "earlier run" not in render_summary(report())

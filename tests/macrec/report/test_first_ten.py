@@ -6,7 +6,8 @@ from math import nan
 
 import pytest
 
-from macrec import report as r
+from macrec.report import contents as r
+from macrec.report.render import render_report, render_summary
 
 SCORES = {
     "HR@10": r.Score(value=0.1335, low=0.1212, high=0.1462),
@@ -41,7 +42,7 @@ REPORT = r.Report(
 def rows(shown: str) -> list[list[str]]:
     """The cells of every row, of a page's or a Markdown text's tables."""
     if shown.startswith("<!doctype"):
-        made = re.findall(r"<tr[^>]*>(.*?)</tr>", shown)
+        made = re.findall(r"<tr[^>]*>(.*?)</tr>", shown, re.DOTALL)
         cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in made]
         cells = [[re.sub("<[^>]+>", " ", c) for c in row] for row in cells]
     else:
@@ -49,7 +50,7 @@ def rows(shown: str) -> list[list[str]]:
     return [[" ".join(c.split()).replace("\N{NO-BREAK SPACE}", " ") for c in row] for row in cells]
 
 
-@pytest.fixture(params=[r.render_html, r.render_markdown])
+@pytest.fixture(params=[render_report, render_summary])
 def render(request):
     return request.param
 
@@ -65,9 +66,9 @@ def test_every_group_has_its_users_and_both_systems(render) -> None:
     shown = render(REPORT)
     found = rows(shown)
     cells = ["0.1335 (0.1212–0.1462)", "0.0684 (0.0612–0.0754)", "0.0447 (0.0379–0.0526)", "–"]
-    if render is r.render_html:
+    if render is render_report:
         order = [row[0] for row in found if row]
-        assert order.index("Next item&#x27;s popularity") < order.index("head")
+        assert order.index("Next item&#39;s popularity") < order.index("head")
         assert order.index("unseen") < order.index("History length") < order.index("3 to 5")
         assert ["head", "866", *cells] in found and ["3 to 5", "1,923", *cells] in found
     else:
@@ -78,7 +79,7 @@ def test_every_group_has_its_users_and_both_systems(render) -> None:
 def test_the_groupings_that_are_there_are_explained_and_no_others(render) -> None:
     shown = render(REPORT)
     assert "one third of the training interactions" in shown and "items before" in shown
-    assert "has picture codes" not in shown
+    assert "has image codes" not in shown
     without = render(replace(REPORT, groups=()))
     assert "Groups of users" in shown and "Groups of users" not in without
 

@@ -4,21 +4,19 @@ import re
 from dataclasses import replace
 from math import inf, nan
 
-import numpy as np
 import pytest
 
-from macrec import report as r
-from macrec.report import tokenizer_section
-from macrec.report.markdown import table
-from macrec.tokenizer.measures import level_usage
-from tests.macrec.report.test_report import Page
+from macrec.report import contents as r
+from macrec.report import derived, explanations
+from macrec.report.render import render_report, render_summary
+from tests.small_report import Page
 
 
 def score(value: float, error: float) -> r.Score:
     return r.Score(value=value, low=value - error, high=value + error)
 
 
-def measured(modality: str = "text") -> r.Tokenizer:
+def measured(modality: r.Modality = "text") -> r.Tokenizer:
     first = r.Prefix(
         unexplained=0.7,
         recall=0.64,
@@ -59,16 +57,17 @@ ROWS = [
 ]
 
 
-def test_rows_say_what_was_measured_with_the_decimals_that_the_error_allows() -> None:
-    assert tokenizer_section.prefix_rows(measured()) == ROWS
-    assert tokenizer_section.agreement_rows(full().agreement) == [
-        ["level 0", "0.645", "0.605"],
-        ["level 1", "0.265", "\u22120.012"],
-    ]
+HEADS = ["Unexplained", "Recall", "Chance", "Lift", "Validation lift"]
+
+
+def rows(summary: str, first: str) -> list[list[str]]:
+    """Return the rows below the head of a table in the summary, by the head of its first column."""
+    lines = summary.split(f"\n| {first} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    return [line.strip("| ").split(" | ") for line in lines]
 
 
 def test_the_page_shows_every_figure_of_both_modalities() -> None:
-    page = Page(r.render_html(full()))
+    page = Page(render_report(full()))
     assert page.open == []
     regions = [a["aria-label"] for a in page.named("div") if a.get("role") == "region"]
     tables = ["Text codes", "Text codes", "Image codes", "Text codes and image codes"]
@@ -77,25 +76,29 @@ def test_the_page_shows_every_figure_of_both_modalities() -> None:
         assert cell in page.words
     charts = {a["aria-label"] for a in page.named("svg")}
     assert charts >= {
-        "Left over of the vectors",
-        "Neighbours with the same codes",
+        "Unexplained variance",
+        "Neighbour recall",
         "Lift of consecutive items",
-        "Agreement of text and picture codes",
+        "Agreement of text and image codes",
     }
 
 
 def test_markdown_has_the_same_rows() -> None:
-    written = r.render_markdown(full())
+    written = render_summary(full())
     for modality in ("Text", "Image"):
-        assert table([f"{modality} codes", *tokenizer_section.HEADS], ROWS) in written
-    assert "| level 1 | 0.265 | \u22120.012 |" in written
+        assert f"\n| {modality} codes | {' | '.join(HEADS)} |\n" in written
+        assert rows(written, f"{modality} codes") == ROWS
+    assert rows(written, "Text and image") == [
+        ["level 0", "0.645", "0.605"],
+        ["level 1", "0.265", "\u22120.012"],
+    ]
     assert "| text | 3.84\u00a0% | 0.00\u00a0% | 1,514 | 11 of 2 | 14, 1,500 | 0.97 |" in written
     order = [
         written.index(f"{h}\n")
         for h in (
             "## Semantic IDs",
             "### Codebook use",
-            "### What the codes say",
+            "### Quality of the codes",
             "### Collisions",
         )
     ]
@@ -103,17 +106,16 @@ def test_markdown_has_the_same_rows() -> None:
 
 
 def test_every_column_is_explained_and_says_what_is_good() -> None:
-    heads = {*tokenizer_section.HEADS, *tokenizer_section.AGREEMENT_HEADS}
-    told = " ".join([*tokenizer_section.KEY, *tokenizer_section.KEY.values()])
-    assert not {head for head in heads if head not in told}
-    page, written = Page(r.render_html(full())).text, r.render_markdown(full())
-    for name, meaning in tokenizer_section.KEY.items():
+    explained = " ".join([*explanations.CODES, *explanations.CODES.values()])
+    assert not {head for head in (*HEADS, "Agreement", "Adjusted") if head not in explained}
+    page, written = Page(render_report(full())).text, render_summary(full())
+    for name, meaning in explanations.CODES.items():
         assert meaning in page
         assert f"- {name}: {meaning}" in written
 
 
 def test_charts_start_where_no_code_is_kept() -> None:
-    left, neighbours, lift, agreement = tokenizer_section.panels(full())
+    left, neighbours, lift, agreement = derived.code_panels(full())
     assert [series.role for series in left.series] == ["text", "image"]
     assert left.series[0].x == (0, 1, 2)
     assert left.series[0].y == pytest.approx((100, 70, 50))
@@ -126,14 +128,14 @@ def test_charts_start_where_no_code_is_kept() -> None:
 
 
 @pytest.mark.parametrize("modality", ["text", "image"])
-def test_a_run_on_one_modality_has_its_table_alone(modality: str) -> None:
+def test_a_run_on_one_modality_has_its_table_alone(modality: r.Modality) -> None:
     report = replace(full(), tokenizers=(measured(modality),), agreement=())
-    page, written = Page(r.render_html(report)).text, r.render_markdown(report)
+    page, written = Page(render_report(report)).text, render_summary(report)
     for shown in (page, written):
-        assert "What the codes say" in shown
+        assert "Quality of the codes" in shown
         assert "Validation lift" in shown and "Agreement" not in shown
-    assert all(len(panel.series) == 1 for panel in tokenizer_section.panels(report))
-    assert len(tokenizer_section.panels(report)) == 3
+    assert all(len(panel.series) == 1 for panel in derived.code_panels(report))
+    assert len(derived.code_panels(report)) == 3
 
 
 def test_without_measures_there_is_neither_table_nor_explanation() -> None:
@@ -141,21 +143,20 @@ def test_without_measures_there_is_neither_table_nor_explanation() -> None:
         replace(full(), tokenizers=(), agreement=()),
         replace(full(), tokenizers=(r.Tokenizer(modality="text", prefixes=()),), agreement=()),
     ):
-        assert tokenizer_section.measures(report) == []
-        page, written = Page(r.render_html(report)).text, r.render_markdown(report)
-        assert "What the codes say" not in page + written
+        page, written = Page(render_report(report)).text, render_summary(report)
+        assert "Quality of the codes" not in page + written
         assert "Validation lift" not in page + written
-    assert "Semantic IDs" not in r.render_html(r.Report(title="Run"))
+    assert "Semantic IDs" not in render_report(r.Report(title="Run"))
 
 
 def test_figures_that_quantize_did_not_tell_are_dashes_and_have_no_chart() -> None:
     bare = r.Prefix(lift=score(2.0, 0.5))
     report = replace(full(), tokenizers=(r.Tokenizer(modality="text", prefixes=(bare,)),))
-    assert tokenizer_section.prefix_rows(report.tokenizers[0]) == [
+    assert rows(render_summary(report), "Text codes") == [
         ["all 1", *["\u2013"] * 3, "2.0 \u00b1 0.5", "\u2013"]
     ]
-    titles = [panel.title for panel in tokenizer_section.panels(report)]
-    assert titles == ["Lift of consecutive items", "Agreement of text and picture codes"]
+    titles = [panel.title for panel in derived.code_panels(report)]
+    assert titles == ["Lift of consecutive items", "Agreement of text and image codes"]
 
 
 @pytest.mark.parametrize("broken", [nan, inf, -inf])
@@ -172,11 +173,9 @@ def test_numbers_that_are_none_are_dashes(broken: float) -> None:
         tokenizers=(r.Tokenizer(modality="text", prefixes=(prefix,)),),
         agreement=(r.Agreement(mutual=broken, adjusted=None),),
     )
-    assert tokenizer_section.prefix_rows(report.tokenizers[0]) == [
-        ["all 1", *["\u2013"] * 4, "3.2"]
-    ]
-    assert tokenizer_section.panels(report) == []
-    for shown in (r.render_html(report), r.render_markdown(report)):
+    assert rows(render_summary(report), "Text codes") == [["all 1", *["\u2013"] * 4, "3.2"]]
+    assert derived.code_panels(report) == []
+    for shown in (render_report(report), render_summary(report)):
         assert not re.search(r"\b(nan|inf)\b", shown)
 
 
@@ -186,14 +185,12 @@ def test_very_many_levels_stay_a_page() -> None:
     report = replace(
         full(), tokenizers=(r.Tokenizer(modality="text", prefixes=prefixes),), agreement=many
     )
-    assert len(tokenizer_section.prefix_rows(report.tokenizers[0])) == 16
-    assert len(tokenizer_section.agreement_rows(many)) == 16
-    assert len(r.render_html(report)) < 100_000
+    summary = render_summary(report)
+    assert len(rows(summary, "Text codes")) == len(rows(summary, "Text and image")) == 16
+    assert len(render_report(report)) < 100_000
 
 
-def test_gini_of_the_report_is_that_of_the_measures() -> None:
-    (level,) = full().codebooks
-    (usage,) = level_usage(np.repeat(np.arange(4), level.counts)[:, None], 4)
-    assert level.gini == pytest.approx(usage.gini)
-    assert level.gini == pytest.approx(0.625)
-    assert r.CodebookLevel(modality="text", level=0, counts=(0, 0)).gini is None
+def test_both_renderings_show_the_usage_of_a_level() -> None:
+    """Two of four codes with 6 and 2 items: exp of the entropy is 1.755, the Gini index 0.625."""
+    assert "| text 0 | 2 of 4 | 50.0\u00a0% | 1.8 | 0.62 | 75.0\u00a0% |" in render_summary(full())
+    assert "<td>2 of 4</td><td>1.8</td><td>0.62</td><td>75.0\u00a0%</td>" in render_report(full())

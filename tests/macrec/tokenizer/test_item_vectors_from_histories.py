@@ -58,16 +58,16 @@ def test_an_item_met_often_keeps_its_vector_and_one_not_met_gets_what_its_conten
 
 def test_the_regression_is_that_of_the_items_met(tmp_path):
     content, own, _, artifact = planted(tmp_path, noise=0.5)
-    foretell = fit_histories(content, artifact, 1.0).foretell
+    predictor = fit_histories(content, artifact, 1.0).predictor
     rows = np.arange(40, ITEMS)  # least squares with an intercept leave no mean residual
-    np.testing.assert_allclose(foretell(content, rows).mean(0), own[rows].mean(0), atol=1e-5)
+    np.testing.assert_allclose(predictor(content, rows).mean(0), own[rows].mean(0), atol=1e-5)
 
 
 def test_an_item_met_as_often_as_trusted_gets_half_of_each(tmp_path):
     content, own, _, artifact = planted(tmp_path, met=int(TRUST), noise=0.5)
     histories = fit_histories(content, artifact, 1.0)
     rows = np.arange(40, ITEMS)
-    expected = unit(own[rows].astype(np.float32) + histories.foretell(content, rows))
+    expected = unit(own[rows].astype(np.float32) + histories.predictor(content, rows))
     found = histories.vectors(content, pa.array(IDS))[rows]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -80,7 +80,9 @@ def test_a_known_item_keeps_its_vector_wherever_it_stands_and_whatever_its_conte
     after = histories.vectors(other, pa.array(["i7", "i399", "new"]))
     np.testing.assert_array_equal(after[1], before[399])
     assert cosine(after[:1], before[7:8]) < 0.9999  # i7 was never met: its content decides
-    np.testing.assert_allclose(after[2:], unit(histories.foretell(other, np.array([2]))), atol=1e-6)
+    np.testing.assert_allclose(
+        after[2:], unit(histories.predictor(other, np.array([2]))), atol=1e-6
+    )
 
 
 def test_a_modality_that_an_item_lacks_stands_at_its_mean(tmp_path):
@@ -95,7 +97,7 @@ def test_a_modality_that_an_item_lacks_stands_at_its_mean(tmp_path):
     whole = {**content, "image": ItemVectors(mean, np.ones(ITEMS, bool))}
     rows = np.array([0, 1])
     np.testing.assert_allclose(
-        histories.foretell(lacking, rows), histories.foretell(whole, rows), atol=1e-3
+        histories.predictor(lacking, rows), histories.predictor(whole, rows), atol=1e-3
     )
 
 

@@ -13,12 +13,12 @@ import torch
 from macrec.core.errors import UserError
 from macrec.tokenizer import residual_quantization
 from macrec.tokenizer.residual_quantization import (
-    among,
+    choose_among_present,
     grid_codebooks,
     nearest,
     nearest_codes,
     residual_quantize,
-    rotated,
+    rotate_gradient,
     shared_codes,
     sinkhorn_codes,
     squared_distances,
@@ -112,7 +112,7 @@ def test_the_rotation_trick_is_a_rotation_matrix_and_a_scale(size):
     """arXiv 2410.06424: R built from the plane of z and q by QR, orthogonal, determinant one."""
     latent, codewords = normal(6, size).requires_grad_(), 3 * normal(6, size, seed=1)
     upstream = normal(6, size, seed=2)
-    passed = rotated(latent, codewords)
+    passed = rotate_gradient(latent, codewords)
     torch.testing.assert_close(passed, codewords)
     (passed * upstream).sum().backward()
     for z, q, given, gradient in zip(
@@ -135,7 +135,7 @@ def test_the_rotation_trick_is_a_rotation_matrix_and_a_scale(size):
 )
 def test_the_rotation_trick_where_no_plane_is_given(latent, codeword):
     latent_BD = torch.tensor([latent], requires_grad=True)
-    passed = rotated(latent_BD, torch.tensor([codeword]))
+    passed = rotate_gradient(latent_BD, torch.tensor([codeword]))
     torch.testing.assert_close(passed, torch.tensor([codeword]))
     passed.sum().backward()
     assert latent_BD.grad.abs().max() < 10
@@ -208,9 +208,11 @@ def test_rows_that_are_not_there_do_not_count_for_the_balance():
     expected = sinkhorn_codes(squared_distances(points, codebook), 0.02, 100)
     more = torch.cat([points, torch.zeros(300, 3).double()])
     present = torch.arange(396) < 96
-    choose = among(present, lambda _, distance: sinkhorn_codes(distance, 0.02, 100))
+    choose = choose_among_present(present, lambda _, distance: sinkhorn_codes(distance, 0.02, 100))
     assert torch.equal(choose(0, squared_distances(more, codebook))[:96], expected)
-    nobody = among(present & False, lambda _, distance: sinkhorn_codes(distance, 0.02, 100))
+    nobody = choose_among_present(
+        present & False, lambda _, distance: sinkhorn_codes(distance, 0.02, 100)
+    )
     assert nobody(0, squared_distances(more, codebook)).tolist() == [0] * 396
 
 

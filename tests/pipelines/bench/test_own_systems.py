@@ -26,30 +26,31 @@ from tests.planted_sequences import ITEMS, follow, prepared
 pytestmark = pytest.mark.usefixtures("one_thread")
 CODE_VERSION = functools.cache(fingerprint.code_version)
 TINY = """
-catalog_timestamp_column: ""  # read before: changes nothing here
-label_clusters: 4
-quantizer_codebook_size: 8
-quantizer_levels: 3
-quantizer_latent_dim: 4
-quantizer_hidden: [12]
-quantizer_epochs: 3
-quantizer_refit_every: 2
-generator_d_model: 16
-generator_d_ff: 16
-generator_d_kv: 8
-generator_layers: 1
-generator_heads: 2
-generator_item_pairs: 4
-generator_epochs: 1
-generator_decay: 0.0
-generator_warmup_steps: 2
-generator_validation_users: 20
-generator_validation_beams: 5
-evaluation_beams: 10
-evaluation_validation_users: 20
-evaluation_fusion_weights: [0.0, 0.5, 1.0]
-evaluation_successors: [0.0]  # they know the planted rule whatever was trained
-evaluation_examples: 0
+prepare_data.timestamp_column: ""  # read before: changes nothing here
+pseudo_label.clusters: 4
+quantize.codebook_size: 8
+quantize.levels: 3
+quantize.latent_dim: 4
+quantize.hidden: [12]
+quantize.epochs: 3
+quantize.refit_every: 2
+train.learning_rate: 0.001
+train.d_model: 16
+train.d_ff: 16
+train.d_kv: 8
+train.layers: 1
+train.heads: 2
+train.item_pairs: 4
+train.epochs: 1
+train.decay: 0.0
+train.warmup_steps: 2
+train.validation_users: 20
+train.validation_beams: 5
+evaluate.beams: 10
+evaluate.validation_users: 20
+evaluate.fusion_weights: [0.0, 0.5, 1.0]
+evaluate.successor_shares: [0.0]  # they know the planted rule whatever was trained
+evaluate.examples: 0
 """
 
 
@@ -175,9 +176,9 @@ def test_another_call_finds_all_of_it(told, benched, here):
 
 def again(monkeypatch, data, bench, out):
     """`benchmarks/evaluate_again.py` with the settings of this bench in place of the defaults."""
-    flags = ["--beams", 10, "--validation-users", 20, "--fusion-weights", "0.0,0.5,1.0"]
-    flags += ["--successors", "0.0", "--examples", 0, "--device", "cpu"]
-    monkeypatch.setattr("sys.argv", ["", *map(str, [data, bench, out, "--", *flags])])
+    settings = ["beams=10", "validation_users=20", "fusion_weights=0.0,0.5,1.0"]
+    settings += ["successor_shares=0.0", "examples=0", "device=cpu"]
+    monkeypatch.setattr("sys.argv", ["", *map(str, [data, bench, out, *settings])])
     evaluate_again.main()
 
 
@@ -228,7 +229,7 @@ def searched(data, tmp_path, monkeypatch, validation, *flags):
     """The trials of macrec, where the training is replaced by `validation` of its settings."""
 
     def make(place, settings, until):
-        assert until == "train" and settings["quantizer_seed"] == settings["generator_seed"] == 0
+        assert until == "train" and settings["quantize.seed"] == settings["train.seed"] == 0
         ndcg = validation(settings)
         return SimpleNamespace(metrics={"train": {"validation_ndcg_at_10": ndcg, "epochs": 3.0}})
 
@@ -238,32 +239,32 @@ def searched(data, tmp_path, monkeypatch, validation, *flags):
 
 
 def by_epochs(settings):
-    if settings["generator_learning_rate"] == 5e-3:
+    if settings["train.learning_rate"] == 5e-3:
         raise UserError("quantize: the loss is not finite")
-    return settings["generator_epochs"] / 100
+    return settings["train.epochs"] / 100
 
 
 def test_a_trial_that_fails_is_told_and_an_ablation_takes_what_macrec_found(
     data, tmp_path, monkeypatch
 ):
-    flags = ["--models", "no_histories,tiger", "--set", "macrec.generator_dropout=0.2"]
+    flags = ["--models", "no_histories,tiger", "--set", "macrec.train.dropout=0.2"]
     ours = searched(data, tmp_path, monkeypatch, by_epochs, *flags)
     found = ours.search_of("no_histories")
     assert found["asked"]["model"] == "macrec" and len(found["trials"]) == 6
     first = found["trials"][0]["settings"]  # the defaults, and what the data set says
-    assert first["generator_learning_rate"] == 1e-3 and first["generator_epochs"] == 1
-    assert "generator_dropout" not in found["space"]  # --set stands
-    assert "quantizer_history_weight" in found["space"]
-    failed = [t for t in found["trials"] if t["settings"]["generator_learning_rate"] == 5e-3]
+    assert first["train.learning_rate"] == 1e-3 and first["train.epochs"] == 1
+    assert "train.dropout" not in found["space"]  # --set stands
+    assert "quantize.history_weight" in found["space"]
+    failed = [t for t in found["trials"] if t["settings"]["train.learning_rate"] == 5e-3]
     assert failed and all(t["failed"] == "quantize: the loss is not finite" for t in failed)
     assert not any(t["failed"] for t in found["trials"] if t not in failed)
-    epochs = [t["settings"]["generator_epochs"] for t in found["trials"] if t not in failed]
-    assert found["best"]["settings"]["generator_epochs"] == max(epochs) > 1
+    epochs = [t["settings"]["train.epochs"] for t in found["trials"] if t not in failed]
+    assert found["best"]["settings"]["train.epochs"] == max(epochs) > 1
     settings = ours.settings("no_histories", found["best"]["settings"])
-    assert settings["generator_epochs"] == max(epochs) and settings["history_dim"] == 0
-    assert settings["generator_dropout"] == 0.2
-    assert "quantizer_history_weight" not in ours.search_of("tiger")["space"]
-    assert ours.settings("tiger", {}).get("generator_dropout") is None
+    assert settings["train.epochs"] == max(epochs) and settings["embed_histories.dim"] == 0
+    assert settings["train.dropout"] == 0.2
+    assert "quantize.history_weight" not in ours.search_of("tiger")["space"]
+    assert ours.settings("tiger", {}).get("train.dropout") is None
     monkeypatch.setattr(search, "search", None)
     assert ours.search_of("no_histories") == found  # from its file
 
@@ -272,20 +273,20 @@ def test_own_systems_take_what_an_earlier_bench_has_found(data, tmp_path, monkey
     def never(*_):
         raise AssertionError("searched again")
 
-    best = {"settings": {"generator_dropout": 0.3, "generator_epochs": 2}}
+    best = {"settings": {"train.dropout": 0.3, "train.epochs": 2}}
     systems = {"macrec": {"search": {"best": best}}, "tiger": {"search": None}}
     told = {"sequences": "s", "trials": 3, "minutes": 5.0, "systems": systems}
     earlier = tmp_path / "bench.json"
     earlier.write_text(json.dumps(told))
     monkeypatch.setattr(search, "search", never)
-    flags = ["--searched", earlier, "--set", "macrec.generator_dropout=0.2"]
+    flags = ["--searched", earlier, "--set", "macrec.train.dropout=0.2"]
     asked = options(data, tmp_path, "--models", "macrec,no_con", *flags)
     ours = own_systems.Ours(asked, open_dataset(data))
     for name in ("macrec", "no_con"):
         found = ours.search_of(name)
         assert found == {"best": best}
         settings = ours.settings(name, found["best"]["settings"])
-        assert settings["generator_epochs"] == 2 and settings["generator_dropout"] == 0.2
+        assert settings["train.epochs"] == 2 and settings["train.dropout"] == 0.2
     with pytest.raises(UserError, match="no search of tiger; there is macrec"):
         options(data, tmp_path, "--models", "macrec,tiger", *flags)
 
@@ -296,7 +297,7 @@ def test_a_search_without_any_figure_leaves_the_system_out_with_the_reason(
     def never(settings):
         raise UserError("collapsed")
 
-    flags = ["--models", "macrec,no_con", "--set", "macrec.quantizer_history_weight=1"]
+    flags = ["--models", "macrec,no_con", "--set", "macrec.quantize.history_weight=1"]
     found = searched(data, tmp_path, monkeypatch, never, *flags).systems(["macrec", "no_con"])
     assert found.systems == {} and [f["system"] for f in found.failed] == ["macrec", "no_con"]
     assert all(
@@ -322,7 +323,7 @@ def test_a_search_that_fails_ends_no_other(data, tmp_path, here, monkeypatch):
 
 def test_a_training_that_fails_is_told_and_the_others_are_compared(data, tmp_path, here):
     asked = ["--dataset", data, "--config", data / "tiny.yaml", "--models", "popular,macrec"]
-    asked += ["--set", "macrec.quantizer_min_perplexity_share=1.0", "--threads", 1]
+    asked += ["--set", "macrec.quantize.min_perplexity_share=1.0", "--threads", 1]
     called = here("bench", *asked, "--out", tmp_path, "--device", "cpu")
     assert called.code == 0, called.err
     assert "Failed: macrec, seed 0: quantize: " in called.out and "most popular" in called.out
@@ -335,11 +336,11 @@ def test_one_modality_has_the_beams_of_both_together():
     def beams(settings, text, image):
         items = {"text_items": text, "image_items": image}
         found = bench_stages._lists(settings, {"resolve_collisions": items})
-        assert found["evaluation_single_modality_beams"] == 0
-        return found["evaluation_beams"]
+        assert found["evaluate.single_modality_beams"] == 0
+        return found["evaluate.beams"]
 
     assert beams({}, 9.0, 9.0) == 20 and beams({}, 9.0, 0.0) == 40 == beams({}, 0.0, 9.0)
-    assert beams({"evaluation_beams": 50}, 9.0, 0.0) == 50
+    assert beams({"evaluate.beams": 50}, 9.0, 0.0) == 50
 
 
 def test_without_vectors_a_group_is_left_out_and_a_name_is_refused(data, tmp_path, here):

@@ -207,8 +207,8 @@ def test_a_run_on_other_users_is_not_compared(data, tmp_path, here):
         (["--set", "epoch=3"], "write NAME=VALUE with one of max_history, seen_items"),
         (["--models", "popular", "--set", "sasrec.width=3"], "a model of --models"),
         (["--set", "seed=3"], "write NAME=VALUE"),
-        (["--set", "epochs=0"], "epochs is below 1"),
-        (["--set", "decay=-1"], "decay is negative"),
+        (["--set", "epochs=0"], "epochs='0'"),
+        (["--set", "decay=-1"], "decay='-1'"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(data, tmp_path, here, flags, message):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.run_form import flatten
 from macrec.core.artifact import Artifact
 from macrec.core.errors import UserError
 from pipelines.dag.compiled_dag import Dag
@@ -18,7 +19,7 @@ from tests.pipelines.conftest import SMOKE
 
 DATA = [
     *("--items", "gs://shop/items", "--interactions", "gs://shop/log"),
-    *("--text-model", "gs://shop/model", "--store", "gs://shop/store"),
+    *("--encoder-text", "gs://shop/model", "--store", "gs://shop/store"),
 ]
 API = "/apis/v2beta1"
 
@@ -26,7 +27,7 @@ API = "/apis/v2beta1"
 @pytest.fixture
 def failed(kfp, here):
     """A run whose stage train has failed."""
-    assert here("submit", *DATA, "--set", "quantizer_levels=3", "--run-name", "nightly").code == 0
+    assert here("submit", *DATA, "--set", "quantize.levels=3", "--run-name", "nightly").code == 0
     (run_id,) = kfp.runs
     kfp.finish(run_id, "FAILED", failed="train")
     kfp.clear()
@@ -38,7 +39,8 @@ def newest(kfp):
 
 
 def forces(run):
-    return {n: v for n, v in run.runtime_config.parameters.items() if n.endswith("_force")}
+    values = flatten(run.runtime_config.parameters)
+    return {n: v for n, v in values.items() if n.endswith(".force")}
 
 
 def test_a_failed_run_of_the_same_code_is_retried(kfp, here, failed):
@@ -69,13 +71,13 @@ def test_after_a_change_of_the_code_a_clone_takes_the_new_version(kfp, here, fai
 
 
 def test_after_a_change_of_a_setting_it_is_a_clone(kfp, here, failed):
-    assert here("rerun", failed, "--set", "generator_epochs=1").code == 0
-    parameters = newest(kfp).runtime_config.parameters
-    assert parameters["generator_epochs"] == 1 and parameters["quantizer_levels"] == 3
+    assert here("rerun", failed, "--set", "train.epochs=1").code == 0
+    parameters = flatten(newest(kfp).runtime_config.parameters)
+    assert parameters["train.epochs"] == 1 and parameters["quantize.levels"] == 3
 
 
 def test_a_setting_that_is_the_same_is_no_change(kfp, here, failed):
-    assert here("rerun", failed, "--set", "quantizer_levels=3").code == 0
+    assert here("rerun", failed, "--set", "quantize.levels=3").code == 0
     assert list(kfp.runs) == [failed]
 
 
@@ -88,9 +90,9 @@ def test_a_run_that_succeeded_is_cloned(kfp, here, failed):
 def test_force_reaches_one_stage_and_from_all_that_follow(kfp, here, failed):
     assert here("rerun", failed, "--force", "quantize").code == 0
     first = forces(newest(kfp))
-    assert set(first) == {"quantizer_force"} and first["quantizer_force"]
+    assert set(first) == {"quantize.force"} and first["quantize.force"]
     assert here("rerun", failed, "--from", "train").code == 0
-    assert set(forces(newest(kfp))) == {"generator_force", "evaluation_force", "recommend_force"}
+    assert set(forces(newest(kfp))) == {"train.force", "evaluate.force", "recommend.force"}
     assert here("rerun", failed, "--force", "quantize").code == 0
     assert forces(newest(kfp)) != first, "a force is new each time"
 
@@ -103,7 +105,7 @@ def test_only_runs_a_part_of_the_dag_and_makes_no_version(kfp, here, failed):
     assert "train" in tasks and "evaluate" not in tasks and "quantize" in tasks
     assert not forces(clone), "train had not finished: its result is one for every later run"
     assert here("rerun", failed, "--only", "quantize").code == 0
-    assert set(forces(newest(kfp))) == {"quantizer_force"}
+    assert set(forces(newest(kfp))) == {"quantize.force"}
     assert newest(kfp).display_name == "nightly again, only quantize"
 
 
@@ -132,8 +134,8 @@ def test_a_run_of_another_pipeline(kfp, here, failed):
 
 def test_no_such_stage_and_no_such_run(kfp, here, failed):
     called = here("rerun", failed, "--force", "trian")
-    assert called.code == 2 and "there are prepare_data" in called.err
-    assert here("rerun", failed, "--force", "snapshot_catalog").code == 2
+    assert called.code == 2 and "Stages: prepare_data" in called.err
+    assert here("rerun", failed, "--force", "check_run").code == 2
     assert here("rerun", "no-such-run").code == 2
     assert len(kfp.runs) == 1
 
@@ -155,7 +157,9 @@ def test_what_is_forced():
     dag = Dag(PIPELINE_YAML.read_text())
     assert rerun_choice.forced(dag, Choice(), finished=True) == {}
     assert rerun_choice.forced(dag, Choice("only", "train"), finished=False) == {}
-    assert rerun_choice.forced(dag, Choice("only", "embed-text"), True, "x") == {"text_force": "x"}
+    assert rerun_choice.forced(dag, Choice("only", "embed-text"), True, "x") == {
+        "embed_text.force": "x"
+    }
     with pytest.raises(UserError, match="no stage"):
         rerun_choice.forced(dag, Choice("from", "absent"), True)
 
@@ -170,7 +174,7 @@ ABOVE_TRAIN = [
     "pseudo_label",
     "quantize",
     "resolve_collisions",
-    "snapshot_catalog",
+    "check_run",
 ]
 
 
@@ -222,7 +226,7 @@ def broken(macrec, sample, out, data, train_records):
     train_records.parent.mkdir(parents=True)
     train_records.write_text("")
     flags = [str(f).replace(str(sample.data), str(data)) for f in sample.flags]
-    small = ["--config", SMOKE, "--set", "image_max_bad_images=0.05"]
+    small = ["--config", SMOKE, "--set", "embed_image.max_bad_images=0.05"]
     return macrec("run", "--out", out, *small, *flags)
 
 
@@ -242,7 +246,7 @@ def other_bytes(macrec, forced_again, out, train_records):
     """Another seed, and the store is broken again, so that nothing is trained."""
     train_records.rename(train_records.with_name("away"))
     train_records.write_text("")
-    return macrec("rerun", out, "--force", "quantize", "--set", "quantizer_seed=99")
+    return macrec("rerun", out, "--force", "quantize", "--set", "quantize.seed=99")
 
 
 @pytest.mark.slow
@@ -263,7 +267,7 @@ def test_a_run_that_failed_says_how_and_how_to_go_on(macrec, broken, out):
 @pytest.mark.slow
 def test_a_failed_stage_is_rerun_after_its_cause_is_mended(macrec, mended, out):
     assert mended.code == 0, mended.err
-    assert computed(mended) == ["evaluate", "recommend", "snapshot_catalog", "train"]
+    assert computed(mended) == ["check_run", "evaluate", "recommend", "train"]
     first, second = (digests(run) for run in runs(out)[:2])
     above = [n for n in second if n.split("/")[0].replace("-", "_") in ABOVE_TRAIN]
     assert len(above) > 20 and {n: second[n] for n in above} == first
@@ -275,12 +279,12 @@ def test_a_forced_stage_is_computed_and_what_follows_only_if_its_bytes_changed(
     macrec, forced_again, other_bytes, out
 ):
     assert forced_again.code == 0, forced_again.err
-    assert computed(forced_again) == ["quantize", "snapshot_catalog"]
+    assert computed(forced_again) == ["check_run", "quantize"]
     assert other_bytes.code == 1
     told = states(macrec, out)
     assert told.pop("run") == "failed"
     changed = [stage for stage, state in told.items() if state in ("computed", "failed")]
-    assert changed == ["snapshot_catalog", "quantize", "resolve_collisions", "train"]
+    assert changed == ["check_run", "quantize", "resolve_collisions", "train"]
     second, third, fourth = runs(out)[1:4]
     assert digests(second / "quantize").keys() == digests(third / "quantize").keys()
     latents = [Artifact.open(r / "quantize" / "latents").digest for r in (second, third, fourth)]
@@ -299,8 +303,8 @@ def test_one_stage_alone(macrec, other_bytes, out, data, train_records):
     assert [p.name for p in folder.parent.iterdir()] == ["train"]
     told = states(macrec, out)
     assert (told["train"], told["evaluate"], told["run"]) == ("computed", "not run", "unfinished")
-    forces = [n for n in run_record.read(out).arguments if n.endswith("_force")]
-    assert forces == ["quantizer_force"], "train had not finished, so it was not forced"
+    forces = [n for n in flatten(run_record.read(out).arguments) if n.endswith(".force")]
+    assert forces == ["quantize.force"], "train had not finished, so it was not forced"
 
 
 @pytest.mark.slow
@@ -310,7 +314,7 @@ def test_one_stage_that_had_finished(macrec, other_bytes, out, data):
     alone = macrec("rerun", out, "--only", "embed-text")
     assert alone.code == 0, alone.err
     assert "embed_text: finished in" in alone.err, "it was not reused"
-    assert run_record.read(out).arguments["text_force"]
+    assert flatten(run_record.read(out).arguments)["embed_text.force"]
     folder = Path(alone.out.strip().rpartition(": ")[2])
     assert Artifact.open(folder / "text_embeddings").digest == earlier
     told = states(macrec, out)

@@ -11,7 +11,7 @@ from tests.kfp_server import Refused
 
 DATA = [
     *("--items", "gs://shop/items", "--interactions", "gs://shop/log"),
-    *("--text-model", "gs://shop/model", "--store", "gs://shop/store"),
+    *("--encoder-text", "gs://shop/model", "--store", "gs://shop/store"),
 ]
 BEGAN = "2026-01-05T03:00:00.000+00:00"
 ENDED = "2026-01-05T03:01:30.500+00:00"
@@ -94,7 +94,7 @@ def begun(out, tasks, ended=None):
         (folder / TASK).write_text(json.dumps(content))
 
     try:
-        with run_record.kept(out, "recommender", {"quantizer_levels": 3}):
+        with run_record.kept(out, "recommender", {"quantize.levels": 3}):
             for stage, noted in tasks.items():
                 note(stage, **noted)
             if ended:
@@ -106,7 +106,7 @@ def begun(out, tasks, ended=None):
 def test_a_local_run_that_failed(here, tmp_path):
     failed = {"ended": ENDED, "code": 75, "error": "gs://shop: no answer\nmore"}
     tasks = {
-        "snapshot_catalog": {"ended": ENDED, "code": 0, "reused": False},
+        "check_run": {"ended": ENDED, "code": 0, "reused": False},
         "prepare_data": {"ended": ENDED, "code": 0, "reused": True},
         "embed_text": failed,
     }
@@ -114,7 +114,7 @@ def test_a_local_run_that_failed(here, tmp_path):
     called = here("status", tmp_path)
     assert called.code == 0
     states = table(called)
-    assert states["snapshot_catalog"] == "computed" and states["prepare_data"] == "reused"
+    assert states["check_run"] == "computed" and states["prepare_data"] == "reused"
     assert states["embed_text"] == "failed" and states["train"] == "not run"
     assert "exit code 75: gs://shop: no answer\n" in called.out and "run it again" in called.out
     assert f"macrec rerun {tmp_path}" in called.out

@@ -12,7 +12,7 @@ from pipelines.local.pipeline_runner import PIPELINE_YAML
 from tests.kfp_server import Refused
 
 DATA = ["--items", "gs://shop/items", "--interactions", "gs://shop/log"]
-FLAGS = ["submit", *DATA, "--text-model", "hub:org/model@v1", "--store", "gs://shop/store"]
+FLAGS = ["submit", *DATA, "--encoder-text", "hub:org/model@v1", "--store", "gs://shop/store"]
 API = "/apis/v2beta1"
 
 
@@ -23,8 +23,8 @@ def only(things):
 
 def test_a_run_is_started_from_a_version_of_pipeline_yaml(kfp, here, tmp_path):
     config = tmp_path / "c.yaml"
-    config.write_text("quantizer_levels: 3\nevaluation_fusion_weights: [0, 0.5]\n")
-    called = here(*FLAGS, "--config", config, "--set", "quantizer_epochs=7", "--run-name", "first")
+    config.write_text("quantize:\n  levels: 3\nevaluate:\n  fusion_weights: [0, 0.5]\n")
+    called = here(*FLAGS, "--config", config, "--set", "quantize.epochs=7", "--run-name", "first")
     assert called.code == 0, called.err
     run, version = only(kfp.runs), only(kfp.versions)
     assert f"{kfp.url}/#/runs/details/{run.run_id}" in called.out
@@ -37,11 +37,10 @@ def test_a_run_is_started_from_a_version_of_pipeline_yaml(kfp, here, tmp_path):
     assert run.runtime_config.parameters == {
         "catalog_items": "gs://shop/items",
         "catalog_interactions": "gs://shop/log",
-        "text_model": "hub:org/model@v1",
-        "store": "gs://shop/store",
-        "quantizer_levels": 3,
-        "quantizer_epochs": 7,
-        "evaluation_fusion_weights": [0.0, 0.5],
+        "encoder_text": "hub:org/model@v1",
+        "run_store": "gs://shop/store",
+        "settings_quantize": {"levels": 3, "epochs": 7},
+        "settings_evaluate": {"fusion_weights": [0.0, 0.5]},
     }
 
 
@@ -61,9 +60,9 @@ def test_equal_bytes_are_one_version_and_other_bytes_another(kfp, here, tmp_path
     [
         (["--items", "items.parquet"], "catalog_items=items.parquet"),
         (["--store", "runs/store"], "store=runs/store"),
-        (["--text-model", ""], "no vectors to quantize"),
-        (["--set", "quantizer_level=3"], "Did you mean quantizer_levels"),
-        (["--set", "quantizer_levels=x"], "quantizer_levels='x'"),
+        (["--encoder-text", ""], "no vectors to quantize"),
+        (["--set", "quantizer_level=3"], "Did you mean quantize.levels"),
+        (["--set", "quantize.levels=x"], "quantize.levels='x'"),
         (["--endpoint", "cluster:8888"], "begin with https://"),
         (["--endpoint", ""], "KFP_ENDPOINT"),
         (["--package", "README.md"], "no compiled pipeline"),
@@ -287,7 +286,7 @@ def test_a_pipeline_that_ends_with_a_stage():
     whole = Dag(PIPELINE_YAML.read_text())
     part = Dag(whole.cut("quantize"))
     assert set(part.tasks) == {
-        "snapshot-catalog",
+        "check-run",
         "prepare-data",
         "embed-text",
         "embed-image",

@@ -26,10 +26,12 @@ def test_a_foreign_pipeline_loads_two_stages_and_runs_them(sample, tmp_path):
     }
 
     @dsl.pipeline(name="foreign")
-    def foreign(catalog: str, log: str, dim: int = 3):
+    def foreign(catalog: str, log: str):
         data = loaded["prepare_data"](catalog=catalog, interactions=log)
         loaded["embed_histories"](
-            items=data.outputs["items"], sequences=data.outputs["sequences"], dim=dim
+            items=data.outputs["items"],
+            sequences=data.outputs["sequences"],
+            settings={"dim": 3},
         )
 
     path = tmp_path / "foreign.yaml"
@@ -41,4 +43,5 @@ def test_a_foreign_pipeline_loads_two_stages_and_runs_them(sample, tmp_path):
     record = run_pipeline(given, tmp_path / "runs", path)
     assert [task.stage for task in record.stages] == ["prepare_data", "embed_histories"]
     made = Artifact.open(record.stage("embed_histories").folder / "history_embeddings")
+    assert made.manifest["config"]["dim"] == 3
     assert made.verify().rows == Artifact.open(record.stage("prepare_data").folder / "items").rows

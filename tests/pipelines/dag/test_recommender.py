@@ -1,6 +1,5 @@
 """The compiled DAG: what is committed is what the code says, and what it says is well formed."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +7,15 @@ import pytest
 import yaml
 
 from components.kfp_component import container_component, parameters
-from components.stages import stage_named
-from macrec.core import errors
+from components.run_form import PREVIOUS, RECOMMENDER
+from components.stages import CHECK_RUN, stage_named
 from macrec.core.artifact import DatasetOutput
-from macrec.core.parameters import fields
-from pipelines.cli import contract, errors_page
+from macrec.core.settings import fields
+from pipelines.cli import contract
 from pipelines.dag.compile import compiled
-from pipelines.dag.run_form import (
-    PREFIXES,
-    REQUIRED,
-    SET_BY_PIPELINE,
-    SOURCES,
-    run_parameters,
-)
 
 ROOT = Path(__file__).parent.parent.parent.parent
+STAGES = [CHECK_RUN.name, *(stage.name for stage in RECOMMENDER.stages)]
 GPU_STAGES = {"embed_text", "embed_image", "quantize", "train", "evaluate", "recommend"}
 
 
@@ -46,24 +39,15 @@ def test_the_committed_data_contract_is_the_code():
     assert committed == "\n".join(contract.lines()) + "\n", "run `make compile`"
     datasets = {
         output.name
-        for name in PREFIXES
+        for name in STAGES
         for output in fields(stage_named(name).outputs)
         if output.kind is DatasetOutput
     }
     assert set(contract.SCHEMAS) == datasets
 
 
-def test_the_committed_page_of_errors_is_the_code():
-    committed = (ROOT / "docs" / "errors.md").read_text()
-    assert committed == "\n".join(errors_page.lines()) + "\n", "run `make compile`"
-    assert len(errors_page.messages()) > 200
-    exits = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
-    told = {int(code) for code in re.findall(r"^\| (-?\d+) \|", committed, re.MULTILINE)}
-    assert exits | {0, 1, 137} <= told
-
-
 def test_the_dag_is_flat_and_has_every_stage(documents, tasks):
-    assert set(tasks) == set(PREFIXES)
+    assert set(tasks) == set(STAGES)
     assert all("dag" not in c for c in documents[0]["components"].values())
 
 
@@ -110,29 +94,32 @@ def test_every_source_carries_the_digest_of_the_snapshot(tasks):
         for key, value in task["inputs"].get("parameters", {}).items():
             if key.endswith("_snapshot"):
                 producer = value["taskOutputParameter"]
-                assert producer["producerTask"] == "snapshot-catalog"
+                assert producer["producerTask"] == "check-run"
                 uri = task["inputs"]["parameters"][key.removesuffix("_snapshot")]
                 source = producer["outputParameterKey"].removesuffix("_digest")
-                assert uri["componentInputParameter"] == SOURCES[source], (name, key)
+                if source in PREVIOUS:  # the first task finds where it is
+                    assert uri["taskOutputParameter"] == {**producer, "outputParameterKey": source}
+                else:
+                    assert uri["componentInputParameter"] == source, (name, key)
                 seen.add(source)
-    assert seen == set(SOURCES)
-    assert tasks["snapshot_catalog"]["cachingOptions"] == {}
+    assert seen == {*RECOMMENDER.sources, *PREVIOUS}
+    assert tasks["check_run"]["cachingOptions"] == {}
     cached = [n for n, t in tasks.items() if t["cachingOptions"].get("enableCache")]
-    assert set(cached) == set(PREFIXES) - {"snapshot_catalog"}
+    assert set(cached) == set(STAGES) - {"check_run"}
 
 
 def test_gpu_stages_go_to_the_pool_that_the_run_names(documents, tasks):
     spec, platform = documents
     executors = spec["deploymentSpec"]["executors"]
     kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    for name in PREFIXES:
+    for name in STAGES:
         label = f"exec-{name.replace('_', '-')}"
         container, pod = executors[label]["container"], kubernetes[label]
         on_gpu = name in GPU_STAGES
         assert ("accelerator" in container.get("resources", {})) is on_gpu, name
         assert ("nodeSelector" in pod) is on_gpu and ("tolerations" in pod) is on_gpu, name
         assert ("emptyDirMounts" in pod) is on_gpu, name
-        off = [{"nodeAffinityJson": {"componentInputParameter": "cpu_node_affinity"}}]
+        off = [{"nodeAffinityJson": {"componentInputParameter": "cluster_cpu_affinity"}}]
         assert pod.get("nodeAffinity") == (None if on_gpu else off), name
         assert container["image"].startswith("macrec-gpu" if on_gpu else "macrec-cpu"), name
         assert tasks[name]["retryPolicy"] == {
@@ -163,27 +150,29 @@ def test_stages_that_can_share_their_work_are_told_the_number_of_gpus(tasks):
         if "processes" in task["inputs"]["parameters"]
     }
     assert set(given) == {"quantize", "train"}
-    assert all(wired == {"componentInputParameter": "gpu_count"} for wired in given.values())
+    assert all(
+        wired == {"componentInputParameter": "cluster_gpu_count"} for wired in given.values()
+    )
 
 
 def test_the_parameters_of_pods_are_of_the_types_that_kfp_reads(documents):
     declared = documents[0]["root"]["inputDefinitions"]["parameters"]
-    names = [n for n in run_parameters() if n.startswith(("cpu_", "gpu_"))]
+    names = [n for n in RECOMMENDER.fields if n.startswith("cluster_")]
     types = {name: declared[name]["parameterType"] for name in names}
     assert types == {
-        "cpu_node_affinity": "STRUCT",
-        "gpu_count": "STRING",  # which the driver reads as text
-        "gpu_node_selector": "STRUCT",
-        "gpu_tolerations": "LIST",
+        "cluster_cpu_affinity": "STRUCT",
+        "cluster_gpu_count": "STRING",  # which the driver reads as text
+        "cluster_gpu_node_selector": "STRUCT",
+        "cluster_gpu_tolerations": "LIST",
     }
 
 
 def test_every_run_parameter_is_described_with_its_default(documents):
     declared = documents[0]["root"]["inputDefinitions"]["parameters"]
-    assert set(declared) == set(run_parameters())
-    for name, parameter in run_parameters().items():
+    assert set(declared) == set(RECOMMENDER.fields) and len(declared) <= 30
+    for name, parameter in RECOMMENDER.fields.items():
         assert declared[name]["description"], name
-        if parameter.default is REQUIRED:
+        if parameter.required:
             assert "defaultValue" not in declared[name]
         else:
             default = parameter.default
@@ -192,17 +181,26 @@ def test_every_run_parameter_is_described_with_its_default(documents):
         assert tuple(declared[name].get("literals", ())) == parameter.choices, name
 
 
-def test_every_setting_of_every_stage_is_wired(tasks):
+def test_every_stage_receives_its_settings_from_the_first_task(tasks):
     """A setting that is not passed on is trap 2 of the method."""
-    for name, prefix in PREFIXES.items():
-        given = tasks[name]["inputs"].get("parameters", {})
-        for parameter in stage_named(name).parameters:
-            if parameter.name not in SET_BY_PIPELINE:
-                wired = given[parameter.name]["componentInputParameter"]
-                assert wired == prefix + parameter.name
+    for stage in RECOMMENDER.stages:
+        assert tasks[stage.name]["inputs"]["parameters"]["settings"]["taskOutputParameter"] == {
+            "producerTask": "check-run",
+            "outputParameterKey": f"{stage.name}_settings",
+        }
 
 
-@pytest.mark.parametrize("name", PREFIXES)
+def test_the_first_task_receives_the_whole_form_but_for_what_pods_alone_need(tasks):
+    given = dict(tasks["check_run"]["inputs"]["parameters"])
+    assert given.pop("pipeline")["runtimeValue"]["constant"] == "recommender"
+    assert {name: value["componentInputParameter"] for name, value in given.items()} == {
+        name: name
+        for name in RECOMMENDER.fields
+        if not name.startswith("cluster_") and name not in ("run_store", "run_cache_salt")
+    }
+
+
+@pytest.mark.parametrize("name", STAGES)
 def test_a_component_is_what_its_stage_declares(name):
     stage = stage_named(name)
     component = container_component(stage).component_spec
@@ -220,11 +218,11 @@ def test_embedding_shards_stand_before_the_task_that_takes_their_vectors(documen
     spec, _ = yaml.safe_load_all(compiled(embedding_shards=3))
     assert all("dag" not in c for c in spec["components"].values())
     tasks = spec["root"]["dag"]["tasks"]
-    assert len(tasks) == len(PREFIXES) + 2 * 3
+    assert len(tasks) == len(STAGES) + 2 * 3
     for stage_label in ("embed-text", "embed-image"):
         parts = [f"{stage_label}-{k}" for k in (2, 3, 4)]
         whole = tasks[stage_label]
-        assert set(whole["dependentTasks"]) == {*parts, "prepare-data", "snapshot-catalog"}
+        assert set(whole["dependentTasks"]) == {*parts, "prepare-data", "check-run"}
         assert "shard" not in whole["inputs"]["parameters"]
         for k, name in enumerate(parts, 1):
             given = tasks[name]["inputs"]

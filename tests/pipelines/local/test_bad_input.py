@@ -99,7 +99,7 @@ def test_missing_and_corrupt_pictures_are_null_rows_with_a_reason(macrec, sample
 
     summary = json.loads((data / "sample.json").read_text())
     prepared = tmp_path / "prepared"
-    stage = ("stage", "prepare_data", "--out", prepared, "--min-interactions", 0)
+    stage = ("stage", "prepare_data", "--out", prepared, "--set", "min_interactions=0")
     done = macrec(
         *stage,
         *("--catalog", data / "items.parquet", "--interactions", data / "interactions.parquet"),
@@ -107,11 +107,11 @@ def test_missing_and_corrupt_pictures_are_null_rows_with_a_reason(macrec, sample
     assert done.code == 0, done.err
     embed = (
         *("stage", "embed_image", "--items", prepared / "items", "--images", data / "images"),
-        *("--model", sample.image_model, "--size", 32),
+        *("--model", sample.image_model, "--set", "size=32"),
     )
     refused = macrec(*embed, "--out", tmp_path / "refused")
     assert refused.code == 2 and summary["broken_pictures"][0] in refused.err, refused.err
-    done = macrec(*embed, "--out", tmp_path / "embedded", "--max-bad-images", 0.05)
+    done = macrec(*embed, "--out", tmp_path / "embedded", "--set", "max_bad_images=0.05")
     assert done.code == 0, done.err
     table = Artifact.open(tmp_path / "embedded" / "image_embeddings").table()
     ids = Artifact.open(prepared / "items").table(["item_id"])["item_id"].to_pylist()
@@ -125,10 +125,13 @@ def test_missing_and_corrupt_pictures_are_null_rows_with_a_reason(macrec, sample
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--set", "quantizer_level=3"], ["Did you mean quantizer_levels?"]),
-        (["--set", "quantizer_levels"], ["write NAME=VALUE"]),
+        (["--set", "quantizer_level=3"], ["Did you mean quantize.levels?"]),
+        (["--set", "quantize.levels"], ["write NAME=VALUE"]),
         (["--config", "absent.yaml"], ["absent.yaml", "no such file"]),
-        (["--text-embeddings", "x.parquet"], ["no such file", "give --text-model", "not both"]),
+        (
+            ["--vectors-text", "x.parquet"],
+            ["no such file", "encoder_text or vectors_text, not both"],
+        ),
     ],
 )
 def test_a_bad_call_is_refused_before_anything_starts(macrec, sample, tmp_path, arguments, parts):
@@ -154,4 +157,4 @@ def test_help_everywhere(macrec):
     for command in ([], ["run"], ["validate"], ["stage"], ["stage", "quantize"], ["sample"]):
         called = macrec(*command, "--help")
         assert called.code == 0 and "usage:" in called.out
-    assert "--codebook-size" in macrec("stage", "quantize", "--help").out
+    assert "--pseudo-labels" in macrec("stage", "quantize", "--help").out

@@ -170,9 +170,9 @@ def test_a_run_sees_its_data_its_output_and_its_store(tmp_path, monkeypatch):
         "catalog_items": "data/items.csv",
         "catalog_interactions": "gs://shop/log",
         "catalog_images": str(tmp_path / "out/images"),
-        "text_model": "hub:org/model",
-        "image_model": "",
-        "store": "shared/store",
+        "encoder_text": "hub:org/model",
+        "encoder_image": "",
+        "run_store": "shared/store",
     }
     engine = Engine()
     monkeypatch.setattr(containers, "connect", lambda: engine)

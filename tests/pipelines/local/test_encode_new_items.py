@@ -10,24 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from components.run_form import ENCODE, PREVIOUS, resolve
 from components.stages import stage_named
 from macrec.core.artifact import Artifact, Source
 from macrec.core.errors import UserError
 from macrec.core.executor import execute
-from macrec.core.parameters import fields
-from macrec.data.centring import trained_on
+from macrec.core.settings import fields
+from macrec.data.centring import read_quantizer_means
 from pipelines.dag.compile import compiled
-from pipelines.dag.run_form import (
-    ALL_PREFIXES,
-    PREVIOUS,
-    SET_BY_PIPELINE,
-    encode_parameters,
-    resolve,
-)
 from pipelines.local import encode_new_items, id_version, run
 from pipelines.local.pipeline_runner import LocalRun, StageRun
 
-ENCODING = ["snapshot_catalog", "prepare_data", "embed_text", "embed_image", "encode_items"]
+ENCODING = ["check_run", "prepare_data", "embed_text", "embed_image", "encode_items"]
 
 
 @pytest.fixture(scope="module")
@@ -40,38 +34,33 @@ def tasks(dag):
     return {name.replace("-", "_"): task for name, task in dag["root"]["dag"]["tasks"].items()}
 
 
-def test_the_dag_has_the_stages_that_make_vectors_and_the_encoder(dag, tasks):
-    assert {name for name in tasks if not name.startswith("importer")} == set(ENCODING)
-    inputs = tasks["encode_items"]["inputs"]["artifacts"]
-    made = {name: given["taskOutputArtifact"]["producerTask"] for name, given in inputs.items()}
-    imported = {name: made.pop(name).replace("-", "_") for name in PREVIOUS}
+def test_the_dag_has_the_stages_that_make_vectors_and_the_encoder(tasks):
+    assert set(tasks) == set(ENCODING)
+    inputs = tasks["encode_items"]["inputs"]
+    made = {
+        n: given["taskOutputArtifact"]["producerTask"] for n, given in inputs["artifacts"].items()
+    }
     assert made == {
         "items": "prepare-data",
         "text_embeddings": "embed-text",
         "image_embeddings": "embed-image",
     }
-    for name, parameter in PREVIOUS.items():
-        uri = tasks[imported[name]]["inputs"]["parameters"]["uri"]
-        assert uri["componentInputParameter"] == parameter
-        executor = dag["deploymentSpec"]["executors"][f"exec-{imported[name].replace('_', '-')}"]
-        assert executor["importer"]["reimport"] is True  # KFP's cache goes by the URI alone
+    for name in PREVIOUS:  # the first task finds them, and takes their digests
+        for key, output in ((name, name), (f"{name}_snapshot", f"{name}_digest")):
+            assert inputs["parameters"][key]["taskOutputParameter"] == {
+                "producerTask": "check-run",
+                "outputParameterKey": output,
+            }
 
 
-def test_new_items_are_not_dropped_for_want_of_interactions(tasks):
-    given = tasks["prepare_data"]["inputs"]["parameters"]["min_interactions"]
-    assert given["runtimeValue"]["constant"] == 0
-
-
-def test_every_other_setting_is_a_run_parameter(dag, tasks):
+def test_every_stage_receives_its_settings_from_the_first_task(dag, tasks):
     declared = dag["root"]["inputDefinitions"]["parameters"]
-    assert set(declared) == set(encode_parameters())
-    for name in ENCODING:
-        given = tasks[name]["inputs"].get("parameters", {})
-        for parameter in stage_named(name).parameters:
-            if parameter.name not in ("min_interactions", *SET_BY_PIPELINE):
-                wired = given[parameter.name]["componentInputParameter"]
-                assert wired == ALL_PREFIXES[name] + parameter.name
-    assert declared["encode_changed"]["literals"] == ["recode", "keep"]
+    assert set(declared) == set(ENCODE.fields)
+    given = tasks["check_run"]["inputs"]["parameters"]
+    assert given["pipeline"]["runtimeValue"]["constant"] == "encode"
+    for stage in ENCODE.stages:
+        wired = tasks[stage.name]["inputs"]["parameters"]["settings"]["taskOutputParameter"]
+        assert wired["outputParameterKey"] == f"{stage.name}_settings"
 
 
 def ended(tmp_path, *stages):
@@ -86,16 +75,19 @@ def publish(record, arguments, out, monkeypatch):
 
 
 def test_a_run_names_its_version_and_how_the_vectors_were_made(tmp_path, monkeypatch):
-    given = {"catalog_items": "x.csv", "text_model": "m", "text_prompt": "{}", "label_seed": 1}
-    arguments = {**given, "catalog_min_interactions": 5, "store": "gs://bucket/store"}
+    given = {
+        "catalog_items": "x.csv",
+        "encoder_text": "m",
+        "embed_text.prompt": "{}",
+        "pseudo_label.seed": 1,
+    }
+    arguments = {**given, "prepare_data.min_interactions": 5, "run_store": "gs://bucket/store"}
     publish(ended(tmp_path, *run.LEFT.values()), arguments, tmp_path, monkeypatch)
     found = id_version.read(tmp_path)
     assert found.artifacts == {
-        "previous_semantic_ids": str(tmp_path / "runs" / "resolve_collisions" / "semantic_ids"),
-        "previous_latents": str(tmp_path / "runs" / "quantize" / "latents"),
-        "previous_quantizer": str(tmp_path / "runs" / "quantize" / "quantizer"),
+        name: str(tmp_path / "runs" / stage / name) for name, stage in run.LEFT.items()
     }
-    assert found.settings == {"text_prompt": "{}"}
+    assert found.settings == {"embed_text.prompt": "{}"}
     assert found.store == "gs://bucket/store"
     left = id_version.left_by(tmp_path, ["recommender", "sequences"])
     assert left == {
@@ -107,9 +99,9 @@ def test_a_run_names_its_version_and_how_the_vectors_were_made(tmp_path, monkeyp
 def test_the_folder_may_be_moved(tmp_path, monkeypatch):
     record = ended(tmp_path / "a", *run.LEFT.values())
     (tmp_path / "a").mkdir()
-    publish(record, {"store": "s"}, tmp_path / "a", monkeypatch)
+    publish(record, {"run_store": "s"}, tmp_path / "a", monkeypatch)
     (tmp_path / "a").rename(tmp_path / "b")
-    found = id_version.read(tmp_path / "b").artifacts["previous_latents"]
+    found = id_version.read(tmp_path / "b").artifacts["latents"]
     assert found == str(tmp_path / "b" / "runs" / "quantize" / "latents")
 
 
@@ -126,14 +118,17 @@ def test_a_folder_without_a_version_is_refused(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"encode_changd": "keep"}, "unknown parameter encode_changd. Did you mean encode_changed"),
-        ({"encode_changed": "keep"}, "previous_quantizer is required"),
-        ({"encode_tolerance": -1}, "tolerance is negative"),
+        (
+            {"encode_items.changd": "keep"},
+            "encode_items.changd. Did you mean encode_items.changed",
+        ),
+        ({"encode_items.changed": "keep"}, "catalog_items is required"),
+        ({"encode_items.tolerance": -1}, "encode_items.tolerance=-1"),
     ],
 )
 def test_the_parameters_are_checked_before_anything_runs(given, message):
     with pytest.raises(UserError, match=message):
-        resolve(given, declared=encode_parameters())
+        resolve(given, ENCODE)
 
 
 # ---------------------------------------------------------------- end to end, from given vectors
@@ -166,7 +161,7 @@ class Shop:
     def flags(self):
         return [
             *("--items", self.path("items"), "--interactions", self.path("log")),
-            *("--text-embeddings", self.path("text"), "--image-embeddings", self.path("image")),
+            *("--vectors-text", self.path("text"), "--vectors-image", self.path("image")),
         ]
 
 
@@ -200,12 +195,12 @@ class Earlier:
         quantized = self.execute("quantize", vectors | labels | near, **config)
         codes = self.execute("resolve_collisions", {"items": data["items"], **quantized})
         folders = {n: a.path for n, a in (quantized | codes).items()}
-        id_version.write(self.out, folders, {"store": str(self.out / "store")})
+        id_version.write(self.out, folders, {"run_store": str(self.out / "store")})
         return self
 
 
 def ids(out):
-    path = id_version.read(out).artifacts["previous_semantic_ids"]
+    path = id_version.read(out).artifacts["semantic_ids"]
     rows = Artifact.open(Path(path)).table().to_pylist()
     return {row["item_id"]: (row["text_codes"], row["image_codes"]) for row in rows}
 
@@ -227,8 +222,8 @@ def before(vectors, tmp_path):
 
 @pytest.mark.slow
 def test_a_quantizer_tells_which_mean_its_vectors_lack(before, vectors):
-    means = trained_on(
-        Artifact.open(Path(id_version.read(before.out).artifacts["previous_quantizer"]))
+    means = read_quantizer_means(
+        Artifact.open(Path(id_version.read(before.out).artifacts["quantizer"]))
     )
     assert means["text"] == pytest.approx(np.mean([vectors[n] for n in NAMES], 0), abs=1e-5)
     assert not means["image"].any()  # embedded with centre=False
@@ -242,7 +237,7 @@ def test_encode_items_end_to_end_and_once_more_from_its_own_output(
     changed = {"i01": vectors["i01"] + 9, "new": vectors["i05"], "bare": vectors["bare"] + 5}
     later = [*NAMES[12:], "new", *NAMES[1:12], "bare"]
     shop = Shop(tmp_path / "later").write(later, vectors | changed, images={*later} - {"bare"})
-    command = ("encode-items", *shop.flags, "--set", "quantizer_seed=3")
+    command = ("encode-items", *shop.flags)
     done = macrec(*command, "--previous", before.out, "--out", tmp_path / "v2")
     assert done.code == 0, done.err
     old, new = ids(before.out), ids(tmp_path / "v2")
@@ -279,7 +274,7 @@ def test_encode_items_without_an_earlier_run_is_refused(tmp_path, macrec):
     assert not (tmp_path / "v2").exists()
 
 
-def test_the_quantizer_is_copied_once(tmp_path):
+def test_the_quantizer_is_copied_once(tmp_path, monkeypatch):
     folder = tmp_path / "runs" / "encode_items"
     folder.mkdir(parents=True)
     quantizer = tmp_path / "old"
@@ -289,8 +284,12 @@ def test_the_quantizer_is_copied_once(tmp_path):
         (quantizer / name).chmod(0o444)
     record = ended(tmp_path, "encode_items")
     for previous in (quantizer, quantizer, tmp_path / "quantizer"):
-        arguments = {"previous_quantizer": str(previous), "store": "s"}
-        encode_new_items._publish(record, arguments, tmp_path)
+        found = {"quantizer": str(previous)}
+        monkeypatch.setattr(
+            encode_new_items, "find_earlier_artifacts", lambda _, found=found: found
+        )
+        settled = {"run_previous": "earlier", "run_store": "s"}
+        encode_new_items._publish(record, settled, tmp_path)
         assert {p.name for p in (tmp_path / "quantizer").iterdir()} == {
             "config.json",
             "manifest.json",

@@ -10,7 +10,7 @@ from macrec.core.artifact import Artifact
 from macrec.generator.model import load_recommender
 from tests.pipelines.conftest import SMOKE
 
-SMALL = ["--set", "image_max_bad_images=0.05"]  # 1 of 60 pictures is broken
+SMALL = ["--set", "embed_image.max_bad_images=0.05"]  # 1 of 60 pictures is broken
 
 
 def catalogue(sample):
@@ -53,10 +53,10 @@ def check_run(called, out, present, absent):
 def test_text_alone(macrec, sample, tmp_path):
     called = macrec(
         *("run", "--config", SMOKE, "--out", tmp_path, *catalogue(sample)),
-        *("--text-model", sample.text_model),
+        *("--encoder-text", sample.text_model),
     )
     run = check_run(called, tmp_path, "text", "image")
-    assert "run without image vectors: no --image-model, no --image-embeddings" in called.err
+    assert "no image vectors, because no encoder_image or vectors_image" in called.err
     status = columns_of(run, "embed-image", "image_embeddings", ["status"])["status"]
     assert set(status) == {"missing"}
     labels = columns_of(run, "pseudo-label", "pseudo_labels", ["text_label", "image_label"])
@@ -68,7 +68,7 @@ def test_text_codes_alone_beside_pictures(macrec, sample, tmp_path):
     """The pictures have vectors, which the quantizer is told to leave out."""
     called = macrec(
         *("run", "--config", SMOKE, "--out", tmp_path, *sample.flags, *SMALL),
-        *("--set", "quantizer_modalities=text"),
+        *("--set", "quantize.modalities=text"),
     )
     run = check_run(called, tmp_path, "text", "image")
     status = columns_of(run, "embed-image", "image_embeddings", ["status"])["status"]
@@ -91,13 +91,13 @@ def test_pictures_alone(macrec, sample, tmp_path):
         )
     called = macrec(
         *("run", "--config", SMOKE, "--out", tmp_path / "out", *catalogue(sample)),
-        *("--images", images, "--image-model", sample.image_model),
-        *("--set", "catalog_missing_image=drop"),
+        *("--images", images, "--encoder-image", sample.image_model),
+        *("--set", "prepare_data.missing_image=drop"),
     )
     check_run(called, tmp_path / "out", "image", "text")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--set", "quantizer_modalities=image"]])
+@pytest.mark.parametrize("arguments", [[], ["--set", "quantize.modalities=image"]])
 def test_a_run_without_any_vectors_is_refused(macrec, sample, tmp_path, arguments):
     called = macrec("run", "--out", tmp_path / "out", *catalogue(sample), *arguments)
     assert called.code == 2 and "no vectors to quantize" in called.err

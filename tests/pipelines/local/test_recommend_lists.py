@@ -39,7 +39,8 @@ def ended_run(out: Path, **config) -> Path:
     output.commit({"stage": "train"})
     none = [[] for _ in schema.PREDICTIONS]
     chosen = {"fusion_weight": 0.4, "neighbour_weight": 0.0}
-    chosen |= {"renormalise": False, "seen_items": "drop"}
+    chosen |= {"renormalise": False, "seen_items": "drop", "precision": "float32"}
+    chosen |= {"neighbour_asymmetry": 0.5, "similar_item_share": 0.0, "successor_share": 0.0}
     made = DatasetOutput(out / "recommendations")
     made.prepare()
     with made.dataset(schema.RECOMMENDATIONS):
@@ -57,7 +58,7 @@ def ended_run(out: Path, **config) -> Path:
     }
     absent = {"quantizer": out / "quantizer"}
     paths = {name: artifact.path for name, artifact in folders.items()}
-    id_version.write(out, paths | absent, {"store": str(out / "store")})
+    id_version.write(out, paths | absent, {"run_store": str(out / "store")})
     return out
 
 
@@ -131,11 +132,11 @@ def test_bad_calls_are_refused(out, tmp_path, caplog):
     assert "name a file on this machine that ends in .parquet" in caplog.text
     called(out, "--to", "gs://bucket/a.parquet", code=2)
     called(out, "--to", to, "--top-k", "many", code=2)
-    assert "top_k='many': expected int" in caplog.text
+    assert "top_k='many'" in caplog.text
     called(out, "--to", to, "--users", tmp_path / "absent.txt", code=2)
     assert "absent.txt: no such file" in caplog.text
     partial = {"semantic_ids": tmp_path, "latents": tmp_path, "quantizer": tmp_path}
-    id_version.write(tmp_path, partial, {"store": "s"})
+    id_version.write(tmp_path, partial, {"run_store": "s"})
     called(tmp_path, "--to", to, code=2)
     assert "names no sequences, recommender, predictions, recommendations" in caplog.text
     assert not to.exists()

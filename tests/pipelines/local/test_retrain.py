@@ -9,8 +9,8 @@ import pytest
 import yaml
 from google.protobuf import json_format
 
+from components.run_form import RECOMMENDER, form_arguments
 from macrec.core.artifact import Artifact
-from pipelines.dag.run_form import PREFIXES, run_parameters
 from pipelines.dag.tasks import Tasks, as_pipeline
 from pipelines.local import id_version, pipeline_runner
 from tests.pipelines.conftest import SMOKE
@@ -64,7 +64,7 @@ def metrics(folder: Path, name: str):
 
 
 def ids(folder: Path, name: str):
-    path = id_version.read(folder / name).artifacts["previous_semantic_ids"]
+    path = id_version.read(folder / name).artifacts["semantic_ids"]
     rows = Artifact.open(Path(path)).table().to_pylist()
     return {row["item_id"]: (row["text_codes"], row["image_codes"]) for row in rows}
 
@@ -72,7 +72,7 @@ def ids(folder: Path, name: str):
 def test_the_same_data_against_an_earlier_run_compute_the_report_alone(first, retrain, folder):
     again = retrain("same", "--previous", folder / "v1")
     computed = {stage for stage, state in states(again).items() if state == "computed"}
-    assert computed == {"snapshot_catalog", "evaluate"}
+    assert computed == {"check_run", "evaluate"}
     assert "churn 0.00%" in again.out
     found = metrics(folder, "same")["evaluate"]
     assert (found["text_ids_moved"], found["text_ids_new"], found["text_ids_gone"]) == (0, 0, 0)
@@ -81,7 +81,7 @@ def test_the_same_data_against_an_earlier_run_compute_the_report_alone(first, re
 @pytest.fixture(scope="module")
 def frozen(first, retrain, new_data, folder):
     """A retraining with one new item and the first run's quantizer."""
-    mode = ("--previous", folder / "v1", "--set", "quantizer_mode=frozen")
+    mode = ("--previous", folder / "v1", "--set", "quantize.mode=frozen")
     return retrain("frozen", *mode, **new_data)
 
 
@@ -100,8 +100,8 @@ def test_the_vectors_are_those_of_a_run_without_a_cache(frozen, macrec, folder, 
     for stage, modality in (("embed-text", "text"), ("embed-image", "image")):
         warm = Artifact.open(run / stage / f"{modality}_embeddings")
         model = sample.text_model if modality == "text" else sample.image_model
-        settings = ("--max-tokens", 32) if modality == "text" else ("--size", 32)
-        images = ("--images", sample.data / "images", "--max-bad-images", 0.05)
+        settings = ("--set", "max_tokens=32") if modality == "text" else ("--set", "size=32")
+        images = ("--images", sample.data / "images", "--set", "max_bad_images=0.05")
         cold = macrec(
             *("stage", stage.replace("-", "_"), "--out", folder / stage, *settings),
             *("--items", run / "prepare-data" / "items", "--model", model),
@@ -113,7 +113,7 @@ def test_the_vectors_are_those_of_a_run_without_a_cache(frozen, macrec, folder, 
 
 
 def test_a_frozen_quantizer_keeps_every_old_id(frozen, folder):
-    assert set(states(frozen)) == set(PREFIXES)
+    assert set(states(frozen)) == {"check_run", *(s.name for s in RECOMMENDER.stages)}
     before, after = ids(folder, "v1"), ids(folder, "frozen")
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"new-item"} and None not in after["new-item"]
@@ -121,7 +121,7 @@ def test_a_frozen_quantizer_keeps_every_old_id(frozen, folder):
         present = [tuple(c) for c in codes if c]
         assert len(set(present)) == len(present)
     quantizers = [
-        Artifact.open(Path(id_version.read(folder / name).artifacts["previous_quantizer"])).digest
+        Artifact.open(Path(id_version.read(folder / name).artifacts["quantizer"])).digest
         for name in ("v1", "frozen")
     ]
     assert quantizers[0] == quantizers[1]
@@ -153,20 +153,24 @@ def test_a_retrained_quantizer_gives_other_ids_and_says_so(first, retrain, new_d
 def test_frozen_without_an_earlier_run_is_refused(macrec, sample, folder):
     done = macrec(
         *("run", "--config", SMOKE, "--out", folder / "none", *sample.flags),
-        *("--set", "quantizer_mode=frozen"),
+        *("--set", "quantize.mode=frozen"),
     )
-    assert done.code == 2 and "give --previous" in done.err
+    assert done.code == 2 and "needs run_previous" in done.err
 
 
 def test_shards_give_the_bytes_of_one_task(sample, tmp_path):
     """The first part of the DAG, compiled with two shards and run by kfp.local."""
-    data = {"catalog_items": sample.data / "items.parquet", "text_model": sample.text_model}
+    data = {"catalog_items": sample.data / "items.parquet", "encoder_text": sample.text_model}
     data |= {"catalog_interactions": sample.data / "interactions.parquet"}
-    data |= {"catalog_images": sample.data / "images", "image_model": sample.image_model}
-    settings = {"text_max_tokens": 32, "image_size": 32, "image_max_bad_images": 0.05}
+    data |= {"catalog_images": sample.data / "images", "encoder_image": sample.image_model}
+    settings = {
+        "embed_text.max_tokens": 32,
+        "embed_image.size": 32,
+        "embed_image.max_bad_images": 0.05,
+    }
     digests = []
     for shards in (1, 2):
-        pipeline = as_pipeline(embedding, "embedding", run_parameters(), embedding_shards=shards)
+        pipeline = as_pipeline(embedding, "embedding", RECOMMENDER, embedding_shards=shards)
         path = tmp_path / f"{shards}.yaml"
         path.write_text(
             "---\n".join(
@@ -175,7 +179,7 @@ def test_shards_give_the_bytes_of_one_task(sample, tmp_path):
             )
         )
         given = {name: str(value) for name, value in data.items()} | settings
-        given["store"] = str(tmp_path / f"store{shards}")
+        given = form_arguments(given | {"run_store": str(tmp_path / f"store{shards}")})
         record = pipeline_runner.run_pipeline(given, tmp_path / f"runs{shards}", path)
         whole = {s.stage: s for s in record.stages}  # the last of a name is the whole
         assert len(record.stages) == 4 + (4 if shards == 2 else 0)
@@ -193,5 +197,4 @@ def test_shards_give_the_bytes_of_one_task(sample, tmp_path):
 
 def embedding(*values, embedding_shards):
     """As far as the vectors."""
-    run = dict(zip(run_parameters(), values, strict=True))
-    Tasks(run, embedding_shards).embedded()
+    Tasks(RECOMMENDER, values, embedding_shards, None).embedded()

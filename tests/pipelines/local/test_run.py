@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.run_form import RECOMMENDER
 from macrec.core.artifact import Artifact
-from pipelines.dag.run_form import PREFIXES
 from pipelines.local.run import carried_on
 from tests.pipelines.conftest import SMOKE
 
-SMALL = ["--set", "image_max_bad_images=0.05"]  # 1 of 60 pictures is broken
-STAGES = [name for name in PREFIXES if name != "snapshot_catalog"]
+SMALL = ["--set", "embed_image.max_bad_images=0.05"]  # 1 of 60 pictures is broken
+STAGES = [stage.name for stage in RECOMMENDER.stages]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def states(called):
 
 def test_the_dag_runs_end_to_end(first, out):
     assert first.code == 0, first.err
-    assert states(first) == dict.fromkeys(PREFIXES, "computed")
+    assert states(first) == dict.fromkeys(["check_run", *STAGES], "computed")
     for label in ("most popular", "text only", "image only", "fused", "random"):
         assert label in first.out
     assert f"report: {out / 'report.html'}" in first.out
@@ -44,7 +44,7 @@ def test_the_dag_runs_end_to_end(first, out):
     assert page.startswith("<!doctype html>") and "data:image/jpeg" in page
     assert "Fused" in (out / "summary.md").read_text()
     metrics = json.loads((out / "metrics.json").read_text())
-    assert set(metrics) == set(PREFIXES)
+    assert set(metrics) == {"check_run", *STAGES}
     assert metrics["evaluate"]["users"] == metrics["prepare_data"]["users"]
     assert metrics["resolve_collisions"]["text_collision_rate_after"] == 0
     users = metrics["recommend"]["users"]
@@ -74,7 +74,7 @@ def test_a_bench_compares_the_run_with_others(first, here, out, tmp_path):
 def test_a_second_run_reuses_every_stage(first, macrec, sample, out):
     again = macrec("run", "--config", SMOKE, "--out", out, *sample.flags, *SMALL)
     assert again.code == 0, again.err
-    assert states(again) == {**dict.fromkeys(STAGES, "reused"), "snapshot_catalog": "computed"}
+    assert states(again) == {**dict.fromkeys(STAGES, "reused"), "check_run": "computed"}
     assert again.seconds < 40  # about 8 on a machine with nothing else to do
     tables = [[line for line in c.out.splitlines() if "0." in line] for c in (first, again)]
     assert tables[0][:6] == tables[1][:6]
@@ -83,11 +83,11 @@ def test_a_second_run_reuses_every_stage(first, macrec, sample, out):
 def test_a_changed_setting_recomputes_what_depends_on_it(first, macrec, sample, out):
     changed = macrec(
         *("run", "--config", SMOKE, "--out", out, *sample.flags, *SMALL),
-        *("--set", "evaluation_examples=2"),
+        *("--set", "evaluate.examples=2"),
     )
     assert changed.code == 0, changed.err
     assert [s for s, state in states(changed).items() if state == "computed"] == [
-        "snapshot_catalog",
+        "check_run",
         "evaluate",
     ]
 
@@ -106,7 +106,7 @@ def test_new_data_is_noticed_and_equal_results_cut_the_rest_off(
     again = macrec("run", "--config", SMOKE, "--out", out, *flags, *SMALL)
     assert again.code == 0, again.err
     computed = [s for s, state in states(again).items() if state == "computed"]
-    assert computed == ["snapshot_catalog", "prepare_data"]
+    assert computed == ["check_run", "prepare_data"]
 
 
 def test_the_artifacts_are_what_the_contract_says(first, macrec, out):
@@ -134,7 +134,7 @@ def test_the_recommender_folder_loads_in_stock_transformers(first, out):
 def test_one_stage_by_hand_equals_the_run(first, macrec, out, tmp_path):
     run = sorted((out / "runs").iterdir())[0]
     called = macrec(
-        *("stage", "pseudo_label", "--out", tmp_path, "--clusters", 8),
+        *("stage", "pseudo_label", "--out", tmp_path, "--set", "clusters=8"),
         *("--text-embeddings", run / "embed-text" / "text_embeddings"),
         *("--image-embeddings", run / "embed-image" / "image_embeddings"),
     )
@@ -154,10 +154,10 @@ def test_given_embeddings_take_the_place_of_encoders(macrec, tmp_path):
         *("run", "--config", SMOKE, "--out", tmp_path / "out", "--timestamp-column", ""),
         *("--items", tmp_path / "data" / "items.parquet"),
         *("--interactions", tmp_path / "data" / "interactions.parquet"),
-        *("--text-embeddings", tmp_path / "data" / "text_embeddings.parquet"),
-        *("--image-embeddings", tmp_path / "data" / "image_embeddings.parquet"),
-        *("--set", "generator_epochs=1", "--set", "generator_validate_every=1"),
-        *("--set", "quantizer_codebook_size=64", "--set", "label_clusters=64"),
+        *("--vectors-text", tmp_path / "data" / "text_embeddings.parquet"),
+        *("--vectors-image", tmp_path / "data" / "image_embeddings.parquet"),
+        *("--set", "train.epochs=1", "--set", "train.validate_every=1"),
+        *("--set", "quantize.codebook_size=64", "--set", "pseudo_label.clusters=64"),
     )
     assert called.code == 0, called.err
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -179,15 +179,13 @@ def test_everything_may_lie_in_a_bucket(macrec, sample, gcs_server, tmp_path):
     flags = [
         *("--items", "gs://shop/data/items.parquet", "--images", "gs://shop/data/images"),
         *("--interactions", "gs://shop/data/interactions.parquet"),
-        *("--text-model", "gs://shop/text", "--image-model", "gs://shop/image"),
+        *("--encoder-text", "gs://shop/text", "--encoder-image", "gs://shop/image"),
         *("--store", "gs://shop/store", "--config", SMOKE, *SMALL),
     ]
     runs = [macrec("run", "--out", tmp_path / name, *flags) for name in ("a", "b")]
     assert [run.code for run in runs] == [0, 0], runs[0].err
     assert set(states(runs[0]).values()) == {"computed"}
-    assert [s for s, state in states(runs[1]).items() if state == "computed"] == [
-        "snapshot_catalog"
-    ]
+    assert [s for s, state in states(runs[1]).items() if state == "computed"] == ["check_run"]
     folders = [next((tmp_path / name / "runs").iterdir()) for name in ("a", "b")]
     digests = [Artifact.open(f / "evaluate" / "predictions").verify().digest for f in folders]
     assert digests[0] == digests[1]
@@ -197,12 +195,17 @@ def test_an_earlier_run_fills_in_only_what_was_not_given(tmp_path):
     artifacts = {name: f"runs/{name}" for name in ("semantic_ids", "latents", "quantizer")}
     earlier = {"artifacts": artifacts, "settings": {}, "store": "/earlier/store"}
     (tmp_path / "version.json").write_text(json.dumps(earlier))
-    given = {"history_dim": 0, "catalog_timestamp_column": "", "store": "", "quantizer_seed": 3}
-    values = carried_on(given, tmp_path)
-    assert values["store"] == "/earlier/store"
-    assert values["previous_quantizer"] == str(tmp_path / "runs" / "quantizer")
-    assert {n: values[n] for n in given if n != "store"} == {
-        n: v for n, v in given.items() if n != "store"
+    given = {
+        "embed_histories.dim": 0,
+        "prepare_data.timestamp_column": "",
+        "run_store": "",
+        "quantize.seed": 3,
     }
-    assert carried_on(given | {"store": "/mine"}, tmp_path)["store"] == "/mine"
+    values = carried_on(given, tmp_path)
+    assert values["run_store"] == "/earlier/store"
+    assert values["run_previous"] == str(tmp_path)
+    assert {n: values[n] for n in given if n != "run_store"} == {
+        n: v for n, v in given.items() if n != "run_store"
+    }
+    assert carried_on(given | {"run_store": "/mine"}, tmp_path)["run_store"] == "/mine"
     assert carried_on(given, None) == given

@@ -1,1 +1,0 @@
-"""Stage snapshot_catalog: computes digests of the external data, so that new data is detected."""
