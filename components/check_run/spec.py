@@ -9,7 +9,9 @@ from macrec.core.artifact import ParameterOutput, StructOutput
 from macrec.core.settings import settings_class
 from macrec.core.stage import Pool, Stage
 
-Preset = Literal["auto", "macrec", "paper", "mql4grec", "tiger", "small", "medium", "large"]
+Preset = Literal[
+    "auto", "macrec", "paper", "legacy_macrec", "mql4grec", "tiger", "small", "medium", "large"
+]
 StageSettings = dict[str, Any]
 PREVIOUS = ("previous_semantic_ids", "previous_latents", "previous_quantizer")
 """The artifacts of an earlier run, as later stages name them."""
@@ -57,8 +59,8 @@ class Settings:
     """Items per recommendation list. 0 writes no lists."""
     preset: Preset = "auto"
     """Settings to start from. "auto" chooses sizes from the number of items. "small", "medium" and
-    "large" fix them. "macrec", "paper", "mql4grec" and "tiger" are methods to compare. Settings of
-    single stages override the preset."""
+    "large" fix them. The others are methods to compare (docs/semantic_ids.md). Settings of single
+    stages override the preset."""
     run_previous: str = ""
     """Output folder of an earlier run, local or gs://, or the folder of a KFP run in the pipeline
     root. The report compares the semantic IDs with it. quantize.mode=frozen and the encoding

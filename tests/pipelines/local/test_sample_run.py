@@ -6,7 +6,6 @@ import pytest
 
 from tests.pipelines.conftest import ROOT
 
-
 # A sixth of the arithmetic of `make run`: an item is one position, and half the epochs.
 FASTER = [
     *("--set", "train.source=items"),
