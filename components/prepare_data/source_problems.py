@@ -13,16 +13,16 @@ WITHOUT = {
 
 
 def missing_column(where: str, setting: str, name: str, columns: Iterable[str]) -> str:
-    """Return a message about an absent column, with the nearest column and the flag to set."""
-    flag = "--" + setting.replace("_", "-")
+    """Return a message about an absent column, with the nearest column and what to set."""
+    named = f"prepare_data.{setting}"
     found = sorted(columns)
     by_lower = {column.lower(): column for column in found}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     message = f"{where}: no column {name!r} ({setting}). "
     if near:
-        return f"{message}The nearest is {by_lower[near[0]]!r}: set {flag} {by_lower[near[0]]}."
+        return f"{message}The nearest is {by_lower[near[0]]!r}: set {named}={by_lower[near[0]]}."
     listed = ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
-    message += f"It has {listed or 'no column'}: name the right one with {flag}."
+    message += f"It has {listed or 'no column'}: set {named} to the right one."
     if setting in WITHOUT:
         message += f' Set {setting}="" if {WITHOUT[setting]}.'
     return message

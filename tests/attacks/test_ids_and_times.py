@@ -31,7 +31,7 @@ def prepared(folder: Path, items: list[str], log: list[tuple[str, str, object]])
         "prepare_data",
         folder,
         *("--catalog", catalogue, "--interactions", interactions),
-        *("--out", folder / "out", "--min-interactions", 0),
+        *("--out", folder / "out", "--set=min_interactions=0"),
     )
 
 

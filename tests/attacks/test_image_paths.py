@@ -72,7 +72,7 @@ def test_the_picture_stage_refuses_them_all_and_opens_nothing(root, encoders, ma
         root.folder,
         *("--items", items.path, "--images", root.images, "--model", encoders.image),
         *("--images-snapshot", "known"),  # else its digest would read every file, links as well
-        *("--device", "cpu", "--out", root.folder / "out"),
+        *("--set=device=cpu", "--out", root.folder / "out"),
     )
     assert ended.code == 2 and "Traceback" not in ended.log, ended.log
     count = len(root.uris)
@@ -95,7 +95,7 @@ def test_prepare_data_refuses_them_before_that(root):
         "prepare_data",
         root.folder,
         *("--catalog", root.folder / "items.jsonl", "--out", root.folder / "out"),
-        *("--interactions", root.folder / "log.jsonl", "--min-interactions", 0),
+        *("--interactions", root.folder / "log.jsonl", "--set=min_interactions=0"),
     )
     assert ended.code == 2 and "Traceback" not in ended.log, ended.log
     assert f"{len(uris) - 1} image paths leave the image folder" in ended.log

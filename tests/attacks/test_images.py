@@ -99,7 +99,7 @@ def shelf(tmp_path_factory, encoders, make_items) -> Shelf:
         "embed_image",
         root,
         *("--items", items.path, "--images", folder, "--model", encoders.image),
-        *("--device", "cpu", "--out", root / "out", "--max-bad-images", 1.0, "--workers", 2),
+        *("--set=device=cpu", "--out", root / "out", "--set=max_bad_images=1.0", "--set=workers=2"),
     )
     assert ended.code == 0, ended.log
     table = Artifact.open(root / "out" / "image_embeddings").table()
@@ -186,7 +186,7 @@ def test_too_many_bad_pictures_end_the_stage_and_are_named(shelf, encoders, make
         "embed_image",
         tmp_path,
         *("--items", make_items(tmp_path / "items", names).path, "--images", shelf.folder),
-        *("--model", encoders.image, "--device", "cpu", "--out", tmp_path / "out"),
+        *("--model", encoders.image, "--set=device=cpu", "--out", tmp_path / "out"),
     )
     assert ended.code == 2 and "Traceback" not in ended.log, ended.log
     assert "SVG.jpg: format" in ended.log and "max_bad_images=0.01 allows 0" in ended.log

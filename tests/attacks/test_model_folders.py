@@ -181,7 +181,7 @@ def test_the_stage_ends_with_its_message_and_little_memory(
         "embed_text",
         tmp_path,
         *("--items", make_items(tmp_path / "items", [None], ["x"]).path, "--model", folder),
-        *("--device", "cpu", "--out", tmp_path / "out"),
+        *("--set=device=cpu", "--out", tmp_path / "out"),
     )
     assert ended.code == 2 and "Traceback" not in ended.log, ended.log
     assert "code of a model folder is never run" in ended.log

@@ -31,7 +31,7 @@ def prepared(folder: Path, table: pa.Table | None = None, limit: int = LIMIT) ->
         "prepare_data",
         folder,
         *("--catalog", items, "--interactions", folder / "log.parquet"),
-        *("--out", folder / "out", "--min-interactions", 0),
+        *("--out", folder / "out", "--set=min_interactions=0"),
         limit=limit,
         seconds=600,
     )

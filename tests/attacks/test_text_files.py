@@ -138,7 +138,7 @@ def test_gigabytes_in_a_small_gzip_are_not_held(tmp_path, sized, name, ci):
         "prepare_data",
         tmp_path,
         *("--catalog", path, "--interactions", tmp_path / "log.csv"),
-        *("--out", tmp_path / "out", "--min-interactions", 0),
+        *("--out", tmp_path / "out", "--set=min_interactions=0"),
     )
     assert path.stat().st_size < size // 200
     assert ended.peak < LARGEST, f"{ended.peak / MIB:.0f} MiB"

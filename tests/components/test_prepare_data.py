@@ -202,19 +202,26 @@ BAD = {
         [{"itemId": row["item_id"], "title": "x"} for row in ITEMS],
         LOG,
         LOOSE,
-        ["items.jsonl: no column 'item_id' (item_id_column)", "set --item-id-column itemId."],
+        [
+            "items.jsonl: no column 'item_id' (item_id_column)",
+            "set prepare_data.item_id_column=itemId.",
+        ],
     ),
     "no column, nothing near": (
         NO_TITLE,
         LOG,
         LOOSE,
-        ["items.jsonl: no column 'title' (title_column)", "It has item_id", "--title-column"],
+        [
+            "items.jsonl: no column 'title' (title_column)",
+            "It has item_id",
+            "prepare_data.title_column",
+        ],
     ),
     "a text column of one's own must exist": (
         ITEMS,
         LOG,
         Settings(text_columns=("title", "brand")),
-        ["no column 'brand' (text_columns)", "--text-columns"],
+        ["no column 'brand' (text_columns)", "prepare_data.text_columns"],
     ),
     "an image column of one's own must exist": (
         ITEMS,
@@ -226,7 +233,11 @@ BAD = {
         ITEMS,
         [{"user": "u", "product": "a", "time": 1}],
         LOOSE,
-        ["'user_id' (user_id_column)", "--user-id-column user", "--timestamp-column time"],
+        [
+            "'user_id' (user_id_column)",
+            "prepare_data.user_id_column=user",
+            "prepare_data.timestamp_column=time",
+        ],
     ),
     "empty catalogue": ("", LOG, LOOSE, ["items.jsonl: holds no rows"]),
     "empty log": (ITEMS, "", LOOSE, ["log.jsonl: holds no rows"]),

@@ -111,9 +111,11 @@ def test_lists_are_the_same_whatever_is_decoded_together(small_run, tmp_path, na
     flags = {
         n: ",".join(map(str, v)) if isinstance(v, list) else v for n, v in made["config"].items()
     }
-    flags |= {n: small_run.artifacts[n] for n in made["inputs"] if n in small_run.artifacts}
-    flags |= NEARLY[name] | {"device": "cpu", "out": tmp_path}
-    argv = [f"--{n.replace('_', '-')}={v}" for n, v in flags.items()]
+    flags |= NEARLY[name] | {"device": "cpu"}
+    places = {n: small_run.artifacts[n] for n in made["inputs"] if n in small_run.artifacts}
+    places["out"] = tmp_path
+    argv = [f"--{n.replace('_', '-')}={path}" for n, path in places.items()]
+    argv += [f"--set={n}={v}" for n, v in flags.items()]
     call = [sys.executable, "-m", "components", name, *argv]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -59,7 +59,7 @@ def test_an_encoder_under_a_limit_of_memory(undisturbed, tmp_path, trials):
     assert large.returncode == 2, large.stderr
     last = large.stderr.strip().splitlines()[-1]
     assert "embed_text: out of memory (" in last and "Nothing was committed" in last
-    assert "Lower embed_text's --batch-tokens (now 1000000: " in last
+    assert "Lower embed_text.batch_tokens (now 1000000: " in last
     assert not readable(tmp_path / "large") and not list((tmp_path / "store").glob("records/*"))
     small = embed("small", 512)
     assert small.returncode == 0, small.stderr
@@ -91,7 +91,7 @@ def test_every_librarys_error_takes_the_same_way(toy_stage, numbers, tmp_path, k
 
     monkeypatch.setattr(toy_stage.code, "run", run)
     store = tmp_path / "store"
-    with pytest.raises(UserError, match=r"toy: out of memory .* Lower toy's --batch \(now 10: "):
+    with pytest.raises(UserError, match=r"toy: out of memory .* Lower toy.batch \(now 10: "):
         executor.execute(
             toy_stage.STAGE,
             toy_stage.Settings(),
@@ -113,23 +113,23 @@ def test_other_errors_are_left_alone():
 
 @pytest.mark.case(6)
 @pytest.mark.parametrize(
-    ("name", "flags"),
+    ("name", "expected"),
     [
-        ("embed_text", ["--batch-tokens"]),
-        ("embed_image", ["--batch-images"]),
-        ("quantize", ["--batch-size"]),
-        ("train", ["--validation-batch", "--batch-size"]),
-        ("evaluate", ["--batch-size", "--beams"]),
-        ("recommend", ["--batch-size", "--beams"]),
-        ("pseudo_label", ["--batch-items"]),
+        ("embed_text", ["batch_tokens"]),
+        ("embed_image", ["batch_images"]),
+        ("quantize", ["batch_size"]),
+        ("train", ["validation_batch", "batch_size"]),
+        ("evaluate", ["batch_size", "beams"]),
+        ("recommend", ["batch_size", "beams"]),
+        ("pseudo_label", ["batch_items"]),
     ],
 )
-def test_a_stage_that_computes_in_batches_names_their_setting(name, flags):
+def test_a_stage_that_computes_in_batches_names_their_setting(name, expected):
     settings = [(p, 7) for p in stage_named(name).parameters]
     with pytest.raises(UserError) as error, explain_shortage(name, settings, []):
         raise MemoryError
-    for flag in flags:
-        assert f"{flag} (now 7: " in str(error.value)
+    for setting in expected:
+        assert f"{name}.{setting} (now 7: " in str(error.value)
 
 
 @pytest.mark.case(6)

@@ -258,7 +258,7 @@ def test_a_stage_comes_to_the_same_result_where_one_request_in_five_fails(
     proxied, sample, items, tmp_path, sized, trials
 ):
     root = in_bucket(sample)
-    shared = ["--items", items, "--device", "cpu", "--max-bad-images", "0.05", "--size", "32"]
+    shared = ["--items", items, "--set=device=cpu", "--set=max_bad_images=0.05", "--set=size=32"]
     local = ["--images", sample.data / "images", "--model", sample.image_model]
     code, log, _ = stage_of("embed_image", *shared, *local, "--out", tmp_path / "undisturbed")
     assert code == 0, log

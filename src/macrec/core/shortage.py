@@ -88,11 +88,11 @@ def _memory_message(
     stage: str, settings: Sequence[tuple[Parameter, object]], error: Exception
 ) -> str:
     lower = [
-        f"--{p.name.replace('_', '-')} (now {value}: {' '.join(p.doc.split()).rstrip('.')})"
+        f"{stage}.{p.name} (now {value}: {' '.join(p.doc.split()).rstrip('.')})"
         for p, value in settings
         if "batch" in p.name.split("_") or p.name == "beams"
     ]
-    advice = f"Lower {stage}'s {' or '.join(lower)}, or give" if lower else "Give"
+    advice = f"Lower {' or '.join(lower)}, or give" if lower else "Give"
     return (
         f"{stage}: out of memory ({_first_line(error)}). Nothing was committed. "
         f"{advice} the stage more memory."

@@ -47,7 +47,7 @@ REFUSED = {
     "empty log": (edit_log(lambda t: t.slice(0, 0)), ["interactions.parquet", "holds no rows"]),
     "unknown column": (
         edit_items(lambda t: t.rename_columns(["itemid", *t.column_names[1:]])),
-        ["no column 'item_id'", "nearest is 'itemid'", "--item-id-column itemid"],
+        ["no column 'item_id'", "nearest is 'itemid'", "prepare_data.item_id_column=itemid"],
     ),
     "duplicate id": (
         edit_items(lambda t: pa.concat_tables([t, t.slice(0, 1)])),

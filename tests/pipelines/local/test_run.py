@@ -151,7 +151,15 @@ def test_given_embeddings_take_the_place_of_encoders(macrec, tmp_path):
     source = Path(os.environ["MACREC_DATA"]) / "scientific"
     amazon.convert(source, tmp_path / "data")
     called = macrec(
-        *("run", "--config", SMOKE, "--out", tmp_path / "out", "--timestamp-column", ""),
+        *(
+            "run",
+            "--config",
+            SMOKE,
+            "--out",
+            tmp_path / "out",
+            "--set",
+            "prepare_data.timestamp_column=",
+        ),
         *("--items", tmp_path / "data" / "items.parquet"),
         *("--interactions", tmp_path / "data" / "interactions.parquet"),
         *("--vectors-text", tmp_path / "data" / "text_embeddings.parquet"),
