@@ -1,21 +1,21 @@
-"""Reads the settings that an earlier bench found, for a bench that does not search again."""
+"""Reads the settings that the search of an earlier bench chose, so that a bench need not search."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from components.run_form import current_name
+from components.run_form import RECOMMENDER, current_name
 from macrec.core.artifact import Json
 from macrec.core.errors import UserError, check
 from pipelines.bench.recipes import RECIPES, searched_as
 
 
-class Earlier(NamedTuple):
+class EarlierBench(NamedTuple):
     """The searches of an earlier bench."""
 
-    said: Json
-    """Identity of the bench that searched: file name, and date and commit if they are known."""
+    origin: Json
+    """The bench that searched: its file name, and its date and commit if the file has them."""
     sequences: str
     """Digest of the sequences that the search used."""
     trials: int
@@ -25,7 +25,7 @@ class Earlier(NamedTuple):
     """Searches by model, as in the file. Ablations share the search of MACRec (`searched_as`)."""
 
 
-def read_earlier(path: Path, models: Iterable[str]) -> Earlier:
+def read_earlier_bench(path: Path, models: Iterable[str]) -> EarlierBench:
     """Read the searches of a bench.json.
 
     Args:
@@ -33,33 +33,43 @@ def read_earlier(path: Path, models: Iterable[str]) -> Earlier:
         models: models whose settings are needed.
 
     Raises:
-        UserError: if the file is not a bench.json or has no search for one of the models.
+        UserError: the file is not a bench.json, has no search for one of the models, or its search
+            chose settings that do not exist any more.
     """
     try:
-        told = json.loads(path.read_bytes())
-        systems = {name: system["search"] for name, system in told["systems"].items()}
-        known = (told["sequences"], told["trials"], told["minutes"])
+        content = json.loads(path.read_bytes())
+        systems = {name: system["search"] for name, system in content["systems"].items()}
+        sequences, trials, minutes = (content[key] for key in ("sequences", "trials", "minutes"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--searched {path}: no bench.json of `macrec bench` ({error}).") from None
-    searches = {_searched_as(n): _renamed(n, f) for n, f in systems.items() if f and f["best"]}
-    absent = [name for name in models if _searched_as(name) not in searches]
-    there = ", ".join(searches) or "none of any"
+    searches = {_search_name(n): search for n, search in systems.items() if search}
+    searches = {n: search for n, search in searches.items() if search["best"]}
+    names = list(dict.fromkeys(_search_name(name) for name in models))
+    absent = [name for name in names if name not in searches]
     check(
         not absent,
-        f"--searched {path}: no search of {', '.join(absent)}; there is {there}. Leave them out of "
-        "--models, or search with --trials.",
+        f"--searched {path}: the file has no search for {', '.join(absent)}. It has searches for "
+        f"{', '.join(searches) or 'no model'}. Leave the others out of --models, or search with "
+        "--trials.",
     )
-    here = {"file": path.name, **{k: told[k] for k in ("date", "commit") if k in told}}
-    return Earlier(told.get("searched", here), *known, searches)
+    needed = {name: _with_current_names(path, name, searches[name]) for name in names}
+    origin = {"file": path.name, **{k: content[k] for k in ("date", "commit") if k in content}}
+    return EarlierBench(content.get("searched", origin), sequences, trials, minutes, needed)
 
 
-def _renamed(name: str, found: Json) -> Json:
-    """Return a search of our own system with the present names of its settings."""
+def _with_current_names(path: Path, name: str, search: Json) -> Json:
+    """Return a search with the present names of the settings; earlier versions had others."""
     if name not in RECIPES:
-        return found
-    settings = {current_name(n): value for n, value in found["best"]["settings"].items()}
-    return {**found, "best": {**found["best"], "settings": settings}}
+        return search
+    settings = {current_name(n): value for n, value in search["best"]["settings"].items()}
+    removed = [setting for setting in settings if setting not in RECOMMENDER.settings]
+    check(
+        not removed,
+        f"--searched {path}: the search for {name} chose {', '.join(removed)}, which this version "
+        "does not have. Search again with --trials.",
+    )
+    return {**search, "best": {**search["best"], "settings": settings}}
 
 
-def _searched_as(name: str) -> str:
+def _search_name(name: str) -> str:
     return searched_as(name) if name in RECIPES else name

@@ -1,13 +1,13 @@
-"""Our own systems in a bench, and where their run parameters come from.
+"""Our own systems in a bench, and the sources of their settings.
 
 A system is a preset for the stages of the DAG, or an ablation: MACRec with one change. Its settings
-come from these places; a later one overrides an earlier one:
+have these sources; a later one overrides an earlier one:
 
 1. The preset.
-2. The data set: the `--config` files, else the arguments of the run whose output folder it is. The
-   run's arguments omit those that a preset decides (`settings_of_run`).
-3. The search. An ablation uses the settings found for MACRec; otherwise it would differ from MACRec
-   in the search too.
+2. The data set: the `--config` files, else the settings of the run whose output folder it is. The
+   settings that a preset decides are left out of those of a run (`settings_of_run`).
+3. The search. An ablation uses the settings chosen for MACRec; otherwise it would differ from
+   MACRec in the search too.
 4. `--set SYSTEM.NAME=VALUE`. Those of MACRec also apply to its ablations.
 5. The change of the ablation, and `--set ABLATION.NAME=VALUE`.
 6. The settings that all systems of the bench share: history length, seen items, list length, seed.
@@ -17,10 +17,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from components.run_form import RECOMMENDER, flatten, preset_values, resolve
+from components.run_form import (
+    RECOMMENDER,
+    current_name,
+    flatten,
+    preset_values,
+    resolve,
+    with_preset,
+)
 from components.stages import stage_named
-from macrec.core.errors import UserError
+from macrec.core.errors import UserError, check
 from macrec.core.settings import fields
+from macrec.core.stage_command import split_assignment
 from pipelines.dag.config_file import read_config
 
 Settings = dict[str, Any]
@@ -31,6 +39,7 @@ STAGES: Final = (
 )
 """The stages from the vectors to the lists, in DAG order."""
 SEEDS: Final = ("quantize.seed", "train.seed")
+"""Settings that `--seeds` sets."""
 SHARED: Final = {
     "train.max_history": "max_history",
     "train.seen_items": "seen_items",
@@ -42,8 +51,6 @@ SIZES: Final = frozenset(
     {
         *("pseudo_label.clusters", "quantize.codebook_size", "quantize.levels"),
         *("quantize.latent_dim", "quantize.epochs", "quantize.batch_size"),
-        *("train.d_model", "train.d_ff", "train.d_kv", "train.layers", "train.heads"),
-        "train.learning_rate",
     }
 )
 """Settings that the data set decides, even if a preset sets them."""
@@ -55,17 +62,17 @@ class Recipe(NamedTuple):
     title: str
     preset: str
     """Name of a preset of the run form."""
-    changed: Settings
+    change: Settings
     """Settings in which an ablation differs from MACRec; empty for other systems."""
 
     @property
-    def ablation(self) -> bool:
+    def is_ablation(self) -> bool:
         """Return whether the system is an ablation of MACRec."""
-        return bool(self.changed)
+        return bool(self.change)
 
 
-_SAME_MODALITY = ("seq_text_text", "seq_image_image")
-OWN: Final = {
+_SAME_MODALITY: Final = ("seq_text_text", "seq_image_image")
+PRESET_SYSTEMS: Final = {
     "tiger": Recipe("TIGER", "tiger", {}),
     "mql4grec": Recipe("MQL4GRec", "mql4grec", {}),
     "paper": Recipe("MACRec, losses as printed", "paper", {}),
@@ -90,7 +97,7 @@ ABLATIONS: Final = {
         "MACRec without histories in the codes", "macrec", {"embed_histories.dim": 0}
     ),
 }
-RECIPES: Final[dict[str, Recipe]] = OWN | ABLATIONS
+RECIPES: Final[dict[str, Recipe]] = PRESET_SYSTEMS | ABLATIONS
 MAIN: Final = "macrec"
 """The system that the ablations change."""
 
@@ -110,32 +117,34 @@ HISTORY_SPACE: Final[dict[str, tuple[Any, ...]]] = {"quantize.history_weight": (
 
 def searched_as(name: str) -> str:
     """Return the system whose search provides the settings: itself, or MACRec for an ablation."""
-    return MAIN if RECIPES[name].ablation else name
+    return MAIN if RECIPES[name].is_ablation else name
 
 
-def space(settings: Mapping[str, Any], fixed: Iterable[str]) -> dict[str, tuple[Any, ...]]:
-    """Return the search space of a system, without the settings that are fixed."""
+def search_space(
+    settings: Mapping[str, Any], constants: Iterable[str]
+) -> dict[str, tuple[Any, ...]]:
+    """Return the candidate values of each setting that the search of a system draws.
+
+    Args:
+        settings: settings of the system.
+        constants: settings that the search must not change.
+    """
     default = RECOMMENDER.settings["embed_histories.dim"].default
     histories = settings.get("embed_histories.dim", default)
-    whole = SPACE | (HISTORY_SPACE if histories else {})
-    return {name: values for name, values in whole.items() if name not in set(fixed)}
+    space = SPACE | (HISTORY_SPACE if histories else {})
+    return {name: values for name, values in space.items() if name not in set(constants)}
 
 
-def settable() -> list[str]:
-    """Return the settings that `--set SYSTEM.NAME` accepts: those that affect a bench."""
+def bench_settings() -> list[str]:
+    """Return the settings that affect a bench and may differ between systems."""
     names = [f"{name}.{p.name}" for name in STAGES for p in fields(stage_named(name).settings)]
     return [name for name in names if name not in (*SEEDS, *SHARED)]
 
 
-def preset(name: str) -> Settings:
-    """Return the settings of a preset."""
-    return dict(preset_values(name))
-
-
-def decided_by_presets() -> set[str]:
-    """Return the settings that belong to the system, not to the data set."""
-    names = {name for recipe in RECIPES.values() for name in preset(recipe.preset)}
-    names |= {name for recipe in ABLATIONS.values() for name in recipe.changed}
+def preset_settings() -> set[str]:
+    """Return the settings that belong to a system, not to the data set."""
+    names = {name for recipe in RECIPES.values() for name in preset_values(recipe.preset)}
+    names |= {name for recipe in ABLATIONS.values() for name in recipe.change}
     return names - SIZES
 
 
@@ -145,25 +154,34 @@ def settings_of_run(arguments: Mapping[str, Any]) -> Settings:
     Args:
         arguments: values by field of the run form.
     """
-    taken = set(settable()) - decided_by_presets()
-    return {name: value for name, value in flatten(arguments).items() if name in taken}
+    names = set(bench_settings()) - preset_settings()
+    # The record of an older run has the names of that version.
+    values = with_preset({current_name(n): v for n, v in flatten(arguments).items()})
+    return {name: value for name, value in values.items() if name in names}
 
 
-def of_files(paths: Iterable[Path]) -> tuple[Settings, dict[str, str]]:
+def settings_of_files(paths: Iterable[Path]) -> tuple[Settings, dict[str, str]]:
     """Return the settings in the data set's files, and the file that each comes from.
 
     A later file overrides an earlier one.
+
+    Raises:
+        UserError: a file cannot be read or chooses a preset.
     """
     values: Settings = {}
     origins: dict[str, str] = {}
     for path in paths:
         content = flatten(read_config(path))
+        check(
+            "preset" not in content,
+            f"--config {path}: remove preset. Each system of a bench has its own preset.",
+        )
         values |= content
         origins |= dict.fromkeys(content, str(path))
     return values, origins
 
 
-def assigned(name: str, assignments: Iterable[str]) -> Settings:
+def parse_assignments(name: str, assignments: Iterable[str]) -> Settings:
     """Return the settings in the NAME=VALUE assignments of `--set` for one system.
 
     Args:
@@ -175,23 +193,25 @@ def assigned(name: str, assignments: Iterable[str]) -> Settings:
     """
     values: Settings = {}
     for assignment in assignments:
-        setting, _, value = assignment.partition("=")
+        setting, value = split_assignment(assignment)
         if setting in SEEDS or setting in SHARED:
-            shared = f"--set {SHARED[setting]}=" if setting in SHARED else "--seeds"
-            raise UserError(f"--set {name}.{setting}: the same for all systems; use {shared}.")
-        if setting in RECOMMENDER.settings and setting not in settable():
-            raise UserError(f"--set {name}.{setting}: changes nothing in a bench.")
+            shared = f"--set {SHARED[setting]}=VALUE" if setting in SHARED else "--seeds"
+            raise UserError(
+                f"--set {name}.{setting}: all systems of a bench have the same value. Use {shared}."
+            )
+        if setting in RECOMMENDER.settings and setting not in bench_settings():
+            raise UserError(f"--set {name}.{setting}: this setting has no effect in a bench.")
         values[setting] = value
     return values
 
 
-def settings_of(
+def settings_of_system(
     name: str,
     *,
     data: Mapping[str, Any],
     origins: Mapping[str, str],
-    found: Mapping[str, Any],
-    own: Mapping[str, Iterable[str]],
+    searched: Mapping[str, Any],
+    assignments: Mapping[str, Iterable[str]],
     shared: Mapping[str, Any],
 ) -> Settings:
     """Return the settings of a system, typed and checked.
@@ -200,18 +220,18 @@ def settings_of(
         name: name of the system.
         data: settings of the data set.
         origins: file that each of these comes from.
-        found: settings that the search found.
-        own: NAME=VALUE texts of `--set`, by system.
+        searched: settings that the search chose.
+        assignments: NAME=VALUE texts of `--set`, by system.
         shared: settings of the stage `baselines`.
 
     Raises:
         UserError: if a name is unknown or a value is invalid.
     """
     recipe = RECIPES[name]
-    values = preset(recipe.preset) | dict(data) | dict(found)
-    if recipe.ablation:
-        values |= assigned(MAIN, own.get(MAIN, ())) | recipe.changed
-    values |= assigned(name, own.get(name, ()))
-    values |= {parameter: shared[setting] for parameter, setting in SHARED.items()}
+    values = preset_values(recipe.preset) | dict(data) | dict(searched)
+    if recipe.is_ablation:
+        values |= parse_assignments(MAIN, assignments.get(MAIN, ())) | recipe.change
+    values |= parse_assignments(name, assignments.get(name, ()))
+    values |= {setting: shared[source] for setting, source in SHARED.items()}
     # Required fields name raw data; a bench starts from prepared data.
     return resolve(values, origins=origins, required=False)

@@ -3,76 +3,78 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from components.baselines import search
 from macrec.core.artifact import Json, write_atomically
 from macrec.core.errors import UserError
 from macrec.core.progress import log
 from pipelines.bench.options import Options
 
 
-def search_of(options: Options, name: str, searched: Callable[[], Path]) -> Json | None:
+def find_search(options: Options, name: str, run_search: Callable[[], Path]) -> Json | None:
     """Return the search that decides a model's settings: an earlier bench's, this one's, or None.
 
     Args:
         options: options of the bench.
         name: name of the model.
-        searched: function that returns the file of the trials, after a search if needed.
+        run_search: function that returns the file of the trials, after a search if needed.
     """
     if options.earlier:
         return options.earlier.searches[name]
-    return json.loads(searched().read_bytes()) if options.trials else None
+    return json.loads(run_search().read_bytes()) if options.trials else None
 
 
-def searched(
+def search_settings(
     options: Options,
     name: str,
-    asked: Json,
-    candidate: Callable[[], Any],
+    identity: Json,
+    make_candidate: Callable[[], search.Candidate],
 ) -> Path:
     """Return OUT/trials/MODEL.json; search unless the file is from the same search.
 
     Args:
         options: options of the bench.
         name: name of the model.
-        asked: everything that the search depends on besides the options.
-        candidate: function that returns the model with its search space
-            (`components.baselines.search.Candidate`). It is called only for a new search.
+        identity: everything that the search depends on besides the options.
+        make_candidate: function that returns the model with its search space. It is called only for
+            a new search.
 
     Raises:
         UserError: if all trials failed.
     """
-    from components.baselines.search import best, search
-
     path = options.out / "trials" / f"{name}.json"
-    asked = {
+    identity = {
         "model": name,
         "trials": max(options.trials, 1),
         "minutes": options.minutes,
-        "fixed": sorted(options.own[name]),
-        **asked,
+        "fixed": sorted(options.assignments[name]),
+        **identity,
     }
-    if path.is_file() and json.loads(path.read_bytes())["asked"] == asked:
-        log.info("%s: the trials are those of %s", name, path)
-        _check_one_ended(path)
+    if path.is_file() and json.loads(path.read_bytes()).get("identity") == identity:
+        log.info("%s: the trials of %s are reused", name, path)
+        _check_best(path)
         return path
-    log.info("%s: searches", name)
-    tried = candidate()
-    found = search(tried, trials=asked["trials"], minutes=options.minutes)
-    told: Json = {
-        "asked": asked,
-        "space": {n: list(values) for n, values in tried.space.items()},
-        "trials": [trial._asdict() for trial in found],
-        "best": chosen._asdict() if (chosen := best(found)) else None,
+    log.info("%s: search started", name)
+    candidate = make_candidate()
+    trials = search.search(candidate, trials=identity["trials"], minutes=options.minutes)
+    best = search.best(trials)
+    content: Json = {
+        "identity": identity,
+        "space": {n: list(values) for n, values in candidate.space.items()},
+        "trials": [trial._asdict() for trial in trials],
+        "best": best._asdict() if best else None,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(told, indent=1) + "\n").encode())
-    _check_one_ended(path)
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    _check_best(path)
     return path
 
 
-def _check_one_ended(path: Path) -> None:
-    told = json.loads(path.read_bytes())
-    if not told["best"]:
-        first = told["trials"][0]["failed"]
-        raise UserError(f"{path}: all {len(told['trials'])} trials failed, the first with: {first}")
+def _check_best(path: Path) -> None:
+    """Raise UserError unless at least one trial of the file succeeded."""
+    content = json.loads(path.read_bytes())
+    if not content["best"]:
+        trials = content["trials"]
+        raise UserError(
+            f"{path}: all {len(trials)} trials failed. The first error: {trials[0]['failed']}"
+        )

@@ -34,7 +34,7 @@ class System(NamedTuple):
     """The search that found the settings; None without a search."""
 
 
-def compared(systems: Sequence[System]) -> Json:
+def compare_systems(systems: Sequence[System]) -> Json:
     """Return the figures of all systems; the best one has the highest mean test NDCG@10.
 
     Raises:
@@ -46,11 +46,11 @@ def compared(systems: Sequence[System]) -> Json:
         "users": len(systems[0].scores[0].user_ids_U),
         "judged_by": JUDGED_BY,
         "best": best.name,
-        "systems": {system.name: _told(system, best) for system in systems},
+        "systems": {system.name: _system_figures(system, best) for system in systems},
     }
 
 
-def _told(system: System, best: System) -> Json:
+def _system_figures(system: System, best: System) -> Json:
     names = list(system.scores[0].values)
     by_user = {
         name: np.mean([scores.values[name] for scores in system.scores], axis=0) for name in names
@@ -60,49 +60,50 @@ def _told(system: System, best: System) -> Json:
         {**figures, **{name: float(scores.values[name].mean()) for name in names}}
         for scores, figures in zip(system.scores, system.figures, strict=True)
     ]
-    known = [n for n in by_seed[0] if all(n in f for f in by_seed)]
-    differences = [] if system is best else compare(best.scores, system.scores, _generator())
+    common = [n for n in by_seed[0] if all(n in figures for figures in by_seed)]
+    random = np.random.default_rng(SEED)
+    differences = [] if system is best else compare(best.scores, system.scores, random)
     return {
         "title": system.title,
         "seeds": system.seeds,
         "settings": list(system.settings),
         "search": system.search,
         "by_seed": by_seed,
-        "mean": {n: float(np.mean([f[n] for f in by_seed])) for n in known},
-        "sd": {n: stdev(f[n] for f in by_seed) for n in known} if len(by_seed) > 1 else {},
+        "mean": {n: float(np.mean([f[n] for f in by_seed])) for n in common},
+        "sd": {n: stdev(f[n] for f in by_seed) for n in common} if len(by_seed) > 1 else {},
         "interval": {name: intervals[name]._asdict() for name in names},
         "to_the_best": {d.metric: {**d.difference._asdict(), "p": d.p} for d in differences},
     }
 
 
-def _generator() -> np.random.Generator:
-    return np.random.default_rng(SEED)
+def markdown(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the tables and of the notes below them.
 
-
-def markdown(told: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of the tables and of the notes below them."""
-    systems: dict[str, Json] = told["systems"]
-    yield f"{told['users']:,} test users, {told['items']:,} items, full ranking."
+    Args:
+        result: content of bench.json.
+    """
+    systems: dict[str, Json] = result["systems"]
+    yield f"{result['users']:,} test users, {result['items']:,} items, full ranking."
     yield ""
     yield "| | seeds | " + " | ".join(map(heading, QUALITY)) + " |"
     yield "|---" * (2 + len(QUALITY)) + "|"
     for system in systems.values():
-        cells = [_deviating(system, name) for name in QUALITY]
+        cells = [_mean_and_deviation(system, name) for name in QUALITY]
         yield f"| {system['title']} | {len(system['seeds'])} | {' | '.join(cells)} |"
     yield ""
-    judged = heading(told["judged_by"])
-    yield f"| | {judged}, 95 % of users | difference to the best | p |"
+    metric = result["judged_by"]
+    yield f"| | {heading(metric)}, 95 % interval over users | difference from the best | p |"
     yield "|---|---|---|---|"
     for system in systems.values():
-        yield f"| {system['title']} | {_compared(system, told['judged_by'])} |"
+        yield f"| {system['title']} | {_comparison(system, metric)} |"
     yield ""
-    yield "| | validation | trials | parameters | training, s | users/s |"
+    yield "| | validation NDCG@10 | trials | parameters | training, s | users/s |"
     yield "|---|---|---|---|---|---|"
     for system in systems.values():
         yield f"| {system['title']} | {' | '.join(_costs(system))} |"
     yield ""
-    yield from _of_the_stages(systems)
-    yield from _notes(told)
+    yield from _stage_table(systems)
+    yield from _notes(result)
 
 
 def heading(metric: str) -> str:
@@ -111,21 +112,22 @@ def heading(metric: str) -> str:
     return f"{name if name == 'coverage' else name.upper()}@{cutoff}"
 
 
-def _deviating(system: Json, name: str) -> str:
+def _mean_and_deviation(system: Json, name: str) -> str:
     mean = numbers.metric(system["mean"].get(name))
     return f"{mean} ± {numbers.metric(system['sd'][name])}" if name in system["sd"] else mean
 
 
-def _span(found: Mapping[str, float]) -> str:
-    return f"{numbers.metric(found['low'])} to {numbers.metric(found['high'])}"
+def _span(interval: Mapping[str, float]) -> str:
+    return f"{numbers.metric(interval['low'])} to {numbers.metric(interval['high'])}"
 
 
-def _compared(system: Json, metric: str) -> str:
+def _comparison(system: Json, metric: str) -> str:
     interval = _span(system["interval"][metric])
     if not system["to_the_best"]:
         return f"{interval} | the best | "
-    found = system["to_the_best"][metric]
-    return f"{interval} | {numbers.metric(found['mean'])} ({_span(found)}) | {found['p']:.4f}"
+    difference = system["to_the_best"][metric]
+    mean, p = numbers.metric(difference["mean"]), difference["p"]
+    return f"{interval} | {mean} ({_span(difference)}) | {p:.4f}"
 
 
 def _costs(system: Json) -> Iterator[str]:
@@ -137,17 +139,17 @@ def _costs(system: Json) -> Iterator[str]:
     yield numbers.count(mean.get("users_per_second"))
 
 
-def _of_the_stages(systems: Mapping[str, Json]) -> Iterator[str]:
+def _stage_table(systems: Mapping[str, Json]) -> Iterator[str]:
     """Yield the table of figures that only systems with semantic IDs have, if there are any."""
-    ours = {n: s for n, s in systems.items() if "quantizer_parameters" in s["mean"]}
-    if not ours:
+    with_ids = [s for s in systems.values() if "quantizer_parameters" in s["mean"]]
+    if not with_ids:
         return
     yield (
-        "| | parameters of the quantizer | quantize, s | train, s | evaluate, s | epochs | "
-        "collisions before, text / image |"
+        "| | quantizer parameters | quantize, s | train, s | evaluate, s | epochs | "
+        "collisions before resolution, text / image |"
     )
     yield "|---|---|---|---|---|---|---|"
-    for system in ours.values():
+    for system in with_ids:
         mean = system["mean"]
         seconds = [numbers.decimal(mean.get(f"seconds_{s}")) for s in STAGES]
         shares = [mean.get(f"{m}_collisions_before") for m in ("text", "image")]
@@ -158,35 +160,37 @@ def _of_the_stages(systems: Mapping[str, Json]) -> Iterator[str]:
     yield ""
 
 
-def _notes(told: Mapping[str, Any]) -> Iterator[str]:
-    systems, judged = told["systems"], told["judged_by"]
-    yield f"Best by {heading(judged)}: {systems[told['best']]['title']}."
-    even = [
+def _notes(result: Mapping[str, Any]) -> Iterator[str]:
+    systems, metric = result["systems"], result["judged_by"]
+    best = systems[result["best"]]["title"]
+    yield f"Best by {heading(metric)}: {best}."
+    close = [
         system["title"]
         for system in systems.values()
-        if system["to_the_best"] and system["to_the_best"][judged]["p"] >= ALPHA
+        if system["to_the_best"] and system["to_the_best"][metric]["p"] >= ALPHA
     ]
-    if even:
-        yield f"Not told apart from it by these users (p {ALPHA} or more): {', '.join(even)}."
+    if close:
+        yield f"Not significantly different from it (p >= {ALPHA}): {', '.join(close)}."
     for name, system in systems.items():
         if (name == "macrec" or name.startswith("run_")) and system["to_the_best"]:
-            found = system["to_the_best"][judged]
-            word = "loses to" if found["p"] < ALPHA else "does not win against"
+            difference = system["to_the_best"][metric]
+            significant = "" if difference["p"] < ALPHA else "not significantly "
             yield (
-                f"{system['title']} {word} {systems[told['best']]['title']}: "
-                f"{numbers.metric(found['mean'])} ({_span(found)})."
+                f"{system['title']} is {significant}worse than {best}: "
+                f"{numbers.metric(difference['mean'])} ({_span(difference)})."
             )
-    for name, reason in told.get("left_out", {}).items():
+    for name, reason in result.get("left_out", {}).items():
         yield f"Left out: {name} {reason}."
-    for one in told.get("failed", ()):
-        seed = "" if one["seed"] is None else f", seed {one['seed']}"
-        yield f"Failed: {one['system']}{seed}: {one['reason']}"
+    for failure in result.get("failed", ()):
+        seed = "" if failure["seed"] is None else f", seed {failure['seed']}"
+        yield f"Failed: {failure['system']}{seed}: {failure['reason']}"
     yield ""
     yield (
-        "±: standard deviation over seeds. Interval: bootstrap over users, seeds averaged; p: "
-        "two-sided, random signs of the users' differences, not corrected for the number of "
-        "systems. Training: until the last epoch, validations included; of our own "
-        "systems quantize and train. users/s: scoring and ranking, the model loaded; of a run, its "
-        "stage recommend, start included. Parameters are those that rank, of our own systems the "
-        "generator's; a count of kept numbers stands for those of what is not trained."
+        "±: standard deviation over seeds. Intervals: bootstrap over users, scores averaged over "
+        "seeds. p: two-sided randomisation test (random signs of the users' differences), not "
+        "corrected for the number of systems. Training: seconds until the last epoch, with "
+        "validation; for our own systems, quantize and train. users/s: scoring and ranking with a "
+        "loaded model; for a run, its stage recommend with start-up. Parameters: those of the "
+        "ranking model, for our own systems the generator; for a model without training, the "
+        "number of stored counts."
     )

@@ -10,7 +10,7 @@ import numpy as np
 from macrec.core.artifact import MANIFEST, Artifact
 from macrec.core.errors import UserError, check
 from macrec.metrics.significance import Difference, UserScores, compare, read_scores
-from macrec.report.numbers import metric as shown
+from macrec.report.numbers import metric as metric_text
 from pipelines.local.id_version import left_by
 
 SEED = 0
@@ -40,8 +40,8 @@ def compare_runs(
         run_a: output folder of a `macrec run`, or a predictions artifact. Several runs, trained
             with different seeds, are separated by commas.
         run_b: the same for the other side.
-        system: system whose lists are compared; two systems separated by a comma are those of a
-            and of b.
+        system: system whose lists are compared; two systems separated by a comma are those of
+            `run_a` and of `run_b`.
         metrics: names such as ndcg_10; all metrics if empty.
 
     Raises:
@@ -52,15 +52,14 @@ def compare_runs(
     a = Side(system_a, [_scores(folder, system_a) for folder in run_a.split(",")])
     system_b = system_b or system_a
     b = Side(system_b, [_scores(folder, system_b) for folder in run_b.split(",")])
-    found = compare(a.runs, b.runs, np.random.default_rng(SEED))
-    known = [difference.metric for difference in found]
-    unknown = [name for name in metrics if name not in known]
+    differences = compare(a.runs, b.runs, np.random.default_rng(SEED))
+    names = [difference.metric for difference in differences]
+    unknown = [name for name in metrics if name not in names]
     check(
         not unknown,
-        f"--metric {', '.join(unknown)}: no such metric. There are {', '.join(known)}.",
+        f"--metric {', '.join(unknown)}: no such metric. There are {', '.join(names)}.",
     )
-    wanted = [difference for difference in found if difference.metric in (metrics or known)]
-    return Comparison(a, b, wanted)
+    return Comparison(a, b, [d for d in differences if d.metric in (metrics or names)])
 
 
 def lines(comparison: Comparison) -> Iterator[str]:
@@ -71,42 +70,39 @@ def lines(comparison: Comparison) -> Iterator[str]:
         yield f"{letter}: {side.system}{mean}, {', '.join(run.name for run in side.runs)}"
     yield ""
     yield f"{'':<9}{'A':>9}{'B':>9}{'B - A':>10}{'95 % interval':>22}{'p':>10}"
-    for found in comparison.differences:
-        mean, low, high = found.difference
-        name = found.metric.upper().replace("_", "@")
+    for result in comparison.differences:
+        mean, low, high = result.difference
+        name = result.metric.upper().replace("_", "@")
+        means = "".join(f"{metric_text(_mean(side)):>9}" for side in (result.a, result.b))
         interval = f"{low:+.4f} to {high:+.4f}"
-        yield (
-            f"{name:<9}{shown(_mean(found.a)):>9}{shown(_mean(found.b)):>9}{mean:>+10.4f}"
-            f"{interval:>22}{found.p:>10.4f}"
-        )
+        yield f"{name:<9}{means}{mean:>+10.4f}{interval:>22}{result.p:>10.4f}"
     yield ""
     yield (
-        f"{users:,} test users, paired. Interval: bootstrap over users. p: two-sided, random signs "
-        "of the users' differences, not corrected for the number of metrics.\n"
-        "Both say what other users might have shown, not what another training seed would: give "
-        "several runs a side for that."
+        f"{users:,} test users, paired. The interval is a bootstrap over users. p is two-sided, "
+        "from a sign-flip\ntest over users, and is not corrected for the number of metrics. "
+        "Neither covers another training seed:\ngive several runs per side for that."
     )
 
 
 def as_json(comparison: Comparison) -> str:
-    """Return the same figures as JSON, for programs."""
-    told: dict[str, Any] = {"users": len(comparison.a.runs[0].user_ids_U)}
+    """Return the content of the table as JSON, for programs."""
+    content: dict[str, Any] = {"users": len(comparison.a.runs[0].user_ids_U)}
     for letter, side in (("a", comparison.a), ("b", comparison.b)):
-        told[letter] = {"system": side.system, "predictions": [run.name for run in side.runs]}
-    told["metrics"] = {
-        found.metric: {
-            "a": _mean(found.a),
-            "b": _mean(found.b),
-            "a_runs": found.a,
-            "b_runs": found.b,
-            "difference": found.difference.mean,
-            "low": found.difference.low,
-            "high": found.difference.high,
-            "p": found.p,
+        content[letter] = {"system": side.system, "predictions": [run.name for run in side.runs]}
+    content["metrics"] = {
+        result.metric: {
+            "a": _mean(result.a),
+            "b": _mean(result.b),
+            "a_runs": result.a,
+            "b_runs": result.b,
+            "difference": result.difference.mean,
+            "low": result.difference.low,
+            "high": result.difference.high,
+            "p": result.p,
         }
-        for found in comparison.differences
+        for result in comparison.differences
     }
-    return json.dumps(told, indent=1)
+    return json.dumps(content, indent=1)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,6 +1,5 @@
 """Connects to a Kubeflow Pipelines backend: endpoint, token, timeouts, error messages."""
 
-import argparse
 import contextlib
 import io
 import json
@@ -9,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from macrec.core.errors import TryAgain, UserError, check
 
@@ -18,31 +17,25 @@ ANSWER_SECONDS = 60
 PAGE = 100
 MESSAGE_LENGTH = 400
 TOKEN_VARIABLE = "KFP_TOKEN"
-# Flag -> environment variable that replaces it, and help text.
-VARIABLES = {
-    "endpoint": ("KFP_ENDPOINT", "URL of Kubeflow Pipelines, e.g. https://HOST/pipeline"),
-    "namespace": ("KFP_NAMESPACE", "profile namespace; only where Kubeflow has several users"),
-    "token_file": ("KFP_TOKEN_FILE", f"file of a bearer token (or the token in {TOKEN_VARIABLE})"),
-    "ca_file": ("KFP_CA_FILE", "PEM file of the authority that signed the server's certificate"),
-}
 TOKEN_HELP = (
     f"Put a fresh bearer token into {TOKEN_VARIABLE} or into the file of --token-file; in a "
     "cluster that is a projected service account token with the audience pipelines.kubeflow.org"
 )
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for the address of the backend and for authentication."""
-    group = parser.add_argument_group("Kubeflow Pipelines")
-    for name, (variable, text) in VARIABLES.items():
-        flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, default=os.environ.get(variable, ""), help=f"{text} [{variable}]")
-    group.add_argument(
-        "--timeout",
-        type=float,
-        default=ANSWER_SECONDS,
-        help=f"seconds to wait for an answer (default: {ANSWER_SECONDS})",
-    )
+class Connection(NamedTuple):
+    """The address of a backend, and how to authenticate."""
+
+    endpoint: str
+    """URL of the API, such as https://HOST/pipeline."""
+    namespace: str = ""
+    """Profile namespace; only multi-user Kubeflow has one."""
+    token_file: str = ""
+    """File with a bearer token. If empty, the environment variable KFP_TOKEN is used."""
+    ca_file: str = ""
+    """PEM file of the authority that signed the server's certificate."""
+    timeout: float = ANSWER_SECONDS
+    """Seconds to wait for a response."""
 
 
 @dataclass(frozen=True)
@@ -100,37 +93,37 @@ def named(name: str) -> str:
     return json.dumps({"predicates": [predicate]})
 
 
-def connected(options: argparse.Namespace, run: str = "") -> Backend:
-    """Connect to the backend that the flags or the environment name, and check that it responds.
+def connect(connection: Connection, run: str = "") -> Backend:
+    """Connect to a backend, and check that it responds.
 
     Args:
-        options: parsed command line with the flags of `add_flags`.
+        connection: address and authentication.
         run: the RUN argument if it is not a local folder, for the message.
 
     Raises:
         UserError: if the endpoint is missing, a file does not exist, or the backend refuses.
         TryAgain: if the backend does not respond.
     """
-    endpoint = options.endpoint.rstrip("/")
+    endpoint = connection.endpoint.rstrip("/")
     unknown = f"{run}: no folder here, so it would be a KFP run id. " if run else ""
     check(bool(endpoint), f"{unknown}No endpoint: give --endpoint URL, or set KFP_ENDPOINT.")
     check(
         endpoint.startswith(("http://", "https://")),
         f"--endpoint {endpoint}: begin with https:// (or http:// for a port-forward).",
     )
-    check(options.timeout > 0, f"--timeout {options.timeout}: give seconds above 0.")
-    token = _token(options.token_file)
-    if options.ca_file and not Path(options.ca_file).is_file():
-        raise UserError(f"--ca-file {options.ca_file}: no such file.")
+    check(connection.timeout > 0, f"--timeout {connection.timeout}: give seconds above 0.")
+    token = _token(connection.token_file)
+    if connection.ca_file and not Path(connection.ca_file).is_file():
+        raise UserError(f"--ca-file {connection.ca_file}: no such file.")
     with _calling(endpoint, "reaching the API"):
-        client = _client(options, endpoint, token())
+        client = _client(connection, endpoint, token())
         if token():
             # Read the token again at each call: it is valid for an hour, and --wait can take days.
             client._existing_config.refresh_api_key_hook = lambda config: config.api_key.update(
                 authorization=token()
             )
         several_users = bool(client.get_kfp_healthz().multi_user)
-    namespace = options.namespace or client.get_user_namespace()
+    namespace = connection.namespace or client.get_user_namespace()
     check(
         bool(namespace) or not several_users,
         f"{endpoint}: Kubeflow has several users here; give --namespace, or set KFP_NAMESPACE.",
@@ -160,11 +153,11 @@ def _token(file: str) -> Callable[[], str]:
     return read
 
 
-def _client(options: argparse.Namespace, endpoint: str, token: str) -> Any:
+def _client(connection: Connection, endpoint: str, token: str) -> Any:
     """Return kfp's client, with a timeout for each call."""
     from kfp import client as kfp_client
 
-    limits = (min(CONNECT_SECONDS, options.timeout), options.timeout)
+    limits = (min(CONNECT_SECONDS, connection.timeout), connection.timeout)
 
     class Client(kfp_client.Client):
         # kfp's own method tries five times, 5 s apart, prints a traceback each time, and has no
@@ -177,9 +170,9 @@ def _client(options: argparse.Namespace, endpoint: str, token: str) -> Any:
         warnings.simplefilter("ignore")  # "This client only works with 2.0.0-beta.2 and later"
         return Client(
             host=endpoint,
-            namespace=options.namespace or "kubeflow",  # kfp's default; kfp treats it as not set
+            namespace=connection.namespace or "kubeflow",  # kfp's default; kfp treats it as not set
             existing_token=token or None,
-            ssl_ca_cert=options.ca_file or None,
+            ssl_ca_cert=connection.ca_file or None,
         )
 
 

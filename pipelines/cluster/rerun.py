@@ -1,34 +1,34 @@
 """`macrec rerun`: reruns a run, or one of its stages, locally or on a cluster."""
 
-import argparse
 from pathlib import Path
 
 from macrec.core.errors import check
 from pipelines.cluster import client, rerun_backend
+from pipelines.cluster.rerun_backend import ClusterRerun
 from pipelines.local import containers, run_record
-from pipelines.local.rerun_choice import MODES, Given, choice
+from pipelines.local.rerun_choice import Choice, Given
 from pipelines.local.rerun_local import rerun_local
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for the run and for the stages to compute again."""
-    parser.add_argument("run", metavar="RUN", help="output folder of a local run, or a KFP run id")
-    containers.add_flags(parser)
-    group = parser.add_mutually_exclusive_group()
-    for mode, text in MODES.items():
-        group.add_argument(f"--{mode}", dest=f"mode_{mode}", metavar="STAGE", help=text)
-    parser.add_argument(
-        "--clone",
-        action="store_true",
-        help="on a cluster: a new run where a retry would do, with a new look at the data",
-    )
+def rerun(
+    run: str,
+    choice: Choice,
+    given: Given,
+    cluster: ClusterRerun,
+    in_containers: containers.Options | None = None,
+) -> None:
+    """Run an earlier run again, in its output folder or on the cluster.
 
-
-def rerun(options: argparse.Namespace, given: Given) -> None:
-    """Run an earlier run again, in its output folder or on the cluster."""
-    if run_record.is_output_folder(options.run):
-        rerun_local(Path(options.run), choice(options), given, containers.given(options))
-    else:
-        check(options.containers is None, "--containers: for an output folder of this machine.")
-        backend = client.connected(options, options.run)
-        rerun_backend.rerun_backend(backend, options, choice(options), given)
+    Args:
+        run: output folder of a local run, or a KFP run id.
+        choice: the stages to compute again.
+        given: function that returns the settings of the rerun.
+        cluster: options for a run on a cluster.
+        in_containers: settings of the containers of a local run; None runs the stages in processes.
+    """
+    if run_record.is_output_folder(run):
+        rerun_local(Path(run), choice, given, in_containers)
+        return
+    check(in_containers is None, "--containers applies only to an output folder on this machine.")
+    backend = client.connect(cluster.connection, run)
+    rerun_backend.rerun_backend(backend, run, choice, given, cluster)

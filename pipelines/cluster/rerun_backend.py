@@ -1,21 +1,33 @@
 """`macrec rerun RUN_ID`: retries or clones a run on a cluster."""
 
-import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.run_form import RECOMMENDER, flatten, form_arguments
 from macrec.core.errors import UserError, check
 from macrec.core.progress import log
 from pipelines.cluster import status, submit
-from pipelines.cluster.client import Backend
+from pipelines.cluster.client import Backend, Connection
 from pipelines.dag.compiled_dag import Dag, of_file
+from pipelines.local.pipeline_runner import PIPELINE_YAML
 from pipelines.local.rerun_choice import Choice, Given, forced
 
 
+class ClusterRerun(NamedTuple):
+    """Options for the rerun of a run on a cluster."""
+
+    connection: Connection
+    package: Path = PIPELINE_YAML
+    """Compiled pipeline of a clone."""
+    clone: bool = False
+    """Whether to start a new run even if the failed run could be retried."""
+    wait: bool = False
+    """Whether to wait until the run ends."""
+
+
 def rerun_backend(
-    backend: Backend, options: argparse.Namespace, chosen: Choice, given: Given
+    backend: Backend, run_id: str, chosen: Choice, given: Given, options: ClusterRerun
 ) -> str:
     """Retry the run, or clone it with the current code; return the id of the run that starts.
 
@@ -28,16 +40,16 @@ def rerun_backend(
         UserError: if the run has not ended or belongs to another pipeline.
         TryAgain: if the backend does not respond.
     """
-    with backend.calling(f"run {options.run}"):
-        run = backend.client.get_run(options.run)
+    with backend.calling(f"run {run_id}"):
+        run = backend.client.get_run(run_id)
     check(
         run.state in ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR"),
-        f"{options.run}: {run.state or 'not begun'}, so it is still at work. Wait for its end, or "
+        f"{run_id}: {run.state or 'not begun'}, so it is still at work. Wait for its end, or "
         "terminate it in the UI.",
     )
     dag = of_file(options.package)
     _check_ours(backend, run, dag)
-    found = {s.stage: s.state for s in status.of_backend(backend, options.run).stages}
+    found = {s.stage: s.state for s in status.of_backend(backend, run_id).stages}
     stage = dag.checked(chosen.stage) if chosen.mode else ""
     finished = found.get(stage) in status.FINISHED
     earlier = dict((run.runtime_config and run.runtime_config.parameters) or {})
@@ -46,18 +58,18 @@ def rerun_backend(
     # Flattened, because a run that was started in the UI also states empty settings of stages.
     changed = form_arguments(values) != form_arguments(flatten(earlier))
     as_it_was = run.state == "FAILED" and not (chosen.mode or changed or options.clone)
-    if as_it_was and _is_current(backend, run, options):
-        started = _retried(backend, options.run)
+    if as_it_was and _is_current(backend, run, options.package):
+        started = _retried(backend, run_id)
     else:
         started = _cloned(
-            backend, run, options, dag, stage if chosen.mode == "only" else "", values
+            backend, run, options.package, dag, stage if chosen.mode == "only" else "", values
         )
     if options.wait:
         submit.wait(backend, started)
     return started
 
 
-def _is_current(backend: Backend, run: Any, options: argparse.Namespace) -> bool:
+def _is_current(backend: Backend, run: Any, package: Path) -> bool:
     """Return whether the run's pipeline version is the current one.
 
     Only then may the run be retried, because a retry uses the old images.
@@ -69,7 +81,7 @@ def _is_current(backend: Backend, run: Any, options: argparse.Namespace) -> bool
         version = backend.client.get_pipeline_version(
             reference.pipeline_id, reference.pipeline_version_id
         )
-    return version.display_name == submit.version_name(options.package.read_bytes())
+    return version.display_name == submit.version_name(package.read_bytes())
 
 
 def _retried(backend: Backend, run_id: str) -> str:
@@ -84,7 +96,7 @@ def _retried(backend: Backend, run_id: str) -> str:
 def _cloned(
     backend: Backend,
     run: Any,
-    options: argparse.Namespace,
+    package: Path,
     dag: Dag,
     only: str,
     values: dict[str, Any],
@@ -94,7 +106,7 @@ def _cloned(
     Args:
         backend: the backend.
         run: the earlier run.
-        options: parsed command line.
+        package: compiled pipeline.
         dag: the current pipeline.
         only: the single stage to run; the whole pipeline if empty.
         values: checked settings of the new run, by their one name.
@@ -108,7 +120,7 @@ def _cloned(
         "service_account": run.service_account or None,
     }
     if not only:
-        version = submit.uploaded(backend, dag.name, options.package)
+        version = submit.uploaded(backend, dag.name, package)
         return submit.start(
             backend,
             name,
@@ -118,9 +130,9 @@ def _cloned(
         )
     # Not uploaded as a version: the UI shows the newest version first and offers it for new runs.
     with tempfile.TemporaryDirectory(prefix="macrec-") as folder:
-        package = Path(folder) / "pipeline.yaml"
-        package.write_text(dag.cut(only))
-        return submit.start(backend, name, pipeline_package_path=str(package), **common)
+        part = Path(folder) / "pipeline.yaml"
+        part.write_text(dag.cut(only))
+        return submit.start(backend, name, pipeline_package_path=str(part), **common)
 
 
 def _check_ours(backend: Backend, run: Any, dag: Dag) -> None:

@@ -1,7 +1,6 @@
 """`macrec schedule`: creates a recurring run, or replaces it if something has changed."""
 
-import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +9,7 @@ from macrec.core.progress import log
 from pipelines.cluster import client
 from pipelines.cluster import cron as crons
 from pipelines.cluster.client import Backend, named
-from pipelines.cluster.submit import Version, check_sources, experiment, uploaded
+from pipelines.cluster.submit import ClusterOptions, Version, check_sources, experiment, uploaded
 from pipelines.dag.compiled_dag import of_file
 
 NAME = "macrec retraining"
@@ -18,57 +17,54 @@ AT_WORK = ("PENDING", "RUNNING", "CANCELING", "PAUSED")
 _ENABLED = "ENABLED"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for the times and the name of the schedule."""
-    parser.add_argument(
-        "cron",
-        metavar="CRON",
-        help='six fields, seconds first, in UTC: "0 0 3 * * MON" is every Monday at 03:00:00',
-    )
-    parser.add_argument("--name", default=NAME, help=f"the schedule (default: {NAME})")
-    parser.add_argument("--explain", action="store_true", help="only check CRON and say its times")
+def explain(cron: str, now: datetime | None = None) -> str:
+    """Print a cron expression in words with its next times; return it in normal form.
+
+    Args:
+        cron: six fields, seconds first, in UTC.
+        now: start of the next times; the current time if None.
+
+    Raises:
+        UserError: if the cron expression is invalid.
+    """
+    when = crons.parse(cron)
+    times = when.next_times(now or datetime.now(UTC), 2)
+    print(f"{when.text}: {crons.in_words(when)} (UTC)")
+    print("next: " + ", ".join(f"{t:%a %Y-%m-%d %H:%M:%S}" for t in times))
+    return when.text
 
 
 def schedule(
-    options: argparse.Namespace,
-    given: Callable[[], Mapping[str, Any]],
-    now: datetime | None = None,
+    cron: str, values: Mapping[str, Any], cluster: ClusterOptions, *, name: str = NAME
 ) -> None:
     """Create the schedule if it does not exist; replace it if it differs.
 
     Args:
-        options: parsed command line with the flags of `submit.add_flags` and `add_flags`.
-        given: function that returns the run parameters; not called for --explain.
-        now: start of the printed next times; the current time if None.
+        cron: valid cron expression, as `explain` returns it.
+        values: checked settings by their one name.
+        cluster: where and how the runs start.
+        name: name of the schedule.
 
     Raises:
-        UserError: if the cron expression is invalid, a cluster cannot use the parameters, or the
-            backend refuses.
+        UserError: if a cluster cannot use the settings, or the backend refuses.
         TryAgain: if the backend does not respond.
     """
-    when = crons.parse(options.cron)
-    times = when.next_times(now or datetime.now(UTC), 2)
-    print(f"{when.text}: {crons.in_words(when)} (UTC)")
-    print("next: " + ", ".join(f"{t:%a %Y-%m-%d %H:%M:%S}" for t in times))
-    if options.explain:
-        return
-    values = given()
     check_sources(values)
-    dag = of_file(options.package)
-    backend = client.connected(options)
-    version = uploaded(backend, dag.name, options.package)
+    dag = of_file(cluster.package)
+    backend = client.connect(cluster.connection)
+    version = uploaded(backend, dag.name, cluster.package)
     wanted = {
-        "job_name": options.name,
-        "experiment_id": experiment(backend, options.experiment),
-        "cron_expression": when.text,
+        "job_name": name,
+        "experiment_id": experiment(backend, cluster.experiment),
+        "cron_expression": cron,
         "max_concurrency": 1,
         "no_catchup": True,
         "params": form_arguments(values),
         "pipeline_id": version.pipeline_id,
         "version_id": version.version_id,
-        "service_account": options.service_account,
+        "service_account": cluster.service_account,
     }
-    _settle(backend, options.name, wanted, version)
+    _settle(backend, name, wanted, version)
 
 
 def _settle(backend: Backend, name: str, wanted: Mapping[str, Any], version: Version) -> None:

@@ -1,6 +1,5 @@
 """`macrec status`: shows the progress of a run by stage, locally or on a cluster."""
 
-import argparse
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.cluster import client
-from pipelines.cluster.client import Backend
+from pipelines.cluster.client import Backend, Connection
 from pipelines.dag.compiled_dag import Dag, task_name
 from pipelines.local import run_record
 from pipelines.local.pipeline_runner import KILLED, PIPELINE_YAML
@@ -73,13 +72,20 @@ class RunStatus(NamedTuple):
     notes: list[str]
 
 
-def status(options: argparse.Namespace) -> None:
-    """Print the status of the run that the command line names."""
-    if run_record.is_output_folder(options.run):
-        found = of_folder(Path(options.run))
-    else:
-        found = of_backend(client.connected(options, options.run), options.run)
-    print(as_json(found) if options.json else "\n".join(lines(found)))
+def run_status(run: str, connection: Connection) -> RunStatus:
+    """Return the status of a run.
+
+    Args:
+        run: output folder of a local run, or a KFP run id.
+        connection: the backend of a KFP run.
+
+    Raises:
+        UserError: if there is no such run, or the backend refuses.
+        TryAgain: if the backend does not respond.
+    """
+    if run_record.is_output_folder(run):
+        return of_folder(Path(run))
+    return of_backend(client.connect(connection, run), run)
 
 
 def of_folder(out: Path) -> RunStatus:

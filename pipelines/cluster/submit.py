@@ -1,8 +1,6 @@
 """`macrec submit`: starts a run on Kubeflow Pipelines from a compiled pipeline."""
 
-import argparse
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -13,7 +11,7 @@ from components.run_form import RECOMMENDER, form_arguments
 from macrec.core.errors import TryAgain, UserError
 from macrec.core.progress import log
 from pipelines.cluster import client, status
-from pipelines.cluster.client import Backend, named
+from pipelines.cluster.client import Backend, Connection, named
 from pipelines.dag.compiled_dag import of_file
 from pipelines.local import run_record
 from pipelines.local.pipeline_runner import PIPELINE_YAML
@@ -35,42 +33,32 @@ class Version(NamedTuple):
     new: bool
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that a run or a schedule on a cluster needs besides the run parameters."""
-    client.add_flags(parser)
-    parser.add_argument(
-        "--experiment",
-        default=os.environ.get("KFP_EXPERIMENT", EXPERIMENT),
-        help=f"experiment that groups the runs [KFP_EXPERIMENT] (default: {EXPERIMENT})",
-    )
-    add_package_flag(parser)
-    parser.add_argument("--service-account", help="Kubernetes account the pods run as")
-    parser.add_argument("--store", help="artifact store, gs://BUCKET/FOLDER; reruns go on from it")
-    parser.add_argument("--cache-salt", help="any new text recomputes every stage")
+class ClusterOptions(NamedTuple):
+    """How a run or a schedule starts on a cluster."""
+
+    connection: Connection
+    experiment: str = EXPERIMENT
+    """Experiment that groups the runs."""
+    package: Path = PIPELINE_YAML
+    """Compiled pipeline."""
+    service_account: str | None = None
+    """Kubernetes service account of the pods; None uses the backend's default."""
 
 
-def add_package_flag(parser: argparse.ArgumentParser) -> None:
-    """Add the flag for the compiled pipeline to upload."""
-    parser.add_argument(
-        "--package",
-        type=Path,
-        default=PIPELINE_YAML,
-        metavar="FILE",
-        help="compiled pipeline (`macrec compile --out FILE`; default: pipeline.yaml)",
-    )
-
-
-def add_wait_flag(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that makes the command wait for the end of the run."""
-    parser.add_argument("--wait", action="store_true", help="wait for the end; exit 1 if it failed")
-
-
-def submit(options: argparse.Namespace, values: Mapping[str, Any]) -> str:
+def submit(
+    values: Mapping[str, Any],
+    cluster: ClusterOptions,
+    *,
+    run_name: str = "",
+    should_wait: bool = False,
+) -> str:
     """Start a run, print its URL in the UI, and return its id.
 
     Args:
-        options: parsed command line with the flags of `add_flags`, run_name and wait.
         values: checked settings by their one name.
+        cluster: where and how the run starts.
+        run_name: name of the run in the UI; the pipeline and the time if empty.
+        should_wait: whether to wait until the run ends.
 
     Raises:
         UserError: if a parameter names a local file, data or models are missing, or the backend
@@ -78,19 +66,19 @@ def submit(options: argparse.Namespace, values: Mapping[str, Any]) -> str:
         TryAgain: if the backend does not respond.
     """
     check_sources(values)
-    dag = of_file(options.package)
-    backend = client.connected(options)
-    version = uploaded(backend, dag.name, options.package)
+    dag = of_file(cluster.package)
+    backend = client.connect(cluster.connection)
+    version = uploaded(backend, dag.name, cluster.package)
     created = start(
         backend,
-        options.run_name or f"{dag.name} {run_record.now()[:19].replace('T', ' ')}",
-        experiment_id=experiment(backend, options.experiment),
+        run_name or f"{dag.name} {run_record.now()[:19].replace('T', ' ')}",
+        experiment_id=experiment(backend, cluster.experiment),
         params=form_arguments(values),
         pipeline_id=version.pipeline_id,
         version_id=version.version_id,
-        service_account=options.service_account,
+        service_account=cluster.service_account,
     )
-    if options.wait:
+    if should_wait:
         wait(backend, created)
     return created
 

@@ -5,7 +5,6 @@ exit code is read. Here a container is created, started, followed, waited for, a
 removed.
 """
 
-import argparse
 import contextlib
 import os
 import signal
@@ -18,7 +17,6 @@ from typing import Any, NamedTuple
 from components.check_run.earlier_run import find_earlier_artifacts
 from components.run_form import RECOMMENDER
 from macrec.core.errors import EXIT_PREEMPTED, UserError
-from pipelines.local import images
 from pipelines.local.engine import connect
 
 # A stage inherits only these environment variables of the caller. The first select numeric kernels
@@ -45,27 +43,6 @@ class Options(NamedTuple):
     """Network of the engine that the containers join, e.g. host or bridge."""
     user: str = ""
     """UID:GID of the processes. If empty, those of the caller, who then owns the results."""
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for local runs in containers."""
-    parser.add_argument(
-        "--containers",
-        nargs="?",
-        const="",
-        metavar="IMAGE",
-        help="run each stage in a container (default image: the cpu image of these sources)",
-    )
-    parser.add_argument(
-        "--network", default="none", help="network of the containers: none (default), host, ..."
-    )
-
-
-def given(options: argparse.Namespace) -> Options | None:
-    """Return the container settings that the flags give; None if stages run in processes."""
-    if options.containers is None:
-        return None
-    return Options(options.containers or images.reference("cpu"), options.network)
 
 
 class Mount(NamedTuple):

@@ -5,7 +5,6 @@ its files when it ends, and a file that is already stored counts as used again. 
 removed file later, it finds the file missing and computes it again.
 """
 
-import argparse
 import json
 import os
 import re
@@ -42,36 +41,30 @@ class Found(NamedTuple):
     """Remove it and return True; return False and keep it if it has been used since."""
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the command."""
-    parser.add_argument("place", metavar="STORE_OR_OUT", help="store, or the folder of a `run`")
-    parser.add_argument(
-        "--older-than",
-        default=AGE,
-        metavar="AGE",
-        help="what is younger stays; 30d, 12h (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--unused",
-        action="store_true",
-        help="also finished work that no run has made or used since: records, cached vectors, "
-        "and in OUT all runs but the last",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+def collect(
+    place: str, *, older_than: str = AGE, unused: bool = False, dry_run: bool = False
+) -> None:
+    """Remove unreferenced files, and print counts and sizes by kind.
 
+    Args:
+        place: path or URI of a store, or path of an output folder.
+        older_than: age such as 30d or 12h; files written or used within it are kept.
+        unused: whether to include finished work that no run has used within that age.
+        dry_run: whether to only print what would be removed.
 
-def collect(options: argparse.Namespace) -> None:
-    """Remove what the flags select, and print counts and sizes by kind."""
-    limit = time.time() - seconds(options.older_than)
+    Raises:
+        UserError: if an argument is invalid, or a record is damaged.
+    """
+    limit = time.time() - seconds(older_than)
     counts: dict[str, list[int]] = defaultdict(list)
-    for found in rubbish(options.place, limit, options.unused):
-        if options.dry_run or found.remove():
-            counts[found.kind].append(found.bytes)
-    done = "would remove" if options.dry_run else "removed"
+    for entry in rubbish(place, limit, unused):
+        if dry_run or entry.remove():
+            counts[entry.kind].append(entry.bytes)
+    action = "would remove" if dry_run else "removed"
     for kind, sizes in sorted(counts.items()):
-        print(f"{done} {len(sizes):,} {kind} ({sum(sizes):,} bytes)")
+        print(f"{action} {len(sizes):,} {kind} ({sum(sizes):,} bytes)")
     if not counts:
-        print(f"nothing to remove that is older than {options.older_than}")
+        print(f"nothing to remove that is older than {older_than}")
 
 
 def seconds(age: str) -> float:

@@ -4,7 +4,6 @@ The image string is the only identity of the code in KFP's cache key. So it must
 if the sources of a stage change. The hash covers exactly the files that are sent to the engine.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -242,48 +241,3 @@ def check_lock(images: Mapping[str, str]) -> None:
         f"docker/images.lock: {', '.join(behind)} of other sources than these ({tag()}). Run "
         "`macrec images build`, `push` and `lock`, or give --cpu-image and --gpu-image.",
     )
-
-
-def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add the commands build, push and lock."""
-    commands = parser.add_subparsers(required=True, metavar="build|push|lock")
-    helps = {
-        "build": "build the images of these sources",
-        "push": "push them to the registry that --repository names",
-        "lock": "write them to docker/images.lock, and pipeline.yaml with them",
-    }
-    for name, text in helps.items():
-        command = commands.add_parser(name, help=text)
-        command.set_defaults(action=name)
-        if name != "lock":
-            command.add_argument(
-                "pools", nargs="*", metavar="cpu|gpu", help="which ones (default: both)"
-            )
-        command.add_argument(
-            "--repository", default="macrec", help="their name without -cpu, -gpu (default: macrec)"
-        )
-        if name == "build":
-            command.add_argument("--base-image", help="image that theirs are made from")
-            command.add_argument(
-                "--build-arg", action="append", default=[], metavar="NAME=VALUE", help="repeated"
-            )
-
-
-def run(options: argparse.Namespace) -> None:
-    """Run the command that the options select."""
-    if options.action == "lock":
-        lock(options.repository)
-        return
-    pools = options.pools or POOLS
-    check(set(pools) <= set(POOLS), f"{' '.join(pools)}: there are cpu and gpu.")
-    if options.action == "push":
-        push(pools, options.repository)
-        return
-    arguments: dict[str, str] = {}
-    for given in options.build_arg:
-        name, equals, value = given.partition("=")
-        check(bool(equals), f"--build-arg {given}: write NAME=VALUE.")
-        arguments[name] = value
-    if options.base_image:
-        arguments["BASE_IMAGE"] = options.base_image
-    build(pools, options.repository, arguments)

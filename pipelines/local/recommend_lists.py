@@ -1,6 +1,5 @@
 """`macrec recommend`: makes lists for users from the artifacts of a run, on this machine."""
 
-import argparse
 import os
 import shutil
 import tempfile
@@ -15,36 +14,27 @@ from components.stages import RECOMMEND
 from macrec.core.artifact import Artifact
 from macrec.core.errors import check
 from macrec.core.executor import Result
-from macrec.core.settings import Parameter
-from macrec.core.stage_command import Request, add_flag, run_request
+from macrec.core.stage_command import Request, run_request
 from pipelines.local import id_version
 
 DATASET = "recommendations"
 FILE = f"{DATASET}.parquet"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the stage's lists of ids and settings; the default is the run's value."""
-    for parameter in RECOMMEND.sources:
-        add_flag(parser, parameter, "path or gs://: ")
-    for parameter in RECOMMEND.parameters:
-        add_flag(parser, parameter._replace(default=None))
-
-
-def given(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the values of the flags on the command line."""
-    known: list[Parameter] = [*RECOMMEND.sources, *RECOMMEND.parameters]
-    values = {p.name: getattr(options, p.name) for p in known}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def recommend(run: Path, values: Mapping[str, Any], to: str, store: str = "") -> Result:
+def recommend(
+    run: Path,
+    to: str,
+    settings: Mapping[str, Any],
+    addresses: Mapping[str, str],
+    store: str = "",
+) -> Result:
     """Run the stage on a run's artifacts and write its dataset as one file.
 
     Args:
         run: output folder of a `macrec run` that has ended.
-        values: URIs and settings of the stage; the others are those of the run.
         to: path of the Parquet file.
+        settings: settings of the stage by its own names; the others are those of the run.
+        addresses: addresses of the lists of users and of allowed items, by the stage's own names.
         store: artifact store, which also keeps finished shards; the run's store if empty.
 
     Raises:
@@ -59,12 +49,11 @@ def recommend(run: Path, values: Mapping[str, Any], to: str, store: str = "") ->
     earlier = dict(Artifact.open(found.pop(DATASET)).manifest["config"])
     if not earlier.get("top_k"):  # the run skipped the stage
         earlier.pop("top_k", None)
-    addresses = {p.name: values[p.name] for p in RECOMMEND.sources if p.name in values}
-    settings = {**earlier, **{n: v for n, v in values.items() if n not in addresses}}
     with tempfile.TemporaryDirectory(prefix="macrec-recommend-") as folder:
         outputs = {DATASET: f"{folder}/{DATASET}"}
-        addresses["store"] = store or id_version.read(run).store
-        result = run_request(RECOMMEND, Request(settings, addresses, found, outputs, None))
+        values = {**addresses, "store": store or id_version.read(run).store}
+        request = Request({**earlier, **settings}, values, found, outputs, None)
+        result = run_request(RECOMMEND, request)
         publish(Path(folder) / DATASET, Path(to))
     print(f"recommendations: {to} ({describe(result.metrics)})")
     return result

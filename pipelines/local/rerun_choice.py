@@ -1,18 +1,19 @@
 """Selects the stages of an earlier run to compute again."""
 
-import argparse
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from components.run_form import Form
+from macrec.core.errors import check
 from pipelines.dag.compiled_dag import Dag
 from pipelines.local import run_record
 
 MODES = {
-    "from": "compute this stage and all that follow it again",
-    "only": "run this stage alone, on what the run has finished, and nothing that follows",
-    "force": "compute this stage again; what follows only if its bytes changed",
+    "from": "Compute this stage and all following stages again.",
+    "only": "Run only this stage, on the finished artifacts of the run.",
+    "force": "Compute this stage again, and the following stages only if its result changes.",
 }
+"""Each way to choose a stage, and what it does."""
 # Returns the checked settings of the rerun from those of the earlier run, for a form.
 Given = Callable[[Mapping[str, Any], Form], dict[str, Any]]
 
@@ -25,12 +26,19 @@ class Choice(NamedTuple):
     stage: str = ""
 
 
-def choice(options: argparse.Namespace) -> Choice:
-    """Return the choice that the flags make."""
-    for mode in MODES:
-        if stage := getattr(options, f"mode_{mode}"):
-            return Choice(mode, stage)
-    return Choice()
+def choose(stages: Mapping[str, str]) -> Choice:
+    """Return the choice of the one mode for which a stage is given.
+
+    Args:
+        stages: name of a stage by mode; empty for the modes that are not used.
+
+    Raises:
+        UserError: if there are stages for several modes.
+    """
+    choices = [Choice(mode, stage) for mode, stage in stages.items() if stage]
+    flags = " or ".join(f"--{choice.mode} {choice.stage}" for choice in choices)
+    check(len(choices) < 2, f"give only one of {flags}.")
+    return choices[0] if choices else Choice()
 
 
 def forced(dag: Dag, chosen: Choice, finished: bool, text: str | None = None) -> dict[str, str]:

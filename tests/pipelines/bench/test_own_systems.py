@@ -7,23 +7,28 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from benchmarks.quality import evaluate_again
 
-from benchmarks import evaluate_again
 from components.baselines import search
 from macrec.core import fingerprint
 from macrec.core.artifact import Artifact
 from macrec.core.errors import UserError
 from macrec.data import schema
 from macrec.data.columns import vector_column
-from pipelines.bench import bench_stages, own_systems
+from pipelines.bench import bench_stages, recipes
+from pipelines.bench.bench_stages import TrainingJob, Workspace
 from pipelines.bench.dataset import open_dataset
-from pipelines.bench.options import add_flags, given
-from pipelines.bench.work import work
+from pipelines.bench.options import read_options
+from pipelines.bench.own_systems import PipelineSystems
+from pipelines.bench.work import run_jobs
+from pipelines.cli import main
 from tests import planted_sequences as planted
 from tests.artifacts import dataset
+from tests.pipelines.conftest import ROOT
 from tests.planted_sequences import ITEMS, follow, prepared
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+RESULTS = ROOT / "benchmarks" / "results"
 CODE_VERSION = functools.cache(fingerprint.code_version)
 TINY = """
 prepare_data.timestamp_column: ""  # read before: changes nothing here
@@ -34,12 +39,12 @@ quantize.latent_dim: 4
 quantize.hidden: [12]
 quantize.epochs: 3
 quantize.refit_every: 2
-train.learning_rate: 0.001
 train.d_model: 16
 train.d_ff: 16
 train.d_kv: 8
 train.layers: 1
 train.heads: 2
+train.learning_rate: 0.001
 train.item_pairs: 4
 train.epochs: 1
 train.decay: 0.0
@@ -83,20 +88,18 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def benched(data, tmp_path_factory):
-    """Three systems under two seeds; the output folder, and what another call needs."""
+    """Three systems with two seeds: the output folder, and the arguments of the call."""
     out = tmp_path_factory.mktemp("bench")
-    asked = ["--dataset", data, "--models", "tiger,macrec,no_implicit", "--seeds", 2]
-    asked += ["--config", data / "tiny.yaml", "--out", out, "--device", "cpu", "--threads", 1]
+    arguments = ["--dataset", data, "--models", "tiger,macrec,no_implicit", "--seeds", 2]
+    arguments += ["--config", data / "tiny.yaml", "--out", out, "--device", "cpu", "--threads", 1]
     with pytest.raises(SystemExit) as ended:
-        from pipelines.cli.main import main
-
-        main(["bench", *map(str, asked)])
+        main.main(["bench", *map(str, arguments)])
     assert ended.value.code == 0
-    return out, asked
+    return out, arguments
 
 
 @pytest.fixture(scope="module")
-def told(benched):
+def result(benched):
     return json.loads((benched[0] / "bench.json").read_text())
 
 
@@ -106,19 +109,19 @@ def manifests(out, stage, name):
     ]
 
 
-def test_every_system_is_in_the_table_with_its_seeds_and_its_test(told, benched):
-    systems = told["systems"]
-    assert list(systems) == ["tiger", "macrec", "no_implicit"] and told["failed"] == []
+def test_the_table_contains_every_system_with_its_seeds(result, benched):
+    systems = result["systems"]
+    assert list(systems) == ["tiger", "macrec", "no_implicit"] and result["failed"] == []
     for name, system in systems.items():
         one, two = system["by_seed"]
         assert system["seeds"] == [0, 1] and one["ndcg_10"] != two["ndcg_10"], name
         assert one["validation_ndcg_10"] != two["validation_ndcg_10"]
         assert system["mean"]["ndcg_10"] == pytest.approx((one["ndcg_10"] + two["ndcg_10"]) / 2)
-        if name != told["best"]:
-            found = system["to_the_best"]["ndcg_10"]
-            best = systems[told["best"]]["mean"]["ndcg_10"]
-            assert found["mean"] == pytest.approx(system["mean"]["ndcg_10"] - best)
-            assert 0 < found["p"] <= 1
+        if name != result["best"]:
+            difference = system["to_the_best"]["ndcg_10"]
+            best = systems[result["best"]]["mean"]["ndcg_10"]
+            assert difference["mean"] == pytest.approx(system["mean"]["ndcg_10"] - best)
+            assert 0 < difference["p"] <= 1
         for figure in ("parameters", "quantizer_parameters", "users_per_second", "epochs"):
             assert system["mean"][figure] > 0, figure
         seconds = [system["mean"][f"seconds_{stage}"] for stage in ("quantize", "train")]
@@ -130,9 +133,9 @@ def test_every_system_is_in_the_table_with_its_seeds_and_its_test(told, benched)
     assert "| MACRec without implicit alignment | 2 |" in table and "| TIGER | 2 |" in table
 
 
-def test_what_no_seed_and_no_ablation_changes_is_made_once(told, benched):
+def test_results_that_seed_and_ablation_do_not_change_are_computed_once(result, benched):
     out = benched[0]
-    count = {stage: len(list(out.glob(f"stages/{stage}/*"))) for stage in bench_stages.STAGES}
+    count = {stage: len(list(out.glob(f"stages/{stage}/*"))) for stage in recipes.STAGES}
     assert count == {
         "embed_histories": 2,  # with and without
         "pseudo_label": 1,
@@ -141,11 +144,11 @@ def test_what_no_seed_and_no_ablation_changes_is_made_once(told, benched):
         "train": 6,
         "evaluate": 6,
     }
-    quantizers = [s["by_seed"][0]["seconds_quantize"] for s in told["systems"].values()]
-    assert quantizers[1] == quantizers[2] != quantizers[0]  # told where it is taken again, too
+    quantizers = [s["by_seed"][0]["seconds_quantize"] for s in result["systems"].values()]
+    assert quantizers[1] == quantizers[2] != quantizers[0]  # a reused result keeps its seconds
 
 
-def test_the_settings_reach_the_stages(told, benched):
+def test_the_settings_reach_the_stages(result, benched):
     quantizers = [m["config"] for m in manifests(benched[0], "quantize", "latents")]
     assert {(c["modalities"], c["codebook_update"]) for c in quantizers} == {
         ("text", "gradient"), ("both", "refit"),
@@ -165,25 +168,25 @@ def test_the_settings_reach_the_stages(told, benched):
     ]  # fmt: skip
 
 
-def test_another_call_finds_all_of_it(told, benched, here):
-    out, asked = benched
+def test_another_call_reuses_everything(result, benched, here):
+    out, arguments = benched
     before = {path: path.stat().st_mtime_ns for path in out.glob("stages/*/*/*.json")}
     assert len(before) == 23 + 6  # seconds of each stage, speed of each system
-    assert here("bench", *asked).code == 0
+    assert here("bench", *arguments).code == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("stages/*/*/*.json")} == before
-    assert json.loads((out / "bench.json").read_text()) == told
+    assert json.loads((out / "bench.json").read_text()) == result
 
 
 def again(monkeypatch, data, bench, out):
-    """`benchmarks/evaluate_again.py` with the settings of this bench in place of the defaults."""
+    """`benchmarks/quality/evaluate_again.py` with the settings of this bench in place of the defaults."""
     settings = ["beams=10", "validation_users=20", "fusion_weights=0.0,0.5,1.0"]
     settings += ["successor_shares=0.0", "examples=0", "device=cpu"]
     monkeypatch.setattr("sys.argv", ["", *map(str, [data, bench, out, *settings])])
     evaluate_again.main()
 
 
-def test_trainings_evaluated_again_have_the_figures_of_the_bench(
-    told, benched, data, tmp_path, monkeypatch, capfd
+def test_evaluating_again_gives_the_figures_of_the_bench(
+    result, benched, data, tmp_path, monkeypatch, capfd
 ):
     shutil.copytree(benched[0] / "stages", tmp_path / "bench" / "stages")
     stages = tmp_path / "bench" / "stages"
@@ -197,45 +200,40 @@ def test_trainings_evaluated_again_have_the_figures_of_the_bench(
         json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")
     ]
     assert [line["seed"] for line in lines] == [0, 1]
-    for line, seed in zip(lines, told["systems"]["macrec"]["by_seed"], strict=True):
+    for line, seed in zip(lines, result["systems"]["macrec"]["by_seed"], strict=True):
         assert line["hybrid_ndcg_10"] == pytest.approx(seed["ndcg_10"], abs=1e-5)
         assert line["hybrid_hr_10"] == pytest.approx(seed["hr_10"], abs=1e-5)
 
 
-def test_several_trainings_of_a_seed_are_not_evaluated_again(benched, data, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"several trainings of seed [01]; give MACRec's"):
+def test_several_trainings_of_a_seed_are_rejected(benched, data, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"several trainings of seed [01] with neighbours"):
         again(monkeypatch, data, benched[0], tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
-def test_processes_do_the_jobs_and_answer_in_their_order(tmp_path):
-    place = bench_stages.Place({"items": tmp_path / "items"}, tmp_path, "cpu", 0)
-    jobs = [bench_stages.Job(name, seed, {}) for name in ("tiger", "macrec") for seed in (0, 1)]
-    done = list(work(functools.partial(bench_stages.done, place), jobs, 2))
-    assert [job for job, _ in done] == jobs
-    assert all("items: no manifest.json" in answer for _, answer in done)
+def test_processes_run_jobs_in_order(tmp_path):
+    workspace = Workspace({"items": tmp_path / "items"}, tmp_path, "cpu", 0)
+    jobs = [TrainingJob(name, seed, {}) for name in ("tiger", "macrec") for seed in (0, 1)]
+    results = list(run_jobs(functools.partial(bench_stages.run_job, workspace), jobs, 2))
+    assert [job for job, _ in results] == jobs
+    assert all("items: no manifest.json" in reason for _, reason in results)
 
 
-def options(data, tmp_path, *flags):
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    asked = ["--dataset", data, "--out", tmp_path, "--config", data / "tiny.yaml", *flags]
-    return given(parser.parse_args([str(argument) for argument in asked]))
+def make_systems(data, tmp_path, **options):
+    checked = read_options(out=tmp_path, configs=[data / "tiny.yaml"], **options)
+    return PipelineSystems(checked, open_dataset(data))
 
 
-def searched(data, tmp_path, monkeypatch, validation, *flags):
-    """The trials of macrec, where the training is replaced by `validation` of its settings."""
+def systems_without_training(data, tmp_path, monkeypatch, validation, **options):
+    """Systems whose training is replaced by `validation`, a function of the settings."""
 
-    def make(place, settings, until):
+    def run_stages(workspace, settings, until):
         assert until == "train" and settings["quantize.seed"] == settings["train.seed"] == 0
         ndcg = validation(settings)
         return SimpleNamespace(metrics={"train": {"validation_ndcg_at_10": ndcg, "epochs": 3.0}})
 
-    monkeypatch.setattr(bench_stages, "make", make)
-    asked = options(data, tmp_path, "--trials", "6", *flags)
-    return own_systems.Ours(asked, open_dataset(data))
+    monkeypatch.setattr(bench_stages, "run_stages", run_stages)
+    return make_systems(data, tmp_path, trials=6, **options)
 
 
 def by_epochs(settings):
@@ -244,87 +242,106 @@ def by_epochs(settings):
     return settings["train.epochs"] / 100
 
 
-def test_a_trial_that_fails_is_told_and_an_ablation_takes_what_macrec_found(
+def test_a_failed_trial_is_recorded_and_an_ablation_uses_the_search_of_macrec(
     data, tmp_path, monkeypatch
 ):
-    flags = ["--models", "no_histories,tiger", "--set", "macrec.train.dropout=0.2"]
-    ours = searched(data, tmp_path, monkeypatch, by_epochs, *flags)
-    found = ours.search_of("no_histories")
-    assert found["asked"]["model"] == "macrec" and len(found["trials"]) == 6
+    options = {"models": "no_histories,tiger", "assignments": ["macrec.train.dropout=0.2"]}
+    systems = systems_without_training(data, tmp_path, monkeypatch, by_epochs, **options)
+    found = systems.find_search("no_histories")
+    assert found["identity"]["model"] == "macrec" and len(found["trials"]) == 6
     first = found["trials"][0]["settings"]  # the defaults, and what the data set says
     assert first["train.learning_rate"] == 1e-3 and first["train.epochs"] == 1
-    assert "train.dropout" not in found["space"]  # --set stands
+    assert "train.dropout" not in found["space"]  # --set overrides the search
     assert "quantize.history_weight" in found["space"]
     failed = [t for t in found["trials"] if t["settings"]["train.learning_rate"] == 5e-3]
     assert failed and all(t["failed"] == "quantize: the loss is not finite" for t in failed)
     assert not any(t["failed"] for t in found["trials"] if t not in failed)
     epochs = [t["settings"]["train.epochs"] for t in found["trials"] if t not in failed]
     assert found["best"]["settings"]["train.epochs"] == max(epochs) > 1
-    settings = ours.settings("no_histories", found["best"]["settings"])
+    settings = systems.settings("no_histories", found["best"]["settings"])
     assert settings["train.epochs"] == max(epochs) and settings["embed_histories.dim"] == 0
     assert settings["train.dropout"] == 0.2
-    assert "quantize.history_weight" not in ours.search_of("tiger")["space"]
-    assert ours.settings("tiger", {}).get("train.dropout") is None
+    assert "quantize.history_weight" not in systems.find_search("tiger")["space"]
+    assert systems.settings("tiger", {}).get("train.dropout") is None
     monkeypatch.setattr(search, "search", None)
-    assert ours.search_of("no_histories") == found  # from its file
+    assert systems.find_search("no_histories") == found  # read from its file
 
 
-def test_own_systems_take_what_an_earlier_bench_has_found(data, tmp_path, monkeypatch):
+def test_own_systems_use_the_search_of_an_earlier_bench(data, tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("searched again")
 
     best = {"settings": {"train.dropout": 0.3, "train.epochs": 2}}
-    systems = {"macrec": {"search": {"best": best}}, "tiger": {"search": None}}
-    told = {"sequences": "s", "trials": 3, "minutes": 5.0, "systems": systems}
+    searches = {"macrec": {"search": {"best": best}}, "tiger": {"search": None}}
+    content = {"sequences": "s", "trials": 3, "minutes": 5.0, "systems": searches}
     earlier = tmp_path / "bench.json"
-    earlier.write_text(json.dumps(told))
+    earlier.write_text(json.dumps(content))
     monkeypatch.setattr(search, "search", never)
-    flags = ["--searched", earlier, "--set", "macrec.train.dropout=0.2"]
-    asked = options(data, tmp_path, "--models", "macrec,no_con", *flags)
-    ours = own_systems.Ours(asked, open_dataset(data))
+    options = {"searched": earlier, "assignments": ["macrec.train.dropout=0.2"]}
+    systems = make_systems(data, tmp_path, models="macrec,no_con", **options)
     for name in ("macrec", "no_con"):
-        found = ours.search_of(name)
+        found = systems.find_search(name)
         assert found == {"best": best}
-        settings = ours.settings(name, found["best"]["settings"])
+        settings = systems.settings(name, found["best"]["settings"])
         assert settings["train.epochs"] == 2 and settings["train.dropout"] == 0.2
-    with pytest.raises(UserError, match="no search of tiger; there is macrec"):
-        options(data, tmp_path, "--models", "macrec,tiger", *flags)
+    with pytest.raises(UserError, match=r"no search for tiger\. It has searches for macrec"):
+        make_systems(data, tmp_path, models="macrec,tiger", **options)
 
 
-def test_a_search_without_any_figure_leaves_the_system_out_with_the_reason(
-    data, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize("name", sorted(p.name for p in RESULTS.glob("*-bench-*.json")))
+def test_every_stored_bench_with_a_search_can_be_reused(data, tmp_path, name):
+    content = json.loads((RESULTS / name).read_text())
+    models = [n for n, s in content["systems"].items() if s["search"] and n in recipes.RECIPES]
+    if models:
+        systems = make_systems(data, tmp_path, models=",".join(models), searched=RESULTS / name)
+        for model in models:
+            best = systems.find_search(model)["best"]["settings"]
+            assert best["train.learning_rate"] and systems.settings(model, best).keys() >= {*best}
+
+
+def test_a_search_that_chose_a_removed_setting_is_rejected(data, tmp_path):
+    best = {"settings": {"generator_epochs": 2, "generator_magic": 1}}
+    content = {"sequences": "s", "trials": 3, "minutes": 5.0}
+    content["systems"] = {"macrec": {"search": {"best": best}}}
+    (tmp_path / "bench.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="the search for macrec chose generator_magic, which"):
+        make_systems(data, tmp_path, models="macrec", searched=tmp_path / "bench.json")
+
+
+def test_a_system_without_a_successful_trial_is_left_out(data, tmp_path, monkeypatch):
     def never(settings):
         raise UserError("collapsed")
 
-    flags = ["--models", "macrec,no_con", "--set", "macrec.quantize.history_weight=1"]
-    found = searched(data, tmp_path, monkeypatch, never, *flags).systems(["macrec", "no_con"])
-    assert found.systems == {} and [f["system"] for f in found.failed] == ["macrec", "no_con"]
-    assert all(
-        "all 6 trials failed, the first with: collapsed" in f["reason"] for f in found.failed
-    )
+    options = {"models": "macrec,no_con", "assignments": ["macrec.quantize.history_weight=1"]}
+    systems = systems_without_training(data, tmp_path, monkeypatch, never, **options)
+    outcome = systems.train(["macrec", "no_con"])
+    assert outcome.systems == {}
+    assert [failure["system"] for failure in outcome.failures] == ["macrec", "no_con"]
+    for failure in outcome.failures:
+        assert "all 6 trials failed. The first error: collapsed" in failure["reason"]
     assert len(json.loads((tmp_path / "trials" / "macrec.json").read_text())["trials"]) == 6
 
 
-def test_a_search_that_fails_ends_no_other(data, tmp_path, here, monkeypatch):
-    def make(place, settings, until):
+def test_a_failed_search_does_not_end_the_others(data, tmp_path, here, monkeypatch):
+    def run_stages(workspace, settings, until):
         raise UserError("collapsed")
 
-    monkeypatch.setattr(bench_stages, "make", make)
-    asked = ["--dataset", data, "--config", data / "tiny.yaml", "--trials", "2"]
-    called = here("tune", *asked, "--models", "macrec,item_knn", "--out", tmp_path)
-    assert called.code == 2 and "all 2 trials failed, the first with: collapsed" in called.err
+    monkeypatch.setattr(bench_stages, "run_stages", run_stages)
+    arguments = ["--dataset", data, "--config", data / "tiny.yaml", "--trials", "2"]
+    called = here("tune", *arguments, "--models", "macrec,item_knn", "--out", tmp_path)
+    assert called.code == 2 and "all 2 trials failed. The first error: collapsed" in called.err
     assert json.loads((tmp_path / "trials" / "item_knn.json").read_text())["best"]
-    called = here("bench", *asked, "--models", "macrec,item_knn", "--out", tmp_path)
+    called = here("bench", *arguments, "--models", "macrec,item_knn", "--out", tmp_path)
     assert called.code == 0 and "item-kNN" in called.out, called.err
-    told = json.loads((tmp_path / "bench.json").read_text())
-    assert [f["system"] for f in told["failed"]] == ["macrec"] and "item_knn" in told["systems"]
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert [f["system"] for f in result["failed"]] == ["macrec"]
+    assert "item_knn" in result["systems"]
 
 
-def test_a_training_that_fails_is_told_and_the_others_are_compared(data, tmp_path, here):
-    asked = ["--dataset", data, "--config", data / "tiny.yaml", "--models", "popular,macrec"]
-    asked += ["--set", "macrec.quantize.min_perplexity_share=1.0", "--threads", 1]
-    called = here("bench", *asked, "--out", tmp_path, "--device", "cpu")
+def test_a_failed_training_is_listed_and_the_others_are_compared(data, tmp_path, here):
+    arguments = ["--dataset", data, "--config", data / "tiny.yaml", "--models", "popular,macrec"]
+    arguments += ["--set", "macrec.quantize.min_perplexity_share=1.0", "--threads", 1]
+    called = here("bench", *arguments, "--out", tmp_path, "--device", "cpu")
     assert called.code == 0, called.err
     assert "Failed: macrec, seed 0: quantize: " in called.out and "most popular" in called.out
     found = json.loads((tmp_path / "bench.json").read_text())
@@ -332,10 +349,10 @@ def test_a_training_that_fails_is_told_and_the_others_are_compared(data, tmp_pat
     assert [(f["system"], f["seed"]) for f in found["failed"]] == [("macrec", 0)]
 
 
-def test_one_modality_has_the_beams_of_both_together():
+def test_a_single_modality_has_as_many_beams_as_both():
     def beams(settings, text, image):
         items = {"text_items": text, "image_items": image}
-        found = bench_stages._lists(settings, {"resolve_collisions": items})
+        found = bench_stages._list_settings(settings, {"resolve_collisions": items})
         assert found["evaluate.single_modality_beams"] == 0
         return found["evaluate.beams"]
 
@@ -343,20 +360,20 @@ def test_one_modality_has_the_beams_of_both_together():
     assert beams({"evaluate.beams": 50}, 9.0, 0.0) == 50
 
 
-def test_without_vectors_a_group_is_left_out_and_a_name_is_refused(data, tmp_path, here):
+def test_models_without_their_vectors_are_left_out_or_rejected(data, tmp_path, here):
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("sequences", "items", "text_embeddings"):
         (bare / name).symlink_to(data / name)
-    asked = ["bench", "--dataset", bare, "--out", tmp_path / "out"]
-    called = here(*asked, "--models", "popular,macrec")
+    arguments = ["bench", "--dataset", bare, "--out", tmp_path / "out"]
+    called = here(*arguments, "--models", "popular,macrec")
     assert called.code == 2 and "macrec reads image_embeddings" in called.err
-    called = here(*asked, "--models", "popular,own,ablations")
+    called = here(*arguments, "--models", "popular,own,ablations")
     assert called.code == 0, called.err
     assert "left out: tiger reads image_embeddings, which --dataset bare does not" in called.err
     found = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert list(found["systems"]) == ["popular"]
     assert {"tiger", "macrec", "no_con"} <= set(found["left_out"])
     assert "Left out: no_con reads image_embeddings" in called.out
-    called = here(*asked, "--models", "own")
-    assert called.code == 2 and "none is left: tiger reads" in called.err
+    called = here(*arguments, "--models", "own")
+    assert called.code == 2 and "all models are left out: tiger reads" in called.err

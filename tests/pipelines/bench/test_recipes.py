@@ -6,15 +6,15 @@ import json
 import pyarrow as pa
 import pytest
 
-from components.run_form import flatten, form_arguments, stage_values
+from components.run_form import flatten, form_arguments, preset_values, stage_values
 from components.stages import stage_named
 from macrec.core.artifact import Artifact, DatasetOutput
 from macrec.core.errors import UserError
 from macrec.core.settings import build, fields
 from macrec.core.task_note import TASK
 from pipelines.bench import bench_stages, recipes
-from pipelines.bench.dataset import _of_record
-from pipelines.bench.recipes import ABLATIONS, RECIPES, STAGES, preset, settings_of
+from pipelines.bench.dataset import _read_record
+from pipelines.bench.recipes import ABLATIONS, RECIPES, STAGES, settings_of_system
 from pipelines.dag.config_file import read_config
 from pipelines.local import run_record
 from tests.pipelines.conftest import ROOT
@@ -24,13 +24,19 @@ CONFIGS = ROOT / "configs"
 SCIENTIFIC = flatten(read_config(CONFIGS / "scientific.yaml"))
 
 
-def settings(name, data=SCIENTIFIC, found=None, own=None, shared=SHARED):
-    given = {"data": data, "origins": {}, "found": found or {}, "own": own or {}, "shared": shared}
-    return settings_of(name, **given)
+def settings(name, data=SCIENTIFIC, searched=None, assignments=None, shared=SHARED):
+    return settings_of_system(
+        name,
+        data=data,
+        origins={},
+        searched=searched or {},
+        assignments=assignments or {},
+        shared=shared,
+    )
 
 
-def configs(values):
-    """All settings of all stages, those at their defaults too."""
+def complete(values):
+    """All settings of all stages, including defaults."""
     result = {}
     for name in STAGES:
         stage = stage_named(name)
@@ -40,75 +46,104 @@ def configs(values):
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_changes_what_it_names_and_nothing_else(name):
-    found = {"train.dropout": 0.3, "quantize.history_weight": 2.0}
+def test_an_ablation_differs_from_macrec_only_in_its_change(name):
+    searched = {"train.dropout": 0.3, "quantize.history_weight": 2.0}
     own = {"macrec": ["quantize.rq_weight=0.5"], "tiger": ["quantize.commitment=9"]}
-    whole, ablated = (configs(settings(n, found=found, own=own)) for n in ("macrec", name))
-    differing = {n for n in whole if whole[n] != ablated[n]}
-    assert differing == set(ABLATIONS[name].changed)
+    macrec, ablated = (
+        complete(settings(n, searched=searched, assignments=own)) for n in ("macrec", name)
+    )
+    assert {n for n in macrec if macrec[n] != ablated[n]} == set(ABLATIONS[name].change)
     assert ablated["train.dropout"] == 0.3 and ablated["quantize.rq_weight"] == 0.5
 
 
-def test_what_the_ablations_take_away_is_what_the_paper_calls_so():
-    assert configs(settings("no_con"))["quantize.contrastive_weights"] == ()
-    assert configs(settings("no_align"))["quantize.align_weight"] == 0
-    assert configs(settings("no_implicit"))["train.implicit_weight"] == 0
-    tasks = configs(settings("no_explicit"))["train.tasks"]
+def test_the_ablations_are_those_of_the_paper():
+    assert complete(settings("no_con"))["quantize.contrastive_weights"] == ()
+    assert complete(settings("no_align"))["quantize.align_weight"] == 0
+    assert complete(settings("no_implicit"))["train.implicit_weight"] == 0
+    tasks = complete(settings("no_explicit"))["train.tasks"]
     assert tasks and not [t for t in tasks if len(set(t.split("_")[1:])) > 1]  # none crosses over
-    assert set(configs(settings("macrec"))["train.tasks"]) > set(tasks)
-    assert configs(settings("one_direction"))["quantize.contrastive_side"] == "text"
-    assert configs(settings("no_histories"))["embed_histories.dim"] == 0
+    assert set(complete(settings("macrec"))["train.tasks"]) > set(tasks)
+    assert complete(settings("one_direction"))["quantize.contrastive_side"] == "text"
+    assert complete(settings("no_histories"))["embed_histories.dim"] == 0
 
 
-@pytest.mark.parametrize("name", recipes.OWN)
-def test_a_preset_counts_below_the_data_set_and_that_below_set(name):
-    lines = preset(RECIPES[name].preset)
-    found, plain = configs(settings(name)), configs(settings(name, data={}))
-    for line, value in lines.items():
+@pytest.mark.parametrize("name", recipes.PRESET_SYSTEMS)
+def test_the_data_set_overrides_the_preset_and_set_overrides_both(name):
+    values = preset_values(RECIPES[name].preset)
+    with_data, without_data = complete(settings(name)), complete(settings(name, data={}))
+    for setting, value in values.items():
         expected = tuple(value) if isinstance(value, list) else value
-        assert plain[line] == expected
-        if line not in SCIENTIFIC:
-            assert found[line] == expected
-    for line, value in SCIENTIFIC.items():
-        if line in found:
-            assert found[line] == value
+        assert without_data[setting] == expected
+        if setting not in SCIENTIFIC:
+            assert with_data[setting] == expected
+    for setting, value in SCIENTIFIC.items():
+        if setting in with_data:
+            assert with_data[setting] == value
     own = {name: ["quantize.levels=2", "train.layers=1"]}
-    changed = configs(settings(name, own=own, shared={**SHARED, "max_history": 7, "top_k": 10}))
+    shared = {**SHARED, "max_history": 7, "top_k": 10}
+    changed = complete(settings(name, assignments=own, shared=shared))
     assert changed["quantize.levels"] == 2 and changed["train.layers"] == 1
     assert changed["train.max_history"] == 7 and changed["evaluate.top_k"] == 10
 
 
 @pytest.mark.parametrize(
-    ("own", "message"),
+    ("assignment", "message"),
     [
-        ("quantize.seed=3", "the same for all systems; use --seeds"),
-        ("train.max_history=9", "use --set max_history="),
-        ("embed_text.max_tokens=9", "changes nothing in a bench"),
+        ("quantize.seed=3", "all systems of a bench have the same value. Use --seeds"),
+        ("train.max_history=9", "Use --set max_history="),
+        ("embed_text.max_tokens=9", "has no effect in a bench"),
         ("train.droput=0.3", "Did you mean train.dropout"),
         ("quantize.levels=many", "quantize.levels='many'"),
+        ("quantize.levels", "write NAME=VALUE"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(own, message):
+def test_invalid_settings_are_rejected(assignment, message):
     with pytest.raises(UserError, match=message):
-        settings("macrec", own={"macrec": [own]})
+        settings("macrec", assignments={"macrec": [assignment]})
 
 
 @pytest.mark.parametrize("config", ["scientific", "boxart", "sample"])
-def test_of_a_run_the_sizes_are_taken_and_the_method_is_not(config):
+def test_a_run_provides_its_sizes_and_not_its_method(config):
     sizes = flatten(read_config(CONFIGS / f"{config}.yaml"))
     arguments = sizes | {"catalog_items": "items.parquet", "run_store": "s", "quantize.seed": 3}
-    for name in ("macrec", "paper", "tiger"):
-        arguments |= {n: v for n, v in preset(name).items() if n not in sizes}
+    for preset in ("macrec", "paper", "tiger"):
+        arguments |= {n: v for n, v in preset_values(preset).items() if n not in sizes}
     arguments |= {
         "embed_histories.dim": 0,
         "train.tasks": ("seq_text_text",),
         "cluster_gpu_count": "2",
     }
-    taken = recipes.settings_of_run(form_arguments(arguments))
+    values = recipes.settings_of_run(form_arguments(arguments))
     own = {n for n in sizes if n.startswith(("pseudo_label.", "quantize.", "train.", "evaluate."))}
-    assert own <= set(taken)
-    assert set(taken) - own <= recipes.SIZES  # of the preset of that run
-    assert configs(settings("tiger", data=taken))["quantize.hidden"] == (512, 256, 128)
+    assert own <= set(values)
+    assert set(values) - own <= recipes.SIZES  # of the preset of that run
+    assert complete(settings("tiger", data=values))["quantize.hidden"] == (512, 256, 128)
+
+
+def test_a_run_provides_the_sizes_of_its_preset():
+    values = recipes.settings_of_run({"preset": "large", "settings_train": {"d_model": 512}})
+    assert values["quantize.codebook_size"] == 1024
+    assert (values["train.d_model"], values["train.d_ff"]) == (512, 2048)
+    paper = recipes.settings_of_run({"preset": "paper"})
+    assert paper["pseudo_label.clusters"] == 512 and "quantize.hidden" not in paper
+
+
+def test_the_names_of_an_older_run_are_translated():
+    old = {"quantizer_levels": 3, "label_clusters": 8, "generator_d_model": 32, "store": "s"}
+    assert recipes.settings_of_run(old) == {
+        "quantize.levels": 3,
+        "pseudo_label.clusters": 8,
+        "train.d_model": 32,
+    }
+
+
+def test_a_config_file_of_a_bench_chooses_no_preset(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("preset: paper\ntrain: {layers: 1}\n")
+    with pytest.raises(UserError, match="remove preset"):
+        recipes.settings_of_files([path])
+    path.write_text("train: {layers: 1}\n")
+    assert recipes.settings_of_files([path]) == ({"train.layers": 1}, {"train.layers": str(path)})
 
 
 def committed(path, **inputs):
@@ -120,7 +155,7 @@ def committed(path, **inputs):
     return Artifact.open(path)
 
 
-def test_the_vectors_of_a_run_are_found_if_they_are_those_of_its_items(tmp_path):
+def test_the_vectors_of_a_run_are_read_if_they_belong_to_its_items(tmp_path):
     items = committed(tmp_path / "items")
     run = tmp_path / "runs" / "1"
     for name, of in (("text", items.digest), ("image", "another catalogue")):
@@ -128,23 +163,19 @@ def test_the_vectors_of_a_run_are_found_if_they_are_those_of_its_items(tmp_path)
         committed(task / f"{name}_embeddings", items=of)
         note = {"stage": f"embed_{name}", "started": "", "ended": "", "code": 0}
         (task / TASK).write_text(json.dumps(note))
-    given = {"settings_train": {"layers": 1}}
-    ended = run_record.Record(tmp_path, "recommender", given, "", "", 0, None, "", [])
-    run_record.write(ended)
-    found, arguments = _of_record(tmp_path, items)
-    assert list(found) == ["text_embeddings"] and arguments == given
+    values = {"settings_train": {"layers": 1}}
+    run_record.write(run_record.Record(tmp_path, "recommender", values, "", "", 0, None, "", []))
+    vectors, arguments = _read_record(tmp_path, items)
+    assert list(vectors) == ["text_embeddings"] and arguments == values
 
 
-def test_every_input_is_given_or_made_by_a_stage_before():
-    there = set(bench_stages.GIVEN)
+def test_every_input_comes_from_the_data_set_or_an_earlier_stage():
+    available = set(bench_stages.REQUIRED_ARTIFACTS)
     for name in STAGES:
-        wired = bench_stages.wiring()[name]
-        assert set(wired.values()) <= there, name
-        optional = {
-            n for n in vars(stage_named(name).inputs) if not n.startswith("_")
-        }  # have a default
-        needed = {p.name for p in stage_named(name).artifacts} - optional
-        assert needed <= set(wired), name
-        made = {p.name for p in fields(stage_named(name).outputs)}
-        assert not made & there  # a name stands for one artifact
-        there |= made
+        wiring = bench_stages.read_wiring()[name]
+        assert set(wiring.values()) <= available, name
+        required = {p.name for p in stage_named(name).artifacts if p.required}
+        assert required <= set(wiring), name
+        outputs = {p.name for p in fields(stage_named(name).outputs)}
+        assert not outputs & available  # a name stands for one artifact
+        available |= outputs

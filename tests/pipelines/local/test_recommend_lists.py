@@ -17,6 +17,7 @@ from pipelines.local import id_version, recommend_lists
 from tests.artifacts import dataset
 
 ITEMS, USERS = 30, 12
+CPU = ("--set", "recommend.device=cpu", "--set", "recommend.threads=1")
 EARLIER = {"top_k": 7, "beams": 9, "fusion_weight": -1.0, "renormalise": "on", "seen_items": "keep"}
 
 
@@ -69,7 +70,7 @@ def out(tmp_path_factory):
 
 def called(*arguments, code=0):
     with pytest.raises(SystemExit) as ended:
-        main.main(["recommend", *map(str, arguments), "--device", "cpu", "--threads", "1"])
+        main.main(["recommend", *map(str, arguments), *CPU])
     assert ended.value.code == code
 
 
@@ -131,8 +132,12 @@ def test_bad_calls_are_refused(out, tmp_path, caplog):
     called(out, "--to", tmp_path / "a.csv", code=2)
     assert "name a file on this machine that ends in .parquet" in caplog.text
     called(out, "--to", "gs://bucket/a.parquet", code=2)
-    called(out, "--to", to, "--top-k", "many", code=2)
-    assert "top_k='many'" in caplog.text
+    called(out, "--to", to, "--top-k", "many", "--seen-items", "no", code=2)
+    assert "2 problems" in caplog.text
+    assert "top_k='many'" in caplog.text and "seen_items='no'" in caplog.text
+    for wrong, hint in (("beams", "recommend.beams"), ("train.epochs", "macrec settings")):
+        called(out, "--to", to, "--set", f"{wrong}=5", code=2)
+        assert f"no setting {wrong}" in caplog.text and hint in caplog.text
     called(out, "--to", to, "--users", tmp_path / "absent.txt", code=2)
     assert "absent.txt: no such file" in caplog.text
     partial = {"semantic_ids": tmp_path, "latents": tmp_path, "quantizer": tmp_path}
