@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What to measure on a machine with one GPU: PyTorch, transformers, pyarrow and scikit-learn are
-# enough, the project need not be installed. From the root of the tree:
+# Measurements for a machine with one GPU. PyTorch, transformers, pyarrow, pydantic, PyYAML and
+# scikit-learn are enough; the project need not be installed. From the root of the tree:
 #
 #   OUT=results DATA=path/to/instruments benchmarks/gpu.sh [all | speed | instruments | NAME ...]
 #
@@ -17,7 +17,7 @@ export PYTHONPATH="src:.${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 mkdir -p "$OUT" "$WORK"
 failed=()
 
-# NAME SECONDS COMMAND...: runs it; its lines go to NAME.jsonl, what it says beside to NAME.log.
+# NAME SECONDS COMMAND...: runs the command; its results go to NAME.jsonl, its log to NAME.log.
 measure() {
   local name=$1 seconds=$2
   shift 2
@@ -37,17 +37,17 @@ data() {
 train_speed() { # both precisions against stock in the same one, then where our time goes
   local precision
   for precision in float32 bfloat16; do
-    measure "train_speed_$precision" 240 "$PYTHON" benchmarks/train_speed.py --data "$DATA" \
+    measure "train_speed_$precision" 240 "$PYTHON" benchmarks/speed/train_speed.py --data "$DATA" \
       --device cuda --precision "$precision" --seconds 10 --rounds 5
   done
-  measure train_speed_large_batch 150 "$PYTHON" benchmarks/train_speed.py --data "$DATA" \
+  measure train_speed_large_batch 150 "$PYTHON" benchmarks/speed/train_speed.py --data "$DATA" \
     --device cuda --precision bfloat16 --batch 1024 --seconds 10 --rounds 3
-  measure train_profile 90 "$PYTHON" benchmarks/train_speed.py --data "$DATA" --device cuda \
+  measure train_profile 90 "$PYTHON" benchmarks/speed/train_speed.py --data "$DATA" --device cuda \
     --precision bfloat16 --seconds 5 --profile
 }
 
 decode_speed() {
-  local decode=("$PYTHON" benchmarks/decode_speed.py --data "$DATA" --device cuda --batch 512
+  local decode=("$PYTHON" benchmarks/speed/decode_speed.py --data "$DATA" --device cuda --batch 512
     --users 4096 --stock-users 128)
   measure decode_speed 300 "${decode[@]}" --stock-batch 16,64,128 --rounds 5 \
     --compared 64 --oracle-users 256
@@ -56,8 +56,8 @@ decode_speed() {
 }
 
 quantizer_speed() { # cost of the cross-modal losses, then time by size of the catalogue
-  measure quantizer_speed 180 "$PYTHON" benchmarks/quantizer_speed.py --device cuda --rounds 10
-  measure quantizer_scale 240 "$PYTHON" benchmarks/quantizer_scale.py --items 10000,100000 \
+  measure quantizer_speed 180 "$PYTHON" benchmarks/speed/quantizer_speed.py --device cuda --rounds 10
+  measure quantizer_scale 240 "$PYTHON" benchmarks/scale/quantizer_scale.py --items 10000,100000 \
     --work "$WORK/scale" # the stage takes the GPU by itself
 }
 
@@ -73,11 +73,11 @@ instruments() {
 full() {
   local name=$1 seconds=$2
   shift 2
-  measure "$name" "$seconds" "$PYTHON" benchmarks/instruments.py --data "$DATA" --device cuda \
+  measure "$name" "$seconds" "$PYTHON" benchmarks/quality/instruments.py --data "$DATA" --device cuda \
     --work "$WORK/$name" --results "$OUT/$name.json" --checkpoint-seconds 60 --label "$name" \
     --set validation_users=0 --set-evaluate validation_users=0 published_fusion=true "$@"
   if [[ ! -s $OUT/$name.json ]]; then
-    measure "${name}_so_far" 240 "$PYTHON" benchmarks/instruments.py --data "$DATA" --device cuda \
+    measure "${name}_so_far" 240 "$PYTHON" benchmarks/quality/instruments.py --data "$DATA" --device cuda \
       --work "$WORK/$name" --results "$OUT/${name}_so_far.json" --label "${name}_so_far" \
       --set validation_users=0 --set-evaluate validation_users=0 published_fusion=true \
       --best-so-far "$@"

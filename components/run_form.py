@@ -206,7 +206,7 @@ def resolve(
         UserError: a name is unknown, a value has a wrong type or is out of range, settings
             contradict each other, or a required field is missing. One message lists all problems.
     """
-    found = _Checked(values, form, origins or {})
+    found = _Checker(values, form, origins or {})
     if required:
         absent = [p for n, p in form.settings.items() if p.required and not found.values.get(n)]
         found.problems += [f"{p.name} is required: {p.doc}" for p in absent]
@@ -219,7 +219,7 @@ def resolve(
     return found.values
 
 
-class _Checked:
+class _Checker:
     """Converts and checks values, and collects all problems."""
 
     def __init__(self, values: Mapping[str, Any], form: Form, origins: Mapping[str, str]) -> None:

@@ -162,10 +162,10 @@ def slow_bfloat16(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Callable[[], bool]:
     """A CPU without bfloat16; the answer is whether the log warns of it."""
-    from macrec.compute import device
+    from macrec.compute import precision
 
-    monkeypatch.setattr(device, "bfloat16_is_slow", lambda: True)
-    device.warn_if_slow.cache_clear()
+    monkeypatch.setattr(precision, "bfloat16_is_slow", lambda: True)
+    precision.warn_if_slow.cache_clear()
     return lambda: "bfloat16 on a CPU" in caplog.text
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from benchmarks.machine import git
+from benchmarks.shared import git
 
 SIZES = ("ci", "nightly")
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from components.train import spec, stage
-from components.train.generator_training import Trained, prepare, train
+from components.train.generator_training import TrainedGenerator, prepare, train
 from components.train.rows import TASKS, TrainingData, training_data
 from macrec.core.artifact import FolderOutput
 from macrec.data import schema
@@ -127,7 +127,7 @@ class Run(NamedTuple):
     """A training and the model that it left."""
 
     model: Any
-    trained: Trained
+    trained: TrainedGenerator
 
 
 def weight_score(model: Any) -> float:

@@ -119,7 +119,9 @@ class Encoder(nn.Module):
 
         Padding is at the end of a row. With causal attention no real position attends to it.
         """
-        x_BSD = self.drop(x_BSD + self.position(from_end(length_B, x_BSD.shape[1], self.last)))
+        x_BSD = self.drop(
+            x_BSD + self.position(distance_from_end(length_B, x_BSD.shape[1], self.last))
+        )
         for block in self.blocks:
             x_BSD = block(x_BSD, seen_BSS)
         return self.norm(x_BSD)
@@ -136,7 +138,7 @@ def start_small(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def from_end(length_B: torch.Tensor, places: int, last: int) -> torch.Tensor:
+def distance_from_end(length_B: torch.Tensor, places: int, last: int) -> torch.Tensor:
     """Return the distance of each position from the end of its row, clipped to `last`, [B, S].
 
     The last item of a history has position 0 regardless of the length of the history. Left padding
@@ -146,12 +148,12 @@ def from_end(length_B: torch.Tensor, places: int, last: int) -> torch.Tensor:
     return back_BS.clamp(0, last)
 
 
-def both_ways(length_B: torch.Tensor, places: int) -> torch.Tensor:
+def bidirectional_mask(length_B: torch.Tensor, places: int) -> torch.Tensor:
     """Return a bidirectional attention mask that excludes padding, [B, S, S]."""
     real_BS = torch.arange(places, device=length_B.device) < length_B[:, None]
     return real_BS[:, None].expand(-1, places, -1)
 
 
-def last_of(state_BSD: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
+def last_state(state_BSD: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
     """Return the state at the last position of each row that is not padding, [B, D]."""
     return state_BSD[torch.arange(len(length_B), device=length_B.device), length_B - 1]

@@ -52,7 +52,7 @@ class Batch(NamedTuple):
     scores_BN: np.ndarray
 
 
-def scored(model: Model, cases: Cases, protocol: Protocol) -> Iterator[Batch]:
+def score_in_batches(model: Model, cases: Cases, protocol: Protocol) -> Iterator[Batch]:
     """Yield the scores of all cases in batches of similar history length.
 
     Items that must not be listed have the score -inf.
@@ -86,7 +86,7 @@ def validator(split: Split, protocol: Protocol) -> Callable[[Model], float]:
 
     def validate(model: Model) -> float:
         total = 0.0
-        for user_B, scores_BN in scored(model, cases, protocol):
+        for user_B, scores_BN in score_in_batches(model, cases, protocol):
             ranks = ranks_in_scores(scores_BN, cases.targets_T[user_B])
             total += float(per_user(ranks, (10,))[CHOSEN_BY].sum())
         return total / len(cases.targets_T)
@@ -94,7 +94,7 @@ def validator(split: Split, protocol: Protocol) -> Callable[[Model], float]:
     return validate
 
 
-class Tested(NamedTuple):
+class TestResult(NamedTuple):
     """Result of the ranking of the test users."""
 
     scores: SystemScores
@@ -112,7 +112,7 @@ def test(
     top_k: int,
     write: Callable[[pa.Table], None],
     clock: Callable[[], float] = time.monotonic,
-) -> Tested:
+) -> TestResult:
     """Rank the catalogue for every test user.
 
     The lists are passed to `write` in the order of the users.
@@ -126,7 +126,7 @@ def test(
             order: list[np.ndarray] = []
             ranks: list[Ranks] = []
             lists: list[Lists] = []
-            batches = scored(model, cases, protocol)
+            batches = score_in_batches(model, cases, protocol)
             started = clock()
             for user_B, scores_BN in batches:
                 lists.append(first_places(scores_BN, top_k))
@@ -137,18 +137,18 @@ def test(
                 started = clock()
             back_U = np.argsort(np.concatenate(order))
             found = Ranks(*(np.concatenate(part)[back_U] for part in zip(*ranks, strict=True)))
-            together = _joined(lists, back_U)
+            together = _join(lists, back_U)
             scores.add(found, cutoffs)
             scores.shown_N += shown_counts(together.items_UK, SHOWN_CUTOFF, items)
             write(rows(split.user_ids.take(users_U), name, cases.targets_T, together))
-    return Tested(scores, seconds)
+    return TestResult(scores, seconds)
 
 
-def _joined(lists: list[Lists], back_U: np.ndarray) -> Lists:
+def _join(lists: list[Lists], back_U: np.ndarray) -> Lists:
     """Concatenate the lists of the batches and restore the order of the users."""
     widest = max(found.items_UK.shape[1] for found in lists)
 
-    def together(parts: list[np.ndarray], fill: float) -> np.ndarray:
+    def pad_and_join(parts: list[np.ndarray], fill: float) -> np.ndarray:
         wide = [
             np.pad(part, ((0, 0), (0, widest - part.shape[1])), constant_values=fill)
             for part in parts
@@ -156,12 +156,12 @@ def _joined(lists: list[Lists], back_U: np.ndarray) -> Lists:
         return np.concatenate(wide)[back_U]
 
     return Lists(
-        together([found.items_UK for found in lists], -1),
-        together([found.scores_UK for found in lists], -np.inf),
+        pad_and_join([found.items_UK for found in lists], -1),
+        pad_and_join([found.scores_UK for found in lists], -np.inf),
     )
 
 
-def figures(tested: Tested, split: Split, items: int) -> dict[str, float]:
+def figures(tested: TestResult, split: Split, items: int) -> dict[str, float]:
     """Return the mean metrics of the test users, the exposure of all lists, and the ranking
     speed."""
     found = {name: float(value_T.mean()) for name, value_T in tested.scores.values.items()}

@@ -63,11 +63,11 @@ def read_modalities(data: Data) -> Modalities:
             not broken,
             f"{artifact.path}: {broken:,} of {data.items:,} vectors are not finite. Give others.",
         )
-        found[name] = Modality(standardised(matrix_NE, present_N), present_N)
+        found[name] = Modality(standardise(matrix_NE, present_N), present_N)
     return found
 
 
-def standardised(matrix_NE: Float32Array, present_N: npt.NDArray[np.bool_]) -> Float32Array:
+def standardise(matrix_NE: Float32Array, present_N: npt.NDArray[np.bool_]) -> Float32Array:
     """Normalise the vectors to unit length, subtract their mean, and scale to an average variance
     of 1."""
     kept_KE = matrix_NE[present_N]
@@ -88,7 +88,7 @@ class Clusters(NamedTuple):
     centre_KE: Float32Array
 
 
-def clustered(modality: Modality, clusters: int, seed: int) -> Clusters:
+def cluster_items(modality: Modality, clusters: int, seed: int) -> Clusters:
     """Cluster the items that have a vector by k-means.
 
     The number of clusters is at most the number of these items. One thread is used, so that sums,
@@ -108,7 +108,7 @@ def clustered(modality: Modality, clusters: int, seed: int) -> Clusters:
     return Clusters(label_N, np.asarray(model.cluster_centers_, np.float32))
 
 
-class Projected(NamedTuple):
+class ProjectedVectors(NamedTuple):
     """Vectors projected to the width of the network."""
 
     vector_PMD: torch.Tensor
@@ -131,7 +131,7 @@ class Projection(nn.Module):
             # not in the state dict: they never change, and each stored copy would contain them
             self.register_buffer(f"vectors_{place}", padded_NE, persistent=False)
 
-    def forward(self, item_P: torch.Tensor) -> Projected:
+    def forward(self, item_P: torch.Tensor) -> ProjectedVectors:
         """Return the projected vectors of some items, [P, M, D]."""
         present_PM = self.get_buffer("present_NM")[item_P]
         parts = [
@@ -139,7 +139,7 @@ class Projection(nn.Module):
             for place, layer in enumerate(self.layers)
         ]
         vector_PMD = torch.stack(parts, 1) * present_PM[..., None]  # absent ones get no bias
-        return Projected(vector_PMD, present_PM)
+        return ProjectedVectors(vector_PMD, present_PM)
 
 
 def as_state(modalities: Modalities) -> State:

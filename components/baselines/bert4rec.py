@@ -24,10 +24,29 @@ from torch import nn
 from torch.nn import functional
 
 from components.baselines import learning
-from components.baselines.attention import Block, both_ways, from_end, last_of, start_small
-from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
+from components.baselines.attention import (
+    Block,
+    bidirectional_mask,
+    distance_from_end,
+    last_state,
+    start_small,
+)
+from components.baselines.interface import (
+    Data,
+    Float32Array,
+    Int32Array,
+    State,
+    TrainedModel,
+    TrainingSchedule,
+)
 from components.baselines.model_settings import AttentionConfig
-from components.baselines.padded_histories import Rows, drawn, padded, shuffled, windows
+from components.baselines.padded_histories import (
+    Rows,
+    draw_items,
+    pad_histories,
+    shuffle_windows,
+    windows,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +106,8 @@ class Network(nn.Module):
     def forward(self, item_BS: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
         """Return the hidden states, [B, S, D]."""
         places = item_BS.shape[1]
-        position_BS = from_end(length_B, places, self.places - 1)
-        seen_BSS = both_ways(length_B, places)
+        position_BS = distance_from_end(length_B, places, self.places - 1)
+        seen_BSS = bidirectional_mask(length_B, places)
         x_BSD = self.drop(self.norm(self.item(item_BS) + self.position(position_BS)))
         for block in self.blocks:
             x_BSD = block(x_BSD, seen_BSS)
@@ -112,9 +131,9 @@ class Bert4Rec:
         """Return the scores at a mask that is appended to each history, [B, N]."""
         mask = np.array([self.network.mask], np.int32)
         masked = [np.concatenate([history, mask]) for history in histories]
-        rows = padded(masked, self.network.padding)
+        rows = pad_histories(masked, self.network.padding)
         item_BS, length_B = (torch.from_numpy(a).to(self.device) for a in rows[:2])
-        last_BD = last_of(self.network(item_BS, length_B), length_B)
+        last_BD = last_state(self.network(item_BS, length_B), length_B)
         return self.network.scores(last_BD).cpu().numpy()
 
     def state(self) -> State:
@@ -124,20 +143,20 @@ class Bert4Rec:
 
 def hide(rows: Rows, config: Config, generator: np.random.Generator) -> np.ndarray:
     """Select the items to mask, bool [B, S], at least one per row."""
-    hidden_BS = drawn(rows, config.hidden, generator)
+    hidden_BS = draw_items(rows, config.hidden, generator)
     last_BS = np.arange(rows.item_BS.shape[1]) == rows.length_B[:, None] - 1
     last_only_B = generator.random(len(rows.length_B)) < config.last_only
     return np.where(last_only_B[:, None], last_BS, hidden_BS)
 
 
-def fit(config: Config, data: Data, course: Course) -> Fitted:
+def fit(config: Config, data: Data, schedule: TrainingSchedule) -> TrainedModel:
     """Train on the training part of every history with two or more items."""
-    device = learning.prepare(course)
+    device = learning.prepare(schedule)
     model = Bert4Rec(config, data, device)
     network, found = model.network, windows(data.training, data.max_history)
 
     def losses(generator: np.random.Generator) -> Iterator[torch.Tensor]:
-        for rows in shuffled(found, config.batch_size, network.padding, generator):
+        for rows in shuffle_windows(found, config.batch_size, network.padding, generator):
             hidden_BS = hide(rows, config, generator)
             shown_BS = np.where(hidden_BS, network.mask, rows.item_BS)
             shown, length, target, hidden = (
@@ -147,7 +166,7 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
             scores_PN = network.scores(network(shown, length)[hidden])
             yield functional.cross_entropy(scores_PN, target)
 
-    return learning.learn(model, network, losses, config, course)
+    return learning.learn(model, network, losses, config, schedule)
 
 
 def load(config: Config, data: Data, state: State) -> Bert4Rec:

@@ -28,7 +28,7 @@ from torch import nn
 from components.baselines import baseline_vectors, learning
 from components.baselines.attention import Encoder, start_small
 from components.baselines.baseline_vectors import Modalities, Projection
-from components.baselines.interface import Course, Data, Fitted, State
+from components.baselines.interface import Data, State, TrainedModel, TrainingSchedule
 from components.baselines.model_settings import ATTENTION_SPACE, AttentionConfig
 from components.baselines.next_item import NextItem, fit_next_item
 
@@ -103,15 +103,15 @@ class Fdsa(NextItem):
         return super().state() | baseline_vectors.as_state(self._modalities)
 
 
-def fit(config: Config, data: Data, course: Course) -> Fitted:
+def fit(config: Config, data: Data, schedule: TrainingSchedule) -> TrainedModel:
     """Train with every item of the training part as a target, except the first of each history.
 
     Raises:
         UserError: the vectors do not match the catalogue or are not usable.
     """
-    device = learning.prepare(course)
+    device = learning.prepare(schedule)
     model = Fdsa(baseline_vectors.read_modalities(data), config, data, device)
-    return fit_next_item(model, config, data, course)
+    return fit_next_item(model, config, data, schedule)
 
 
 def load(config: Config, data: Data, state: State) -> Fdsa:

@@ -30,10 +30,17 @@ from torch.nn import functional
 
 from components.baselines import learning
 from components.baselines.collaborative_ids import NONE
-from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
+from components.baselines.interface import (
+    Data,
+    Float32Array,
+    Int32Array,
+    State,
+    TrainedModel,
+    TrainingSchedule,
+)
 from components.baselines.model_settings import AttentionConfig
-from components.baselines.padded_histories import Rows, Windows, padded, shuffled
-from macrec.compute.device import TrainingPrecision, low_precision, warn_if_slow
+from components.baselines.padded_histories import Rows, Windows, pad_histories, shuffle_windows
+from macrec.compute.precision import TrainingPrecision, low_precision, warn_if_slow
 from macrec.data.sequences import Sequences
 from macrec.generator import t5
 from macrec.generator.beam_search import beam_search
@@ -240,7 +247,7 @@ class Generator:
         return torch.cat(parts).cpu().numpy()
 
     def _scored(self, histories: Sequence[Int32Array]) -> torch.Tensor:
-        rows = padded(histories, len(self.leaf_N))
+        rows = pad_histories(histories, len(self.leaf_N))
         encoded = self.network.encoded(torch.from_numpy(rows.item_BS).to(self.device))
         if self.exhaustive:
             return score_catalogue(encoded, SEQUENCE_TO_TEXT, self.trie)[:, self.leaf_N]
@@ -279,20 +286,24 @@ def history_and_target(rows: Rows, items: int) -> tuple[Int64Array, Int64Array]:
 
 
 def train(
-    network: Network, config: GeneratorConfig, data: Data, course: Course, device: torch.device
-) -> Fitted:
+    network: Network,
+    config: GeneratorConfig,
+    data: Data,
+    schedule: TrainingSchedule,
+    device: torch.device,
+) -> TrainedModel:
     """Train with every item of the training part as a target, except the first of each history."""
     model = Generator(network, config, device)
     warn_if_slow(config.precision, device.type)
     found = every_target(data.training, data.max_history)
 
     def losses(generator: np.random.Generator) -> Iterator[torch.Tensor]:
-        for rows in shuffled(found, config.batch_size, data.items, generator):
+        for rows in shuffle_windows(found, config.batch_size, data.items, generator):
             parts = history_and_target(rows, data.items)
             yield network.loss(*(torch.from_numpy(part).to(device) for part in parts))
 
     faster = learning.Faster(network.fast(), config.embedding_rate)
-    return learning.learn(model, network, losses, config, course, faster)
+    return learning.learn(model, network, losses, config, schedule, faster)
 
 
 def counts(data: Data) -> Float32Array:

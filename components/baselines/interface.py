@@ -2,10 +2,10 @@
 
     Config                             frozen dataclass with the settings of the model
     SPACE                              candidate values of each setting, for the search
-    fit(config, data, course)          trains the model and returns a `Fitted`
+    fit(config, data, schedule)          trains the model and returns a `TrainedModel`
     load(config, data, state)          restores the model from `state`
 
-A model sees only the training part of the histories. `course.validate` returns its NDCG@10 on the
+A model sees only the training part of the histories. `schedule.validate` returns its NDCG@10 on the
 validation users, and nothing else about them.
 
 Shape suffixes: B users of a batch, N items.
@@ -56,7 +56,7 @@ class Data(NamedTuple):
     name."""
 
 
-class Course(NamedTuple):
+class TrainingSchedule(NamedTuple):
     """The training schedule of a model."""
 
     epochs: int
@@ -77,7 +77,7 @@ class Course(NamedTuple):
     """Return whether the time limit of a search has passed."""
 
 
-class Fitted(NamedTuple):
+class TrainedModel(NamedTuple):
     """A trained model and its learning curve."""
 
     model: Model
@@ -93,5 +93,5 @@ class Baseline(Protocol):
 
     Config: type
     SPACE: Mapping[str, tuple[Any, ...]]
-    fit: Callable[[Any, Data, Course], Fitted]
+    fit: Callable[[Any, Data, TrainingSchedule], TrainedModel]
     load: Callable[[Any, Data, State], Model]

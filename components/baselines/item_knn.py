@@ -16,7 +16,14 @@ from typing import Any, Final
 import numpy as np
 from scipy import sparse
 
-from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
+from components.baselines.interface import (
+    Data,
+    Float32Array,
+    Int32Array,
+    State,
+    TrainedModel,
+    TrainingSchedule,
+)
 from macrec.core.errors import check
 from macrec.metrics.ranking_metrics import popularity
 from macrec.ranking.neighbours import Neighbours, most_similar
@@ -82,7 +89,7 @@ class ItemKnn:
         }
 
 
-def fit(config: Config, data: Data, course: Course) -> Fitted:
+def fit(config: Config, data: Data, schedule: TrainingSchedule) -> TrainedModel:
     """Count co-occurrences and compute the similarities."""
     user_K = np.repeat(np.arange(len(data.training)), np.diff(data.training.offsets))
     taken_UN = sparse.coo_matrix(
@@ -96,7 +103,7 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
     similar_NN = most_similar(
         [both_NN], users_N, config.asymmetry, config.shrinkage, config.neighbours
     )
-    return Fitted(ItemKnn(Neighbours(similar_NN, config.decay), count_N), [])
+    return TrainedModel(ItemKnn(Neighbours(similar_NN, config.decay), count_N), [])
 
 
 def load(config: Config, data: Data, state: State) -> ItemKnn:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from components.baselines.interface import Course, Curve, Fitted, Model, State
+from components.baselines.interface import Curve, Model, State, TrainedModel, TrainingSchedule
 from macrec.compute.device import choose_device, keep_freed_memory
 from macrec.core.errors import UserError
 from macrec.core.progress import Progress
@@ -20,10 +20,10 @@ Losses = Callable[[np.random.Generator], Iterator[torch.Tensor]]
 """Yields the loss of each batch of an epoch. A step is made before the next loss is computed."""
 
 
-def prepare(course: Course) -> torch.device:
+def prepare(schedule: TrainingSchedule) -> torch.device:
     """Seed torch for the initial weights and dropout, and return the device."""
-    torch.manual_seed(course.seed)
-    device = choose_device(course.device)
+    torch.manual_seed(schedule.seed)
+    device = choose_device(schedule.device)
     if device.type == "cpu":
         keep_freed_memory()
     return device
@@ -44,9 +44,9 @@ def learn(
     network: nn.Module,
     losses: Losses,
     config: Any,
-    course: Course,
+    schedule: TrainingSchedule,
     faster: Faster = NONE_FASTER,
-) -> Fitted:
+) -> TrainedModel:
     """Train by AdamW with early stopping and a final decay, and keep the best weights.
 
     The learning rate is constant until validation stops improving. Training then continues from the
@@ -58,17 +58,17 @@ def learn(
         UserError: the loss is not finite.
     """
     optimiser = _optimiser(network, config, faster)
-    learning = _Learning(model, network, losses, optimiser, course)
+    learning = _Learning(model, network, losses, optimiser, schedule)
     name = type(model).__name__
-    learning.phase(name, course.epochs, lambda _: config.learning_rate, course.patience)
-    falling = math.ceil(course.decay * learning.best.epoch)
+    learning.phase(name, schedule.epochs, lambda _: config.learning_rate, schedule.patience)
+    falling = math.ceil(schedule.decay * learning.best.epoch)
     if falling and not learning.cut:
         learning.back_to_the_best()
         share = config.learning_rate / (falling + 1)
         learning.phase(f"{name}, decay", falling, lambda n: share * (falling + 1 - n), falling)
     learning.back_to_the_best()
     network.eval()
-    return Fitted(model, learning.curve, learning.cut)
+    return TrainedModel(model, learning.curve, learning.cut)
 
 
 class _Best(NamedTuple):
@@ -89,10 +89,10 @@ class _Learning:
         network: nn.Module,
         losses: Losses,
         optimiser: torch.optim.Optimizer,
-        course: Course,
+        schedule: TrainingSchedule,
     ) -> None:
         self.model, self.network, self.losses = model, network, losses
-        self.optimiser, self.course = optimiser, course
+        self.optimiser, self.schedule = optimiser, schedule
         self.curve: Curve = []
         self.cut = False
         self.best = self._state(-1.0)
@@ -112,7 +112,7 @@ class _Learning:
         The phase ends early after `patience` consecutive validations without improvement, or when
         the time limit of a search has passed.
         """
-        course, stale = self.course, 0
+        schedule, stale = self.schedule, 0
         with Progress(what, epochs, "epochs") as progress:
             for number in range(1, epochs + 1):
                 for group in self.optimiser.param_groups:
@@ -122,24 +122,24 @@ class _Learning:
                 progress.advance(
                     1, f"loss {loss:.3f}, best validation NDCG@10 {self.best.ndcg:.4f}"
                 )
-                self.cut = course.out_of_time()
-                if number % course.validate_every and number < epochs and not self.cut:
+                self.cut = schedule.out_of_time()
+                if number % schedule.validate_every and number < epochs and not self.cut:
                     continue
-                stale = 0 if self._validated() else stale + 1
+                stale = 0 if self._validate() else stale + 1
                 if self.cut or stale >= patience:
                     return
 
     def _epoch(self) -> None:
         epoch = len(self.curve) + 1
         self.network.train()
-        generator = np.random.default_rng([self.course.seed, epoch])
+        generator = np.random.default_rng([self.schedule.seed, epoch])
         loss = _epoch(self.network, self.optimiser, self.losses, generator)
         self.curve.append({"epoch": epoch, "loss": loss})
 
-    def _validated(self) -> bool:
+    def _validate(self) -> bool:
         """Validate, and return whether the result is the best so far."""
         self.network.eval()
-        ndcg = self.course.validate(self.model)
+        ndcg = self.schedule.validate(self.model)
         self.curve[-1]["validation_ndcg_10"] = ndcg
         if ndcg <= self.best.ndcg:
             return False
@@ -148,7 +148,12 @@ class _Learning:
 
 
 def pretrain(
-    name: str, network: nn.Module, losses: Losses, epochs: int, config: Any, course: Course
+    name: str,
+    network: nn.Module,
+    losses: Losses,
+    epochs: int,
+    config: Any,
+    schedule: TrainingSchedule,
 ) -> Curve:
     """Train without validation, before `learn`. The time limit of a search ends it early.
 
@@ -160,11 +165,11 @@ def pretrain(
     network.train()
     with Progress(f"{name}, pre-training", epochs, "epochs") as progress:
         for epoch in range(1, epochs + 1):
-            generator = np.random.default_rng([course.seed, epoch, 1])  # different from `learn`'s
+            generator = np.random.default_rng([schedule.seed, epoch, 1])  # different from `learn`'s
             loss = _epoch(network, optimiser, losses, generator)
             curve.append({"pretraining_epoch": epoch, "loss": loss})
             progress.advance(1, f"loss {loss:.3f}")
-            if course.out_of_time():
+            if schedule.out_of_time():
                 break
     return curve
 

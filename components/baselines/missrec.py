@@ -39,9 +39,9 @@ from torch import nn
 from torch.nn import functional
 
 from components.baselines import baseline_vectors, learning
-from components.baselines.attention import Block, Memory, from_end, start_small
+from components.baselines.attention import Block, Memory, distance_from_end, start_small
 from components.baselines.baseline_vectors import Clusters, Modalities, Modality, Projection
-from components.baselines.interface import Course, Data, Fitted, State
+from components.baselines.interface import Data, State, TrainedModel, TrainingSchedule
 from components.baselines.model_settings import ATTENTION_SPACE, AttentionConfig
 from components.baselines.next_item import NextItem, fit_next_item
 
@@ -175,7 +175,7 @@ class Network(nn.Module):
         seen_BST = interests.seen(torch.arange(item_BS.shape[1], device=item_BS.device))
         distinct_P, place_BS = torch.unique(item_BS, return_inverse=True)
         vector_PD = self.project(distinct_P).vector_PMD.sum(1)
-        position_BSD = self.position(from_end(length_B, item_BS.shape[1], self.last))
+        position_BSD = self.position(distance_from_end(length_B, item_BS.shape[1], self.last))
         x_BSD = self.drop(self.norm(vector_PD[place_BS] + self.item(item_BS) + position_BSD))
         for layer in self.decoder:
             x_BSD = layer(x_BSD, memory_BTD, seen_BST)
@@ -252,23 +252,23 @@ class MissRec(NextItem):
         return state
 
 
-def found(modality: Modality, config: Config, seed: int) -> Clusters:
+def find_interests(modality: Modality, config: Config, seed: int) -> Clusters:
     """Cluster the vectors of a modality into interests."""
     clusters = round(config.interest_share * int(modality.present_N.sum()))
-    return baseline_vectors.clustered(modality, max(clusters, 1), seed)
+    return baseline_vectors.cluster_items(modality, max(clusters, 1), seed)
 
 
-def fit(config: Config, data: Data, course: Course) -> Fitted:
+def fit(config: Config, data: Data, schedule: TrainingSchedule) -> TrainedModel:
     """Train with every item of the training part as a target, except the first of each history.
 
     Raises:
         UserError: the vectors do not match the catalogue or are not usable.
     """
-    device = learning.prepare(course)
+    device = learning.prepare(schedule)
     modalities = baseline_vectors.read_modalities(data)
-    clusters = [found(modality, config, course.seed) for modality in modalities.values()]
+    clusters = [find_interests(modality, config, schedule.seed) for modality in modalities.values()]
     model = MissRec(modalities, clusters, config, data, device)
-    return fit_next_item(model, config, data, course)
+    return fit_next_item(model, config, data, schedule)
 
 
 def load(config: Config, data: Data, state: State) -> MissRec:

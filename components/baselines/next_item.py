@@ -12,9 +12,16 @@ from torch import nn
 from torch.nn import functional
 
 from components.baselines import learning
-from components.baselines.attention import last_of
-from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
-from components.baselines.padded_histories import Rows, padded, shuffled, windows
+from components.baselines.attention import last_state
+from components.baselines.interface import (
+    Data,
+    Float32Array,
+    Int32Array,
+    State,
+    TrainedModel,
+    TrainingSchedule,
+)
+from components.baselines.padded_histories import Rows, pad_histories, shuffle_windows, windows
 
 
 class Causal(Protocol):
@@ -46,9 +53,9 @@ class NextItem:
     def score_all(self, histories: Sequence[Int32Array]) -> Float32Array:
         """Return the scores of the item after the last one, [B, N]."""
         network = cast(Causal, self.network)
-        rows = padded(histories, network.items)
+        rows = pad_histories(histories, network.items)
         item_BS, length_B = (torch.from_numpy(a).to(self.device) for a in rows[:2])
-        last_BD = last_of(network(item_BS, length_B), length_B)
+        last_BD = last_state(network(item_BS, length_B), length_B)
         return network.scores(last_BD).cpu().numpy()
 
     def state(self) -> State:
@@ -71,12 +78,14 @@ def loss_of(network: Causal, rows: Rows, device: torch.device) -> torch.Tensor:
     return functional.cross_entropy(network.scores(network(source, length)[counts]), target)
 
 
-def fit_next_item(model: NextItem, config: Any, data: Data, course: Course) -> Fitted:
+def fit_next_item(
+    model: NextItem, config: Any, data: Data, schedule: TrainingSchedule
+) -> TrainedModel:
     """Train with every item of the training part as a target, except the first of each history."""
     found = windows(data.training, data.max_history)
 
     def losses(generator: np.random.Generator) -> Iterator[torch.Tensor]:
-        for rows in shuffled(found, config.batch_size, data.items, generator):
+        for rows in shuffle_windows(found, config.batch_size, data.items, generator):
             yield loss_of(model.network, rows, model.device)
 
-    return learning.learn(model, model.network, losses, config, course)
+    return learning.learn(model, model.network, losses, config, schedule)

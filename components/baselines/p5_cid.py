@@ -18,7 +18,7 @@ import numpy as np
 
 from components.baselines import generative, learning
 from components.baselines.collaborative_ids import collaborative_ids
-from components.baselines.interface import Course, Data, Fitted, State
+from components.baselines.interface import Data, State, TrainedModel, TrainingSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +42,18 @@ SPACE: Final[dict[str, tuple[Any, ...]]] = generative.SPACE | {
 }
 
 
-def fit(config: Config, data: Data, course: Course) -> Fitted:
+def fit(config: Config, data: Data, schedule: TrainingSchedule) -> TrainedModel:
     """Cluster the items and train the generator.
 
     Every item of the training part is a target, except the first of each history.
     """
-    device, generator = learning.prepare(course), np.random.default_rng(course.seed)
+    device, generator = learning.prepare(schedule), np.random.default_rng(schedule.seed)
     paths_NL = collaborative_ids(
         data.training, data.items, config.clusters, config.tokens, generator
     )
     ids = generative.ItemIds.of(paths_NL, config.tokens)
     network = generative.Network(ids, generative.counts(data), data.max_history, config)
-    return generative.train(network, config, data, course, device)
+    return generative.train(network, config, data, schedule, device)
 
 
 def load(config: Config, data: Data, state: State) -> generative.Generator:

@@ -61,7 +61,7 @@ def windows(training: Sequences, targets: int) -> Windows:
     return Windows(training.items, training.offsets[user_W] + start_W, length_W, first_W)
 
 
-def shuffled(
+def shuffle_windows(
     found: Windows, batch_size: int, padding: int, generator: np.random.Generator
 ) -> Iterator[Rows]:
     """Yield every window once, in batches of similar length and in random order."""
@@ -77,7 +77,7 @@ def shuffled(
         yield rows
 
 
-def padded(histories: Sequence[Int32Array], padding: int) -> Rows:
+def pad_histories(histories: Sequence[Int32Array], padding: int) -> Rows:
     """Return histories as a padded matrix without targets."""
     length_B = np.array([len(history) for history in histories])
     rows = Rows(
@@ -87,7 +87,7 @@ def padded(histories: Sequence[Int32Array], padding: int) -> Rows:
     return rows
 
 
-def drawn(rows: Rows, share: float, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+def draw_items(rows: Rows, share: float, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
     """Select a random fraction of the items, at least one per row, bool [B, S]."""
     drawn_BS = np.where(rows.real_BS, generator.random(rows.item_BS.shape), 2.0)
     return (drawn_BS < share) | (drawn_BS == drawn_BS.min(axis=1, keepdims=True))

@@ -6,7 +6,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from components.baselines.interface import Course, Data, Fitted, Float32Array, Int32Array, State
+from components.baselines.interface import (
+    Data,
+    Float32Array,
+    Int32Array,
+    State,
+    TrainedModel,
+    TrainingSchedule,
+)
 from macrec.metrics.ranking_metrics import popularity
 
 
@@ -34,9 +41,9 @@ class Popular:
         return {"count": self.count_N}
 
 
-def fit(config: Config, data: Data, course: Course) -> Fitted:
+def fit(config: Config, data: Data, schedule: TrainingSchedule) -> TrainedModel:
     """Count the training interactions of each item."""
-    return Fitted(Popular(popularity(data.training.items, data.items).astype(np.float32)), [])
+    return TrainedModel(Popular(popularity(data.training.items, data.items).astype(np.float32)), [])
 
 
 def load(config: Config, data: Data, state: State) -> Popular:

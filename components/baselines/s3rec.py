@@ -41,12 +41,12 @@ from torch import nn
 from torch.nn import functional
 
 from components.baselines import baseline_vectors, learning
-from components.baselines.attention import both_ways, last_of, start_small
+from components.baselines.attention import bidirectional_mask, last_state, start_small
 from components.baselines.baseline_vectors import Modalities
-from components.baselines.interface import Course, Data, Fitted, State
+from components.baselines.interface import Data, State, TrainedModel, TrainingSchedule
 from components.baselines.model_settings import ATTENTION_SPACE, AttentionConfig
 from components.baselines.next_item import NextItem, fit_next_item
-from components.baselines.padded_histories import Rows, drawn, shuffled, windows
+from components.baselines.padded_histories import Rows, draw_items, shuffle_windows, windows
 from components.baselines.sasrec import Network
 
 CLUSTER_ITEMS: Final = (50, 10)
@@ -94,7 +94,7 @@ def attributes(modalities: Modalities, seed: int) -> npt.NDArray[np.bool_]:
     for modality in modalities.values():
         for size in CLUSTER_ITEMS:
             clusters = max(2, int(modality.present_N.sum()) // size)
-            label_N, centre_KE = baseline_vectors.clustered(modality, clusters, seed)
+            label_N, centre_KE = baseline_vectors.cluster_items(modality, clusters, seed)
             columns.append(np.append(label_N, -1)[:, None] == np.arange(len(centre_KE)))
     return np.concatenate(columns, axis=1)
 
@@ -136,7 +136,7 @@ class Pretraining(nn.Module):
         return AAP * aap + MIP * mip + MAP * map_ + SP * self._segment_loss(rows, segments)
 
     def _states(self, item_BS: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
-        return self.network(item_BS, length_B, both_ways(length_B, item_BS.shape[1]))
+        return self.network(item_BS, length_B, bidirectional_mask(length_B, item_BS.shape[1]))
 
     def _segment_loss(self, rows: Rows, segments: "Segments") -> torch.Tensor:
         device = self.attribute.weight.device
@@ -144,8 +144,8 @@ class Pretraining(nn.Module):
             torch.from_numpy(a).to(device) for a in (*rows[:2], *segments)
         )
         context_BSD = self._states(item_BS.masked_fill(within_BS, self.mask), length_B)
-        context_BD = self.sp(last_of(context_BSD, length_B))
-        segment_BD = last_of(self._states(segment_BS, segment_length_B), segment_length_B)
+        context_BD = self.sp(last_state(context_BSD, length_B))
+        segment_BD = last_state(self._states(segment_BS, segment_length_B), segment_length_B)
         equal_BB = (segment_BS[:, None] == segment_BS[None]).all(2)
         equal_BB.fill_diagonal_(False)
         logit_BB = (context_BD @ segment_BD.T).masked_fill(equal_BB, -torch.inf)
@@ -190,21 +190,23 @@ def cut(rows: Rows, padding: int, generator: np.random.Generator) -> Segments:
     return Segments(within_BS, taken_BT, length_B)
 
 
-def pretrain(model: S3Rec, config: Config, data: Data, course: Course) -> list[dict[str, float]]:
+def pretrain(
+    model: S3Rec, config: Config, data: Data, schedule: TrainingSchedule
+) -> list[dict[str, float]]:
     """Train the four tasks on the training part and return the learning curve."""
-    has_NA = attributes(baseline_vectors.read_modalities(data), course.seed)
+    has_NA = attributes(baseline_vectors.read_modalities(data), schedule.seed)
     tasks = Pretraining(model.network, has_NA, config.width).to(model.device)
     found = windows(data.training, data.max_history)
 
     def losses(generator: np.random.Generator) -> Iterator[torch.Tensor]:
-        for rows in shuffled(found, config.batch_size, data.items, generator):
-            hidden_BS = drawn(rows, config.hidden, generator)
+        for rows in shuffle_windows(found, config.batch_size, data.items, generator):
+            hidden_BS = draw_items(rows, config.hidden, generator)
             yield tasks.loss(rows, hidden_BS, cut(rows, data.items, generator))
 
-    return learning.pretrain("S3Rec", tasks, losses, config.pretrain_epochs, config, course)
+    return learning.pretrain("S3Rec", tasks, losses, config.pretrain_epochs, config, schedule)
 
 
-def fit(config: Config, data: Data, course: Course) -> Fitted:
+def fit(config: Config, data: Data, schedule: TrainingSchedule) -> TrainedModel:
     """Pre-train, then train with the items of the training part as targets.
 
     The first item of each history is not a target.
@@ -212,9 +214,9 @@ def fit(config: Config, data: Data, course: Course) -> Fitted:
     Raises:
         UserError: the vectors do not match the catalogue or are not usable.
     """
-    model = S3Rec(config, data, learning.prepare(course))
-    before = pretrain(model, config, data, course) if config.pretrain_epochs else []
-    fitted = fit_next_item(model, config, data, course)
+    model = S3Rec(config, data, learning.prepare(schedule))
+    before = pretrain(model, config, data, schedule) if config.pretrain_epochs else []
+    fitted = fit_next_item(model, config, data, schedule)
     return fitted._replace(curve=before + fitted.curve)
 
 

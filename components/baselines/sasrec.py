@@ -22,7 +22,7 @@ from torch import nn
 
 from components.baselines import learning
 from components.baselines.attention import Encoder, start_small
-from components.baselines.interface import Course, Data, Fitted, State
+from components.baselines.interface import Data, State, TrainedModel, TrainingSchedule
 from components.baselines.model_settings import ATTENTION_SPACE, AttentionConfig
 from components.baselines.next_item import NextItem, fit_next_item
 
@@ -65,10 +65,10 @@ class SasRec(NextItem):
         super().__init__(Network(data.items, data.max_history, config), device)
 
 
-def fit(config: Config, data: Data, course: Course) -> Fitted:
+def fit(config: Config, data: Data, schedule: TrainingSchedule) -> TrainedModel:
     """Train with every item of the training part as a target, except the first of each history."""
-    model = SasRec(config, data, learning.prepare(course))
-    return fit_next_item(model, config, data, course)
+    model = SasRec(config, data, learning.prepare(schedule))
+    return fit_next_item(model, config, data, schedule)
 
 
 def load(config: Config, data: Data, state: State) -> SasRec:

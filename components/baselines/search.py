@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from components.baselines.interface import Baseline, Course, Data
+from components.baselines.interface import Baseline, Data, TrainingSchedule
 from macrec.core.errors import UserError
 from macrec.core.progress import log
 
@@ -36,7 +36,7 @@ class Trial(NamedTuple):
     """Reason of the failure; empty if the trial succeeded."""
 
 
-class Tried(NamedTuple):
+class TrialResult(NamedTuple):
     """Result of training with one set of settings."""
 
     validation_ndcg_10: float
@@ -52,37 +52,39 @@ class Candidate(NamedTuple):
     make: Callable[..., Hashable]
     """Build a config from drawn settings, passed as keywords. Raise UserError if they are
     incompatible."""
-    told: Callable[[Any], dict[str, Any]]
+    describe: Callable[[Any], dict[str, Any]]
     """Return the settings of a config, for the record."""
-    attempt: Callable[[Any, Callable[[], bool]], Tried]
+    attempt: Callable[[Any, Callable[[], bool]], TrialResult]
     """Train with a config and validate. The second argument is a function that returns whether the
     time limit has passed."""
 
 
-def of_baseline(
-    module: Baseline, data: Data | None, course: Course, fixed: Mapping[str, Any]
+def baseline_candidate(
+    module: Baseline, data: Data | None, schedule: TrainingSchedule, fixed: Mapping[str, Any]
 ) -> Candidate:
     """Return a model of this stage as a search candidate.
 
     Args:
         module: module of the model.
         data: training data.
-        course: training schedule and validation.
+        schedule: training schedule and validation.
         fixed: settings that all trials share.
     """
 
-    def attempt(config: Any, out_of_time: Callable[[], bool]) -> Tried:
+    def attempt(config: Any, out_of_time: Callable[[], bool]) -> TrialResult:
         assert data is not None
-        timed = course._replace(out_of_time=out_of_time)
+        timed = schedule._replace(out_of_time=out_of_time)
         fitted = module.fit(config, data, timed)
-        return Tried(timed.validate(fitted.model), len(fitted.curve), fitted.cut)
+        return TrialResult(timed.validate(fitted.model), len(fitted.curve), fitted.cut)
 
     space = {name: values for name, values in module.SPACE.items() if name not in fixed}
     make = lambda **drawn: module.Config(**fixed, **drawn)  # noqa: E731
     return Candidate(space, make, dataclasses.asdict, attempt)
 
 
-def draws(candidate: Candidate, trials: int, generator: np.random.Generator) -> Iterator[Any]:
+def draw_configs(
+    candidate: Candidate, trials: int, generator: np.random.Generator
+) -> Iterator[Any]:
     """Yield the configs to try: the defaults, then random ones.
 
     There are `trials` configs, or fewer if the search space is smaller.
@@ -119,11 +121,11 @@ def search(
     """Try settings one after the other and return at least one trial."""
     end = clock() + 60 * minutes
     found: list[Trial] = []
-    for config in draws(candidate, trials, np.random.default_rng(seed)):
+    for config in draw_configs(candidate, trials, np.random.default_rng(seed)):
         started = clock()
         if found and started >= end:
             break
-        settings = candidate.told(config)
+        settings = candidate.describe(config)
         try:
             tried = candidate.attempt(config, lambda: clock() >= end)
         except UserError as error:

@@ -7,7 +7,7 @@ import torch
 from components.baselines import baseline_ranking, model_folder
 from components.baselines.baseline_ranking import Protocol, validator
 from components.baselines.entries import ENTRIES
-from components.baselines.interface import Course, Data
+from components.baselines.interface import Data, TrainingSchedule
 from components.baselines.registry import baseline, read_settings
 from components.baselines.spec import Execution, Inputs, Outputs, Settings
 from macrec.core.errors import UserError
@@ -29,9 +29,9 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
     """
     module = baseline(job.settings.model)
     own = module.Config(**read_settings(job.settings.model, job.settings.settings))
-    split, data, course = opened(job.settings, job.inputs, job.execution)
+    split, data, schedule = open_data(job.settings, job.inputs, job.execution)
     started = time.monotonic()
-    fitted = module.fit(own, data, course)
+    fitted = module.fit(own, data, schedule)
     seconds = time.monotonic() - started
     with job.outputs.predictions.dataset(schema.PREDICTIONS) as out:
         tested = baseline_ranking.test(
@@ -45,7 +45,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
         )
     model_folder.save(job.outputs.fitted.path, job.settings.model, own, data, fitted)
     return baseline_ranking.figures(tested, split, data.items) | {
-        "validation_ndcg_10": course.validate(fitted.model),
+        "validation_ndcg_10": schedule.validate(fitted.model),
         "parameters": float(fitted.model.parameters),
         "train_seconds": seconds,
         "epochs": float(len(fitted.curve)),
@@ -58,7 +58,9 @@ def protocol_of(config: Settings, split: Split, execution: Execution) -> Protoco
     return Protocol(config.max_history, drop_seen, execution.batch_size)
 
 
-def opened(config: Settings, inputs: Inputs, execution: Execution) -> tuple[Split, Data, Course]:
+def open_data(
+    config: Settings, inputs: Inputs, execution: Execution
+) -> tuple[Split, Data, TrainingSchedule]:
     """Read the histories and build the training data and the training schedule.
 
     Raises:
@@ -77,7 +79,7 @@ def opened(config: Settings, inputs: Inputs, execution: Execution) -> tuple[Spli
     for array in (training.items, training.offsets):
         array.setflags(write=False)  # an in-place sort by one trial would corrupt the next
     data = Data(items, training, config.max_history, given)
-    course = Course(
+    schedule = TrainingSchedule(
         config.epochs,
         config.patience,
         config.decay,
@@ -86,4 +88,4 @@ def opened(config: Settings, inputs: Inputs, execution: Execution) -> tuple[Spli
         execution.device,
         validator(split, protocol_of(config, split, execution)),
     )
-    return split, data, course
+    return split, data, schedule

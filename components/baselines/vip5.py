@@ -30,7 +30,7 @@ from components.baselines import generative, learning
 from components.baselines.baseline_vectors import Modality, read_modalities
 from components.baselines.collaborative_ids import collaborative_ids, sequential_ids
 from components.baselines.generative import VISUAL, ItemIds, Source
-from components.baselines.interface import Course, Data, Fitted, Float32Array, State
+from components.baselines.interface import Data, Float32Array, State, TrainedModel, TrainingSchedule
 from macrec.generator.tokens import FIRST_CODE
 
 CLUSTERS: Final = 20
@@ -121,22 +121,22 @@ class Network(generative.Network):
         return x_BJD + self.word(source.word_BJ) + self.category(visual_BJ.long())
 
 
-def fit(config: Config, data: Data, course: Course) -> Fitted:
+def fit(config: Config, data: Data, schedule: TrainingSchedule) -> TrainedModel:
     """Train with every item of the training part as a target, except the first of each history.
 
     Raises:
         UserError: the vectors do not match the catalogue, or no item has one.
     """
-    device = learning.prepare(course)
+    device = learning.prepare(schedule)
     if config.ids == "sequential":
         paths_NL = sequential_ids(data.training, data.items, config.tokens)
     else:
-        generator = np.random.default_rng(course.seed)
+        generator = np.random.default_rng(schedule.seed)
         paths_NL = collaborative_ids(data.training, data.items, CLUSTERS, config.tokens, generator)
     ids = ItemIds.of(paths_NL, config.tokens, config.visual)
     pictures = read_modalities(data)["image_embeddings"]
     network = Network(ids, generative.counts(data), pictures, data.max_history, config)
-    return generative.train(network, config, data, course, device)
+    return generative.train(network, config, data, schedule, device)
 
 
 def load(config: Config, data: Data, state: State) -> generative.Generator:

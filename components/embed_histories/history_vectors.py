@@ -68,20 +68,20 @@ def embed(sequences: Artifact, items: int, config: Settings) -> HistoryVectors:
     met, pairs = int((met_N > 0).sum()), int(counts_NN.nnz)
     if not met:
         log.warning(
-            "embed_histories: no item stands near another in the training part of a history, "
-            "so none gets a vector"
+            "embed_histories: no two items occur near each other in the training part of a "
+            "history, so no item gets a vector"
         )
         return no_vectors(met_N, interactions)
     dim = min(config.dim, met - 1)
     if dim < config.dim:
         log.warning(
-            "embed_histories: %s components instead of %s, for only %s items stand near another "
-            "in the training part of a history",
+            "embed_histories: %s components instead of %s, because only %s items occur near "
+            "another one in the training part of a history",
             *(f"{n:,}" for n in (dim, config.dim, met)),
         )
     information_NN = positive_information(counts_NN, met_N)
     del counts_NN  # frees memory for the decomposition
-    matrix_ND, valid_N, energy = _factorised(information_NN, dim, config.seed)
+    matrix_ND, valid_N, energy = _factorise(information_NN, dim, config.seed)
     return HistoryVectors(matrix_ND, valid_N, met_N, interactions, pairs, energy)
 
 
@@ -102,7 +102,7 @@ def positive_information(counts_NN: Matrix, met_N: NDArray[np.int64]) -> Matrix:
     return upper_NN + upper_NN.T
 
 
-def _factorised(
+def _factorise(
     information_NN: Matrix, dim: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
     """Return unit rows of singular vectors times values, which rows are valid, and the energy."""
@@ -114,6 +114,6 @@ def _factorised(
     # both lengths are 0 for an item that never co-occurs
     valid_N = length_N > LEAST_SHARE * whole_N
     matrix_ND /= np.where(valid_N, length_N, 1)[:, None]
-    held = np.square(model.singular_values_, dtype=np.float64).sum()
-    energy = float(held / np.square(whole_N, dtype=np.float64).sum())
+    explained = np.square(model.singular_values_, dtype=np.float64).sum()
+    energy = float(explained / np.square(whole_N, dtype=np.float64).sum())
     return matrix_ND, valid_N, energy

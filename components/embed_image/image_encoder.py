@@ -81,7 +81,7 @@ class ImageEncoder:
         check(
             native > 0 and patch > 0,
             f"{source.uri}: model type {config.model_type!r} has no image_size and patch_size, "
-            "so it is no vision transformer.",
+            "so it is not a vision transformer.",
         )
         check(size % patch == 0, f"size={size}: must be a multiple of the model's patch, {patch}.")
         class_name = _TOWERS.get(config.model_type, ("AutoModel", "AutoModel"))[pooling == "pooler"]
@@ -136,7 +136,7 @@ class ImageEncoder:
             return vectors_BD
         hidden_BPD = output.last_hidden_state
         leading = hidden_BPD.shape[1] - self._patches  # class and register tokens
-        check(hidden_BPD.ndim == 3 and leading >= 0, "the model is no vision transformer.")
+        check(hidden_BPD.ndim == 3 and leading >= 0, "the model is not a vision transformer.")
         if self._pooling == "mean":
             return hidden_BPD[:, leading:].float().mean(1)
         check(leading > 0, "pooling=cls: the model has no class token. Use mean or pooler.")
@@ -171,7 +171,7 @@ def read_preprocess(
         return _preprocess(fields, native, size, resize)
     except (TypeError, KeyError, ValueError, IndexError) as error:
         raise UserError(
-            f"{source.uri}: its image processor is not understood ({error!r}). Delete its "
+            f"{source.uri}: its image processor is not supported ({error!r}). Delete its "
             "preprocessor_config.json to use the usual one."
         ) from error
 

@@ -43,7 +43,7 @@ class Pictures(NamedTuple):
     """int64 [N]: index of each item's image, -1 for none."""
 
 
-class Embedded(NamedTuple):
+class EmbeddedImages(NamedTuple):
     """The vectors of the distinct images."""
 
     matrix_UD: np.ndarray
@@ -74,7 +74,7 @@ def find_pictures(items: Artifact, images: Source, shard: str = "") -> Pictures:
     """
     column = items.table(["image_uri"]).column(0).combine_chunks().dictionary_encode()
     uris: list[str] = column.dictionary.to_pylist()
-    check(bool(uris), f"images: none of {items.rows:,} items names a picture (image_uri).")
+    check(bool(uris), f"images: none of {items.rows:,} items has a picture (image_uri).")
     of_item = np.asarray(pc.fill_null(column.indices, -1)).astype(np.int64)
     part = shard_range(shard, len(uris))
     uris = uris[part.start : part.stop]
@@ -93,7 +93,7 @@ def embed_pictures(
     batch: int,
     threads: int = 0,
     part: bool = False,
-) -> Embedded:
+) -> EmbeddedImages:
     """Decode images in threads while the model works; a failed image gets a reason and no vector.
 
     An image whose vector is in the cache is neither decoded nor embedded. If only a part of the
@@ -111,7 +111,7 @@ def embed_pictures(
         cached_U = _take_cached(cache, keys, matrix_UD)
         new = np.flatnonzero(~cached_U)
         progress.advance(total - len(new))
-        decoded = _decoded(pictures.paths, new, encoder.geometry, max_pixels, batch, threads)
+        decoded = _decode(pictures.paths, new, encoder.geometry, max_pixels, batch, threads)
         for rows, results in decoded:
             failed = {r: why for r, why in zip(rows, results, strict=True) if isinstance(why, str)}
             for row, reason in failed.items():
@@ -129,8 +129,10 @@ def embed_pictures(
         "Check the folder and image_uri.",
     )
     if counts:
-        log.warning("images: without a vector: %s", _named(pictures, status, counts))
-    return Embedded(matrix_UD, status, cached_U, len(new) / max(time.monotonic() - started, 1e-9))
+        log.warning("images: without a vector: %s", _name_refused(pictures, status, counts))
+    return EmbeddedImages(
+        matrix_UD, status, cached_U, len(new) / max(time.monotonic() - started, 1e-9)
+    )
 
 
 def _keys(paths: list[Path], threads: int) -> pa.Array:
@@ -155,7 +157,7 @@ def _keep(cache: EmbeddingCache, keys: pa.Array, rows: list[int], vectors_BD: np
     cache.add([key for key, _ in named], vectors_BD[[at for _, at in named]])
 
 
-def _decoded(
+def _decode(
     paths: list[Path],
     chosen: np.ndarray,
     geometry: Geometry,
@@ -192,11 +194,11 @@ def _refuse_too_many(
         raise UserError(
             f"images: at least {bad:,} of {len(pictures.paths):,} pictures are unusable and "
             f"max_bad_images={max_bad:g} allows {int(max_bad * len(pictures.paths)):,}: "
-            f"{_named(pictures, status, counts)}. Replace them, or raise max_bad_images."
+            f"{_name_refused(pictures, status, counts)}. Replace them, or raise max_bad_images."
         )
 
 
-def _named(pictures: Pictures, status: np.ndarray, counts: Counter[str]) -> str:
+def _name_refused(pictures: Pictures, status: np.ndarray, counts: Counter[str]) -> str:
     """Return the counts by reason, and the first ten images."""
     broken = (status != OK) & (status != ABSENT)
     first = np.flatnonzero(broken if broken.any() else status != OK)
@@ -204,14 +206,14 @@ def _named(pictures: Pictures, status: np.ndarray, counts: Counter[str]) -> str:
     return f"{by_reason} ({', '.join(f'{pictures.uris[i]}: {status[i]}' for i in first[:10])})"
 
 
-def item_counts(pictures: Pictures, embedded: Embedded) -> dict[str, float]:
+def item_counts(pictures: Pictures, embedded: EmbeddedImages) -> dict[str, float]:
     """Return how many items were embedded by the model, and how many were in the cache."""
     of_item = pictures.of_item[pictures.of_item >= 0]
     cached, good = embedded.cached_U[of_item], embedded.status[of_item] == OK
     return {"embedded_items": float((good & ~cached).sum()), "cached_items": float(cached.sum())}
 
 
-def item_vectors(pictures: Pictures, embedded: Embedded) -> Iterator[Vectors]:
+def item_vectors(pictures: Pictures, embedded: EmbeddedImages) -> Iterator[Vectors]:
     """Yield the vectors in item order; items with the same image share its vector."""
     for start in range(0, len(pictures.of_item), ROWS_AT_ONCE):
         of_item = pictures.of_item[start : start + ROWS_AT_ONCE]

@@ -116,7 +116,7 @@ def load_picture(path: Path, geometry: Geometry, max_pixels: int) -> np.ndarray 
             if pixels > max_pixels:
                 return TOO_LARGE
             if pixels <= _LARGE_PIXELS:
-                return _decoded(picture, geometry)
+                return _decode(picture, geometry)
         return _one_large.submit(_decode_file, path, geometry).result()
     except Exception as error:  # on damaged files, Pillow's decoders raise almost any exception
         # PNG text chunks that expand beyond the limits, alone or together, are bombs as well.
@@ -126,10 +126,10 @@ def load_picture(path: Path, geometry: Geometry, max_pixels: int) -> np.ndarray 
 def _decode_file(path: Path, geometry: Geometry) -> np.ndarray:
     # reopened in this thread, which then owns its memory
     with Image.open(path, formats=_FORMATS) as picture:
-        return _decoded(picture, geometry)
+        return _decode(picture, geometry)
 
 
-def _decoded(picture: Image.Image, geometry: Geometry) -> np.ndarray:
+def _decode(picture: Image.Image, geometry: Geometry) -> np.ndarray:
     return _fit(_opaque(_upright(picture, geometry)), geometry)
 
 

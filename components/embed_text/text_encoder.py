@@ -68,7 +68,8 @@ class TextEncoder:
         config = encoders.load_config(source, location)
         check(
             not config.is_encoder_decoder and hasattr(config, "hidden_size"),
-            f"{source.uri}: model type {config.model_type!r} is no plain text encoder or decoder.",
+            f"{source.uri}: model type {config.model_type!r} is not a plain text encoder or "
+            "decoder.",
         )
         self._tokenizer = encoders.load_tokenizer(source, location)
         config.use_cache = False  # the key-value cache is not used here and takes memory
@@ -130,7 +131,7 @@ class TextEncoder:
             f"max_tokens={self._max_tokens}: with the prompt that makes {longest} tokens, and the "
             f"model reads {self._limit}. Lower max_tokens by {longest - self._limit}.",
         )
-        check(min(map(len, ids)) > 0, "the tokenizer makes no token of some texts.")
+        check(min(map(len, ids)) > 0, "the tokenizer returns no token for some texts.")
         return ids
 
     def _cut(self, texts: list[str]) -> list[str]:

@@ -42,7 +42,7 @@ class TextVectors:
                 row_N = found.row_K[start : start + len(texts)]
                 start += len(texts)
                 new, old = np.flatnonzero(row_N < 0), np.flatnonzero(row_N >= 0)
-                made = self._made([texts[row] for row in new], progress)
+                made = self._compute([texts[row] for row in new], progress)
                 matrix_ND = np.zeros((len(texts), self._encoder.dim), np.float32)
                 status = np.full(len(texts), OK, object)
                 matrix_ND[new], status[new] = made
@@ -53,7 +53,7 @@ class TextVectors:
                 self.embedded += int((made.status == OK).sum())
                 yield Vectors(matrix_ND, status)
 
-    def _made(self, texts: list[str], progress: Progress) -> Vectors:
+    def _compute(self, texts: list[str], progress: Progress) -> Vectors:
         def keep(rows: list[int], vectors_BD: np.ndarray) -> None:
             self._cache.add([content_key(texts[row]) for row in rows], vectors_BD)
 

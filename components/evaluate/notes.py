@@ -3,7 +3,7 @@
 import numpy as np
 
 from components.evaluate.spec import Settings
-from components.evaluate.systems import BOOTSTRAP_STREAM, Evaluated, WeightChoice
+from components.evaluate.systems import BOOTSTRAP_STREAM, AllScores, WeightChoice
 from macrec.generator.tokens import MODALITIES, Modality
 from macrec.metrics.ranking_metrics import bootstrap
 
@@ -18,7 +18,7 @@ def sides(modalities: tuple[Modality, ...]) -> str:
 def notes(
     config: Settings,
     choice: WeightChoice,
-    evaluated: Evaluated,
+    evaluated: AllScores,
     drop_seen: bool,
     modalities: tuple[Modality, ...],
 ) -> tuple[str, ...]:
@@ -54,31 +54,31 @@ def notes(
     )
 
 
-def _fusion_gain(config: Settings, evaluated: Evaluated) -> str:
+def _fusion_gain(config: Settings, evaluated: AllScores) -> str:
     """Compare the fused list with the best single modality."""
     singles = [name for name in evaluated.systems if name.startswith(("text", "image"))]
     best = _best(singles, evaluated)
-    told = f"Fused minus the best single modality ({best.replace('_', ', ')})"
-    return _gain(told, "fused", best, config, evaluated)
+    description = f"Fused minus the best single modality ({best.replace('_', ', ')})"
+    return _gain(description, "fused", best, config, evaluated)
 
 
-def _hybrid_gain(config: Settings, evaluated: Evaluated) -> str:
+def _hybrid_gain(config: Settings, evaluated: AllScores) -> str:
     """Compare the hybrid list with the better of its two parts."""
     best = _best(["neighbours", evaluated.generated], evaluated)
     return _gain(f"Hybrid minus the better of the two ({best})", "hybrid", best, config, evaluated)
 
 
-def _best(names: list[str], evaluated: Evaluated) -> str:
+def _best(names: list[str], evaluated: AllScores) -> str:
     return max(names, key=lambda name: float(evaluated.systems[name].values["ndcg_10"].mean()))
 
 
-def _gain(told: str, name: str, other: str, config: Settings, evaluated: Evaluated) -> str:
+def _gain(description: str, name: str, other: str, config: Settings, evaluated: AllScores) -> str:
     """Describe the per-user difference between two systems."""
     ndcg = [evaluated.systems[system].values["ndcg_10"] for system in (name, other)]
     generator = np.random.default_rng([config.seed, BOOTSTRAP_STREAM])
     gain = bootstrap({"gain": ndcg[0] - ndcg[1]}, generator)["gain"]
     return (
-        f"{told}, NDCG@10 per user: "
+        f"{description}, NDCG@10 per user: "
         f"{gain.mean:+.4f}, 95 % interval {gain.low:+.4f} to {gain.high:+.4f}."
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.evaluate.spec import Settings
-from components.evaluate.systems import BOOTSTRAP_STREAM, Evaluated
+from components.evaluate.systems import BOOTSTRAP_STREAM, AllScores
 from macrec.data.split import Split
 from macrec.generator.model import Recommender
 from macrec.generator.tokens import Modality, has_code
@@ -38,7 +38,7 @@ class Slice(NamedTuple):
 
 
 def measure_slices(
-    config: Settings, split: Split, evaluated: Evaluated, recommender: Recommender
+    config: Settings, split: Split, evaluated: AllScores, recommender: Recommender
 ) -> tuple[Slice, ...]:
     """Return HR@10 and NDCG@10 of every group that has users, each with its bootstrap interval."""
     values = {
@@ -61,7 +61,7 @@ def measure_slices(
 
 
 def _groups(
-    split: Split, evaluated: Evaluated, recommender: Recommender
+    split: Split, evaluated: AllScores, recommender: Recommender
 ) -> Iterator[tuple[str, str, npt.NDArray[np.bool_]]]:
     """Yield the grouping criterion, the name of the group, and its members [T]."""
     ends_T = split.sequences.offsets[split.users_T + 1]
@@ -81,7 +81,7 @@ def _groups(
 
 def write_slices(folder: Path, slices: tuple[Slice, ...]) -> None:
     """Write the groups as a JSON list to a file of a folder that is not yet committed."""
-    told = [
+    rows = [
         {
             "by": s.by,
             "slice": s.name,
@@ -93,4 +93,4 @@ def write_slices(folder: Path, slices: tuple[Slice, ...]) -> None:
         }
         for s in slices
     ]
-    (folder / FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    (folder / FILE).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

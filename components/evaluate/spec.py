@@ -5,7 +5,8 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from macrec.compute.device import Device, Precision
+from macrec.compute.device import Device
+from macrec.compute.precision import Precision
 from macrec.core.artifact import Artifact, DatasetOutput, HtmlOutput, MarkdownOutput, Source
 from macrec.core.settings import COMMA_SEPARATED, Seed, Share, ShareBelowOne, settings_class
 from macrec.core.stage import Pool, Stage

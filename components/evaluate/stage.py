@@ -6,7 +6,7 @@ from itertools import product
 from components.evaluate import churn_figures, slices, systems
 from components.evaluate.spec import Execution, Inputs, Outputs, Settings
 from components.evaluate.summary import write_report
-from components.evaluate.systems import Evaluated, WeightChoice
+from components.evaluate.systems import AllScores, WeightChoice
 from components.evaluate.tokenizer_figures import measure
 from macrec.core.errors import check
 from macrec.core.stage import Job, Metrics
@@ -86,15 +86,15 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
 
 def _check_one_catalogue(inputs: Inputs) -> None:
     rows = {name: getattr(inputs, name).rows for name in ("items", "semantic_ids", "latents")}
-    told = ", ".join(f"{name} {count:,}" for name, count in rows.items())
+    listed = ", ".join(f"{name} {count:,}" for name, count in rows.items())
     check(
         len(set(rows.values())) == 1,
-        f"evaluate: the inputs have different numbers of items: {told}. Give those of one run.",
+        f"evaluate: the inputs have different numbers of items: {listed}. Give those of one run.",
     )
 
 
 def _metrics(
-    split: Split, choice: WeightChoice, evaluated: Evaluated, items: int
+    split: Split, choice: WeightChoice, evaluated: AllScores, items: int
 ) -> dict[str, float]:
     found = {
         "users": float(evaluated.users),

@@ -12,10 +12,10 @@ from components.evaluate.spec import Inputs, Outputs, Settings
 from components.evaluate.systems import (
     BOOTSTRAP_STREAM,
     EXAMPLES_STREAM,
-    Evaluated,
+    AllScores,
     WeightChoice,
 )
-from components.evaluate.tokenizer_figures import Measured
+from components.evaluate.tokenizer_figures import CodeMeasures
 from macrec.core.artifact import Artifact
 from macrec.data.columns import codes_matrix
 from macrec.data.split import Split
@@ -25,13 +25,13 @@ from macrec.ranking.ranker import Ranker
 from macrec.report.contents import (
     ArtifactDigest,
     CodebookLevel,
+    ExposureFigures,
     Fact,
     Group,
     IdChurn,
     Report,
     Role,
     Score,
-    Shown,
     System,
 )
 from macrec.report.render import render_report, render_summary
@@ -48,8 +48,8 @@ def write_report(
     ranker: Ranker,
     split: Split,
     choice: WeightChoice,
-    evaluated: Evaluated,
-    measured: Measured,
+    evaluated: AllScores,
+    measured: CodeMeasures,
     slices: tuple[Slice, ...],
     churn: dict[str, Churn],
 ) -> None:
@@ -107,7 +107,7 @@ def _names(config: Settings) -> dict[str, tuple[str, Role]]:
 
 
 def _systems(
-    config: Settings, evaluated: Evaluated, names: dict[str, tuple[str, Role]]
+    config: Settings, evaluated: AllScores, names: dict[str, tuple[str, Role]]
 ) -> tuple[System, ...]:
     shown: list[System] = []
     for key, (name, role) in names.items():
@@ -117,8 +117,8 @@ def _systems(
         # one stream for all, so that the systems are compared on the same resampled users
         generator = np.random.default_rng([config.seed, BOOTSTRAP_STREAM])
         scores = _scores(bootstrap(system.values, generator))
-        told = exposure(system.shown_N, evaluated.popularity_N)
-        shown.append(System(name=name, role=role, scores=scores, shown=Shown(**told._asdict())))
+        figures = ExposureFigures(**exposure(system.shown_N, evaluated.popularity_N)._asdict())
+        shown.append(System(name=name, role=role, scores=scores, shown=figures))
     return tuple(shown)
 
 
@@ -154,7 +154,7 @@ def _facts(
     if choice.users:
         facts.append(Fact(label="Validation users", value=choice.users, note="fusion weights"))
     for modality in modalities:
-        coded = _coded(inputs.semantic_ids, modality)
+        coded = _count_coded(inputs.semantic_ids, modality)
         note = f"{100 * coded / items:.1f} % of items"
         facts.append(Fact(label=f"Items with {modality} codes", value=coded, note=note))
     if met := count_items_in_histories(inputs.quantizer):
@@ -163,7 +163,7 @@ def _facts(
     return tuple(facts)
 
 
-def _coded(semantic_ids: Artifact, modality: str) -> int:
+def _count_coded(semantic_ids: Artifact, modality: str) -> int:
     codes_NL = codes_matrix(semantic_ids, f"{modality}_codes")
     return int(has_code(codes_NL).sum()) if codes_NL.shape[1] else 0
 

@@ -69,7 +69,7 @@ class WeightChoice(NamedTuple):
 
 
 @dataclass
-class Evaluated:
+class AllScores:
     """The metrics of all systems over the same users."""
 
     systems: dict[str, SystemScores]
@@ -156,13 +156,13 @@ def evaluate(
     weights: Weights,
     config: Settings,
     write: Callable[[pa.Table], None],
-) -> Evaluated:
+) -> AllScores:
     """Rank for every test user, and pass each system's lists to `write` as predictions."""
     items = len(ranker.recommender.text_codes_NL)
     cutoffs = tuple(cutoff for cutoff in CUTOFFS if cutoff <= config.top_k)
     counts_N = popularity(split.training().items, items)
     popular = SystemScores(np.zeros(items, np.int64))
-    result = Evaluated({"popular": popular}, counts_N)
+    result = AllScores({"popular": popular}, counts_N)
     with Progress("evaluate", len(split.users_T), "users") as progress:
         for start in range(0, len(split.users_T), USERS_AT_ONCE):
             users_U = split.users_T[start : start + USERS_AT_ONCE]

@@ -36,7 +36,7 @@ Figures = dict[str, float]
 Lifts = dict[Literal["lift", "validation_lift"], list[PrefixLift]]
 
 
-class Measured(NamedTuple):
+class CodeMeasures(NamedTuple):
     """The figures by name, and as the report shows them."""
 
     figures: Figures
@@ -45,7 +45,7 @@ class Measured(NamedTuple):
     collisions: tuple[Collisions, ...]
 
 
-def measure(inputs: Inputs, split: Split, codebook_size: int) -> Measured:
+def measure(inputs: Inputs, split: Split, codebook_size: int) -> CodeMeasures:
     """Measure the codes that the recommender was trained on, in the modalities that have any.
 
     Each modality has these figures in addition to those of `measure_tokenizer`:
@@ -75,9 +75,9 @@ def measure(inputs: Inputs, split: Split, codebook_size: int) -> Measured:
         }
         figures |= _lift_figures(modality, lifts)
         tokenizers.append(_tokenizer(modality, codes_NL.shape[1], figures, lifts))
-        told = _collisions(inputs, modality, codes_NL)
-        figures |= _collision_figures(inputs.latents, told)
-        collisions.append(told)
+        found = _collisions(inputs, modality, codes_NL)
+        figures |= _collision_figures(inputs.latents, found)
+        collisions.append(found)
     levels = range(max((codes_NL.shape[1] for codes_NL in final.values()), default=0))
     agreement = tuple(
         Agreement(
@@ -86,7 +86,7 @@ def measure(inputs: Inputs, split: Split, codebook_size: int) -> Measured:
         for level in levels
         if f"agreement_{level}" in figures
     )
-    return Measured(figures, tuple(tokenizers), agreement, tuple(collisions))
+    return CodeMeasures(figures, tuple(tokenizers), agreement, tuple(collisions))
 
 
 def _lifts(codes_NL: npt.NDArray[np.int32], split: Split) -> Lifts:
@@ -173,14 +173,14 @@ def _displacement(
     return float(shift_R[moved_R].mean()) / distance
 
 
-def _collision_figures(latents: Artifact, told: Collisions) -> Figures:
-    before_NL = codes_matrix(latents, f"{told.modality}_codes")
+def _collision_figures(latents: Artifact, found: Collisions) -> Figures:
+    before_NL = codes_matrix(latents, f"{found.modality}_codes")
     figures = {
         "collision_rate_before": collision_rate(before_NL),
         "shared_code_share_before": shared_code_share(before_NL),
         "largest_group": float(len(group_sizes(before_NL)) - 1),
     }
-    figures |= {f"moved_{level}": float(n) for level, n in enumerate(told.moved_by_level)}
-    if told.displacement is not None:
-        figures["displacement"] = told.displacement
-    return {f"{told.modality}_{name}": value for name, value in figures.items()}
+    figures |= {f"moved_{level}": float(n) for level, n in enumerate(found.moved_by_level)}
+    if found.displacement is not None:
+        figures["displacement"] = found.displacement
+    return {f"{found.modality}_{name}": value for name, value in figures.items()}

@@ -220,7 +220,7 @@ def item_batches(config: Settings, path: Path, keep: np.ndarray) -> Iterator[pa.
     assert row == len(keep), "the catalogue changed between two passes"
 
 
-def regrouped(
+def regroup(
     batches: Iterable[pa.RecordBatch], rows: int, size: int = GROUP_BYTES
 ) -> Iterator[pa.Table]:
     """Yield the same rows, `rows` at a time, or fewer where their texts reach `size` bytes.

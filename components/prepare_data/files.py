@@ -65,7 +65,7 @@ def find_files(path: Path) -> list[DataFile]:
     if not known:
         found = ", ".join(p.name for p in paths[:3]) or "no file"
         raise UserError(
-            f"{path.name}: holds no CSV, JSON lines or Parquet file ({found}). "
+            f"{path.name}: contains no CSV, JSON lines or Parquet file ({found}). "
             f"The names must end in {', '.join(SUFFIXES)}."
         )
     files: list[DataFile] = []

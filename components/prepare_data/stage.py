@@ -5,7 +5,7 @@ All problems of the input are reported in one message, before anything is writte
 
 import numpy as np
 
-from components.prepare_data.catalogue import item_batches, regrouped
+from components.prepare_data.catalogue import item_batches, regroup
 from components.prepare_data.interactions import batches
 from components.prepare_data.spec import Execution, Inputs, Outputs, Settings
 from components.prepare_data.validation import validate
@@ -31,7 +31,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
         log.info("%s", line)
     with job.outputs.items.dataset(schema.ITEMS) as out:
         kept = item_batches(job.settings, items_path, prepared.keep_item)
-        for table in regrouped(kept, ROWS_PER_GROUP):
+        for table in regroup(kept, ROWS_PER_GROUP):
             out.write(table)
     item_index = np.cumsum(prepared.keep_item, dtype=np.int32) - 1
     with job.outputs.sequences.dataset(schema.SEQUENCES) as out:

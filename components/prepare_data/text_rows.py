@@ -177,7 +177,7 @@ def _json_rows(
         try:
             record = _decode(text)
             if not isinstance(record, dict):
-                raise ValueError("not a JSON object; write one object a line")
+                raise ValueError("not a JSON object; write one object per line")
             cells = [_cell(record.get(name), name, kind) for name, kind in kinds.items()]
         except (ValueError, RecursionError) as error:
             report(line, str(error))

@@ -26,7 +26,7 @@ from macrec.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """The data to write: sorted interactions, the id of each user code, and the kept items."""
 
     log: Interactions
@@ -41,7 +41,7 @@ class ValidationReport:
     problems: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
     metrics: dict[str, float] = field(default_factory=dict[str, float])
-    prepared: Prepared | None = None
+    prepared: PreparedData | None = None
 
     def lines(self) -> list[str]:
         """Return the report as lines to print; counts of zero are left out."""
@@ -58,7 +58,7 @@ class ValidationReport:
             verdict,
         ]
 
-    def checked(self) -> Prepared:
+    def checked(self) -> PreparedData:
         """Return the data to write.
 
         Raises:
@@ -117,7 +117,7 @@ def _filter(
     rows, stages = k_core(rows, users, items, minimum)
     often_enough = np.bincount(rows.item, minlength=items) >= minimum
     keep = eligible & often_enough
-    report.prepared = Prepared(rows, log.user_ids, keep)
+    report.prepared = PreparedData(rows, log.user_ids, keep)
     left = stages[-1]._replace(items=int(keep.sum()))
     report.metrics = {
         "items": left.items,

@@ -72,12 +72,12 @@ def cluster(matrix_ND: Rows, valid_N: NDArray[np.bool_], config: Settings, name:
         return Clustering(labels_N, 0, 0.0)
     distinct = count_distinct(vectors, name)
     wanted = config.clusters or automatic_clusters(len(vectors.rows))
-    clusters = capped(wanted, distinct, config.min_items_per_cluster)
+    clusters = cap_clusters(wanted, distinct, config.min_items_per_cluster)
     if not config.clusters:
         log.info("%s: %d clusters for %s items (auto)", name, clusters, f"{len(vectors.rows):,}")
     elif clusters < wanted:
         log.warning(
-            "%s: %s clusters instead of %s, for there are only %s distinct vectors "
+            "%s: %s clusters instead of %s, because there are only %s distinct vectors "
             "(min_items_per_cluster=%s)",
             name,
             *(f"{n:,}" for n in (clusters, wanted, distinct)),
@@ -98,7 +98,7 @@ def automatic_clusters(items: int) -> int:
     return nearest_power_of_two(items / ITEMS_PER_CLUSTER, 2, MOST_CLUSTERS)
 
 
-def capped(clusters: int, distinct: int, min_items: int) -> int:
+def cap_clusters(clusters: int, distinct: int, min_items: int) -> int:
     """Return the number of clusters that the catalogue can fill.
 
     On average a cluster has at least `min_items` distinct vectors. A label is useful only through

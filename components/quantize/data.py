@@ -83,7 +83,7 @@ Catalogue = Mapping[str, Modality]
 
 
 @contextmanager
-def timed(phase: str) -> Iterator[None]:
+def log_duration(phase: str) -> Iterator[None]:
     """Log how long the block took, if that was long enough to be reported."""
     started, busy = time.monotonic(), time.process_time()
     yield
@@ -120,16 +120,18 @@ def batches(
 
     def read(rows_B: Tensor) -> dict[str, Tensor]:
         own_B = rows_B[share(len(rows_B))]
-        taken = {name: v[own_B.to(v.device)] for name, v in vectors.items()}
+        own = {name: v[own_B.to(v.device)] for name, v in vectors.items()}
         pinned = device.type == "cuda" and not near
-        return {name: t.pin_memory() for name, t in taken.items()} if pinned else taken
+        return {name: t.pin_memory() for name, t in own.items()} if pinned else own
 
-    for rows_B, taken in zip(rows, map(read, rows) if near else _ahead(read, rows), strict=True):
+    for rows_B, embeddings in zip(
+        rows, map(read, rows) if near else _ahead(read, rows), strict=True
+    ):
         batch: dict[str, Modality] = {}
         for name, data in catalogue.items():
             there = data.present_N.device
             present_B, label_B = (t[rows_B.to(there)] for t in (data.present_N, data.label_N))
-            embedding_BE = taken[name].to(device, non_blocking=True)
+            embedding_BE = embeddings[name].to(device, non_blocking=True)
             batch[name] = Modality(embedding_BE, present_B.to(device), label_B.to(device))
         yield batch
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from components.quantize.data import Catalogue, items
-from components.quantize.quantizer_training import Trained
+from components.quantize.quantizer_training import TrainedQuantizer
 from components.quantize.spec import Settings
 from macrec.core.errors import check
 from macrec.tokenizer.measures import measure_tokenizer
@@ -32,7 +32,10 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    trained: Trained, catalogue: Catalogue, config: Settings, on_chunk: OnChunk = lambda _: None
+    trained: TrainedQuantizer,
+    catalogue: Catalogue,
+    config: Settings,
+    on_chunk: OnChunk = lambda _: None,
 ) -> Evaluation:
     """Encode every item with the model of the last epoch and measure the codes.
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from components.quantize import codebooks, quantizer_losses
-from components.quantize.data import Catalogue, batches, fit_normalisation, items, timed
+from components.quantize.data import Catalogue, batches, fit_normalisation, items, log_duration
 from components.quantize.objective import forward, loss_terms, other_labels, term_weights
 from components.quantize.spec import Settings
-from macrec.compute.device import warn_if_slow
+from macrec.compute.precision import warn_if_slow
 from macrec.core.errors import UserError
 from macrec.core.processes import ALONE, Processes
 from macrec.tokenizer.quantizer import ROWS, CrossModalQuantizer, QuantizerSpec
@@ -74,10 +74,10 @@ class Trainer:
                 part.encoder.compile()  # in place, so that the names of the weights stay the same
                 part.decoder.compile()
         if state is None:
-            with timed("normalisation"):
+            with log_duration("normalisation"):
                 for name, data in catalogue.items():
                     fit_normalisation(self.model.modality(name), data, name)
-            with timed("first codebooks"):
+            with log_duration("first codebooks"):
                 self.start_codebooks()
         if config.tokenizer == "fsq" or config.codebook_update == "ema":
             for codebook in self.codebooks:
@@ -236,7 +236,7 @@ class Trainer:
         total = torch.stack([self.weights[term] * loss for term, loss in terms.items()]).sum()
         self.optimizer.zero_grad()
         total.backward()
-        terms = self._joined(terms)
+        terms = self._sum_over_processes(terms)
         self.optimizer.step()
         if self.config.codebook_update == "ema" and self.config.tokenizer == "rqvae":
             quantized = {name: done.quantized for name, done in passes.items()}
@@ -244,7 +244,7 @@ class Trainer:
         counts = [found.count_anchors() for found in pairs.values()]
         return terms, torch.stack(counts) if counts else torch.zeros(0, 2)
 
-    def _joined(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _sum_over_processes(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sum gradients and loss terms over the processes, so that they are those of the batch."""
         count = self.processes.count
         if count == 1:
@@ -270,7 +270,7 @@ class Trainer:
         # Batches have equal size, because a last batch of a few items would hardly contain a
         # positive.
         rows = order_N.tensor_split(math.ceil(count / config.batch_size))[len(self.terms) :]
-        with timed(f"steps of epoch {number}"):
+        with log_duration(f"steps of epoch {number}"):
             for batch in batches(self.catalogue, rows, self.device, self.processes.share):
                 terms, anchors = self.step(batch)
                 self.names = list(terms)
@@ -288,7 +288,7 @@ class Trainer:
         figures = dict(zip(names, losses_ST.mean(0).tolist() + found, strict=True))
         self.history.append({"epoch": number, **figures})
         if number % config.refit_every == 0 or number == config.epochs:
-            with timed("new codebooks"):
+            with log_duration("new codebooks"):
                 self.history[-1] |= self.update_codebooks()
         self._begin_epoch()
 

@@ -14,7 +14,7 @@ from macrec.core.processes import ALONE, Processes
 from macrec.tokenizer.quantizer import CrossModalQuantizer
 
 
-class Trained(NamedTuple):
+class TrainedQuantizer(NamedTuple):
     """The model and one record of figures per epoch; losses are means over the steps."""
 
     model: CrossModalQuantizer
@@ -27,7 +27,7 @@ def _check_counts(catalogue: Catalogue, config: Settings) -> None:
         check(
             count >= config.codebook_size or config.tokenizer == "fsq",
             f"{name}_embeddings: {count} of {len(data.present_N)} items have a vector, too few for "
-            f"{config.codebook_size} codewords a level. Set quantize.codebook_size to at most "
+            f"{config.codebook_size} codewords per level. Set quantize.codebook_size to at most "
             f"{max(count // 4, 1)} (a quarter of the items), or to 0.",
         )
 
@@ -41,7 +41,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     processes: Processes = ALONE,
     compiled: bool = False,
-) -> Trained:
+) -> TrainedQuantizer:
     """Train the quantizer, or resume an interrupted training.
 
     The same catalogue, config and kind of device give the same model. On a CPU it is the same bit
@@ -69,4 +69,4 @@ def train(
         while config.tokenizer != "rqkmeans" and len(trainer.history) < config.epochs:
             trainer.epoch(lambda: shared.save_if_due(trainer.steps, trainer.state))
             on_epoch(1)
-    return Trained(trainer.model.eval(), trainer.history)
+    return TrainedQuantizer(trainer.model.eval(), trainer.history)

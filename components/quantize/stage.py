@@ -11,9 +11,9 @@ import pyarrow as pa
 import torch
 
 from components.quantize import frozen_quantizer, sizes
-from components.quantize.data import Catalogue, Modality, OnDisk, timed
+from components.quantize.data import Catalogue, Modality, OnDisk, log_duration
 from components.quantize.evaluation import evaluate
-from components.quantize.quantizer_training import Trained, train
+from components.quantize.quantizer_training import TrainedQuantizer, train
 from components.quantize.spec import Execution, Inputs, Outputs, Settings
 from macrec.compute.device import choose_device
 from macrec.core.artifact import Artifact, DatasetWriter
@@ -48,7 +48,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
     device = together.device(choose_device(job.execution.device))
     if config.mode == "frozen":
         return frozen_quantizer.run(job.inputs, job.outputs, device) if together.is_first else {}
-    with timed("reading vectors"):
+    with log_duration("reading vectors"):
         catalogue, histories = _read(job.inputs, config, job.execution.memory_gib)
     chosen = sizes.choose(config, {n: int(m.present_N.sum()) for n, m in catalogue.items()})
     log.info(
@@ -74,7 +74,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
     write_means(job.outputs.quantizer.path, means)
     if histories:
         histories.save(job.outputs.quantizer.path)
-    with timed("encoding and measuring"):
+    with log_duration("encoding and measuring"):
         return _write(trained, catalogue, config, job.outputs, chosen.reason)
 
 
@@ -116,7 +116,7 @@ def _read(
 
 
 def _write(
-    trained: Trained, catalogue: Catalogue, config: Settings, outputs: Outputs, reason: str
+    trained: TrainedQuantizer, catalogue: Catalogue, config: Settings, outputs: Outputs, reason: str
 ) -> Metrics:
     widths = {n: trained.model.modality(n).latent_dim if n in catalogue else 1 for n in MODALITIES}
     kind = schema.latents(widths["text"], widths["image"])

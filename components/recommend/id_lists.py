@@ -55,7 +55,7 @@ def read_ids(source: Source, column: str) -> pa.Array:
     ids = given.filter(pc.not_equal(given, "")).unique()  # nulls are dropped as well
     check(
         len(ids) > 0,
-        f"{source.uri}: the list holds no {column}. Correct it, or give none to take them all.",
+        f"{source.uri}: the list contains no {column}. Correct it, or omit the list to use all.",
     )
     return ids
 
@@ -64,7 +64,7 @@ def _read(file: Path, column: str) -> Iterator[pa.Array]:
     name = file.name.lower().removesuffix(".gz")
     kind = FORMATS.get(Path(name).suffix)
     if kind is None:
-        raise UserError(f"{file}: no list of ids. Its name must end in {', '.join(FORMATS)}.")
+        raise UserError(f"{file}: not a list of ids. Its name must end in {', '.join(FORMATS)}.")
     if kind == "parquet":
         yield from _parquet(file, column)
     elif kind == "csv":
@@ -73,7 +73,9 @@ def _read(file: Path, column: str) -> Iterator[pa.Array]:
         opener: Any = gzip.open if file.name.lower().endswith(".gz") else open
         with opener(file, "rt", encoding="utf-8-sig", newline="\n") as stream:
             lines = (line.rstrip("\r\n") for line in stream)
-            yield pa.array(_of_json(file, lines, column) if kind == "json" else lines, pa.string())
+            yield pa.array(
+                _read_json(file, lines, column) if kind == "json" else lines, pa.string()
+            )
 
 
 def _parquet(file: Path, column: str) -> Iterator[pa.Array]:
@@ -108,7 +110,7 @@ def _check_column(file: Path, column: str, names: Sequence[str]) -> None:
     check(names.count(column) == 1, f"{file}: several columns {column!r}. Keep one.")
 
 
-def _of_json(file: Path, lines: Iterable[str], column: str) -> Iterator[str | None]:
+def _read_json(file: Path, lines: Iterable[str], column: str) -> Iterator[str | None]:
     """Yield the ids of lines that contain an object with the key, or the bare id."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -116,7 +118,7 @@ def _of_json(file: Path, lines: Iterable[str], column: str) -> Iterator[str | No
 
         def refuse(reason: str, number: int = number) -> NoReturn:
             raise UserError(
-                f"{file} line {number:,}: {reason}. Write one id a line, or one object with the "
+                f"{file} line {number:,}: {reason}. Write one id per line, or one object with the "
                 f"key {column!r}."
             )
 
@@ -142,10 +144,10 @@ def warn_of_unknown(source: Source, listed: pa.Array, known_L: np.ndarray, what:
     unknown = listed.filter(pa.array(~known_L))
     if not len(unknown):
         return 0
-    told = (
+    problem = (
         f"{source.uri}: {len(unknown):,} of {len(listed):,} ids are no {what} of this run "
         f"(first: {', '.join(unknown[:SHOWN].to_pylist())})"
     )
-    check(len(unknown) < len(listed), f"{told}. Compare the ids; they are compared as text.")
-    log.warning("%s and are left out", told)
+    check(len(unknown) < len(listed), f"{problem}. Compare the ids; they are compared as text.")
+    log.warning("%s and are left out", problem)
     return len(unknown)

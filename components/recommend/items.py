@@ -50,8 +50,8 @@ def count_reachable(recommender: Recommender, allowed_N: npt.NDArray[np.bool_] |
     coded_N = has_code(recommender.text_codes_NL) | has_code(recommender.image_codes_NL)
     wanted_N = np.ones(len(coded_N), bool) if allowed_N is None else allowed_N
     without, wanted = int((wanted_N & ~coded_N).sum()), int(wanted_N.sum())
-    told = f"recommend: {without:,} of {wanted:,} allowed items have no code"
-    check(without < wanted, f"{told}, so none can be recommended. Allow items that the run coded.")
+    problem = f"recommend: {without:,} of {wanted:,} allowed items have no code"
+    check(without < wanted, f"{problem}, so none can be ranked. Allow items that the run coded.")
     if without:
-        log.warning("%s and are never recommended", told)
+        log.warning("%s and are never recommended", problem)
     return wanted - without

@@ -37,7 +37,7 @@ class KeptShards:
                 pq.write_table(table, path, compression="zstd", write_statistics=False)
                 self._files.write(name, path, {})
         except TryAgain as error:
-            log.warning("shard %s is not kept: %s", name, error)
+            log.warning("shard %s is not stored: %s", name, error)
 
     def find(self, name: str) -> pa.Table | None:
         """Return the table stored under the name; a damaged table is logged and deleted."""

@@ -62,15 +62,16 @@ class Users:
             self.without_history += int((chosen_U & ~able_U).sum())
         check(
             outside == 0,
-            f"{sequences.path}: {outside:,} of {interactions:,} interactions name items outside "
+            f"{sequences.path}: {outside:,} of {interactions:,} interactions refer to items "
+            "outside "
             f"0..{items - 1}, the catalogue. Give the artifacts of one run.",
         )
         if listed and self._listed_L is not None:
             self.unknown = warn_of_unknown(listed, self._listed_L, known_L, "user")
-        told = f"{sequences.path}: {self.without_history:,} users have no interaction"
-        check(self.count > 0, f"{told} and there are no others, so there is nobody to rank for.")
+        problem = f"{sequences.path}: {self.without_history:,} users have no interaction"
+        check(self.count > 0, f"{problem} and there are no others, so there is nobody to rank for.")
         if self.without_history:
-            log.warning("%s and get no list", told)
+            log.warning("%s and get no list", problem)
 
     def shards(self, size: int) -> Iterator[Shard]:
         """Yield all users in shards of `size`; the last shard contains the rest."""

@@ -15,7 +15,7 @@ from macrec.data.columns import codes_matrix
 from macrec.tokenizer.renewal import find_previous_rows
 
 
-class Kept(NamedTuple):
+class KeptIds(NamedTuple):
     """The kept IDs of one modality."""
 
     kept_N: np.ndarray
@@ -26,7 +26,7 @@ class Kept(NamedTuple):
 
 def kept_ids(
     codes: Mapping[str, np.ndarray], item_ids: pa.Array, semantic_ids: Artifact, latents: Artifact
-) -> dict[str, Kept]:
+) -> dict[str, KeptIds]:
     """Return which IDs are kept: those of items whose nearest codes are the same as earlier.
 
     Args:
@@ -44,7 +44,7 @@ def kept_ids(
         "previous latents. Give the artifacts of one run.",
     )
     row_N = find_previous_rows(item_ids, semantic_ids.table(["item_id"]).column(0).combine_chunks())
-    kept: dict[str, Kept] = {}
+    kept: dict[str, KeptIds] = {}
     for modality, codes_NL in codes.items():
         if not codes_NL.shape[1]:
             continue
@@ -58,5 +58,5 @@ def kept_ids(
         )
         earlier_NL = before_PL[row_N]
         there_N = (row_N >= 0) & (codes_NL >= 0).all(1) & (earlier_NL >= 0).all(1)
-        kept[modality] = Kept(there_N & (codes_NL == earlier_NL).all(1), ids_PL[row_N])
+        kept[modality] = KeptIds(there_N & (codes_NL == earlier_NL).all(1), ids_PL[row_N])
     return kept

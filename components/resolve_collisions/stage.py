@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load_file
 
-from components.resolve_collisions.kept import Kept, kept_ids
+from components.resolve_collisions.kept import KeptIds, kept_ids
 from components.resolve_collisions.spec import Execution, Inputs, Outputs, Settings
 from macrec.core.artifact import Artifact
 from macrec.core.errors import check
@@ -62,7 +62,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
     return metrics
 
 
-def _kept(inputs: Inputs, codes: dict[str, np.ndarray], ids: pa.ChunkedArray) -> dict[str, Kept]:
+def _kept(inputs: Inputs, codes: dict[str, np.ndarray], ids: pa.ChunkedArray) -> dict[str, KeptIds]:
     """Return the IDs of the earlier run that stay valid, by modality; {} without such a run."""
     if not inputs.latents.metadata.get("frozen"):
         return {}
@@ -108,7 +108,7 @@ def _resolve(
     codebooks: dict[str, np.ndarray],
     inputs: Inputs,
     item_ids: list[str],
-    kept: Kept | None,
+    kept: KeptIds | None,
 ) -> Resolution:
     if not codes_NL.shape[1]:  # no item has codes, and the quantizer may lack the modality
         nothing_N = np.zeros(len(codes_NL))

@@ -19,9 +19,9 @@ from components.train.history_dropout import draw_dropped, thinned_lengths, thin
 from components.train.learning_rate import Schedule
 from components.train.rows import TASKS, TrainingData
 from components.train.spec import Settings
-from components.train.state import CurveSums, State, copied
+from components.train.state import CurveSums, State, copy_weights
 from components.train.streams import Stream, generator
-from macrec.compute.device import low_precision, warn_if_slow
+from macrec.compute.precision import low_precision, warn_if_slow
 from macrec.core.errors import UserError, check
 from macrec.core.processes import ALONE, Processes
 from macrec.generator.t5 import Dropout, Weights, read_weights
@@ -72,7 +72,7 @@ class Trainer:
             phase_epochs=config.epochs,
         )
         if config.average_decay:
-            self.state.average = copied(self.state.weights())
+            self.state.average = copy_weights(self.state.weights())
         warn_if_slow(config.precision, device.type)
         self.dtype = torch.bfloat16 if low_precision(config.precision, device.type) else None
         self.dropout = Dropout(model.config.dropout_rate)

@@ -20,7 +20,7 @@ from macrec.core.progress import Progress, log
 Score = Callable[["T5ForConditionalGeneration"], float]
 
 
-class Trained(NamedTuple):
+class TrainedGenerator(NamedTuple):
     """The result of a training; the model holds the best weights."""
 
     curve: list[CurveRow]
@@ -57,7 +57,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     processes: Processes = ALONE,
     clock: Callable[[], float] = time.monotonic,
-) -> Trained:
+) -> TrainedGenerator:
     """Train until validation stops improving, decay the rate to zero, and restore the best.
 
     The same weights, data and config give the same model on a CPU, bit for bit, even if the
@@ -88,7 +88,7 @@ def train(
         if state.decaying:
             _run_phase("train, decay", trainer, score, shared)
     write(state.weights(), state.best)
-    return Trained(
+    return TrainedGenerator(
         state.curve,
         state.best_ndcg,
         state.best_epoch,

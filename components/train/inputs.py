@@ -28,7 +28,7 @@ def read_codes(semantic_ids: Artifact) -> tuple[tuple[Int32Array, Int32Array], V
     )
     check(
         "codebook_size" in semantic_ids.metadata,
-        f"{semantic_ids.path}: its manifest states no codebook_size. Rerun resolve_collisions.",
+        f"{semantic_ids.path}: its manifest has no codebook_size. Rerun resolve_collisions.",
     )
     codebook_size: int = semantic_ids.metadata["codebook_size"]
     vocabulary = Vocabulary(text_NL.shape[1] or image_NL.shape[1], codebook_size)

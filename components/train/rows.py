@@ -200,12 +200,12 @@ def _sequence_rows(
         count_R,
         table,
     )
-    kept = _wanted(rows, coded_MN).any(axis=(1, 2))
+    kept = _existing_targets(rows, coded_MN).any(axis=(1, 2))
     columns = ("first_R", "last_R", "modality_R", "place_R", "count_R")
     return replace(rows, **{name: getattr(rows, name)[kept] for name in columns})
 
 
-def _wanted(rows: Rows, coded_MN: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _existing_targets(rows: Rows, coded_MN: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return which targets [R, P, G] exist and have a code."""
     everything_R = np.arange(len(rows))
     item_RP = rows.targets(everything_R)
@@ -256,7 +256,7 @@ def training_data(
         streams.append(token_stream(vocabulary, modality, codes_NL, np.arange(items), source))
     paired_P = np.flatnonzero(coded_MN.all(axis=0))
     data = TrainingData(
-        _joined(streams),
+        _join_streams(streams),
         target_tokens_MNL,
         _sequence_rows(sequences, tasks, coded_MN, max_history, augment, windows),
         _item_rows(len(sequences.items), items, tasks, paired_P) if use_pairs else None,
@@ -266,7 +266,7 @@ def training_data(
     return data
 
 
-def _joined(streams: list[TokenStream]) -> TokenStream:
+def _join_streams(streams: list[TokenStream]) -> TokenStream:
     """Join streams; interaction k of stream s becomes interaction k + (interactions before s)."""
     offsets, total = [np.zeros(1, np.int64)], 0
     for stream in streams:
@@ -280,7 +280,7 @@ def _check_tasks(data: TrainingData, tasks: Sequence[str], coded_MN: npt.NDArray
     seen: set[int] = set()
     if data.sequence_rows is not None:
         rows = data.sequence_rows
-        valid_RG = _wanted(rows, coded_MN).any(axis=1)
+        valid_RG = _existing_targets(rows, coded_MN).any(axis=1)
         seen |= set(np.unique(rows.table.task_SG[rows.modality_R][valid_RG]).tolist())
     if data.item_rows is not None and len(data.paired_items_P) > 1:
         seen |= {TASKS.index(task) for task in tasks if task.startswith("item_")}

@@ -5,7 +5,8 @@ from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from macrec.compute.device import Device, TrainingPrecision
+from macrec.compute.device import Device
+from macrec.compute.precision import TrainingPrecision
 from macrec.core.artifact import Artifact, FolderOutput
 from macrec.core.errors import check
 from macrec.core.settings import (

@@ -114,7 +114,7 @@ class State:
         if self.average is None:
             yield
             return
-        own = copied(self.weights())
+        own = copy_weights(self.weights())
         write(self.weights(), self.average)
         try:
             yield
@@ -124,10 +124,10 @@ class State:
     def keep_best(self, ndcg: float) -> None:
         """Keep the validated weights and, until the decay, what is needed to continue from them."""
         self.best_ndcg, self.best_epoch, self.stale = ndcg, self.epoch, 0
-        self.best = copied(self.weights() if self.average is None else self.average)
+        self.best = copy_weights(self.weights() if self.average is None else self.average)
         if not self.decaying:
             self.origin = {
-                "weights": None if self.average is None else copied(self.weights()),
+                "weights": None if self.average is None else copy_weights(self.weights()),
                 "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             }
 
@@ -174,7 +174,7 @@ class State:
         self.optimizer.load_state_dict(saved["optimizer"])
 
 
-def copied(weights: Weights) -> Weights:
+def copy_weights(weights: Weights) -> Weights:
     """Return a copy of the weights."""
     return {name: weight.clone() for name, weight in weights.items()}
 

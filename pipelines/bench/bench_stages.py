@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 
-from components.baselines.search import Candidate, Tried
+from components.baselines.search import Candidate, TrialResult
 from components.run_form import RECOMMENDER, stage_values
 from components.stages import EVALUATE, stage_named
 from macrec.core.artifact import Artifact, write_atomically
@@ -85,7 +85,7 @@ class TrainingJob(NamedTuple):
 @lru_cache(maxsize=1)
 def read_wiring() -> dict[str, dict[str, str]]:
     """Return, for every stage, the artifact name of each of its inputs."""
-    pipeline = compiled_dag.of_file(PIPELINE_YAML)
+    pipeline = compiled_dag.read_dag(PIPELINE_YAML)
     return {
         name: {
             input_name: source["taskOutputArtifact"]["outputArtifactKey"]
@@ -280,9 +280,9 @@ def candidate(
         settings = settings_with(drawn)
         return tuple((name, settings.get(name, defaults[name])) for name in space)
 
-    def attempt(config: Any, out_of_time: Callable[[], bool]) -> Tried:
+    def attempt(config: Any, out_of_time: Callable[[], bool]) -> TrialResult:
         settings = with_seed(settings_with(dict(config)), 0)
         metrics = run_stages(workspace, settings, "train").metrics["train"]
-        return Tried(metrics["validation_ndcg_at_10"], int(metrics["epochs"]))
+        return TrialResult(metrics["validation_ndcg_at_10"], int(metrics["epochs"]))
 
     return Candidate(space, draw, dict, attempt)

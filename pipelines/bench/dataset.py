@@ -13,7 +13,7 @@ from macrec.core.artifact import MANIFEST, Artifact
 from macrec.core.errors import UserError
 from macrec.metrics.significance import UserScores, read_scores
 from pipelines.local import run_record
-from pipelines.local.id_version import VERSION, left_by
+from pipelines.local.id_version import VERSION, find_run_artifacts
 
 REQUIRED: Final = ("sequences", "items")
 OPTIONAL: Final = ("text_embeddings", "image_embeddings", "semantic_ids")
@@ -52,7 +52,9 @@ def open_dataset(folder: Path, system: str = "") -> Dataset:
         UserError: if the folder is neither.
     """
     if (folder / VERSION).is_file():
-        folders = left_by(folder, [*REQUIRED, "semantic_ids", "predictions", "recommender"])
+        folders = find_run_artifacts(
+            folder, [*REQUIRED, "semantic_ids", "predictions", "recommender"]
+        )
         artifacts = {n: Artifact.open(folders[n]) for n in (*REQUIRED, "semantic_ids")}
         vectors, arguments = _read_record(folder, artifacts["items"])
         return Dataset(
@@ -74,7 +76,7 @@ def _read_record(folder: Path, items: Artifact) -> tuple[dict[str, Artifact], di
         record = run_record.read(folder)
     except UserError:  # an older version wrote no record
         return {}, {}
-    tasks = record.tasks(run_record.dag_of(record))
+    tasks = record.tasks(run_record.current_dag(record))
     vectors: dict[str, Artifact] = {}
     for name in ("text_embeddings", "image_embeddings"):
         task = tasks.get(f"embed_{name.removesuffix('_embeddings')}")
@@ -149,8 +151,8 @@ def _stage_seconds(folder: Path) -> dict[str, float]:
     except UserError:  # an older version wrote no record
         return {}
     seconds: dict[str, float] = {}
-    for name, task in record.tasks(run_record.dag_of(record)).items():
-        if task.finished and not task.noted.get("reused"):
-            started, ended = (datetime.fromisoformat(task.noted[k]) for k in ("started", "ended"))
+    for name, task in record.tasks(run_record.current_dag(record)).items():
+        if task.finished and not task.content.get("reused"):
+            started, ended = (datetime.fromisoformat(task.content[k]) for k in ("started", "ended"))
             seconds[name] = (ended - started).total_seconds()
     return seconds

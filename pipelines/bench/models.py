@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from components.baselines.entries import ENTRIES, ModelName
 from components.baselines.registry import baseline, read_settings
-from components.baselines.search import Candidate, of_baseline
+from components.baselines.search import Candidate, baseline_candidate
 from components.baselines.spec import STAGE, Execution, Inputs, Outputs, Settings, used_inputs
-from components.baselines.stage import opened
+from components.baselines.stage import open_data
 from macrec.core.artifact import Artifact, Json
 from macrec.core.executor import execute
 from macrec.core.fingerprint import code_version
@@ -93,9 +93,9 @@ def search_model(options: Options, dataset: Dataset, name: ModelName) -> Path:
 
     def make_candidate() -> Candidate:
         settings = Settings(model=name, **options.shared)
-        _, data, course = opened(settings, model_inputs(dataset, name), options.execution)
+        _, data, schedule = open_data(settings, model_inputs(dataset, name), options.execution)
         constants = read_settings(name, options.assignments[name])
-        return of_baseline(baseline(name), data, course, constants)
+        return baseline_candidate(baseline(name), data, schedule, constants)
 
     identity: Json = {
         "stage": options.shared,

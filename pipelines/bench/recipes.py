@@ -51,6 +51,8 @@ SIZES: Final = frozenset(
     {
         *("pseudo_label.clusters", "quantize.codebook_size", "quantize.levels"),
         *("quantize.latent_dim", "quantize.epochs", "quantize.batch_size"),
+        *("train.d_model", "train.d_ff", "train.d_kv", "train.layers", "train.heads"),
+        "train.learning_rate",
     }
 )
 """Settings that the data set decides, even if a preset sets them."""

@@ -151,7 +151,3 @@ def _select_models(options: Options, dataset: Dataset) -> tuple[list[str], dict[
 def _baselines(names: Sequence[str]) -> list[ModelName]:
     """Return the names that are models of the stage `baselines`."""
     return [model for model in get_args(ModelName) if model in names]
-
-
-def add_flags(parser: object, **_: object) -> None:
-    """Do nothing; delete this when pipelines/cli/main.py loads bench_commands."""

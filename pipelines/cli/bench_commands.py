@@ -1,4 +1,7 @@
-"""The commands `macrec bench` and `macrec tune`."""
+"""The commands `macrec bench` and `macrec tune`.
+
+Each command imports its runner itself: the runner loads torch, and the help must not wait for it.
+"""
 
 import json
 from pathlib import Path
@@ -7,10 +10,8 @@ from typing import Annotated, Final
 import typer
 
 from components.baselines.entries import MODELS
-from pipelines.bench.dataset import open_dataset
 from pipelines.bench.options import GROUPS, read_options
 from pipelines.bench.recipes import RECIPES, SIZES
-from pipelines.bench.runner import run_bench, run_tune
 
 app = typer.Typer(rich_markup_mode=None)
 MODEL_HELP: Final = (
@@ -22,7 +23,7 @@ CONFIG_HELP: Final = (
     "YAML file with settings of the data set for our own systems. They override the presets. "
     "Repeat it for several files; later ones override earlier ones. By default the settings of the "
     "run that --dataset names are used, without those that a preset or an ablation decides. The "
-    f"sizes of the codes ({', '.join(sorted(SIZES))}) are always those of the run."
+    f"sizes ({', '.join(sorted(SIZES))}) are always those of the run."
 )
 SET_HELP: Final = (
     "A setting of the stage baselines, such as max_history=50, for all models; or "
@@ -102,6 +103,9 @@ def bench(
 
     The results are OUT/table.md and OUT/bench.json.
     """
+    from pipelines.bench.dataset import open_dataset
+    from pipelines.bench.runner import run_bench
+
     options = read_options(
         out=out,
         models=models,
@@ -136,6 +140,9 @@ def tune(
 
     The results are OUT/trials/MODEL.json. `macrec bench` with the same options reuses them.
     """
+    from pipelines.bench.dataset import open_dataset
+    from pipelines.bench.runner import run_tune
+
     options = read_options(
         out=out,
         models=models,

@@ -9,7 +9,7 @@ from macrec.core.errors import check
 from macrec.core.stage import Pool
 from pipelines.cli import contract
 from pipelines.dag import policy
-from pipelines.dag.compile import compiled, locked_images, write_components
+from pipelines.dag.compile import compile_pipeline, locked_images, write_components
 from pipelines.local import images
 
 Pipeline = Literal["recommender", "encode"]
@@ -25,7 +25,7 @@ RepositoryOption = Annotated[
 ]
 
 
-def compile_pipeline(
+def write_pipeline(
     pipeline: Annotated[Pipeline, typer.Option(help="Pipeline to compile.")] = "recommender",
     out: Annotated[
         Path | None,
@@ -59,7 +59,7 @@ def compile_pipeline(
     chosen = {pool: name for pool, name in (("cpu", cpu_image), ("gpu", gpu_image)) if name}
     images.check_lock({pool: name for pool, name in locked.items() if pool not in chosen})
     target = out or TARGETS[pipeline]
-    target.write_text(compiled(locked | chosen, pipeline, embedding_shards, resources))
+    target.write_text(compile_pipeline(locked | chosen, pipeline, embedding_shards, resources))
     print(f"wrote {target}")
     if out is None and pipeline == "recommender":
         write_components(locked | chosen)

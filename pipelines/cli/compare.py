@@ -11,7 +11,7 @@ from macrec.core.artifact import MANIFEST, Artifact
 from macrec.core.errors import UserError, check
 from macrec.metrics.significance import Difference, UserScores, compare, read_scores
 from macrec.report.numbers import metric as metric_text
-from pipelines.local.id_version import left_by
+from pipelines.local.id_version import find_run_artifacts
 
 SEED = 0
 
@@ -114,5 +114,5 @@ def _scores(folder: str, system: str) -> UserScores:
     if not path.is_dir():
         raise UserError(f"{folder}: no such folder. Give the output folder of a `macrec run`.")
     if not (path / MANIFEST).is_file():
-        path = left_by(path, ["predictions"])["predictions"]
+        path = find_run_artifacts(path, ["predictions"])["predictions"]
     return read_scores(Artifact.open(path), system)

@@ -18,7 +18,7 @@ def describe(path: Path) -> Iterator[str]:
     """
     folders = sorted(m.parent for m in path.rglob(MANIFEST))
     if not folders:
-        raise UserError(f"{path}: no artifact here, nor below (no {MANIFEST}).")
+        raise UserError(f"{path}: no artifact in this folder or below (no {MANIFEST}).")
     for folder in folders:
         yield from _describe_one(Artifact.open(folder).verify())
         yield ""

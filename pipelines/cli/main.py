@@ -100,9 +100,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         ),
     },
     "Pipelines and images": {
-        "compile": Entry(
-            "build_commands", "compile_pipeline", "Compile a pipeline to a YAML file."
-        ),
+        "compile": Entry("build_commands", "write_pipeline", "Compile a pipeline to a YAML file."),
         "lint": Entry(
             "build_commands", "lint", "Check a compiled pipeline, and list all problems."
         ),

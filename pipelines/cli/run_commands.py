@@ -60,7 +60,7 @@ def run_pipeline(
 
     Without --store, the artifact store is that of --previous, or OUT/store.
     """
-    run.run(run.carried_on(settings.resolve(), previous), out, containers)
+    run.run(run.continue_run(settings.resolve(), previous), out, containers)
 
 
 def validate(settings: DataOptions) -> None:

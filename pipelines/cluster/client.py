@@ -43,7 +43,7 @@ class Backend:
     """A backend that has responded at least once."""
 
     client: Any
-    """A kfp.Client; make its calls within `calling`."""
+    """A kfp.Client; make its calls within `convert_errors`."""
     endpoint: str
     namespace: str
     """Empty for single-user Kubeflow."""
@@ -54,7 +54,7 @@ class Backend:
         return f"{ui}/#/runs/details/{run_id}"
 
     @contextlib.contextmanager
-    def calling(self, what: str) -> Iterator[None]:
+    def convert_errors(self, what: str) -> Iterator[None]:
         """Convert errors of the backend within the block to errors that have an exit code.
 
         Args:
@@ -67,7 +67,7 @@ class Backend:
         with _calling(self.endpoint, what):
             yield
 
-    def pages(self, what: str, call: Callable[..., Any], field: str, **given: Any) -> list[Any]:
+    def list_all(self, what: str, call: Callable[..., Any], field: str, **given: Any) -> list[Any]:
         """Return all results of a listing call, from all its pages.
 
         Args:
@@ -79,7 +79,7 @@ class Backend:
         found: list[Any] = []
         token = ""
         while True:
-            with self.calling(what):
+            with self.convert_errors(what):
                 answer = call(page_token=token, page_size=PAGE, **given)
             found += getattr(answer, field) or []
             token = answer.next_page_token or ""
@@ -87,7 +87,7 @@ class Backend:
                 return found
 
 
-def named(name: str) -> str:
+def name_filter(name: str) -> str:
     """Return KFP's filter for a display name."""
     predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
     return json.dumps({"predicates": [predicate]})
@@ -109,7 +109,7 @@ def connect(connection: Connection, run: str = "") -> Backend:
     check(bool(endpoint), f"{unknown}No endpoint: give --endpoint URL, or set KFP_ENDPOINT.")
     check(
         endpoint.startswith(("http://", "https://")),
-        f"--endpoint {endpoint}: begin with https:// (or http:// for a port-forward).",
+        f"--endpoint {endpoint}: must begin with https:// (or http:// for a port-forward).",
     )
     check(connection.timeout > 0, f"--timeout {connection.timeout}: give seconds above 0.")
     token = _token(connection.token_file)
@@ -214,34 +214,36 @@ def _calling(endpoint: str, what: str) -> Iterator[None]:
         with contextlib.redirect_stdout(io.StringIO()):  # hides the links that kfp prints
             yield
     except ApiException as error:
-        raise _refused(endpoint, what, int(error.status or 0), error.body or error.reason) from None
+        raise _status_error(
+            endpoint, what, int(error.status or 0), error.body or error.reason
+        ) from None
     except exceptions.HTTPError as error:
-        raise _unreachable(endpoint, what, error) from None
+        raise _no_response_error(endpoint, what, error) from None
 
 
-def _refused(endpoint: str, what: str, status: int, body: Any) -> Exception:
+def _status_error(endpoint: str, what: str, status: int, body: Any) -> Exception:
     """Return the error for a response with an error status."""
-    said, is_api = _message(body)
+    reason, is_api = _message(body)
     where = f"{endpoint}: {what}: {status}"
     if status == 401:
-        return UserError(f"{where}, the token is absent, wrong or expired{said}. {TOKEN_HELP}.")
+        return UserError(f"{where}, the token is missing, wrong or expired{reason}. {TOKEN_HELP}.")
     if status == 403:
         return UserError(
-            f"{where}, not allowed{said}. Check the namespace, and that the account of the token "
+            f"{where}, not allowed{reason}. Check the namespace, and that the account of the token "
             "may edit runs in it (role kubeflow-pipelines-edit)."
         )
     if status == 404 and not is_api:
         return UserError(
-            f"{where}, no KFP API is at this address{said}. Check its path: behind the Kubeflow "
+            f"{where}, no KFP API is at this address{reason}. Check its path: behind the Kubeflow "
             "dashboard it ends in /pipeline."
         )
     if status == 404:
-        return UserError(f"{where}, not found{said}. Check the id, the namespace and the endpoint.")
+        return UserError(f"{where}, not found{reason}. Check id, namespace and endpoint.")
     if status == 409:
-        return UserError(f"{where}, it exists already{said}. Give another name, or delete it.")
+        return UserError(f"{where}, it exists already{reason}. Give another name, or delete it.")
     if status in (408, 429) or status >= 500:
-        return TryAgain(f"{where}, the backend fails{said}. Wait, then give the command again.")
-    return UserError(f"{where}, refused{said}.")
+        return TryAgain(f"{where}, the backend failed{reason}. Wait, then run the command again.")
+    return UserError(f"{where}, refused{reason}.")
 
 
 def _message(body: Any) -> tuple[str, bool]:
@@ -259,7 +261,7 @@ def _message(body: Any) -> tuple[str, bool]:
     return (f" ({text})" if text and "<html" not in text.lower() else ""), is_api
 
 
-def _unreachable(endpoint: str, what: str, error: Exception) -> Exception:
+def _no_response_error(endpoint: str, what: str, error: Exception) -> Exception:
     """Return the error for a request that got no response."""
     from urllib3 import exceptions
 
@@ -279,6 +281,6 @@ def _unreachable(endpoint: str, what: str, error: Exception) -> Exception:
             f"{where}: no connection ({cause}). Is the endpoint right, and the port-forward up?"
         )
     return TryAgain(
-        f"{where}: no answer ({cause}). If it was to start or change something, look in the UI "
-        "whether that has happened before you give the command again."
+        f"{where}: no response ({cause}). If the request was to start or change something, check "
+        "in the UI whether that happened before you run the command again."
     )

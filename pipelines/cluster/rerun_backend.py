@@ -9,9 +9,9 @@ from macrec.core.errors import UserError, check
 from macrec.core.progress import log
 from pipelines.cluster import status, submit
 from pipelines.cluster.client import Backend, Connection
-from pipelines.dag.compiled_dag import Dag, of_file
+from pipelines.dag.compiled_dag import Dag, read_dag
 from pipelines.local.pipeline_runner import PIPELINE_YAML
-from pipelines.local.rerun_choice import Choice, Given, forced
+from pipelines.local.rerun_choice import Choice, Given, force_settings
 
 
 class ClusterRerun(NamedTuple):
@@ -40,28 +40,28 @@ def rerun_backend(
         UserError: if the run has not ended or belongs to another pipeline.
         TryAgain: if the backend does not respond.
     """
-    with backend.calling(f"run {run_id}"):
+    with backend.convert_errors(f"run {run_id}"):
         run = backend.client.get_run(run_id)
     check(
         run.state in ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR"),
-        f"{run_id}: {run.state or 'not begun'}, so it is still at work. Wait for its end, or "
+        f"{run_id}: {run.state or 'not begun'}, so it is still running. Wait until it ends, or "
         "terminate it in the UI.",
     )
-    dag = of_file(options.package)
+    dag = read_dag(options.package)
     _check_ours(backend, run, dag)
-    found = {s.stage: s.state for s in status.of_backend(backend, run_id).stages}
+    found = {s.stage: s.state for s in status.read_backend_status(backend, run_id).stages}
     stage = dag.checked(chosen.stage) if chosen.mode else ""
     finished = found.get(stage) in status.FINISHED
     earlier = dict((run.runtime_config and run.runtime_config.parameters) or {})
-    salts = forced(dag, chosen, finished)
+    salts = force_settings(dag, chosen, finished)
     values = given({**flatten(earlier), **salts}, RECOMMENDER)
     # Flattened, because a run that was started in the UI also states empty settings of stages.
     changed = form_arguments(values) != form_arguments(flatten(earlier))
     as_it_was = run.state == "FAILED" and not (chosen.mode or changed or options.clone)
     if as_it_was and _is_current(backend, run, options.package):
-        started = _retried(backend, run_id)
+        started = _retry(backend, run_id)
     else:
-        started = _cloned(
+        started = _clone(
             backend, run, options.package, dag, stage if chosen.mode == "only" else "", values
         )
     if options.wait:
@@ -77,15 +77,15 @@ def _is_current(backend: Backend, run: Any, package: Path) -> bool:
     reference = run.pipeline_version_reference
     if reference is None:
         return False
-    with backend.calling("reading the run's pipeline version"):
+    with backend.convert_errors("reading the run's pipeline version"):
         version = backend.client.get_pipeline_version(
             reference.pipeline_id, reference.pipeline_version_id
         )
     return version.display_name == submit.version_name(package.read_bytes())
 
 
-def _retried(backend: Backend, run_id: str) -> str:
-    with backend.calling(f"retrying run {run_id}"):
+def _retry(backend: Backend, run_id: str) -> str:
+    with backend.convert_errors(f"retrying run {run_id}"):
         backend.client.runs.run_service_retry_run(run_id=run_id)
     print(
         f"run: {run_id} (retried: finished stages keep their results)\nUI: {backend.link(run_id)}"
@@ -93,7 +93,7 @@ def _retried(backend: Backend, run_id: str) -> str:
     return run_id
 
 
-def _cloned(
+def _clone(
     backend: Backend,
     run: Any,
     package: Path,
@@ -120,7 +120,7 @@ def _cloned(
         "service_account": run.service_account or None,
     }
     if not only:
-        version = submit.uploaded(backend, dag.name, package)
+        version = submit.ensure_uploaded(backend, dag.name, package)
         return submit.start(
             backend,
             name,
@@ -139,7 +139,7 @@ def _check_ours(backend: Backend, run: Any, dag: Dag) -> None:
     """Raise `UserError` if the run belongs to another pipeline."""
     reference, spec = run.pipeline_version_reference, run.pipeline_spec
     if reference is not None:
-        with backend.calling("reading the run's pipeline"):
+        with backend.convert_errors("reading the run's pipeline"):
             name = backend.client.get_pipeline(reference.pipeline_id).display_name
     else:
         spec = (spec or {}).get("pipeline_spec", spec or {})

@@ -8,9 +8,15 @@ from components.run_form import flatten, form_arguments
 from macrec.core.progress import log
 from pipelines.cluster import client
 from pipelines.cluster import cron as crons
-from pipelines.cluster.client import Backend, named
-from pipelines.cluster.submit import ClusterOptions, Version, check_sources, experiment, uploaded
-from pipelines.dag.compiled_dag import of_file
+from pipelines.cluster.client import Backend, name_filter
+from pipelines.cluster.submit import (
+    ClusterOptions,
+    Version,
+    check_sources,
+    ensure_uploaded,
+    find_or_create_experiment,
+)
+from pipelines.dag.compiled_dag import read_dag
 
 NAME = "macrec retraining"
 AT_WORK = ("PENDING", "RUNNING", "CANCELING", "PAUSED")
@@ -50,12 +56,12 @@ def schedule(
         TryAgain: if the backend does not respond.
     """
     check_sources(values)
-    dag = of_file(cluster.package)
+    dag = read_dag(cluster.package)
     backend = client.connect(cluster.connection)
-    version = uploaded(backend, dag.name, cluster.package)
+    version = ensure_uploaded(backend, dag.name, cluster.package)
     wanted = {
         "job_name": name,
-        "experiment_id": experiment(backend, cluster.experiment),
+        "experiment_id": find_or_create_experiment(backend, cluster.experiment),
         "cron_expression": cron,
         "max_concurrency": 1,
         "no_catchup": True,
@@ -69,12 +75,12 @@ def schedule(
 
 def _settle(backend: Backend, name: str, wanted: Mapping[str, Any], version: Version) -> None:
     """Ensure that exactly one enabled schedule has this name, with the wanted settings."""
-    standing = backend.pages(
+    standing = backend.list_all(
         "listing schedules",
         backend.client.list_recurring_runs,
         "recurring_runs",
         namespace=backend.namespace or None,
-        filter=named(name),
+        filter=name_filter(name),
     )
     standing = [s for s in standing if s.display_name == name]
     same = next((s for s in standing if _is_enabled(s) and not differences(s, wanted)), None)
@@ -87,28 +93,28 @@ def _settle(backend: Backend, name: str, wanted: Mapping[str, Any], version: Ver
         for found in old:
             changed = ", ".join(differences(found, wanted)) or "it was disabled"
             log.info("changed: %s", changed)
-        created = _replaced(backend, enabled, wanted)
+        created = _replace(backend, enabled, wanted)
         verb = "replaced" if old else "made"
         print(f"schedule {name!r}: {verb} ({created}), version {version.name}")
     _remove(backend, old)
 
 
-def _replaced(backend: Backend, enabled: list[Any], wanted: Mapping[str, Any]) -> str:
+def _replace(backend: Backend, enabled: list[Any], wanted: Mapping[str, Any]) -> str:
     """Disable the old schedules and create the new one; enable the old ones again on failure."""
     try:
         _disable(backend, enabled)  # first, so that the old and the new do not both start a run
-        with backend.calling("making the schedule"):
+        with backend.convert_errors("making the schedule"):
             return backend.client.create_recurring_run(**wanted).recurring_run_id
     except BaseException:
         for found in enabled:
-            with backend.calling("enabling the old schedule again"):
+            with backend.convert_errors("enabling the old schedule again"):
                 backend.client.enable_recurring_run(found.recurring_run_id)
         raise
 
 
 def _disable(backend: Backend, enabled: list[Any]) -> None:
     for found in enabled:
-        with backend.calling("disabling the old schedule"):
+        with backend.convert_errors("disabling the old schedule"):
             backend.client.disable_recurring_run(found.recurring_run_id)
 
 
@@ -143,21 +149,21 @@ def _remove(backend: Backend, old: list[Any]) -> None:
     """
     for found in old:
         recurring_run_id = found.recurring_run_id
-        if running := _at_work(backend, found):
+        if running := _unfinished_runs(backend, found):
             print(
                 f"old schedule {recurring_run_id}: disabled, not deleted, because its run "
                 f"{running[0]} is at work and goes on; `macrec schedule` deletes it later"
             )
             continue
-        with backend.calling("deleting the old schedule"):
+        with backend.convert_errors("deleting the old schedule"):
             backend.client.recurring_runs.recurring_run_service_delete_recurring_run(
                 recurring_run_id=recurring_run_id, propagation_policy="ORPHAN"
             )
 
 
-def _at_work(backend: Backend, found: Any) -> list[str]:
+def _unfinished_runs(backend: Backend, found: Any) -> list[str]:
     """Return the ids of a schedule's runs that have not ended."""
-    runs = backend.pages(
+    runs = backend.list_all(
         "listing the schedule's runs",
         backend.client.list_runs,
         "runs",

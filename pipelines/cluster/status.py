@@ -29,7 +29,7 @@ ERROR_LENGTH = 300
 ADVICE = {
     2: "The input or a setting is wrong, and the message says which; a retry does not help.",
     75: "Storage or network did not answer: run it again.",
-    143: "It was told to end (preemption); it goes on from its last checkpoint.",
+    143: "It was preempted; it continues from its last checkpoint.",
     **dict.fromkeys(
         KILLED,
         "It was killed (signal 9), most often out of memory: give the stage more, or a smaller "
@@ -84,20 +84,22 @@ def run_status(run: str, connection: Connection) -> RunStatus:
         TryAgain: if the backend does not respond.
     """
     if run_record.is_output_folder(run):
-        return of_folder(Path(run))
-    return of_backend(client.connect(connection, run), run)
+        return read_local_status(Path(run))
+    return read_backend_status(client.connect(connection, run), run)
 
 
-def of_folder(out: Path) -> RunStatus:
+def read_local_status(out: Path) -> RunStatus:
     """Return the status of a local run."""
     record = run_record.read(out)
-    dag = run_record.dag_of(record)
-    tasks, at_work = record.tasks(dag), run_record.is_at_work(out)
+    dag = run_record.current_dag(record)
+    tasks, is_running = record.tasks(dag), run_record.is_locked(out)
     stages = [
-        _of_task(tasks[name], at_work, record.code) if name in tasks else StageStatus(name, WAITING)
+        _task_status(tasks[name], is_running, record.code)
+        if name in tasks
+        else StageStatus(name, WAITING)
         for name in dag.stages
     ]
-    if at_work:
+    if is_running:
         state, notes = RUNNING, list[str]()
     elif all(s.state in FINISHED for s in stages):
         state, notes = SUCCEEDED, []
@@ -106,13 +108,13 @@ def of_folder(out: Path) -> RunStatus:
         state = FAILED if failed else UNFINISHED
         remedy = "mend the cause, then" if failed else "it goes on with"
         notes = [f"{remedy} `macrec rerun {out}`; what is finished is reused"]
-    ends = [t.noted["ended"] for t in tasks.values() if "ended" in t.noted]
-    ended = "" if at_work else max([record.ended or "", *ends])
+    ends = [t.content["ended"] for t in tasks.values() if "ended" in t.content]
+    ended = "" if is_running else max([record.ended or "", *ends])
     name = f"local {record.pipeline}"
-    return _settled(RunStatus(str(out), name, state, record.started, ended, stages, notes))
+    return _mark_not_run(RunStatus(str(out), name, state, record.started, ended, stages, notes))
 
 
-def _settled(found: RunStatus) -> RunStatus:
+def _mark_not_run(found: RunStatus) -> RunStatus:
     """Change the state of waiting stages to `not run` if the run has ended."""
     if not found.ended:
         return found
@@ -120,27 +122,27 @@ def _settled(found: RunStatus) -> RunStatus:
     return found._replace(stages=stages)
 
 
-def _of_task(task: run_record.Task, at_work: bool, run_code: int | None) -> StageStatus:
-    noted = task.noted
-    started = datetime.fromisoformat(noted["started"])
-    if "ended" not in noted and at_work:
+def _task_status(task: run_record.Task, is_running: bool, run_code: int | None) -> StageStatus:
+    content = task.content
+    started = datetime.fromisoformat(content["started"])
+    if "ended" not in content and is_running:
         seconds = (datetime.now(UTC) - started).total_seconds()
         return StageStatus(task.stage, RUNNING, seconds)
-    if "ended" not in noted:  # the process was killed before it could record its end
+    if "ended" not in content:  # the process was killed before it could record its end
         code = run_code if run_code not in (None, 0, 1) else -9
         return StageStatus(task.stage, FAILED, None, None, "ended without a word", _advice(code))
-    seconds = (datetime.fromisoformat(noted["ended"]) - started).total_seconds()
+    seconds = (datetime.fromisoformat(content["ended"]) - started).total_seconds()
     if task.finished:
-        reused = bool(noted["reused"])
+        reused = bool(content["reused"])
         return StageStatus(task.stage, REUSED if reused else COMPUTED, seconds, reused)
-    error = _first_line(noted.get("error", ""))
-    told = f"exit code {noted['code']}" + (f": {error}" if error else "")
-    return StageStatus(task.stage, FAILED, seconds, None, told, _advice(noted["code"]))
+    error = _first_line(content.get("error", ""))
+    message = f"exit code {content['code']}" + (f": {error}" if error else "")
+    return StageStatus(task.stage, FAILED, seconds, None, message, _advice(content["code"]))
 
 
-def of_backend(backend: Backend, run_id: str) -> RunStatus:
+def read_backend_status(backend: Backend, run_id: str) -> RunStatus:
     """Return the status of a run on a cluster."""
-    with backend.calling(f"run {run_id}"):
+    with backend.convert_errors(f"run {run_id}"):
         run = backend.client.get_run(run_id)
     details = (run.run_details.task_details if run.run_details else None) or []
     stages = _stages(details, _recommender(), backend.namespace)
@@ -154,7 +156,7 @@ def of_backend(backend: Backend, run_id: str) -> RunStatus:
     ended = run.state in _ENDED
     end = (_time(run.finished_at) or "-") if ended else ""
     began, name = _time(run.created_at), str(run.display_name)
-    return _settled(RunStatus(run_id, name, state, began, end, stages, notes))
+    return _mark_not_run(RunStatus(run_id, name, state, began, end, stages, notes))
 
 
 @lru_cache(maxsize=1)
@@ -174,11 +176,13 @@ def _stages(details: list[Any], dag: Dag, namespace: str) -> list[StageStatus]:
     by_name = {str(d.display_name): d for d in details}
     tasks = {s: by_name[task_name(s)] for s in dag.stages if task_name(s) in by_name}
     unknown = [StageStatus(s, WAITING) for s in dag.stages if s not in tasks]
-    known = [_of_node(s, d, by_number, namespace) for s, d in tasks.items()]
+    known = [_node_status(s, d, by_number, namespace) for s, d in tasks.items()]
     return sorted([*known, *unknown], key=lambda found: dag.stages.index(found.stage))
 
 
-def _of_node(stage: str, node: Any, by_number: Mapping[str, Any], namespace: str) -> StageStatus:
+def _node_status(
+    stage: str, node: Any, by_number: Mapping[str, Any], namespace: str
+) -> StageStatus:
     below = list(_below(node, by_number))
     leaves = [n for n in below if str(n.display_name).startswith("executor")]
     state = _STATES.get(node.state, str(node.state or WAITING).lower())

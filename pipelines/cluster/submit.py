@@ -11,8 +11,8 @@ from components.run_form import RECOMMENDER, form_arguments
 from macrec.core.errors import TryAgain, UserError
 from macrec.core.progress import log
 from pipelines.cluster import client, status
-from pipelines.cluster.client import Backend, Connection, named
-from pipelines.dag.compiled_dag import of_file
+from pipelines.cluster.client import Backend, Connection, name_filter
+from pipelines.dag.compiled_dag import read_dag
 from pipelines.local import run_record
 from pipelines.local.pipeline_runner import PIPELINE_YAML
 from pipelines.local.run import source_problems
@@ -66,13 +66,13 @@ def submit(
         TryAgain: if the backend does not respond.
     """
     check_sources(values)
-    dag = of_file(cluster.package)
+    dag = read_dag(cluster.package)
     backend = client.connect(cluster.connection)
-    version = uploaded(backend, dag.name, cluster.package)
+    version = ensure_uploaded(backend, dag.name, cluster.package)
     created = start(
         backend,
         run_name or f"{dag.name} {run_record.now()[:19].replace('T', ' ')}",
-        experiment_id=experiment(backend, cluster.experiment),
+        experiment_id=find_or_create_experiment(backend, cluster.experiment),
         params=form_arguments(values),
         pipeline_id=version.pipeline_id,
         version_id=version.version_id,
@@ -85,7 +85,7 @@ def submit(
 
 def start(backend: Backend, name: str, **given: Any) -> str:
     """Create a run, print its id and its URL in the UI, and return the id."""
-    with backend.calling(f"starting the run {name!r}"):
+    with backend.convert_errors(f"starting the run {name!r}"):
         created = backend.client.run_pipeline(job_name=name, **given).run_id
     print(f"run: {created}\nUI: {backend.link(created)}")
     return created
@@ -120,9 +120,9 @@ def check_sources(values: Mapping[str, Any]) -> None:
         )
 
 
-def experiment(backend: Backend, name: str) -> str:
+def find_or_create_experiment(backend: Backend, name: str) -> str:
     """Return the id of the experiment with this name; create it if it does not exist."""
-    with backend.calling(f"opening the experiment {name!r}"):
+    with backend.convert_errors(f"opening the experiment {name!r}"):
         return backend.client.create_experiment(
             name, namespace=backend.namespace or None
         ).experiment_id
@@ -133,13 +133,13 @@ def version_name(content: bytes) -> str:
     return f"macrec-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
-def uploaded(backend: Backend, pipeline: str, package: Path) -> Version:
+def ensure_uploaded(backend: Backend, pipeline: str, package: Path) -> Version:
     """Return the pipeline version with exactly the bytes of a file; upload it if it is missing."""
     name = version_name(package.read_bytes())
-    pipeline_id = _pipeline(backend, pipeline)
-    if found := _version(backend, pipeline_id, name):
+    pipeline_id = _find_or_create_pipeline(backend, pipeline)
+    if found := _find_version(backend, pipeline_id, name):
         return Version(pipeline_id, found, name, new=False)
-    with backend.calling(f"uploading {package}"):
+    with backend.convert_errors(f"uploading {package}"):
         made = backend.client.upload_pipeline_version(
             str(package), name, pipeline_id=pipeline_id
         ).pipeline_version_id
@@ -147,25 +147,25 @@ def uploaded(backend: Backend, pipeline: str, package: Path) -> Version:
     return Version(pipeline_id, made, name, new=True)
 
 
-def _version(backend: Backend, pipeline_id: str, name: str) -> str | None:
-    found = backend.pages(
+def _find_version(backend: Backend, pipeline_id: str, name: str) -> str | None:
+    found = backend.list_all(
         "listing pipeline versions",
         backend.client.list_pipeline_versions,
         "pipeline_versions",
         pipeline_id=pipeline_id,
-        filter=named(name),
+        filter=name_filter(name),
     )
     return next((v.pipeline_version_id for v in found if v.display_name == name), None)
 
 
-def _pipeline(backend: Backend, name: str) -> str:
+def _find_or_create_pipeline(backend: Backend, name: str) -> str:
     """Return the id of the pipeline with this name; create it without a version if missing."""
-    found = backend.pages(
+    found = backend.list_all(
         "listing pipelines",
         backend.client.list_pipelines,
         "pipelines",
         namespace=backend.namespace or None,
-        filter=named(name),
+        filter=name_filter(name),
     )
     for pipeline in found:
         if pipeline.display_name == name:
@@ -173,7 +173,7 @@ def _pipeline(backend: Backend, name: str) -> str:
     from kfp_server_api import V2beta1Pipeline
 
     body = V2beta1Pipeline(display_name=name, name=name, namespace=backend.namespace or None)
-    with backend.calling(f"making the pipeline {name!r}"):
+    with backend.convert_errors(f"making the pipeline {name!r}"):
         made = backend.client.pipelines.pipeline_service_create_pipeline(pipeline=body)
     return made.pipeline_id
 
@@ -187,18 +187,18 @@ def wait(backend: Backend, run_id: str) -> None:
         TryAgain: if the backend has not responded for ten minutes; the run continues.
     """
     # kfp's own wait_for_run_completion never returns if the run was canceled.
-    told: dict[str, str] = {}
+    logged: dict[str, str] = {}
     heard = time.monotonic()
     while True:
         try:
-            run = status.of_backend(backend, run_id)
+            run = status.read_backend_status(backend, run_id)
         except TryAgain as error:
             if time.monotonic() - heard > PATIENCE_SECONDS:
-                raise TryAgain(f"{error} The run goes on: macrec status {run_id}") from error
-            log.warning("%s; the run goes on, asking again", error)
+                raise TryAgain(f"{error} The run continues: macrec status {run_id}") from error
+            log.warning("%s; the run continues, asking again", error)
         else:
             heard = time.monotonic()
-            _tell(run, told)
+            _log_changes(run, logged)
             if run.ended:
                 break
         time.sleep(POLL_SECONDS)
@@ -208,9 +208,9 @@ def wait(backend: Backend, run_id: str) -> None:
         sys.exit(EXIT_RUN_FAILED)
 
 
-def _tell(run: status.RunStatus, told: dict[str, str]) -> None:
+def _log_changes(run: status.RunStatus, logged: dict[str, str]) -> None:
     """Log the stages whose state differs from the one logged last."""
     for stage in run.stages:
-        if stage.state != told.get(stage.stage, status.WAITING) and stage.state != status.NOT_RUN:
+        if stage.state != logged.get(stage.stage, status.WAITING) and stage.state != status.NOT_RUN:
             log.info("%s: %s", stage.stage, stage.state)
-        told[stage.stage] = stage.state
+        logged[stage.stage] = stage.state

@@ -23,7 +23,7 @@ def locked_images() -> dict[str, str]:
     return json.loads(IMAGES_LOCK.read_text())
 
 
-def compiled(
+def compile_pipeline(
     images: dict[str, str] | None = None,
     name: str = "recommender",
     embedding_shards: int = 1,
@@ -51,7 +51,7 @@ def component_path(stage: Stage) -> Path:
     return ROOT / "components" / stage.name / "component.yaml"
 
 
-def compiled_component(stage: Stage, images: dict[str, str] | None = None) -> str:
+def compile_component(stage: Stage, images: dict[str, str] | None = None) -> str:
     """Return the text of a stage's KFP component.
 
     `kfp.components.load_component_from_file` reads it.
@@ -69,7 +69,7 @@ def compiled_component(stage: Stage, images: dict[str, str] | None = None) -> st
 def write_components(images: dict[str, str]) -> None:
     """Write the component.yaml of every stage."""
     for stage in STAGES:
-        component_path(stage).write_text(compiled_component(stage, images))
+        component_path(stage).write_text(compile_component(stage, images))
 
 
 def _pin_images(spec: dict[str, Any], images: dict[str, str]) -> None:

@@ -107,7 +107,7 @@ def task_name(stage: str) -> str:
     return stage.replace("_", "-")
 
 
-def of_file(path: Path) -> Dag:
+def read_dag(path: Path) -> Dag:
     """Read a compiled pipeline from its file.
 
     Raises:

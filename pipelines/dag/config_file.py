@@ -31,7 +31,9 @@ def read_yaml(path: Path, flag: str) -> dict[str, object]:
     try:
         content = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag} {path}: no YAML ({' '.join(str(error).split())}).") from error
+        raise UserError(
+            f"{flag} {path}: not valid YAML ({' '.join(str(error).split())})."
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{flag} {path}: expected lines NAME: VALUE.")
     return {str(name): value for name, value in content.items()}

@@ -71,7 +71,7 @@ def lint(path: Path, digests: bool = False) -> str:
 def problems(documents: list[Any], digests: bool = False) -> list[str]:
     """Return all problems in the two documents of a compiled pipeline."""
     try:
-        pipeline = _parsed(documents)
+        pipeline = _parse(documents)
     except ValueError as error:
         return [str(error)]
     lines = [*_dangling_names(pipeline), *_run_form_problems(pipeline)]
@@ -83,7 +83,7 @@ def problems(documents: list[Any], digests: bool = False) -> list[str]:
     return lines
 
 
-def _parsed(documents: list[Any]) -> Pipeline:
+def _parse(documents: list[Any]) -> Pipeline:
     """Parse the documents with KFP's schema; raise ValueError for what it does not accept."""
     from google.protobuf import json_format
     from kfp.kubernetes import kubernetes_executor_config_pb2

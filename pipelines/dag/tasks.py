@@ -23,7 +23,7 @@ USER = 1000  # the UID in docker/Dockerfile
 HF_SECRET, HF_KEYS = "hf-token", {"HF_TOKEN": "HF_TOKEN"}
 
 
-class Embedded(NamedTuple):
+class EmbeddedItems(NamedTuple):
     """The items, the sequences, and the embeddings by the input names of later stages."""
 
     items: Any
@@ -97,7 +97,7 @@ class Tasks:
         outputs = self._checked.outputs
         return {name: outputs[name], f"{name}_snapshot": outputs[f"{name}_digest"]}
 
-    def embedded(self) -> Embedded:
+    def embedded(self) -> EmbeddedItems:
         """Create the tasks that prepare the data and embed the items."""
         data = self.task(
             PREPARE_DATA,
@@ -105,14 +105,14 @@ class Tasks:
             **self.source("catalog_items", "catalog"),
             **self.source("catalog_interactions", "interactions"),
         ).outputs
-        text = self._embedding(
+        text = self._embedding_task(
             EMBED_TEXT,
             "Embed text",
             items=data["items"],
             **self.source("encoder_text", "model"),
             **self.source("vectors_text", "embeddings"),
         )
-        image = self._embedding(
+        image = self._embedding_task(
             EMBED_IMAGE,
             "Embed images",
             items=data["items"],
@@ -124,9 +124,9 @@ class Tasks:
             "text_embeddings": text.outputs["text_embeddings"],
             "image_embeddings": image.outputs["image_embeddings"],
         }
-        return Embedded(data["items"], data["sequences"], vectors)
+        return EmbeddedItems(data["items"], data["sequences"], vectors)
 
-    def _embedding(self, stage: Stage, label: str, **inputs: Any) -> dsl.PipelineTask:
+    def _embedding_task(self, stage: Stage, label: str, **inputs: Any) -> dsl.PipelineTask:
         """Create the task that embeds all items.
 
         With several shards, it runs after tasks that each embed one part of the items.
@@ -136,8 +136,8 @@ class Tasks:
             parts = range(1, self._shards + 1)
             numbered = {k: f"{label}, part {k} of {self._shards}" for k in parts}
             shards = [
-                self.task(stage, told, shard=f"{k}/{self._shards}", **inputs)
-                for k, told in numbered.items()
+                self.task(stage, numbered_task, shard=f"{k}/{self._shards}", **inputs)
+                for k, numbered_task in numbered.items()
             ]
             whole.after(*shards)
         return whole

@@ -10,7 +10,7 @@ from typing import Any
 from components.check_run.earlier_run import find_earlier_artifacts
 from components.run_form import ENCODE, MODALITIES
 from macrec.core.artifact import MANIFEST
-from pipelines.dag.compile import compiled
+from pipelines.dag.compile import compile_pipeline
 from pipelines.local import containers, id_version
 from pipelines.local.pipeline_runner import LocalRun
 from pipelines.local.run import run_stages, timings
@@ -33,7 +33,7 @@ def encode_items(
     known = {name: value for name, value in values.items() if name in ENCODE.settings}
     with tempfile.TemporaryDirectory(prefix="macrec-") as folder:
         yaml = Path(folder) / "encode.yaml"
-        yaml.write_text(compiled(name="encode"))
+        yaml.write_text(compile_pipeline(name="encode"))
         record, settled = run_stages(known, out, yaml, in_containers, ENCODE)
     _publish(record, settled, out)
     for line in summary(record):

@@ -22,18 +22,18 @@ def connect() -> Any:
 
     import docker
 
-    chosen = engine()
+    chosen = engine_environment()
     try:
         return docker.from_env(environment=chosen)
     except DockerException as error:
         address = chosen.get("DOCKER_HOST", f"unix://{DOCKER_SOCKET}")
         raise UserError(
-            f"no container engine answers at {address} ({error}). Start Docker or "
+            f"no container engine responds at {address} ({error}). Start Docker or "
             "`podman system service --time 0`, or set DOCKER_HOST."
         ) from error
 
 
-def engine() -> dict[str, str]:
+def engine_environment() -> dict[str, str]:
     """Return the caller's environment, with podman's socket as DOCKER_HOST if needed."""
     environment = dict(os.environ)
     if "DOCKER_HOST" in environment or DOCKER_SOCKET.exists():

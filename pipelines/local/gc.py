@@ -31,7 +31,7 @@ PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}")
 """Names of files while they are written (`core.artifact`, `core.storage.local`)."""
 
 
-class Found(NamedTuple):
+class Unused(NamedTuple):
     """A file or folder to remove."""
 
     kind: str
@@ -55,9 +55,9 @@ def collect(
     Raises:
         UserError: if an argument is invalid, or a record is damaged.
     """
-    limit = time.time() - seconds(older_than)
+    limit = time.time() - parse_age(older_than)
     counts: dict[str, list[int]] = defaultdict(list)
-    for entry in rubbish(place, limit, unused):
+    for entry in find_unused(place, limit, unused):
         if dry_run or entry.remove():
             counts[entry.kind].append(entry.bytes)
     action = "would remove" if dry_run else "removed"
@@ -67,7 +67,7 @@ def collect(
         print(f"nothing to remove that is older than {older_than}")
 
 
-def seconds(age: str) -> float:
+def parse_age(age: str) -> float:
     """Return the seconds of an age such as 30d or 12h.
 
     Raises:
@@ -79,7 +79,7 @@ def seconds(age: str) -> float:
     return int(match[1]) * SECONDS[match[2]]
 
 
-def rubbish(place: str, limit: float, unused: bool = False) -> Iterator[Found]:
+def find_unused(place: str, limit: float, unused: bool = False) -> Iterator[Unused]:
     """Yield what can be removed from a store or an output folder.
 
     Args:
@@ -91,11 +91,11 @@ def rubbish(place: str, limit: float, unused: bool = False) -> Iterator[Found]:
         UserError: if the place is neither a store nor an output folder, or a record is damaged.
     """
     if is_remote(place) or _is_store(Path(place)):
-        yield from in_store(open_storage(place), limit, unused)
+        yield from find_unused_in_store(open_storage(place), limit, unused)
     elif _is_output(Path(place)):
         if _is_store(Path(place) / "store"):
-            yield from in_store(LocalStorage(Path(place) / "store"), limit, unused)
-        yield from in_output(Path(place), limit, unused)
+            yield from find_unused_in_store(LocalStorage(Path(place) / "store"), limit, unused)
+        yield from find_unused_in_output(Path(place), limit, unused)
     else:
         raise UserError(
             f"{place}: neither an artifact store ({', '.join(STORE_FOLDERS)}) nor the output "
@@ -116,7 +116,7 @@ def _is_output(path: Path) -> bool:
     )
 
 
-def in_store(storage: Storage, limit: float, unused: bool) -> Iterator[Found]:
+def find_unused_in_store(storage: Storage, limit: float, unused: bool) -> Iterator[Unused]:
     """Yield partial files, unreferenced blobs and old checkpoints of a store.
 
     With `unused`, also yield records and cached vectors that no run has used since the limit.
@@ -150,7 +150,7 @@ def _is_partial(name: str) -> bool:
     return PARTIAL.fullmatch(PurePosixPath(name).name) is not None
 
 
-def _object(storage: Storage, kind: str, entry: Object, limit: float) -> Found:
+def _object(storage: Storage, kind: str, entry: Object, limit: float) -> Unused:
     def remove() -> bool:
         modified = storage.modified(entry.name)  # read again: a run may have used it meanwhile
         if modified is None or modified >= limit:
@@ -158,7 +158,7 @@ def _object(storage: Storage, kind: str, entry: Object, limit: float) -> Found:
         storage.delete(entry.name)
         return True
 
-    return Found(kind, entry.name, entry.bytes, remove)
+    return Unused(kind, entry.name, entry.bytes, remove)
 
 
 def _blobs_of(storage: Storage, record: str) -> set[str]:
@@ -170,12 +170,12 @@ def _blobs_of(storage: Storage, record: str) -> set[str]:
         return {entry["sha256"] for listed in outputs for entry in listed}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{storage.uri}/{record}: damaged ({error}); what it names cannot be told. Nothing was "
-            "removed that it may name: delete it, then run this again."
+            f"{storage.uri}/{record}: damaged ({error}), so its files are unknown. Nothing that it "
+            "may refer to was removed. Delete it, then run this again."
         ) from error
 
 
-def _checkpoints(storage: Storage, objects: list[Object], limit: float) -> Iterator[Found]:
+def _checkpoints(storage: Storage, objects: list[Object], limit: float) -> Iterator[Unused]:
     """Yield the checkpoints of every training whose newest checkpoint is older than the limit.
 
     While the newest one is younger, the older ones are kept as a fallback.
@@ -195,7 +195,7 @@ def _checkpoints(storage: Storage, objects: list[Object], limit: float) -> Itera
                 (storage.root / folder).rmdir()
 
 
-def in_output(out: Path, limit: float, unused: bool) -> Iterator[Found]:
+def find_unused_in_output(out: Path, limit: float, unused: bool) -> Iterator[Unused]:
     """Yield unfinished outputs and partial files; with `unused` all runs except the last."""
     old_runs = list(_old_runs(out, limit)) if unused else []
     for path in old_runs:
@@ -212,7 +212,7 @@ def in_output(out: Path, limit: float, unused: bool) -> Iterator[Found]:
 def _old_runs(out: Path, limit: float) -> Iterator[Path]:
     """Yield folders of runs/ that contain neither the last run nor the last results."""
     runs = sorted((out / run_record.RUNS).glob("*/"))
-    if not runs or not (out / run_record.FILE).is_file() or run_record.is_at_work(out):
+    if not runs or not (out / run_record.FILE).is_file() or run_record.is_locked(out):
         return
     named = set(run_record.read(out).only) | {runs[-1].name}
     if (out / id_version.VERSION).is_file():
@@ -221,7 +221,7 @@ def _old_runs(out: Path, limit: float) -> Iterator[Path]:
     yield from (run for run in runs if run.name not in named and _newest(run) < limit)
 
 
-def _folder(kind: str, path: Path, limit: float, held: bool = False) -> Found:
+def _folder(kind: str, path: Path, limit: float, held: bool = False) -> Unused:
     def remove() -> bool:
         if not path.exists() or _newest(path) >= limit:
             return False
@@ -236,14 +236,14 @@ def _folder(kind: str, path: Path, limit: float, held: bool = False) -> Found:
             return False
 
     size = sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
-    return Found(kind, str(path), size, remove)
+    return Unused(kind, str(path), size, remove)
 
 
 def _newest(path: Path) -> float:
     return max(p.lstat().st_mtime for p in [path, *path.rglob("*")])
 
 
-def _temporary(limit: float) -> Iterator[Found]:
+def _temporary(limit: float) -> Iterator[Unused]:
     """Yield temporary folders that killed processes left behind."""
     for path in sorted(Path(tempfile.gettempdir()).glob("macrec-*/")):
         with suppress(OSError):  # its process has just ended, or it belongs to another user

@@ -72,7 +72,7 @@ def read(out: Path) -> Version:
         raise UserError(f"{out / VERSION}: damaged ({error!r}). Run that run again.") from error
 
 
-def left_by(out: Path, names: Iterable[str]) -> dict[str, Path]:
+def find_run_artifacts(out: Path, names: Iterable[str]) -> dict[str, Path]:
     """Return the folders of the named artifacts of the `macrec run` with this output folder.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any
 
 from macrec.core.errors import UserError, check
 from macrec.core.progress import log
-from pipelines.dag.compile import IMAGES_LOCK, ROOT, compiled, write_components
+from pipelines.dag.compile import IMAGES_LOCK, ROOT, compile_pipeline, write_components
 from pipelines.local.engine import connect
 from pipelines.local.pipeline_runner import PIPELINE_YAML
 
@@ -119,7 +119,7 @@ def build(pools: Sequence[str], repository: str, arguments: Mapping[str, str]) -
             decode=True,
         )
         lines: list[str] = []
-        for event in _ended_well(events, f"building {name}", lines):
+        for event in _raise_errors(events, f"building {name}", lines):
             for line in event.get("stream", "").splitlines():
                 lines.append(line)
                 # Docker's lines begin with "Step ", podman's with "STEP " or "[".
@@ -176,21 +176,21 @@ def push(pools: Sequence[str], repository: str) -> None:
         log.info("pushing %s", name)
         digest = ""
         events = client.api.push(target, its_tag, stream=True, decode=True)
-        for event in _ended_well(events, f"pushing {name}", []):
+        for event in _raise_errors(events, f"pushing {name}", []):
             found = DIGEST.search(event.get("status") or "")
             digest = found[1] if found else digest
-        check(bool(digest), f"pushing {name}: the engine told no digest. Push it by hand.")
+        check(bool(digest), f"pushing {name}: the engine returned no digest. Push it by hand.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**_pushed(), name: digest}, indent=1) + "\n")
+        path.write_text(json.dumps({**_push_one(), name: digest}, indent=1) + "\n")
         print(f"{name}@{digest}")
 
 
-def _pushed() -> dict[str, str]:
+def _push_one() -> dict[str, str]:
     path = MADE / tag() / PUSHED
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _ended_well(
+def _raise_errors(
     events: Iterator[dict[str, Any]], doing: str, lines: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield the engine's events until one of them is an error.
@@ -215,10 +215,10 @@ def lock(repository: str) -> None:
     Images pushed from here are named by tag and digest, the others by tag only.
     """
     names = {pool: reference(pool, repository) for pool in POOLS}
-    digests = _pushed()
+    digests = _push_one()
     images = {pool: f"{n}@{digests[n]}" if n in digests else n for pool, n in names.items()}
     IMAGES_LOCK.write_text(json.dumps(images, indent=1) + "\n")
-    PIPELINE_YAML.write_text(compiled(images))
+    PIPELINE_YAML.write_text(compile_pipeline(images))
     write_components(images)
     for name in images.values():
         print(name if "@" in name else f"{name}  (not pushed from here: by its tag, no digest)")
@@ -238,6 +238,7 @@ def check_lock(images: Mapping[str, str]) -> None:
     ]
     check(
         not behind,
-        f"docker/images.lock: {', '.join(behind)} of other sources than these ({tag()}). Run "
+        f"docker/images.lock: {', '.join(behind)} built from other sources than these ({tag()}). "
+        "Run "
         "`macrec images build`, `push` and `lock`, or give --cpu-image and --gpu-image.",
     )

@@ -166,10 +166,10 @@ class _StageTask:
             return status.Status.FAILURE  # kfp.local retries it by the task's retry policy
         if code:
             raise StageFailed(self.stage, code)
-        self.run_record.stages.append(self._ended(time.monotonic() - started))
+        self.run_record.stages.append(self._read_outcome(time.monotonic() - started))
         return status.Status.SUCCESS
 
-    def _ended(self, seconds: float) -> StageRun:
+    def _read_outcome(self, seconds: float) -> StageRun:
         output_file = Path(self.call["outputs"]["outputFile"])
         artifacts = json.loads(output_file.read_bytes())["artifacts"]
         described = {name: a["artifacts"][0]["metadata"] for name, a in artifacts.items()}

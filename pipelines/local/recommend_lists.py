@@ -45,7 +45,7 @@ def recommend(
         "://" not in to and to.endswith(".parquet") and not Path(to).is_dir(),
         f"--to {to}: name a file on this machine that ends in .parquet.",
     )
-    found = id_version.left_by(run, [*(p.name for p in RECOMMEND.artifacts), DATASET])
+    found = id_version.find_run_artifacts(run, [*(p.name for p in RECOMMEND.artifacts), DATASET])
     earlier = dict(Artifact.open(found.pop(DATASET)).manifest["config"])
     if not earlier.get("top_k"):  # the run skipped the stage
         earlier.pop("top_k", None)

@@ -41,7 +41,9 @@ def choose(stages: Mapping[str, str]) -> Choice:
     return choices[0] if choices else Choice()
 
 
-def forced(dag: Dag, chosen: Choice, finished: bool, text: str | None = None) -> dict[str, str]:
+def force_settings(
+    dag: Dag, chosen: Choice, finished: bool, text: str | None = None
+) -> dict[str, str]:
     """Return the settings that force the chosen stages to be computed again.
 
     Args:

@@ -16,7 +16,7 @@ from pipelines.dag.compiled_dag import Dag, task_name
 from pipelines.local import containers, run_record
 from pipelines.local.encode_new_items import encode_items
 from pipelines.local.pipeline_runner import PROGRESS_SECONDS, in_process
-from pipelines.local.rerun_choice import Choice, Given, forced
+from pipelines.local.rerun_choice import Choice, Given, force_settings
 from pipelines.local.run import absolute_sources, run
 from pipelines.local.run_record import Record, Task
 
@@ -34,13 +34,13 @@ def rerun_local(
     """
     record = run_record.read(out)
     check(
-        not run_record.is_at_work(out),
-        f"{out}: this run is still at work. Wait for its end (`macrec status {out}`).",
+        not run_record.is_locked(out),
+        f"{out}: this run is still running. Wait until it ends (`macrec status {out}`).",
     )
-    dag = run_record.dag_of(record)
+    dag = run_record.current_dag(record)
     stage = dag.checked(chosen.stage) if chosen.mode else ""
     finished = stage in (found := record.tasks(dag)) and found[stage].finished
-    earlier = {**flatten(record.arguments), **forced(dag, chosen, finished)}
+    earlier = {**flatten(record.arguments), **force_settings(dag, chosen, finished)}
     values = absolute_sources(given(earlier, FORMS[record.pipeline]))
     if chosen.mode == "only":
         run_one(record, dag, stage, values, in_containers)
@@ -72,7 +72,7 @@ def run_one(
     if in_containers:
         launch = containers.of_run(in_containers, settled, record.out)
     folder.mkdir(parents=True)
-    with run_record.at_work(record.out):
+    with run_record.lock_folder(record.out):
         arguments = run_record.without_own_store(record.out, form_arguments(settled))
         run_record.write(record._replace(arguments=arguments, only=[*record.only, name]))
         progress = os.environ.get("MACREC_PROGRESS_SECONDS", PROGRESS_SECONDS)
@@ -82,7 +82,7 @@ def run_one(
         print(f"\n{stage} failed with exit code {code}", file=sys.stderr)
         sys.exit(code)
     rest = f"the results in {record.out} are as before"
-    log.info("%s has run; %s: `macrec rerun %s` goes on", stage, rest, record.out)
+    log.info("%s is finished; %s: `macrec rerun %s` continues the run", stage, rest, record.out)
     print(f"{stage}: {folder}")
 
 
@@ -102,7 +102,7 @@ def _call(
             given[name] = settings  # the first task of the run may have written other ones
         elif "taskOutputParameter" in origin:
             made = origin["taskOutputParameter"]
-            path = _finished(tasks, made["producerTask"], stage) / made["outputParameterKey"]
+            path = _finished_folder(tasks, made["producerTask"], stage) / made["outputParameterKey"]
             given[name] = path.read_text()
         else:
             given[name] = origin["runtimeValue"]["constant"]
@@ -110,15 +110,15 @@ def _call(
     artifacts: dict[str, Any] = {}
     for name, origin in inputs.get("artifacts", {}).items():
         made = origin["taskOutputArtifact"]
-        producer = _finished(tasks, made["producerTask"], stage)
-        artifacts[name] = _listed(producer / made["outputArtifactKey"])
+        producer = _finished_folder(tasks, made["producerTask"], stage)
+        artifacts[name] = _list_stages(producer / made["outputArtifactKey"])
     return {
         "inputs": {
             "parameterValues": {n: v for n, v in given.items() if v is not None},
             "artifacts": artifacts,
         },
         "outputs": {
-            "artifacts": {n: _listed(folder / n) for n in outputs.get("artifacts", {})},
+            "artifacts": {n: _list_stages(folder / n) for n in outputs.get("artifacts", {})},
             "parameters": {
                 n: {"outputFile": str(folder / n)} for n in outputs.get("parameters", {})
             },
@@ -150,11 +150,11 @@ def _check_unchanged(stage: str, given: Mapping[str, Any]) -> None:
     )
 
 
-def _listed(uri: object) -> dict[str, Any]:
+def _list_stages(uri: object) -> dict[str, Any]:
     return {"artifacts": [{"uri": str(uri)}]}
 
 
-def _finished(tasks: Mapping[str, Task], producer: str, stage: str) -> Path:
+def _finished_folder(tasks: Mapping[str, Task], producer: str, stage: str) -> Path:
     """Return the folder of a finished task.
 
     Raises:

@@ -65,7 +65,7 @@ def run(
     return record
 
 
-def carried_on(values: Mapping[str, Any], previous: Path | None) -> dict[str, Any]:
+def continue_run(values: Mapping[str, Any], previous: Path | None) -> dict[str, Any]:
     """Return the settings of a run that continues an earlier one and, by default, uses its store.
 
     Raises:
@@ -105,7 +105,7 @@ def run_stages(
     if in_containers:
         launch = containers.of_run(in_containers, settled, out)
     try:
-        with run_record.kept(out, form.pipeline, settled):
+        with run_record.record_run(out, form.pipeline, settled):
             arguments = form_arguments(settled)
             record = pipeline_runner.run_pipeline(arguments, out / run_record.RUNS, yaml, launch)
             return record, settled
@@ -206,9 +206,9 @@ def _churn(metrics: Mapping[str, float]) -> Iterator[str]:
     for modality in MODALITIES:
         if f"{modality}_churn" in metrics:
             counts = {name: metrics[f"{modality}_ids_{name}"] for name in Churn._fields}
-            told = ", ".join(f"{count:,.0f} {name}" for name, count in counts.items())
+            changes = ", ".join(f"{count:,.0f} {name}" for name, count in counts.items())
             churn = metrics[f"{modality}_churn"]
-            yield f"{modality} IDs since the earlier run: {told}; churn {churn:.2%}"
+            yield f"{modality} IDs since the earlier run: {changes}; churn {churn:.2%}"
 
 
 def timings(record: LocalRun) -> Iterator[str]:

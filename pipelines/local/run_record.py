@@ -25,13 +25,13 @@ class Task(NamedTuple):
 
     stage: str
     folder: Path
-    noted: Json
+    content: Json
     """Contents of the task note: started; after the end also ended, code, and reused or error."""
 
     @property
     def finished(self) -> bool:
         """Return whether the task ended successfully, so that its outputs exist."""
-        return self.noted.get("code") == 0
+        return self.content.get("code") == 0
 
 
 class Record(NamedTuple):
@@ -66,24 +66,24 @@ class Record(NamedTuple):
         found: dict[str, Task] = {}
         for name in [*main, *self.only]:
             for path in sorted((runs / name).glob(f"*/{TASK}")):
-                noted = json.loads(path.read_bytes())
-                stage = str(noted["stage"])
+                content = json.loads(path.read_bytes())
+                stage = str(content["stage"])
                 if name in self.only:
                     for follower in dag.from_stage(stage):
                         found.pop(follower, None)
-                found[stage] = Task(stage, path.parent, noted)
+                found[stage] = Task(stage, path.parent, content)
         return found
 
 
 @contextmanager
-def kept(out: Path, pipeline: str, values: Mapping[str, Any]) -> Iterator[None]:
+def record_run(out: Path, pipeline: str, values: Mapping[str, Any]) -> Iterator[None]:
     """Record a run's settings before the block and its end after the block.
 
     Raises:
         UserError: if another run is active in the folder.
     """
     given = without_own_store(out, form_arguments(values))
-    with at_work(out):
+    with lock_folder(out):
         runs = sorted(p.name for p in (out / RUNS).iterdir()) if (out / RUNS).is_dir() else []
         record = Record(out, pipeline, given, now(), None, None, None, runs[-1] if runs else "", [])
         write(record)
@@ -108,7 +108,7 @@ def without_own_store(out: Path, arguments: Mapping[str, Any]) -> dict[str, Any]
 
 
 @contextmanager
-def at_work(out: Path) -> Iterator[None]:
+def lock_folder(out: Path) -> Iterator[None]:
     """Lock the folder for one run; the system releases the lock when the process ends.
 
     Raises:
@@ -120,13 +120,13 @@ def at_work(out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"{out}: another run is at work in this folder. Wait for its end "
-                f"(`macrec status {out}`), or give another folder."
+                f"{out}: another run is using this folder. Wait until it ends (`macrec status "
+                f"{out}`), or give another folder."
             ) from error
         yield
 
 
-def is_at_work(out: Path) -> bool:
+def is_locked(out: Path) -> bool:
     """Return whether a run holds the lock of the folder."""
     try:
         with (out / _LOCK).open() as lock:
@@ -163,13 +163,13 @@ def read(out: Path) -> Record:
         raise UserError(f"{path}: damaged ({error}). Run that run again.") from error
 
 
-def dag_of(record: Record) -> Dag:
+def current_dag(record: Record) -> Dag:
     """Return the pipeline of a run, as the current code defines it."""
     if record.pipeline == "recommender":
         return Dag(PIPELINE_YAML.read_text())
-    from pipelines.dag.compile import compiled
+    from pipelines.dag.compile import compile_pipeline
 
-    return Dag(compiled(name=record.pipeline))
+    return Dag(compile_pipeline(name=record.pipeline))
 
 
 def now() -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.amazon import vectors_of
+from benchmarks.data.amazon import vectors_of
 from macrec.core.errors import UserError
 
 

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import bench_page
-from benchmarks.bench_chart import LINE, Point, chart
-from benchmarks.bench_summary import summary
+from benchmarks.pages import bench_page
+from benchmarks.pages.bench_chart import LINE, Point, chart
+from benchmarks.pages.bench_summary import summary
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -50,12 +50,12 @@ def test_the_pages_are_those_of_the_results():
     assert bench_page.pictures() and bench_page.newest()
 
 
-def test_the_newest_result_of_a_data_set_counts_and_is_kept_with_its_origin(tmp_path, monkeypatch):
+def test_the_newest_result_of_a_data_set_is_shown_with_its_origin(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_page, "RESULTS", tmp_path)
     newest = json.loads(max(bench_page.ROOT.glob("benchmarks/results/*-bench-*.json")).read_bytes())
     (tmp_path / "2020-01-01-bench-shop.json").write_text("{}")
-    told = {name: newest[name] for name in newest if name not in ("date", "commit", "device")}
-    (tmp_path / "bench.json").write_text(json.dumps(told))
+    result = {name: newest[name] for name in newest if name not in ("date", "commit", "device")}
+    (tmp_path / "bench.json").write_text(json.dumps(result))
     path = bench_page.add(tmp_path / "bench.json", "shop", "a machine")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-bench-shop\.json", path.name)
     assert bench_page.newest() == {"shop": path}
@@ -66,7 +66,7 @@ def test_the_newest_result_of_a_data_set_counts_and_is_kept_with_its_origin(tmp_
     assert page.count(bench_page.BEGIN) == page.count(bench_page.END) == 1
 
 
-def test_the_summary_is_led_by_the_best_and_bold_where_users_do_not_tell_apart():
+def test_the_summary_starts_with_the_best_and_bold_is_not_significantly_worse():
     def system(title, quality, p=None):
         to_the_best = {} if p is None else {"ndcg_10": {"p": p}}
         mean = {"hr_10": 2 * quality, "ndcg_10": quality}
@@ -85,17 +85,19 @@ def test_the_summary_is_led_by_the_best_and_bold_where_users_do_not_tell_apart()
 
 
 @pytest.mark.parametrize("trials", [0, 20])
-def test_the_search_is_told(trials):
-    told = {"date": "d", "commit": "c", "device": "x", "trials": trials, "minutes": 4.0}
-    said = "".join(bench_page._made(told))
-    assert ("20 trials or 4 minutes a model" in said) == bool(trials)
-    assert ("no search" in said) == (not trials)
+def test_the_origin_names_the_search(trials):
+    result = {"date": "d", "commit": "c", "device": "x", "trials": trials, "minutes": 4.0}
+    text = "".join(bench_page._origin(result))
+    assert ("20 trials or 4 minutes per model" in text) == bool(trials)
+    assert ("no search" in text) == (not trials)
 
 
-def test_a_search_of_an_earlier_bench_is_told_with_its_origin():
-    told = {"date": "d", "commit": "c", "device": "x", "trials": 4, "minutes": 9.0}
+def test_the_origin_names_the_earlier_bench_that_searched():
+    result = {"date": "d", "commit": "c", "device": "x", "trials": 4, "minutes": 9.0}
     earlier = {"file": "bench.json", "date": "2026-01-02", "commit": "abc"}
-    said = "".join(bench_page._made(told | {"searched": earlier}))
-    assert said.endswith("search: 4 trials or 9 minutes a model, that of 2026-01-02, commit abc.")
-    said = "".join(bench_page._made(told | {"searched": {"file": "bench.json"}}))
-    assert said.endswith("4 trials or 9 minutes a model, that of bench.json.")
+    text = "".join(bench_page._origin(result | {"searched": earlier}))
+    assert text.endswith(
+        "search: 4 trials or 9 minutes per model, from the bench of 2026-01-02, commit abc."
+    )
+    text = "".join(bench_page._origin(result | {"searched": {"file": "bench.json"}}))
+    assert text.endswith("4 trials or 9 minutes per model, from the bench of bench.json.")

@@ -2,7 +2,7 @@
 
 import xml.etree.ElementTree as ET
 
-from benchmarks.curve_chart import curves
+from benchmarks.pages.curve_chart import curves
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from benchmarks import generator
+from benchmarks.quality import generator
 from macrec.core.errors import UserError
 from tests.small_generator import catalogue_codes, planted_histories, stage_inputs
 

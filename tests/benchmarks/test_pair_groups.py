@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from benchmarks import pair_groups
+from benchmarks.quality import pair_groups
 from macrec.core.artifact import Artifact
 from macrec.data.split import read_split
 from tests.artifacts import predictions

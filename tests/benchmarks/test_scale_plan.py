@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scale_plan
-from benchmarks.scale_plan import BYTES, CPU_STAGES, GPU_STAGES, Plan, gpu_hours
+from benchmarks.scale import scale_plan
+from benchmarks.scale.scale_plan import BYTES, CPU_STAGES, GPU_STAGES, Plan, gpu_hours
 from components.quantize.spec import Settings as Quantizer
 from components.run_form import preset_values, stage_values
 from components.stages import TRAIN

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import decode_speed, generator_data, published, stock, train_speed
+from benchmarks.data import published
+from benchmarks.speed import decode_speed, generator_data, stock, train_speed
 from components.train import spec as train
 from macrec.generator.model import ModelSize
 

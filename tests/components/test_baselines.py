@@ -8,7 +8,7 @@ import pytest
 
 from components.baselines import model_folder, registry, spec, stage
 from components.baselines.entries import ENTRIES, MODELS
-from components.baselines.interface import Fitted
+from components.baselines.interface import TrainedModel
 from macrec.core.artifact import Artifact
 from macrec.core.errors import UserError
 from macrec.core.fingerprint import code_version, fingerprint, sources
@@ -157,11 +157,11 @@ class Spy:
     def __init__(self):
         self.parameters, self.asked, self.phase = 0, {"fit": [], "after": []}, "fit"
 
-    def fit(self, config, data, course):
+    def fit(self, config, data, schedule):
         self.data = data
-        self.ndcg = course.validate(self)
+        self.ndcg = schedule.validate(self)
         self.phase = "after"
-        return Fitted(self, [])
+        return TrainedModel(self, [])
 
     def score_all(self, histories):
         self.asked[self.phase] += [history.tolist() for history in histories]
@@ -237,7 +237,7 @@ def test_what_a_model_does_not_read_may_be_left_out_and_is_no_part_of_its_identi
     with pytest.raises(UserError, match="give --items"):
         parse_request(spec.STAGE, flags[:2] + flags[4:])
     with pytest.raises(UserError, match="popular reads text_embeddings"):
-        stage.opened(
+        stage.open_data(
             spec.Settings(model="popular"), planted.inputs(data), SimpleNamespace(threads=0)
         )
 

@@ -16,8 +16,8 @@ from components.baselines.collaborative_ids import (
     spectral_labels,
 )
 from components.baselines.generative import STAY, VISUAL, Generator, ItemIds, every_target
-from components.baselines.interface import Course, Data
-from components.baselines.padded_histories import padded, shuffled
+from components.baselines.interface import Data, TrainingSchedule
+from components.baselines.padded_histories import pad_histories, shuffle_windows
 from macrec.core.artifact import Artifact
 from macrec.core.errors import UserError
 from macrec.data.sequences import Sequences
@@ -175,7 +175,7 @@ def test_tokens_of_items_and_histories_by_hand():
 def test_every_item_but_the_first_is_a_target_with_what_stands_before_it():
     training, seen = sequences([3, 1, 4, 1], [], [5], [2, 6]), []
     found = every_target(training, 2)
-    for rows in shuffled(found, 3, 9, np.random.default_rng(0)):  # of two lengths
+    for rows in shuffle_windows(found, 3, 9, np.random.default_rng(0)):  # of two lengths
         history_BS, target_B = generative.history_and_target(rows, 9)
         for history, target in zip(history_BS, target_B, strict=True):
             seen.append((*history[history < 9].tolist(), int(target)))
@@ -200,7 +200,7 @@ def test_the_loss_is_what_the_scores_say_and_rows_do_not_see_each_other(module):
     assert model.exhaustive
     scores_BN = model.score_all(histories)
     target_B = np.array([4, 29, 11, 0])
-    loss = net.loss(*map(torch.from_numpy, (padded(histories, ITEMS).item_BS, target_B)))
+    loss = net.loss(*map(torch.from_numpy, (pad_histories(histories, ITEMS).item_BS, target_B)))
     expected = -scores_BN[np.arange(4), target_B].mean() / net.target_NL.shape[1]
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
     assert (np.exp(scores_BN).sum(axis=1) <= 1).all()
@@ -213,7 +213,7 @@ def test_the_loss_is_what_the_scores_say_and_rows_do_not_see_each_other(module):
 def test_low_precision_is_of_the_training_alone_and_near(module):
     exact, histories = catalogue(module, dropout=0.0)
     low, _ = catalogue(module, dropout=0.0, precision="bfloat16")
-    rows = torch.from_numpy(padded(histories, ITEMS).item_BS), torch.tensor([4, 29, 11, 0])
+    rows = torch.from_numpy(pad_histories(histories, ITEMS).item_BS), torch.tensor([4, 29, 11, 0])
     assert torch.equal(low.loss(*rows), exact.loss(*rows))
     gradients = []
     for net in (exact.train(), low.train()):
@@ -230,7 +230,7 @@ def test_embeddings_have_a_multiple_of_the_rate(module, tmp_path):
     before = {name: weight.detach().clone() for name, weight in net.named_parameters()}
     rates = {"learning_rate": 0.001, "embedding_rate": 5.0, "weight_decay": 0.0}
     config = module.Config(**{**SMALL, "batch_size": 10_000, **rates})  # one step
-    generative.train(net, config, data(tmp_path), course(epochs=1), CPU)
+    generative.train(net, config, data(tmp_path), schedule(epochs=1), CPU)
     moved = {n: float((w.detach() - before[n]).abs().max()) for n, w in net.named_parameters()}
     fast = {"t5.shared.weight", "word.weight", "category.weight"} & set(moved)
     assert len(fast) == (3 if module is vip5 else 2)
@@ -243,7 +243,7 @@ def test_embeddings_have_a_multiple_of_the_rate(module, tmp_path):
 def test_bfloat16_is_warned_of_where_it_costs_time(precision, tmp_path, slow_bfloat16):
     net, _ = catalogue()
     config = p5_cid.Config(**SMALL | {"batch_size": 10_000}, precision=precision)
-    generative.train(net, config, data(tmp_path), course(epochs=1), CPU)
+    generative.train(net, config, data(tmp_path), schedule(epochs=1), CPU)
     assert slow_bfloat16() == (precision == "bfloat16")
 
 
@@ -294,10 +294,10 @@ def test_an_item_without_a_picture_is_masked():
         assert tuple(bool(weight.grad.abs().sum() > 0) for weight in weights) == learns
 
 
-def course(**others):
+def schedule(**others):
     limits = {"epochs": 1, "patience": 2, "decay": 0.0, "validate_every": 1}
     given = {"seed": 0, "device": "cpu", "validate": lambda model: 0.0}
-    return Course(**{**limits, **given, **others})
+    return TrainingSchedule(**{**limits, **given, **others})
 
 
 def data(tmp_path, items=ITEMS, rows=ITEMS):
@@ -310,20 +310,20 @@ def data(tmp_path, items=ITEMS, rows=ITEMS):
 def test_training_is_repeated_by_the_seed_and_saved_models_score_alike(name, tmp_path):
     module, given = registry.baseline(name), data(tmp_path)
     config = module.Config(**{**SMALL, "dropout": 0.2, "tokens": 21})
-    fitted = [module.fit(config, given, course(seed=seed)) for seed in (1, 1, 2)]
+    fitted = [module.fit(config, given, schedule(seed=seed)) for seed in (1, 1, 2)]
     histories = [np.array([3, 0, 7], np.int32)]
     one, same, other = (f.model.score_all(histories) for f in fitted)
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
     saved = module.load(config, given._replace(given={}), fitted[0].model.state())
     np.testing.assert_array_equal(saved.score_all(histories), one)
-    cut = module.fit(config, given, course(epochs=9, out_of_time=lambda: True))
+    cut = module.fit(config, given, schedule(epochs=9, out_of_time=lambda: True))
     assert cut.cut and len(cut.curve) == 1
 
 
 def test_collaborative_paths_can_be_set_for_visual_tokens(tmp_path):
     fits = [
-        vip5.fit(vip5.Config(**SMALL, tokens=21, ids=ids), data(tmp_path / ids), course())
+        vip5.fit(vip5.Config(**SMALL, tokens=21, ids=ids), data(tmp_path / ids), schedule())
         for ids in ("sequential", "collaborative")
     ]
     sequential, collaborative = (fit.model.network.target_NL for fit in fits)
@@ -347,4 +347,4 @@ def test_settings_that_make_no_sense_are_refused(module, settings, message):
 
 def test_vectors_of_another_catalogue_are_refused(tmp_path):
     with pytest.raises(UserError, match="20 rows for 30 items"):
-        vip5.fit(vip5.Config(**SMALL), data(tmp_path, rows=20), course())
+        vip5.fit(vip5.Config(**SMALL), data(tmp_path, rows=20), schedule())

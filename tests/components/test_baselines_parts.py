@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from components.baselines import baseline_ranking, bert4rec, item_knn, learning, popular, sasrec
-from components.baselines.interface import Course, Data, Fitted
+from components.baselines.interface import Data, TrainedModel, TrainingSchedule
 from components.baselines.next_item import loss_of
-from components.baselines.padded_histories import Rows, padded, shuffled, windows
-from components.baselines.search import Trial, best, draws, of_baseline, search
+from components.baselines.padded_histories import Rows, pad_histories, shuffle_windows, windows
+from components.baselines.search import Trial, baseline_candidate, best, draw_configs, search
 from macrec.core.errors import UserError
 from macrec.data.sequences import Sequences
 from macrec.data.split import Cases
@@ -27,9 +27,11 @@ def sequences(*histories):
     return Sequences(items.astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]))
 
 
-def course(validate=lambda model: 0.0, **others):
+def schedule(validate=lambda model: 0.0, **others):
     limits = {"epochs": 3, "patience": 2, "decay": 0.0, "validate_every": 1}
-    return Course(**{**limits, "seed": 0, "device": "cpu", "validate": validate, **others})
+    return TrainingSchedule(
+        **{**limits, "seed": 0, "device": "cpu", "validate": validate, **others}
+    )
 
 
 @pytest.mark.parametrize("targets", [1, 2, 5, 20])
@@ -51,7 +53,7 @@ def test_every_item_but_the_first_is_the_target_of_one_window(targets):
 def test_a_batch_holds_windows_of_like_length_and_an_epoch_all_of_them():
     training = sequences(*[np.arange(n) + 100 * n for n in (2, 3, 2, 5, 3, 9)])
     found = windows(training, 20)
-    batches = list(shuffled(found, 2, -1, np.random.default_rng(0)))
+    batches = list(shuffle_windows(found, 2, -1, np.random.default_rng(0)))
     rows = [row[row >= 0].tolist() for batch in batches for row in batch.item_BS]
     histories = np.split(training.items, training.offsets[1:-1])
     assert sorted(rows) == sorted(history.tolist() for history in histories)
@@ -86,7 +88,7 @@ def test_scores_do_not_depend_on_who_shares_the_batch(module):
 
 def test_sasrec_is_causal_and_its_loss_is_that_of_the_next_item():
     model, history = small(sasrec), np.array([1, 5, 3, 8], np.int32)
-    rows = padded([history, history[:3]], model.network.items)
+    rows = pad_histories([history, history[:3]], model.network.items)
     changed = Rows(rows.item_BS.copy(), rows.length_B, rows.first_B)
     changed.item_BS[0, 3] = 9
     length = torch.from_numpy(rows.length_B)
@@ -114,7 +116,7 @@ def test_bert4rec_sees_what_is_behind_a_mask():
 def test_what_is_hidden_is_real_and_never_nothing():
     generator = np.random.default_rng(0)
     histories = [np.arange(length, dtype=np.int32) for length in generator.integers(1, 9, 4000)]
-    rows = padded(histories, 99)
+    rows = pad_histories(histories, 99)
     hidden = bert4rec.hide(rows, bert4rec.Config(hidden=0.3, last_only=0.0), generator)
     assert not hidden[~rows.real_BS].any() and hidden.any(axis=1).all()
     assert 0.3 <= hidden.sum() / rows.real_BS.sum() < 0.45
@@ -123,7 +125,7 @@ def test_what_is_hidden_is_real_and_never_nothing():
 
 
 def fitted_knn(data, **settings):
-    return item_knn.fit(item_knn.Config(**settings), data, course()).model
+    return item_knn.fit(item_knn.Config(**settings), data, schedule()).model
 
 
 def test_neighbours_are_those_of_the_equation():
@@ -154,7 +156,7 @@ def test_neighbours_find_planted_groups():
 
 
 def test_popular_counts():
-    found = popular.fit(popular.Config(), Data(4, sequences([1, 1, 2], [1]), 20, {}), course())
+    found = popular.fit(popular.Config(), Data(4, sequences([1, 1, 2], [1]), 20, {}), schedule())
     assert found.model.score_all([np.array([0])] * 2).tolist() == [[0, 3, 1, 0]] * 2
 
 
@@ -165,7 +167,9 @@ def test_what_a_user_has_is_not_listed_if_it_is_dropped():
     shown, found = {}, {}
     for drop in (False, True):
         # the model is shown two items, what is dropped are all
-        batches = list(baseline_ranking.scored(model, cases, baseline_ranking.Protocol(2, drop, 2)))
+        batches = list(
+            baseline_ranking.score_in_batches(model, cases, baseline_ranking.Protocol(2, drop, 2))
+        )
         shown[drop] = [first_places(b.scores_BN, 4).items_UK.tolist() for b in batches]
         found[drop] = {
             int(user): int(tied)
@@ -219,7 +223,7 @@ def learned(curve, **limits):
         yield network.weight.sum()
 
     config = SimpleNamespace(learning_rate=0.1, weight_decay=0.0)
-    found = learning.learn(object(), network, losses, config, course(validate, **limits))
+    found = learning.learn(object(), network, losses, config, schedule(validate, **limits))
     return found, float(network.weight.detach()), seen
 
 
@@ -252,25 +256,27 @@ def test_a_loss_that_is_not_finite_ends_the_training():
         network = Net()
         config = SimpleNamespace(learning_rate=0.1, weight_decay=0.0)
         losses = lambda generator: iter([network.weight.sum() * float("nan")])  # noqa: E731
-        learning.learn(object(), network, losses, config, course())
+        learning.learn(object(), network, losses, config, schedule())
 
 
 def trying(seconds, width_of_failure=None):
     """A model whose trials take so long, judged by its width, and a clock."""
     time = SimpleNamespace(now=0.0)
 
-    def fit(config, data, course):
+    def fit(config, data, schedule):
         time.now += seconds
         if config.width == width_of_failure:
             raise UserError("the loss is not finite")
-        return Fitted(SimpleNamespace(width=config.width), [], course.out_of_time())
+        return TrainedModel(SimpleNamespace(width=config.width), [], schedule.out_of_time())
 
     module = SimpleNamespace(Config=sasrec.Config, SPACE=sasrec.SPACE, fit=fit)
     return module, lambda: time.now
 
 
 def searched(module, clock, fixed=None, **limits):
-    candidate = of_baseline(module, object(), course(lambda m: m.width / 1000), fixed or {})
+    candidate = baseline_candidate(
+        module, object(), schedule(lambda m: m.width / 1000), fixed or {}
+    )
     return search(candidate, clock=clock, **limits)
 
 
@@ -299,8 +305,8 @@ def test_a_trial_that_fails_is_told_and_is_not_the_best():
 
 
 def drawn(module, trials, seed=0):
-    candidate = of_baseline(module, None, course(), {})
-    return list(draws(candidate, trials, np.random.default_rng(seed)))
+    candidate = baseline_candidate(module, None, schedule(), {})
+    return list(draw_configs(candidate, trials, np.random.default_rng(seed)))
 
 
 def test_a_small_space_is_drawn_whole_and_an_empty_one_once():

@@ -8,8 +8,8 @@ import torch
 
 from components.baselines import learning, s3rec
 from components.baselines.baseline_vectors import Modality
-from components.baselines.interface import Course, Data
-from components.baselines.padded_histories import drawn, padded
+from components.baselines.interface import Data, TrainingSchedule
+from components.baselines.padded_histories import draw_items, pad_histories
 from components.baselines.s3rec import Segments
 from macrec.core.artifact import Artifact
 from macrec.data.sequences import Sequences
@@ -36,7 +36,7 @@ def tasks(seed=0, attributes=4):
 
 
 def rows(*histories):
-    return padded([np.array(history, np.int32) for history in histories], N)
+    return pad_histories([np.array(history, np.int32) for history in histories], N)
 
 
 def test_attributes_are_clusters_of_both_modalities_coarse_and_fine():
@@ -68,7 +68,7 @@ def test_an_attribute_is_asked_against_all_that_the_item_has_not():
 def test_segments_are_stretches_of_half_a_row_at_most():
     generator = np.random.default_rng(0)
     histories = [np.arange(length) + 100 * k for k, length in enumerate([2, 3, 6, 9] * 200)]
-    batch = padded(histories, -1)
+    batch = pad_histories(histories, -1)
     within_BS, item_BT, length_B = s3rec.cut(batch, -1, generator)
     assert (within_BS.sum(axis=1) == length_B).all() and not within_BS[~batch.real_BS].any()
     for row, within_S, item_T in zip(batch.item_BS, within_BS, item_BT, strict=True):
@@ -81,7 +81,7 @@ def test_segments_are_stretches_of_half_a_row_at_most():
 def test_hidden_items_are_hidden_and_the_states_see_both_ways():
     found = tasks()
     batch = rows([1, 2, 3, 4], [6, 7])
-    hidden_BS = drawn(batch, 0.3, np.random.default_rng(0))
+    hidden_BS = draw_items(batch, 0.3, np.random.default_rng(0))
     segments = s3rec.cut(batch, N, np.random.default_rng(1))
     asked, state = [], found._states
     found._states = lambda item_BS, length_B: asked.append(item_BS) or state(item_BS, length_B)
@@ -134,9 +134,9 @@ def fitted(path, out_of_time=lambda: False, **settings):
     lengths = np.cumsum([0, *map(len, histories)])
     training = Sequences(np.concatenate(histories).astype(np.int32), lengths)
     data = Data(planted.ITEMS, training, 6, given)
-    course = Course(1, 1, 0.0, 1, 0, "cpu", lambda model: 0.0, out_of_time)
+    schedule = TrainingSchedule(1, 1, 0.0, 1, 0, "cpu", lambda model: 0.0, out_of_time)
     config = s3rec.Config(width=16, inner=16, batch_size=32, learning_rate=0.01, **settings)
-    return s3rec.fit(config, data, course)
+    return s3rec.fit(config, data, schedule)
 
 
 def test_pre_training_comes_first_and_ends_when_the_time_is_up(tmp_path):

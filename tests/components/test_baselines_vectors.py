@@ -41,7 +41,7 @@ def small(module, given=None):
         model = fdsa.Fdsa(given, config, data(), torch.device("cpu"))
     else:
         wide = missrec.Config(interest_share=0.4)
-        clusters = [missrec.found(m, wide, 0) for m in modalities().values()]
+        clusters = [missrec.find_interests(m, wide, 0) for m in modalities().values()]
         model = missrec.MissRec(given, clusters, config, data(), torch.device("cpu"))
     with torch.no_grad():  # larger than at the start, so that what is seen makes itself felt
         for weight in model.network.parameters():
@@ -94,7 +94,7 @@ def test_clusters_are_the_planted_groups_and_nothing_without_a_vector():
     present_N = np.arange(60) % 7 != 0
     noise_NE = 0.1 * generator.normal(size=(60, 4))
     matrix_NE = ((np.eye(4)[group_N] + noise_NE) * present_N[:, None]).astype(np.float32)
-    label_N, centre_KE = baseline_vectors.clustered(Modality(matrix_NE, present_N), 4, 0)
+    label_N, centre_KE = baseline_vectors.cluster_items(Modality(matrix_NE, present_N), 4, 0)
     assert (label_N[~present_N] == -1).all() and (label_N[present_N] >= 0).all()
     pairs = set(zip(label_N[present_N].tolist(), group_N[present_N].tolist(), strict=True))
     assert len(pairs) == 4
@@ -102,7 +102,8 @@ def test_clusters_are_the_planted_groups_and_nothing_without_a_vector():
         members = present_N & (group_N == group)
         np.testing.assert_allclose(centre_KE[label], matrix_NE[members].mean(0), atol=1e-5)
     assert (
-        len(baseline_vectors.clustered(Modality(matrix_NE[:3], present_N[:3]), 9, 0).centre_KE) == 2
+        len(baseline_vectors.cluster_items(Modality(matrix_NE[:3], present_N[:3]), 9, 0).centre_KE)
+        == 2
     )
 
 

@@ -224,7 +224,7 @@ def test_no_neighbours_at_all(tmp_path, histories, caplog):
     assert artifact.table().to_pydict()["embedding"] == [None] * 3
     assert artifact.schema.equals(schema.histories(1))
     assert metrics["items_without"] == 3 and metrics["dim"] == metrics["pairs"] == 0
-    assert "no item stands near another" in caplog.text
+    assert "no two items occur near each other" in caplog.text
 
 
 @pytest.mark.parametrize("items", [2, 3, 9])
@@ -234,7 +234,7 @@ def test_small_logs_have_fewer_components(tmp_path, items, caplog):
         artifact, metrics = run(tmp_path, items + 4, histories)
     assert artifact.schema.equals(schema.histories(items - 1))
     assert metrics["dim"] == items - 1
-    assert f"{items - 1} components instead of 64, for only {items} items" in caplog.text
+    assert f"{items - 1} components instead of 64, because only {items} items" in caplog.text
 
 
 @pytest.mark.parametrize("pairs_at_once", [1, 7, 50])
@@ -278,7 +278,7 @@ def test_items_of_one_community_are_nearest_neighbours(tmp_path):
 def test_items_outside_the_catalogue_are_refused(tmp_path, broken, place):
     history = [0, 1, 2, 3]
     history[place] = broken
-    message = r"sequences: 1 of 8 interactions name items outside 0\.\.4, the catalogue"
+    message = r"sequences: 1 of 8 interactions refer to items outside 0\.\.4, the catalogue"
     with pytest.raises(UserError, match=message):
         run(tmp_path, 5, [[0, 1, 2, 3], history])
 

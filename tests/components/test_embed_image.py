@@ -245,7 +245,7 @@ def test_wrong_folder_and_catalogue_without_pictures(
 ) -> None:
     with pytest.raises(UserError, match="none of 2 pictures is in"):
         run(tmp_path / "a", ["x.png", "y.png"], dino, images=shelf)
-    with pytest.raises(UserError, match="none of 2 items names a picture"):
+    with pytest.raises(UserError, match="none of 2 items has a picture"):
         run(tmp_path / "b", [None, None], dino, images=shelf)
     with pytest.raises(UserError, match="leave the folder"):
         run(tmp_path / "c", ["0.png", "../0.png"], dino, images=shelf)
@@ -292,7 +292,7 @@ def test_sizes_and_models_that_are_refused(
     with pytest.raises(UserError, match="multiple of the model's patch, 8"):
         ImageEncoder(dino, size=36, device="cpu")
     text_model = make_tiny_encoders(tmp_path_factory.mktemp("encoders")).text
-    with pytest.raises(UserError, match="no vision transformer"):
+    with pytest.raises(UserError, match="not a vision transformer"):
         ImageEncoder(Source(str(text_model)), device="cpu")
 
 

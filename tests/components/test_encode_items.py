@@ -295,7 +295,7 @@ def test_histories_that_the_quantizer_knows_are_those_it_was_trained_with(tmp_pa
 def test_more_changes_than_a_catalogue_can_have_are_refused(tmp_path):
     catalogue = Catalogue(SAME.ids, [32.0, 13.0, 21.0, None], SAME.image)
     inputs = make_inputs(tmp_path, catalogue)
-    with pytest.raises(UserError, match=r"2 of 3 old items call for other text codes.* 50%"):
+    with pytest.raises(UserError, match=r"2 of 3 old items would get other text codes.* 50%"):
         run(tmp_path, inputs)
     assert run(tmp_path, inputs, max_changed=0.7).metrics["text_changed"] == 2
 
@@ -382,7 +382,7 @@ def test_a_quantizer_that_does_not_tell_its_mean_is_refused(tmp_path):
         (output.path / name).write_bytes((inputs.previous_quantizer.path() / name).read_bytes())
     output.commit({})
     other = Artifact.open(output.path)
-    with pytest.raises(UserError, match="not known which mean"):
+    with pytest.raises(UserError, match="mean that was subtracted from its vectors is unknown"):
         run(tmp_path, Inputs(**{**vars(inputs), "previous_quantizer": source(other)}))
 
 

@@ -123,11 +123,11 @@ def test_many_distinct_ids_in_many_rounds():
 
 @pytest.mark.parametrize("sizes", [[], [0, 3], [4], [9, 0, 1], [1] * 13])
 def test_regrouping_keeps_the_rows(sizes):
-    from components.prepare_data.catalogue import regrouped
+    from components.prepare_data.catalogue import regroup
 
     bounds = np.cumsum([0, *sizes])
     parts = [pa.record_batch({"x": list(range(*b))}) for b in pairwise(bounds)]
     parts = [part.cast(pa.schema({"x": pa.int64()})) for part in parts]
-    tables = [table.column("x").to_pylist() for table in regrouped(parts, 4)]
+    tables = [table.column("x").to_pylist() for table in regroup(parts, 4)]
     assert [x for table in tables for x in table] == list(range(sum(sizes)))
     assert all(len(table) == 4 for table in tables[:-1])

@@ -6,7 +6,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from components.pseudo_label import spec, stage
-from components.pseudo_label.clustering import automatic_clusters, capped
+from components.pseudo_label.clustering import automatic_clusters, cap_clusters
 from macrec.core.artifact import Artifact, DatasetOutput
 from macrec.core.errors import UserError
 from macrec.data import schema, vectors
@@ -138,7 +138,7 @@ def test_no_vector_at_all_is_refused(tmp_path):
     [(512, 1, 1), (512, 2, 2), (512, 9, 2), (512, 100, 25), (512, 2048, 512), (512, 10**6, 512)],
 )
 def test_cap_on_the_clusters(clusters, distinct, expected):
-    assert capped(clusters, distinct, 4) == expected
+    assert cap_clusters(clusters, distinct, 4) == expected
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,9 @@ def test_the_cap_counts_distinct_vectors_and_is_logged(tmp_path, config, caplog)
     with caplog.at_level(logging.WARNING, "macrec"):
         _, metrics = run(tmp_path, vectors, vectors, clusters=512, **config)
     assert metrics["text_clusters"] == 3
-    assert "text: 3 clusters instead of 512, for there are only 12 distinct vectors" in caplog.text
+    assert (
+        "text: 3 clusters instead of 512, because there are only 12 distinct vectors" in caplog.text
+    )
 
 
 @pytest.mark.parametrize("config", [{}, STREAMED], ids=["in_memory", "streamed"])

@@ -61,7 +61,7 @@ def test_another_encoder_is_noticed(tmp_path, earlier):
     _, inputs = earlier
     previous = {n: v for n, v in vars(inputs).items() if n.startswith("previous")}
     other = replace(make_inputs(tmp_path / "in", catalogue), **previous)
-    with pytest.raises(UserError, match=r"old items call for other text codes.*mode=retrain"):
+    with pytest.raises(UserError, match=r"old items would get other text codes.*mode=retrain"):
         run(tmp_path / "out", other, FROZEN)
 
 

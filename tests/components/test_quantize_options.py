@@ -263,7 +263,7 @@ def test_a_collapsed_codebook_fails_the_run():
     model = CrossModalQuantizer(spec)
     with torch.no_grad():
         model.text.codebooks[1][1:] += 1000
-    trained = quantizer_training.Trained(model, [])
+    trained = quantizer_training.TrainedQuantizer(model, [])
     config = replace(SMALL, min_perplexity_share=0.15)
     with pytest.raises(UserError, match=r"text level 1: perplexity 1\.0, .*100\.0% .*1\.2 of 8"):
         evaluation.evaluate(trained, catalogue, config)

@@ -15,7 +15,8 @@ import torch
 from components.quantize import quantizer_trainer, quantizer_training
 from macrec.core.artifact import Artifact
 from macrec.core.checkpoint import Checkpoints
-from macrec.core.processes import Processes, leave, processes
+from macrec.core.launched import join_processes, leave_processes
+from macrec.core.processes import Processes
 from macrec.data.columns import codes_matrix
 from macrec.tokenizer.quantizer import load_quantizer
 from tests.planted import CPU, SMALL, make_inputs, planted, without
@@ -39,7 +40,7 @@ def catalogue_of():
 def train_all(folder):
     """What each of the processes does; process 0 leaves the results."""
     torch.set_num_threads(1)
-    together = processes()
+    together = join_processes()
     quantizer_trainer.ROWS = 16  # several chunks for each
     for case, settings in CASES.items():
         config = replace(SMALL, batch_size=31, **settings)
@@ -47,7 +48,7 @@ def train_all(folder):
         uri = str(Path(folder) / case / str(together.rank))
         state = {"model": trained.model.state_dict(), "history": trained.history}
         Checkpoints(uri).save(0, state)
-    leave()
+    leave_processes()
 
 
 def port():

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.amazon import convert
+from benchmarks.data.amazon import convert
 from components.prepare_data.files import find_files
 from components.prepare_data.readers import Reader
 from components.prepare_data.spec import Execution, Inputs, Outputs, Settings

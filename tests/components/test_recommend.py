@@ -336,7 +336,7 @@ def test_a_storage_that_does_not_answer_costs_no_list(tmp_path, monkeypatch, cap
     monkeypatch.setattr("macrec.core.storage.local.LocalStorage.upload", silent)
     kept = shards.KeptShards(str(tmp_path))
     kept.keep("users-0", pa.table({"rank": [1]}))
-    assert "users-0 is not kept: no answer" in caplog.text and kept.find("users-0") is None
+    assert "users-0 is not stored: no answer" in caplog.text and kept.find("users-0") is None
 
 
 def trained_otherwise(path, inputs, other):
@@ -391,7 +391,7 @@ def test_artifacts_of_other_runs_are_refused(tmp_path, inputs):
     run(tmp_path, {**inputs, "predictions": old}, top_k=1, **given)
     beyond = [["a"], [[1, ITEMS]], [None]]
     beyond = dataset(tmp_path / "beyond", schema.SEQUENCES, beyond)
-    with pytest.raises(UserError, match="1 of 2 interactions name items outside 0"):
+    with pytest.raises(UserError, match="1 of 2 interactions refer to items outside 0"):
         run(tmp_path, {**inputs, "sequences": beyond})
 
 
@@ -400,9 +400,9 @@ def test_artifacts_of_other_runs_are_refused(tmp_path, inputs):
     [
         ("users", ["x", "y"], "2 of 2 ids are no user of this run .first: x, y.. Compare"),
         ("users", ["104"], "1 users have no interaction and there are no others"),
-        ("users", [], "the list holds no user_id"),
+        ("users", [], "the list contains no user_id"),
         ("allowed_items", ["30"], "1 of 1 ids are no item"),
-        ("allowed_items", [], "the list holds no item_id"),
+        ("allowed_items", [], "the list contains no item_id"),
     ],
 )
 def test_lists_of_which_nothing_is_left_are_refused(tmp_path, inputs, name, ids, message):

@@ -73,14 +73,14 @@ REFUSED = [
     ("a.csv", text(b"17\n18\n"), "no column 'user_id'; it has 17"),
     ("a.csv", text(b"user_id,x\n1,2,3\n"), "cannot be read"),
     ("a.csv", text(b""), "cannot be read"),
-    ("a.csv", text(b"user_id\n"), "holds no user_id"),
+    ("a.csv", text(b"user_id\n"), "contains no user_id"),
     ("a.jsonl", text(b'"a"\n{"user": 1}\n'), "a.jsonl line 2: no key 'user_id'"),
     ("a.jsonl", text(b'"a"\n\n[1]\n'), r"line 3: \[1\] is no id"),
     ("a.jsonl", text(b"true\n"), "line 1: true is no id"),
     ("a.jsonl", text(b"a\n"), "line 1: no JSON"),
     ("a.txt", text(b"\xff\n"), "cannot be read"),
     ("a.txt.gz", text(b"plain"), "cannot be read"),
-    ("a.txt", text(b"\n"), "holds no user_id. Correct it, or give none"),
+    ("a.txt", text(b"\n"), "contains no user_id. Correct it, or omit"),
     ("a.xlsx", text(b"x"), "must end in .parquet, .csv"),
 ]
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_said(tmp_path, name, write, message):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(UserError, match="holds no user_id"):
+    with pytest.raises(UserError, match="contains no user_id"):
         read(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         read(tmp_path / "absent.txt")

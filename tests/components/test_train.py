@@ -13,7 +13,7 @@ import torch
 from components.train import generator_trainer, generator_training, spec, stage
 from components.train.learning_rate import Schedule, decay_epochs
 from components.train.rows import TASKS
-from macrec.compute.device import low_precision
+from macrec.compute.precision import low_precision
 from macrec.core.errors import UserError
 from macrec.core.fingerprint import sources
 from macrec.generator.model import build_model, load_recommender
@@ -376,7 +376,7 @@ def test_tasks_of_the_absent_modality_alone_are_refused(tmp_path):
 def test_items_that_have_no_semantic_id_are_counted(tmp_path):
     histories = [[0, 1, 2, 3], [0, 12, 13, 1]]
     inputs = stage_inputs(tmp_path, histories, catalogue_codes())
-    with pytest.raises(UserError, match=r"2 of 8 interactions name items outside 0\.\.11"):
+    with pytest.raises(UserError, match=r"2 of 8 interactions refer to items outside 0\.\.11"):
         run_stage(tmp_path / "recommender", SMALL, inputs)
 
 

@@ -22,7 +22,8 @@ from components.train.spec import Execution
 from macrec.core.artifact import Artifact
 from macrec.core.checkpoint import Checkpoints
 from macrec.core.errors import UserError
-from macrec.core.processes import Processes, leave, processes
+from macrec.core.launched import join_processes, leave_processes
+from macrec.core.processes import Processes
 from macrec.generator.model import Recommender, build_model
 from tests.small_generator import (
     CPU,
@@ -69,7 +70,7 @@ def trained_on(config, together, **settings):
 def train_all(folder):
     """What each of the processes does; it leaves its weights and its curve."""
     torch.set_num_threads(1)
-    together = processes()
+    together = join_processes()
     for case, settings in CASES.items():
         found = trained_on(replace(BASE, **settings), together)
         keep(found, f"{folder}/{case}-{together.rank}")
@@ -83,7 +84,7 @@ def train_all(folder):
         assert Checkpoints(uri).latest().state["numbers"]["batches"] > 0  # within an epoch
     found = trained_on(config, together, checkpoints=Checkpoints(uri))
     keep(found, f"{folder}/resumed-{together.rank}")
-    leave()
+    leave_processes()
 
 
 class Dying(Checkpoints):

@@ -37,7 +37,7 @@ def names(store: str) -> set[str]:
 def remove(place: str | Path, limit: float = LATER, **options) -> dict[str, int]:
     """Collects; how many of each kind were removed."""
     found: dict[str, int] = {}
-    for one in gc.rubbish(str(place), limit, **options):
+    for one in gc.find_unused(str(place), limit, **options):
         found[one.kind] = found.get(one.kind, 0) + one.remove()
     found.pop("temporary folders", None)  # of whatever else has run on this machine
     return found
@@ -79,7 +79,7 @@ def test_a_file_that_came_to_be_used_meanwhile_stays(toy, store, tmp_path):
     assert killed.code == -signal.SIGKILL
     time.sleep(1.1)
     limit = time.time()
-    found = list(gc.rubbish(store, limit))
+    found = list(gc.find_unused(store, limit))
     time.sleep(0.1)
     assert toy.call(tmp_path / "a", store).code == 0  # the same blobs, named by a record now
     assert {one.kind for one in found if not one.remove()} >= {"blobs without a record"}
@@ -126,7 +126,7 @@ def test_an_output_folder(toy, tmp_path):
 
 def test_earlier_runs_go_if_asked_for(tmp_path):
     out = tmp_path / "out"
-    with run_record.kept(out, "recommender", {}):
+    with run_record.record_run(out, "recommender", {}):
         for name in ("run-1", "run-2", "run-3"):
             (out / "runs" / name / "train").mkdir(parents=True)
             (out / "runs" / name / "train" / "file").write_text(name)

@@ -31,7 +31,7 @@ def damage_blobs(store: Path, but_those_of: Path) -> None:
 
 def swept(place: Path) -> int:
     """Removes what gc names, of whatever age; how many files that were."""
-    return sum(found.remove() for found in list(gc.rubbish(str(place), limit=float("inf"))))
+    return sum(found.remove() for found in list(gc.find_unused(str(place), limit=float("inf"))))
 
 
 LATER = {

@@ -29,11 +29,11 @@ def salted(call: StageCall, salt: str) -> StageCall:
 
 def sweep(place: Path, unused_since: float | None = None) -> None:
     """What nothing names, and finished work that was not used since."""
-    for found in gc.rubbish(str(place), time.time()):
+    for found in gc.find_unused(str(place), time.time()):
         if found.kind != "temporary folders":
             assert found.remove(), found
     if unused_since is not None:
-        for found in gc.rubbish(str(place), unused_since, unused=True):
+        for found in gc.find_unused(str(place), unused_since, unused=True):
             assert found.kind == "temporary folders" or found.remove(), found
 
 

@@ -86,5 +86,5 @@ def test_a_bucket_is_told_to_be_out_of_reach(small_run, tmp_path):
     code, log, seconds = cut_off(
         "embed_text", *flags, "--store", uri, STORAGE_EMULATOR_HOST="http://storage.invalid"
     )
-    assert code == 75 and f"{uri}: no answer" in log, log
+    assert code == 75 and f"{uri}: no response" in log, log
     assert seconds < 10

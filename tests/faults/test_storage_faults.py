@@ -170,7 +170,7 @@ def test_a_fault_that_lasts_ends_with_the_budget(folder, monkeypatch, fault):
     proxy.stall_seconds = 20
     proxy.plan(*[fault] * 1000)
     started = time.monotonic()
-    with pytest.raises(TryAgain, match=f"{opened.uri}: no answer"):
+    with pytest.raises(TryAgain, match=f"{opened.uri}: no response"):
         opened.read("a")
     assert time.monotonic() - started < 5
     assert proxy.hits[fault] >= 2
@@ -293,8 +293,8 @@ def listening():
         ("no bucket", 2, "not found"),
         ("no bucket's name", 2, "no name of a bucket"),
         ("no credentials", 2, "no credentials"),
-        ("nobody listens", 75, "no answer from the storage"),
-        ("no answer", 75, "no answer from the storage"),
+        ("nobody listens", 75, "no response from the storage"),
+        ("no answer", 75, "no response from the storage"),
     ],
 )
 def test_a_storage_that_cannot_be_used_is_told_within_ten_seconds(

@@ -327,7 +327,7 @@ class Artifact:
             computed = json_digest(content), json_digest({**manifest, SEAL: None})
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(
-                f"{path}: no {MANIFEST}, so this is no finished artifact. Rerun its stage."
+                f"{path}: no {MANIFEST}, so this is not a finished artifact. Rerun its stage."
             ) from error
         except (
             ValueError,

@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from macrec.core.artifact import Json
 from macrec.core.errors import EXIT_PREEMPTED, TryAgain, UserError
 from macrec.core.failpoint import failpoint
+from macrec.core.processes import Processes
 from macrec.core.progress import log
-from macrec.core.sealed_files import MANIFEST, Damaged, SealedFiles
+from macrec.core.sealed_files import MANIFEST, DamagedFile, SealedFiles
 from macrec.core.shortage import room_for
 from macrec.core.storage.uris import is_remote
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from macrec.core.processes import Processes
+    from macrec.core.state_file import StateFile
 
 TENSORS = ".safetensors"
 STEPS_BETWEEN_QUESTIONS = 16
@@ -123,25 +122,24 @@ class Checkpoints:
         """
         if self._files is None:
             return
-        tensors: dict[str, Tensor] = {}
-        tree = _split_state(state, tensors)
+        # Loads torch, which a stage whose result is reused does not need.
+        from macrec.core.state_file import StateFile
+
+        content = StateFile.split(state)
         try:
-            size = sum(tensor.nbytes for tensor in tensors.values())
-            with room_for(Path(tempfile.gettempdir()), size):
-                self._write(step, tree, tensors)
+            with room_for(Path(tempfile.gettempdir()), content.size):
+                self._write(step, content)
                 self._prune()
         except TryAgain as error:
             log.warning("checkpoint of step %d not saved: %s", step, error)
         self._saved_at = self._clock()
 
-    def _write(self, step: int, tree: Any, tensors: dict[str, "Tensor"]) -> None:
-        from safetensors.torch import save_file
-
+    def _write(self, step: int, content: "StateFile") -> None:
         assert self._files is not None
         with tempfile.TemporaryDirectory(prefix="macrec-checkpoint-") as folder:
             path = Path(folder) / "tensors"
-            save_file(tensors, path)
-            facts = {"step": step, "state": tree, "made_for": self._made_for}
+            content.write(path)
+            facts = {"step": step, "state": content.tree, "made_for": self._made_for}
             facts["bytes"] = path.stat().st_size
             written = self._files.write(f"step-{step:012d}", path, facts)
         self._known = {*self._names(), *written}
@@ -166,24 +164,24 @@ class Checkpoints:
         return None
 
     def _read(self, stem: str) -> Checkpoint:
-        from safetensors.torch import load_file
+        from macrec.core.state_file import StateFile  # loads torch
 
         assert self._files is not None
         with tempfile.TemporaryDirectory(prefix="macrec-checkpoint-") as folder:
             path = Path(folder) / "tensors"
             content = self._files.read(stem, path)
             if content is None:
-                raise Damaged("its manifest is absent")
+                raise DamagedFile("its manifest is absent")
             self._check_origin(stem, content.get("made_for") or {})
-            tensors = load_file(path)
-        return Checkpoint(content["step"], _join_state(content["state"], tensors))
+            state = StateFile.read(path, content["state"]).join()
+        return Checkpoint(content["step"], state)
 
     def _check_origin(self, stem: str, found: Json) -> None:
         if self._made_for is not None and found != self._made_for:
-            told = "; ".join(_differences(found, self._made_for))
+            changes = "; ".join(_differences(found, self._made_for))
             raise UserError(
-                f"{self.uri}/{stem}: the checkpoint of another training ({told}). It does not lie "
-                "where that training has put it: move it away, then this one starts anew."
+                f"{self.uri}/{stem}: checkpoint of another training ({changes}). It is not in the "
+                "folder of that training. Move it away; this training then starts anew."
             )
 
     def _names(self) -> list[str]:
@@ -223,7 +221,7 @@ class SharedCheckpoints:
     Process 0 alone saves, and all processes end together.
     """
 
-    def __init__(self, checkpoints: Checkpoints, processes: "Processes") -> None:
+    def __init__(self, checkpoints: Checkpoints, processes: Processes) -> None:
         self._checkpoints, self._processes = checkpoints, processes
         self._saved_step = -1
 
@@ -252,11 +250,7 @@ class SharedCheckpoints:
         if self._processes.count > 1:
             if step % STEPS_BETWEEN_QUESTIONS and not ask:
                 return
-            import torch
-
-            asked = torch.tensor([int(save and self._processes.is_first), int(end)])
-            self._processes.sum(asked)
-            save, end = (asked > 0).tolist()
+            save, end = self._processes.any([save and self._processes.is_first, end])
         if (save or end) and step != self._saved_step:
             self._saved_step = step
             if self._processes.is_first:
@@ -273,30 +267,3 @@ def _differences(found: Json, wanted: Json, place: str = "") -> Iterator[str]:
             yield from _differences(one, other, f"{place}{key}.")
         elif one != other:
             yield f"{place}{key}: {json.dumps(one)}, here {json.dumps(other)}"
-
-
-def _split_state(value: Any, tensors: dict[str, "Tensor"]) -> Any:
-    """Return the state as JSON; tensors move to the dict `tensors` and are replaced by a name."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        name = f"{len(tensors):06d}"
-        # Copied, because safetensors rejects tensors that share memory.
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
-        return {"tensor": name}
-    if isinstance(value, dict):  # pairs, because a key may be a number
-        return {"dict": [[key, _split_state(item, tensors)] for key, item in value.items()]}
-    if isinstance(value, list | tuple):
-        return [_split_state(item, tensors) for item in value]
-    assert value is None or isinstance(value, bool | int | float | str), type(value)
-    return value
-
-
-def _join_state(value: Any, tensors: dict[str, "Tensor"]) -> Any:
-    if isinstance(value, dict):
-        if "tensor" in value:
-            return tensors[value["tensor"]]
-        return {key: _join_state(item, tensors) for key, item in value["dict"]}
-    if isinstance(value, list):
-        return [_join_state(item, tensors) for item in value]
-    return value

@@ -15,7 +15,7 @@ from macrec.core.checkpoint import Checkpoints
 from macrec.core.errors import UserError, check
 from macrec.core.fingerprint import code_version, fingerprint
 from macrec.core.kernels import numeric_kernels
-from macrec.core.processes import processes
+from macrec.core.launched import join_processes
 from macrec.core.progress import log
 from macrec.core.shortage import explain_shortage
 from macrec.core.stage import Job, Metrics, Stage
@@ -41,10 +41,10 @@ def execute(
     salt: str = "",
 ) -> Result:
     """Run a stage, or restore the result that an identical run left in the store."""
-    name, together = stage.name, processes()
+    name, together = stage.name, join_processes()
     check(
         together.count == 1 or stage.distributed,
-        f"{name}: cannot be shared by {together.count} processes. Start it without torchrun.",
+        f"{name}: cannot run in {together.count} processes. Start it without torchrun.",
     )
     inputs = stage.used_inputs(settings, inputs)
     identity = fingerprint(stage, settings, inputs, salt)

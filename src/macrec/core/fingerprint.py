@@ -73,12 +73,12 @@ def sources(module: str, left_out: Collection[tuple[str, str]] = ()) -> dict[str
         seen[name] = Path(spec.origin).read_bytes()
         for path in (Path(spec.origin).parent / TEMPLATES).glob("*"):
             seen[f"{name.rpartition('.')[0]}/{path.name}"] = path.read_bytes()
-        found = [m for m in _imported(seen[name], name) if (name, m) not in left_out]
+        found = [m for m in _imported_modules(seen[name], name) if (name, m) not in left_out]
         pending += [m for m in found if m.startswith(("macrec", package))]
     return seen
 
 
-def _imported(source: bytes, module: str) -> Iterator[str]:
+def _imported_modules(source: bytes, module: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

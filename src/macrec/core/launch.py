@@ -14,17 +14,17 @@ from collections.abc import Iterable, Sequence
 from signal import SIGTERM
 from typing import NoReturn
 
+import torch
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
 from macrec.core.errors import EXIT_PREEMPTED, EXIT_TRY_AGAIN, EXIT_USER_ERROR, UserError
 from macrec.core.progress import log
 
 SECONDS_TO_LEAVE = "120"
 """Seconds that processes have for a last checkpoint after they were asked to end. Kubernetes kills
 them earlier, after 30 s."""
-
-
-def is_launched() -> bool:
-    """Return whether this process is one of several that a launcher started."""
-    return "WORLD_SIZE" in os.environ
 
 
 def launch(module: str, argv: Sequence[str], count: int, device: str = "auto") -> None:
@@ -41,11 +41,6 @@ def launch(module: str, argv: Sequence[str], count: int, device: str = "auto") -
         SystemExit: a process failed, or this one was asked to end. The exit code is the one that
             the stage would have in a single process.
     """
-    import torch
-    from torch.distributed import run as torchrun
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
     gpus = torch.cuda.device_count() if device != "cpu" else 0
     if 0 < gpus < count:
         raise UserError(
@@ -66,8 +61,8 @@ def launch(module: str, argv: Sequence[str], count: int, device: str = "auto") -
 
 
 def _end_as(codes: dict[int, int]) -> NoReturn:
-    told = ", ".join(f"{rank}: {code}" for rank, code in sorted(codes.items()))
-    log.error("exit codes of the processes that failed: %s", told)
+    listed = ", ".join(f"{rank}: {code}" for rank, code in sorted(codes.items()))
+    log.error("exit codes of the processes that failed: %s", listed)
     sys.exit(exit_code(codes.values()))
 
 

@@ -16,7 +16,7 @@ FORMAT = 2
 MANIFEST = ".json"
 
 
-class Damaged(ValueError):
+class DamagedFile(ValueError):
     """Raised for a file that is not what was written."""
 
 
@@ -59,7 +59,7 @@ class SealedFiles:
         """Copy the file to a local path and return the content of its manifest, or None if absent.
 
         Raises:
-            Damaged: the file or its manifest is not what was written.
+            DamagedFile: the file or its manifest is not what was written.
         """
         written = self.storage.read(name + MANIFEST)
         if written is None:
@@ -69,14 +69,14 @@ class SealedFiles:
             content = manifest["content"]
             intact = manifest["digest"] == json_digest(content) and content["format"] == FORMAT
         except (ValueError, LookupError, TypeError) as error:
-            raise Damaged(f"its manifest is not readable ({error!r})") from error
+            raise DamagedFile(f"its manifest is not readable ({error!r})") from error
         if not intact:
-            raise Damaged("its manifest is not what was written")
+            raise DamagedFile("its manifest is not what was written")
         if not self.storage.exists(content["file"]):
-            raise Damaged("its content is absent")
+            raise DamagedFile("its content is absent")
         self.storage.download(content["file"], to)
         if sha256_file(to) != content["sha256"]:
-            raise Damaged("its content differs from its manifest (SHA-256)")
+            raise DamagedFile("its content differs from its manifest (SHA-256)")
         return content
 
     def files(self, name: str) -> list[str]:

@@ -78,10 +78,10 @@ def _is_memory(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     # Torch's OutOfMemoryError is a RuntimeError. On a CPU torch raises a plain RuntimeError.
-    said = isinstance(error, RuntimeError) and any(
+    is_cuda = isinstance(error, RuntimeError) and any(
         text in str(error).lower() for text in NO_MEMORY_TEXTS
     )
-    return said or isinstance(error, MemoryError)
+    return is_cuda or isinstance(error, MemoryError)
 
 
 def _memory_message(

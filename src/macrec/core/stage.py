@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 
 from macrec.core.artifact import Artifact, Json, Source
 from macrec.core.checkpoint import Checkpoints
-from macrec.core.processes import Processes, processes
+from macrec.core.launched import join_processes
+from macrec.core.processes import Processes
 from macrec.core.settings import Parameter, fields
 
 Metrics = dict[str, float]
@@ -126,7 +127,7 @@ class Job(Generic[SettingsT, InputsT, OutputsT, ExecutionT]):
     @property
     def processes(self) -> Processes:
         """Return the processes that compute this job together."""
-        return processes()
+        return join_processes()
 
     def checkpoints(self, every_seconds: float) -> Checkpoints:
         """Return the checkpoints of this job, saved at most once per `every_seconds`."""

@@ -24,8 +24,7 @@ from macrec.core.artifact import (
 from macrec.core.errors import EXIT_PREEMPTED, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TryAgain, UserError
 from macrec.core.executor import Result, execute, restore_finished
 from macrec.core.kernels import numeric_kernels
-from macrec.core.launch import is_launched, launch
-from macrec.core.processes import leave, processes
+from macrec.core.launched import is_launched, join_processes, leave_processes
 from macrec.core.progress import log
 from macrec.core.settings import AS_TEXT, Parameter, build, fields, nearest, parse
 from macrec.core.stage import SHARD, Stage
@@ -81,7 +80,7 @@ def main(stage: Stage, argv: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_PREEMPTED))
     code = run_guarded(lambda: serve(stage, argv))
-    leave()
+    leave_processes()
     sys.exit(code)
 
 
@@ -99,6 +98,8 @@ def serve(stage: Stage, argv: list[str]) -> None:
             return
         note["reused"] = restore_from_store(stage, request)
         if not note["reused"]:
+            from macrec.core.launch import launch  # loads torch; a reused result does not need it
+
             device = str(request.settings.get("device", "auto"))
             launch("components", [stage.name, *argv], count, device)
 
@@ -303,7 +304,7 @@ def run_request(stage: Stage, request: Request) -> Result:
     with _build_call(stage, request) as call:
         *arguments, store, salt = call
         result = execute(stage, *arguments, store=store, salt=salt)
-    if processes().is_first:
+    if join_processes().is_first:
         _write_executor_output(stage, request, vars(call.outputs), result)
     return result
 

@@ -25,17 +25,17 @@ def artifact_metadata(artifact: Artifact, sources: Mapping[str, str]) -> Json:
             that the source is not set.
     """
     manifest = artifact.manifest
-    told: Json = {
+    facts: Json = {
         "digest": artifact.digest,
         "bytes": sum(entry["bytes"] for entry in manifest["files"]),
     }
     if manifest["schema"] is not None:
-        told["rows"] = artifact.rows
-        told |= _vector_sizes(manifest["schema"])
+        facts["rows"] = artifact.rows
+        facts |= _vector_sizes(manifest["schema"])
     for name, uri in sources.items():
         if uri and name in manifest["inputs"]:  # a stage may ignore some sources
-            told |= {name: uri, f"{name}_digest": manifest["inputs"][name]}
-    return told | artifact.metadata
+            facts |= {name: uri, f"{name}_digest": manifest["inputs"][name]}
+    return facts | artifact.metadata
 
 
 def _vector_sizes(columns: list[Json]) -> Json:

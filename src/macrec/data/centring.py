@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from macrec.core.artifact import Artifact
 from macrec.core.errors import UserError
@@ -18,8 +19,6 @@ MEAN = "mean.safetensors"
 
 def write_means(folder: Path, means: Mapping[str, np.ndarray]) -> None:
     """Write one float32 mean vector per name into an artifact's folder."""
-    from safetensors.numpy import save_file
-
     save_file({name: np.asarray(mean, np.float32) for name, mean in means.items()}, folder / MEAN)
 
 
@@ -38,13 +37,12 @@ def read_quantizer_means(quantizer: Artifact) -> dict[str, np.ndarray]:
     """
     if not quantizer.has(MEAN):
         raise UserError(
-            f"{quantizer.path}: no {MEAN}, so it is not known which mean its vectors lack. Run the "
+            f"{quantizer.path}: no {MEAN}, so the mean that was subtracted from its vectors is "
+            "unknown. Run the "
             "quantize stage again with this version."
         )
     return _load(quantizer)
 
 
 def _load(artifact: Artifact) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
     return load_file(artifact.file(MEAN))

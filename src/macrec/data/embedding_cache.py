@@ -154,11 +154,11 @@ class EmbeddingCache:
             self._cache_bytes += path.stat().st_size
             with pq.ParquetFile(path, pre_buffer=False) as parquet:
                 if parquet.schema_arrow != _schema(self.dim):
-                    raise ValueError("it holds vectors of another kind")
+                    raise ValueError("it contains vectors of another kind")
                 yield from parquet.iter_batches(ROWS_AT_ONCE)
         except (ValueError, OSError, pa.ArrowException) as error:
             log.warning(
-                "%s/%s: damaged, its vectors are made again (%s)", self.uri, file.name, error
+                "%s/%s: damaged, its vectors are computed again (%s)", self.uri, file.name, error
             )
             self._drop([file])
 
@@ -223,7 +223,7 @@ class EmbeddingCache:
             if too_large or len(self._own()) > MAX_FILES:
                 self._renew()
         except TryAgain as error:
-            log.warning("%s: not tidied: %s", self.uri, error)
+            log.warning("%s: not cleaned up: %s", self.uri, error)
 
     def _renew(self) -> None:
         """Write the vectors that `find` returned to new large files, and delete the old files."""
@@ -234,7 +234,7 @@ class EmbeddingCache:
                 *self._wanted.slice_rows(slice(start, min(start + step, self._wanted.count)))
             )
         self._drop(earlier)
-        log.info("embedding cache: %d files gathered anew (%s)", len(earlier), self.uri)
+        log.info("embedding cache: %d files merged (%s)", len(earlier), self.uri)
 
     def _drop(self, files: Sequence[_File]) -> None:
         assert self._storage is not None

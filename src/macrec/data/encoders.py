@@ -161,7 +161,7 @@ def _refuse_other_weights(source: Source, location: Location) -> None:
     check(
         not other,
         f"{source.uri}: {index.name} names {len(other)} files that are no safetensors of the "
-        f"folder itself (first: {', '.join(map(repr, other[:3]))}). Nothing of it is read.",
+        f"folder itself (first: {', '.join(map(repr, other[:3]))}). The model is not read.",
     )
 
 

@@ -93,7 +93,7 @@ def read_sequences(sequences: Artifact, items: int) -> Sequences:
     outside = int(((item_K < 0) | (item_K >= items)).sum())
     check(
         outside == 0,
-        f"{sequences.path}: {outside:,} of {len(item_K):,} interactions name items outside "
+        f"{sequences.path}: {outside:,} of {len(item_K):,} interactions refer to items outside "
         f"0..{items - 1}, the catalogue. Give the artifacts of one prepare_data.",
     )
     offsets = np.zeros(len(length_U) + 1, np.int64)

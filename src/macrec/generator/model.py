@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load_file, save_file
 
 from macrec.compute.device import silence_progress_bars
 from macrec.core.errors import UserError
@@ -138,7 +139,6 @@ def build_t5(tokens: int, size: ModelSize) -> "T5ForConditionalGeneration":
 
 def save_recommender(folder: Path, recommender: Recommender) -> None:
     """Write the folder that `load_recommender` reads; transformers can also load its model."""
-    from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     silence_progress_bars()
@@ -165,7 +165,6 @@ def load_recommender(folder: Path) -> Recommender:
     Raises:
         UserError: files are missing or do not belong together.
     """
-    from safetensors.numpy import load_file
     from transformers import T5ForConditionalGeneration
 
     wanted = ("config.json", "model.safetensors", VOCABULARY_FILE, CODES_FILE)

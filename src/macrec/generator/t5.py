@@ -6,7 +6,7 @@ D model width, H heads, E width of a head, F feed-forward width, V vocabulary.
 This module replaces transformers' own forward pass, which is slower. Both compute the same: tests
 compare losses and gradients in float64. Transformers projects queries, keys and values separately.
 It projects the encoder's keys and values layer by layer and repeats them for every beam. On a CPU,
-its dropout kernel costs more than the adjacent matrix products (benchmarks/train_speed.py).
+its dropout kernel costs more than the adjacent matrix products (benchmarks/speed/train_speed.py).
 
 The residual stream is float32. `dtype` is the type of matrix products and of the values between
 them.

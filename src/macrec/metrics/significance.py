@@ -77,7 +77,7 @@ def read_scores(predictions: Artifact, system: str) -> UserScores:
         systems.update(name_R)
         batch = batch.filter(name_R == system)
         target_U = batch.column("target").to_numpy().astype(np.int64)
-        lists = (_padded(batch.column("items"), -1), _padded(batch.column("scores"), -np.inf))
+        lists = (_pad(batch.column("items"), -1), _pad(batch.column("scores"), -np.inf))
         ids.append(np.array(batch.column("user_id").to_pylist(), object))
         targets.append(target_U)
         for name, value_U in per_user(ranks_in_lists(*lists, target_U), cutoffs).items():
@@ -181,7 +181,7 @@ def _first(ids: npt.NDArray[np.object_]) -> str:
     return "first: " + ", ".join(map(str, ids[:3]))
 
 
-def _padded(lists: pa.ListArray, fill: float) -> npt.NDArray[Any]:
+def _pad(lists: pa.ListArray, fill: float) -> npt.NDArray[Any]:
     """Pad lists of different lengths to a matrix [U, K]."""
     flat = lists.flatten().to_numpy()
     length_U = lists.value_lengths().to_numpy()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from macrec.compute.device import Precision, warn_if_slow
+from macrec.compute.precision import Precision, warn_if_slow
 from macrec.core.progress import Progress
 from macrec.data.sequences import Histories, seen_pairs
 from macrec.generator.decoder import encode

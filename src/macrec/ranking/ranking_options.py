@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from macrec.compute.device import Precision
+from macrec.compute.precision import Precision
 from macrec.ranking.fusion import Weights
 from macrec.ranking.neighbour_mix import Mix
 

@@ -58,7 +58,7 @@ def score_of(scores: Mapping[str, Score], name: str) -> Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class ExposureFigures:
     """Measures of the items in the first ten places of all users' lists together."""
 
     coverage: float | None = None
@@ -79,7 +79,7 @@ class System:
     scores: Mapping[str, Score]
     """Scores by name, such as "HR@10", "NDCG@5", "MRR@20": any of METRICS x CUTOFFS. Missing scores
     are shown as dashes."""
-    shown: Shown = Shown()
+    shown: ExposureFigures = ExposureFigures()
 
     def score(self, name: str) -> Score:
         """Return the score of that name, or a score without a value."""

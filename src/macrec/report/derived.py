@@ -97,10 +97,10 @@ def _line(name: str, role: Role, values: Sequence[float | None]) -> Series:
 
 def parameter_rows(parameters: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Return up to 200 rows of group, name and value; the group ends at the first dot."""
-    parted = ((*_parted(name), value) for name, value in parameters.items())
+    parted = ((*_split_name(name), value) for name, value in parameters.items())
     return sorted(parted)[:200]
 
 
-def _parted(name: str) -> tuple[str, str]:
+def _split_name(name: str) -> tuple[str, str]:
     group, dot, rest = name.partition(".")
     return (group, rest) if dot else ("", name)

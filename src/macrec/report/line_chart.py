@@ -26,7 +26,7 @@ def line_chart(panel: Panel) -> Markup:
 
     The panel's mark is a dashed vertical line.
     """
-    lines = [thinned(series) for series in panel.series]
+    lines = [thin_points(series) for series in panel.series]
     points = [point for line in lines for point in line if point.y is not None]
     values = [point.y for point in points if point.y is not None]
     if not values:
@@ -51,7 +51,7 @@ def line_chart(panel: Panel) -> Markup:
     )  # fmt: skip
 
 
-def thinned(series: Series) -> list[Point]:
+def thin_points(series: Series) -> list[Point]:
     """Return the points in x order; a long series is reduced to the extremes of each stretch."""
     pairs = zip(series.x, series.y, strict=True)
     points = [Point(x, y if numbers.usable(y) else None) for x, y in pairs if numbers.usable(x)]

@@ -22,7 +22,7 @@ from macrec.report.line_chart import line_chart
 TEMPLATES: Final = Path(__file__).parent / "templates"
 MAX_BYTES: Final = 2_000_000
 THUMBNAIL_BYTES: Final = 1_400_000
-"""Size limit of all pictures. The rest of a page, at the limits of `_limited`, fits in what
+"""Size limit of all pictures. The rest of a page, at the limits of `_limit`, fits in what
 remains."""
 MAX_HISTORY: Final = 9
 
@@ -33,7 +33,7 @@ def render_report(report: Report) -> str:
     Pictures that are not embedded bitmaps are omitted. Pictures that exceed the size limit are
     omitted too, and the page shows how many.
     """
-    report = _limited(report)
+    report = _limit(report)
     examples, left_out = within_budget(report.examples, THUMBNAIL_BYTES)
     template = _environment("html").get_template("report.html.jinja")
     bare, all_left_out = within_budget(report.examples, 0)
@@ -50,7 +50,7 @@ def render_report(report: Report) -> str:
 
 def render_summary(report: Report) -> str:
     """Return the figures of the page as Markdown, for a terminal, a pull request or KFP's UI."""
-    text = _environment("markdown").get_template("summary.md.jinja").render(report=_limited(report))
+    text = _environment("markdown").get_template("summary.md.jinja").render(report=_limit(report))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -84,7 +84,7 @@ def within_budget(examples: Sequence[Example], budget: int) -> tuple[tuple[Examp
     return fitted, left_out
 
 
-def _limited(report: Report) -> Report:
+def _limit(report: Report) -> Report:
     """Return the report with all sequences cut to lengths that keep the page small."""
 
     def panels(found: Sequence[Panel]) -> tuple[Panel, ...]:

@@ -90,7 +90,8 @@ def make_sample(out: Path, *, items: int = 300, users: int = 600, seed: int = 7)
     """
     if items < 20 or users < 10:
         raise UserError(
-            f"sample: {items} items and {users} users make no sample; ask for 20 and 10 or more"
+            f"sample: {items} items and {users} users are too few for a sample; ask for at least "
+            "20 and 10"
         )
     _clear(out)
     catalogue = _plan_items(items, random.Random(f"{seed}/items"))
@@ -106,8 +107,8 @@ def _clear(out: Path) -> None:
     foreign = sorted({path.name for path in out.iterdir()} - own) if out.exists() else []
     if foreign:
         raise UserError(
-            f"sample: {out} holds {len(foreign)} files that no sample has "
-            f"(first: {', '.join(foreign[:3])}); name a new folder"
+            f"sample: {out} holds {len(foreign)} files that are not part of a sample (first: "
+            f"{', '.join(foreign[:3])}); name a new folder"
         )
     out.mkdir(parents=True, exist_ok=True)
     for name in own - {"images"}:

@@ -85,15 +85,15 @@ def _curve(points: Sequence[Point], steps: int = 12) -> list[Point]:
     return outline
 
 
-def _mirrored(right: Sequence[Point]) -> list[Point]:
+def _mirror(right: Sequence[Point]) -> list[Point]:
     """Return the outline of a shape symmetric about x = 50, from its right half, top to bottom."""
     return [*right, *((100 - x, y) for x, y in reversed(right))]
 
 
 def _guitar(pen: Pen, colours: Palette) -> None:
     right = [(55, 48), (66, 50), (69, 57), (63, 64), (68, 70), (76, 80), (70, 93), (55, 97)]
-    pen.shape(_curve(_mirrored(right)), colours.dark)
-    inner = [(50 + (x - 50) * 0.92, 73 + (y - 73) * 0.94) for x, y in _mirrored(right)]
+    pen.shape(_curve(_mirror(right)), colours.dark)
+    inner = [(50 + (x - 50) * 0.92, 73 + (y - 73) * 0.94) for x, y in _mirror(right)]
     pen.shape(_curve(inner), colours.body)
     pen.disc(50, 68, 8, 8, colours.trim)
     pen.disc(50, 68, 6.5, 6.5, BLACK)

@@ -7,6 +7,7 @@ import itertools
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -56,8 +57,6 @@ def least_total(distance_RM: Floats, room_M: Ints) -> Ints:
 
     Distances are infinite where a codeword has no room.
     """
-    from scipy.optimize import linear_sum_assignment
-
     items, size = distance_RM.shape
     near_RC = distance_RM.argpartition(min(items, size) - 1, 1)[:, :items]
     order_RC = np.take_along_axis(distance_RM, near_RC, 1).argsort(1)

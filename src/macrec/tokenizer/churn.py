@@ -43,7 +43,7 @@ def compare(earlier: Artifact, later: Artifact) -> dict[str, Churn]:
         columns = [column["name"] for column in artifact.manifest["schema"] or []]
         check(
             {"item_id", "text_codes", "image_codes"} <= set(columns),
-            f"{artifact.path}: no semantic IDs; its columns are {', '.join(columns)}.",
+            f"{artifact.path}: not semantic IDs; its columns are {', '.join(columns)}.",
         )
     ids, earlier_ids = (
         artifact.table(["item_id"]).column(0).combine_chunks() for artifact in (later, earlier)

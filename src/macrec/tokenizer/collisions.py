@@ -168,7 +168,7 @@ class _Resolver:
         """
         keys_R = _keys(self.codes_RL, self.size)
         self._taken = np.unique(keys_R)
-        rows, distance = self._colliding(keys_R)
+        rows, distance = self._find_colliding(keys_R)
         order = np.lexsort((rows, distance, ~fixed_R[rows], keys_R[rows]))
         order = order[rank_in_run(keys_R[rows][order]) > 0]  # the first of each code keeps it
         rows, distance = rows[order], distance[order]
@@ -185,7 +185,7 @@ class _Resolver:
         assert not len(rows), "the check let more items through than there are codes"
         return self.codes_RL
 
-    def _colliding(self, keys_R: Ints) -> tuple[Ints, Floats]:
+    def _find_colliding(self, keys_R: Ints) -> tuple[Ints, Floats]:
         """Return the items that share their code, and their squared distance to the decoded vector.
 
         The decoded vector is the sum of an item's codewords.

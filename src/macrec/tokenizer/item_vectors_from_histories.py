@@ -20,6 +20,9 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from sklearn.linear_model import Ridge
 
 from macrec.core.artifact import Artifact
 from macrec.core.errors import UserError, check
@@ -104,8 +107,6 @@ class Histories(NamedTuple):
 
     def save(self, folder: Path) -> None:
         """Write histories.parquet (item_id, vector) and histories.safetensors."""
-        from safetensors.numpy import save_file
-
         vectors = vector_column(self.vector_KH, np.ones(len(self.vector_KH), bool))
         pq.write_table(pa.table({"item_id": self.item_ids, "vector": vectors}), folder / VECTORS)
         tensors: dict[str, np.ndarray] = {
@@ -126,9 +127,6 @@ def load_histories(quantizer: Artifact) -> Histories | None:
     Raises:
         UserError: a file is damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     if not quantizer.has(MAP):
         return None
     try:
@@ -171,8 +169,6 @@ def fit_histories(content: Content, embeddings: Artifact, weight: float) -> Hist
     Raises:
         UserError: the vectors of a modality are all equal or not finite.
     """
-    from sklearn.linear_model import Ridge
-
     own = read_vectors(embeddings)
     columns = embeddings.table(["item_id", "met"]).combine_chunks()
     rows_K = np.flatnonzero(own.present_N)

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from macrec.data.vectors import Rows
 
@@ -115,8 +116,6 @@ def code_agreement(
     scores 0. The usual definition gives 1 for two such levels. Source: Vinh, Epps and Bailey 2010,
     arithmetic mean of the entropies.
     """
-    from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
-
     if text_codes_NL.shape != image_codes_NL.shape:
         return []
     rows_R = np.flatnonzero(has_codes(text_codes_NL) & has_codes(image_codes_NL))

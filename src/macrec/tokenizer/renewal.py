@@ -150,7 +150,7 @@ def check_changed(
         changed, both = int(after.changed_N.sum()), int(after.both_N.sum())
         check(
             changed <= most * both,
-            f"{changed:,} of {both:,} old items call for other {name} codes, more than {most:.0%} "
+            f"{changed:,} of {both:,} old items would get other {name} codes, more than {most:.0%} "
             f"of them: the encoder or its settings are not those of the earlier run. {remedy}",
         )
 

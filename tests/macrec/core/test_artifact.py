@@ -58,7 +58,7 @@ def _flip_bit(path: Path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_remove_manifest, "no finished artifact"),
+        (_remove_manifest, "not a finished artifact"),
         (_cut_manifest, "damaged"),
         (_edit_manifest, "digest does not match"),
         (_cut_part, "the manifest says"),
@@ -86,7 +86,7 @@ def test_a_body_that_raises_leaves_no_artifact(tmp_path):
     with pytest.raises(RuntimeError), output.dataset(schema.PSEUDO_LABELS) as out:
         out.write(pa.table({"item_index": [0], "text_label": [1], "image_label": [None]}))
         raise RuntimeError
-    with pytest.raises(UserError, match="no finished artifact"):
+    with pytest.raises(UserError, match="not a finished artifact"):
         Artifact.open(tmp_path / "x")
 
 

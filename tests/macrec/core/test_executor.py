@@ -156,7 +156,7 @@ def test_two_runs_at_once_give_one_result(toy_stage, numbers, tmp_path, monkeypa
 def test_a_failed_stage_leaves_nothing(toy_stage, numbers, tmp_path, mode):
     with pytest.raises((RuntimeError, UserError)):
         run(toy_stage, numbers(1), tmp_path / "a", tmp_path / "store", mode=mode)
-    with pytest.raises(UserError, match="no finished artifact"):
+    with pytest.raises(UserError, match="not a finished artifact"):
         Artifact.open(tmp_path / "a" / "repeated")
     assert not list((tmp_path / "store").rglob("*.json"))
 
@@ -198,14 +198,14 @@ def test_checkpoints_lie_in_the_store_until_the_result_does(
 def test_only_a_stage_that_says_so_is_shared_by_processes(
     toy_stage, numbers, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(executor, "processes", lambda: Processes(0, 2))
-    with pytest.raises(UserError, match="toy: cannot be shared by 2 processes"):
+    monkeypatch.setattr(executor, "join_processes", lambda: Processes(0, 2))
+    with pytest.raises(UserError, match="toy: cannot run in 2 processes"):
         run(toy_stage, numbers(1), tmp_path / "a")
     shared = {"distributed": True}
     for reused in (True, False):
         one = Processes(1, 2)
         monkeypatch.setattr(one, "agree", lambda _, told=reused: told)
-        monkeypatch.setattr(executor, "processes", lambda process=one: process)
+        monkeypatch.setattr(executor, "join_processes", lambda process=one: process)
         out = tmp_path / f"{reused}"
         (out / "repeated").mkdir(parents=True)  # as process 0 has made it
         before = toy_stage.code.calls

@@ -146,10 +146,10 @@ def test_only_stages_that_can_share_their_work_take_processes():
 
 @pytest.mark.parametrize("count", ["0", "1"])
 def test_0_and_1_start_nothing(monkeypatch, count):
-    from macrec.core import stage_command
+    from macrec.core import launch, stage_command
 
     served = []
-    monkeypatch.setattr(stage_command, "launch", lambda *_: served.append("launched"))
+    monkeypatch.setattr(launch, "launch", lambda *_: served.append("launched"))
     monkeypatch.setattr(
         stage_command, "restore_from_store", lambda *_: served.append("asked the store")
     )

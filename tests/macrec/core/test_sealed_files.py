@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from macrec.core.sealed_files import Damaged, SealedFiles
+from macrec.core.sealed_files import DamagedFile, SealedFiles
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_manifest_that_is_none_is_damaged(sealed, tmp_path, content):
     path = tmp_path / "folder" / "a.json"
     path.chmod(0o644)
     path.write_bytes(content)
-    with pytest.raises(Damaged, match="manifest"):
+    with pytest.raises(DamagedFile, match="manifest"):
         sealed.read("a", tmp_path / "copy")
 
 
@@ -50,12 +50,12 @@ def test_another_fact_or_content_is_damage(sealed, tmp_path):
     changed = json.loads(good)
     changed["content"]["step"] = 4
     manifest.write_text(json.dumps(changed))
-    with pytest.raises(Damaged, match="not what was written"):
+    with pytest.raises(DamagedFile, match="not what was written"):
         sealed.read("a", tmp_path / "copy")
     manifest.write_text(good)
     file.write_bytes(b"wors")
-    with pytest.raises(Damaged, match="SHA-256"):
+    with pytest.raises(DamagedFile, match="SHA-256"):
         sealed.read("a", tmp_path / "copy")
     file.unlink()
-    with pytest.raises(Damaged, match="absent"):
+    with pytest.raises(DamagedFile, match="absent"):
         sealed.read("a", tmp_path / "copy")

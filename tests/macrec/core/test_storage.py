@@ -101,7 +101,7 @@ def test_a_server_that_does_not_answer_means_try_again(monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")  # nobody listens
     monkeypatch.setattr(gcs_session, "TOTAL_SECONDS", 1)
     monkeypatch.setattr(gcs_session, "client", gcs_session.client.__wrapped__)
-    with pytest.raises(TryAgain, match="gs://bucket/x: no answer"):
+    with pytest.raises(TryAgain, match="gs://bucket/x: no response"):
         uris.open_storage("gs://bucket/x").create("a", b"1")
 
 

@@ -28,5 +28,5 @@ def test_nothing_was_subtracted(tmp_path):
 
 
 def test_a_folder_that_does_not_tell_is_refused(tmp_path):
-    with pytest.raises(UserError, match="not known which mean"):
+    with pytest.raises(UserError, match="mean that was subtracted from its vectors is unknown"):
         read_quantizer_means(embedded(tmp_path, centre=False))

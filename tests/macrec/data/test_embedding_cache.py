@@ -90,7 +90,7 @@ def test_a_damaged_file_is_told_and_never_used(
         path.chmod(0o644)
     path.write_bytes({"cut": content[:-9], "empty": b""}.get(harm, bytes(content)))
     assert found(tmp_path, 1, 2, 3) == [None, None, 3]
-    assert f"{path.name}: damaged, its vectors are made again" in caplog.text
+    assert f"{path.name}: damaged, its vectors are computed again" in caplog.text
     assert not path.exists()
     filled(tmp_path, 1, 2)
     assert found(tmp_path, 1, 2, 3) == [1, 2, 3]

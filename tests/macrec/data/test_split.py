@@ -24,7 +24,10 @@ def test_split_by_hand(tmp_path):
 
 @pytest.mark.parametrize(
     ("sequences", "message"),
-    [([[1], [2]], "none of 2 users"), ([[1, ITEMS, 2]], "1 of 3 interactions name items outside")],
+    [
+        ([[1], [2]], "none of 2 users"),
+        ([[1, ITEMS, 2]], "1 of 3 interactions refer to items outside"),
+    ],
 )
 def test_unusable_sequences_are_refused(tmp_path, sequences, message):
     with pytest.raises(UserError, match=message):

@@ -28,7 +28,7 @@ REPORT = r.Report(
             name="Fused",
             role="fused",
             scores=SCORES,
-            shown=r.Shown(coverage=0.187, gini=0.9414, novelty=8.7),
+            shown=r.ExposureFigures(coverage=0.187, gini=0.9414, novelty=8.7),
         ),
     ),
     groups=(
@@ -97,7 +97,7 @@ def test_numbers_that_are_none_are_dashes(render) -> None:
         name="Broken",
         role="text",
         scores={"HR@10": r.Score(value=nan, low=nan, high=0.2)},
-        shown=r.Shown(coverage=nan, gini=None, novelty=nan),
+        shown=r.ExposureFigures(coverage=nan, gini=None, novelty=nan),
     )
     shown = render(replace(REPORT, systems=(broken,), groups=()))
     assert ["Broken", *["–"] * 5] in rows(shown)

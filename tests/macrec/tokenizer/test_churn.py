@@ -51,5 +51,5 @@ def test_other_levels_and_other_modalities(tmp_path):
 def test_what_are_no_semantic_ids_is_refused(tmp_path):
     index = np.arange(1, dtype=np.int32)
     other = dataset(tmp_path / "a", schema.PSEUDO_LABELS, [index, [0], [0]])
-    with pytest.raises(UserError, match="no semantic IDs; its columns are item_index, text_label"):
+    with pytest.raises(UserError, match="not semantic IDs; its columns are item_index, text_label"):
         compare(other, ids(tmp_path / "b", x=([0, 0], NONE)))

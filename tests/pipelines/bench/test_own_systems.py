@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from benchmarks.quality import evaluate_again
 
+from benchmarks.quality import evaluate_again
 from components.baselines import search
 from macrec.core import fingerprint
 from macrec.core.artifact import Artifact
@@ -178,7 +178,7 @@ def test_another_call_reuses_everything(result, benched, here):
 
 
 def again(monkeypatch, data, bench, out):
-    """`benchmarks/quality/evaluate_again.py` with the settings of this bench in place of the defaults."""
+    """Call `evaluate_again` with the settings of this bench instead of the defaults."""
     settings = ["beams=10", "validation_users=20", "fusion_weights=0.0,0.5,1.0"]
     settings += ["successor_shares=0.0", "examples=0", "device=cpu"]
     monkeypatch.setattr("sys.argv", ["", *map(str, [data, bench, out, *settings])])

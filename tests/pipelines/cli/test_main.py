@@ -70,7 +70,11 @@ def test_every_command_has_the_help_that_the_list_shows(name, here):
 
 
 def test_the_files_import_at_their_heads():
+    # `macrec bench --help` must not load torch, which all of the bench needs.
+    exceptions = {"bench_commands.py"}
     for path in (ROOT / "pipelines" / "cli").glob("*.py"):
+        if path.name in exceptions:
+            continue
         nodes = ast.walk(ast.parse(path.read_text()))
         imports = [n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
         assert not [node.lineno for node in imports if node.col_offset], path.name

@@ -121,7 +121,7 @@ def test_a_clone_of_a_part_is_of_the_whole_again(kfp, here, failed):
 def test_a_run_at_work_is_left_alone(kfp, here, failed, state):
     kfp.runs[failed].state = state
     called = here("rerun", failed, "--from", "train")
-    assert called.code == 2 and "still at work" in called.err
+    assert called.code == 2 and "still running" in called.err
     assert not kfp.asked("POST")
 
 
@@ -155,13 +155,13 @@ def test_two_choices_exclude_each_other(here, tmp_path):
 
 def test_what_is_forced():
     dag = Dag(PIPELINE_YAML.read_text())
-    assert rerun_choice.forced(dag, Choice(), finished=True) == {}
-    assert rerun_choice.forced(dag, Choice("only", "train"), finished=False) == {}
-    assert rerun_choice.forced(dag, Choice("only", "embed-text"), True, "x") == {
+    assert rerun_choice.force_settings(dag, Choice(), finished=True) == {}
+    assert rerun_choice.force_settings(dag, Choice("only", "train"), finished=False) == {}
+    assert rerun_choice.force_settings(dag, Choice("only", "embed-text"), True, "x") == {
         "embed_text.force": "x"
     }
     with pytest.raises(UserError, match="no stage"):
-        rerun_choice.forced(dag, Choice("from", "absent"), True)
+        rerun_choice.force_settings(dag, Choice("from", "absent"), True)
 
 
 # A local run: a stage fails for a real cause, which is mended.

@@ -94,7 +94,7 @@ def begun(out, tasks, ended=None):
         (folder / TASK).write_text(json.dumps(content))
 
     try:
-        with run_record.kept(out, "recommender", {"quantize.levels": 3}):
+        with run_record.record_run(out, "recommender", {"quantize.levels": 3}):
             for stage, noted in tasks.items():
                 note(stage, **noted)
             if ended:
@@ -130,14 +130,14 @@ def test_a_local_stage_that_was_killed(here, tmp_path):
 
 
 def test_a_local_run_at_work(here, tmp_path):
-    with run_record.kept(tmp_path, "recommender", {}):
+    with run_record.record_run(tmp_path, "recommender", {}):
         folder = tmp_path / "runs" / "macrec-1" / "train"
         folder.mkdir(parents=True)
         (folder / TASK).write_text(json.dumps({"stage": "train", "started": BEGAN}))
         called = here("status", tmp_path)
         assert table(called)["train"] == "running" and ": running; began" in called.out
         second = here("rerun", tmp_path)
-        assert second.code == 2 and "still at work" in second.err
+        assert second.code == 2 and "still running" in second.err
     assert ": failed" in here("status", tmp_path).out.splitlines()[0]
 
 

@@ -178,7 +178,7 @@ def test_a_silent_server_is_left_in_time(kfp, here, call):
     called = here(*FLAGS, "--timeout", 0.3)
     assert called.code == 75
     assert called.seconds < 1.9
-    assert "no answer" in called.err and "look in the UI" in called.err
+    assert "no response" in called.err and "check in the UI" in called.err
 
 
 def test_nobody_listens(here, kfp):
@@ -279,7 +279,7 @@ def test_waiting_ends_when_the_backend_stays_away(kfp, here, monkeypatch):
     kfp.faults[f"GET {API}/runs/.*"] = away
     called = here(*FLAGS, "--wait")
     assert called.code == 75
-    assert "The run goes on: macrec status" in called.err
+    assert "The run continues: macrec status" in called.err
 
 
 def test_a_pipeline_that_ends_with_a_stage():

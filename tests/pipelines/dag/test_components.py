@@ -6,14 +6,14 @@ from kfp import compiler, components, dsl
 
 from components.stages import STAGES
 from macrec.core.artifact import Artifact
-from pipelines.dag.compile import compiled_component, component_path, locked_images
+from pipelines.dag.compile import compile_component, component_path, locked_images
 from pipelines.local.pipeline_runner import run_pipeline
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_the_committed_component_is_the_code(stage):
     text = component_path(stage).read_text()
-    assert yaml.safe_load(text) == yaml.safe_load(compiled_component(stage)), "run `make compile`"
+    assert yaml.safe_load(text) == yaml.safe_load(compile_component(stage)), "run `make compile`"
     (executor,) = yaml.safe_load(text)["deploymentSpec"]["executors"].values()
     assert executor["container"]["image"] == locked_images()[stage.pool]
 

@@ -10,7 +10,7 @@ import yaml
 
 from macrec.core.errors import UserError
 from pipelines.cli import main
-from pipelines.dag.compile import compiled
+from pipelines.dag.compile import compile_pipeline
 from pipelines.dag.policy import lint, problems
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -19,7 +19,7 @@ DIGEST = "europe-docker.pkg.dev/p/r/macrec-gpu@sha256:" + "0" * 64
 
 @pytest.fixture(scope="module")
 def documents() -> list[Any]:
-    return list(yaml.safe_load_all(compiled()))
+    return list(yaml.safe_load_all(compile_pipeline()))
 
 
 class Pipeline:
@@ -278,7 +278,7 @@ def test_the_committed_pipeline_has_no_problem():
 
 @pytest.mark.parametrize("options", [{}, {"embedding_shards": 2}, {"name": "encode"}])
 def test_a_pipeline_of_the_project_has_no_problem(options):
-    assert problems(list(yaml.safe_load_all(compiled(**options)))) == []
+    assert problems(list(yaml.safe_load_all(compile_pipeline(**options)))) == []
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -294,7 +294,7 @@ def test_images_named_by_tag_pass_unless_digests_are_required(documents):
     tagged = problems(documents, digests=True)
     assert len(tagged) == len(documents[0]["deploymentSpec"]["executors"])
     assert all("is not pinned" in line for line in tagged)
-    by_digest = compiled({"cpu": DIGEST, "gpu": DIGEST})
+    by_digest = compile_pipeline({"cpu": DIGEST, "gpu": DIGEST})
     assert problems(list(yaml.safe_load_all(by_digest)), digests=True) == []
 
 

@@ -12,7 +12,7 @@ from components.stages import CHECK_RUN, stage_named
 from macrec.core.artifact import DatasetOutput
 from macrec.core.settings import fields
 from pipelines.cli import contract
-from pipelines.dag.compile import compiled
+from pipelines.dag.compile import compile_pipeline
 
 ROOT = Path(__file__).parent.parent.parent.parent
 STAGES = [CHECK_RUN.name, *(stage.name for stage in RECOMMENDER.stages)]
@@ -21,7 +21,7 @@ GPU_STAGES = {"embed_text", "embed_image", "quantize", "train", "evaluate", "rec
 
 @pytest.fixture(scope="module")
 def documents() -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(compiled()))
+    return list(yaml.safe_load_all(compile_pipeline()))
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +214,8 @@ def test_a_component_is_what_its_stage_declares(name):
 
 def test_embedding_shards_stand_before_the_task_that_takes_their_vectors(documents):
     """Flat, as the rest: no loop hides them; with one shard there is no task more."""
-    assert list(yaml.safe_load_all(compiled(embedding_shards=1))) == documents
-    spec, _ = yaml.safe_load_all(compiled(embedding_shards=3))
+    assert list(yaml.safe_load_all(compile_pipeline(embedding_shards=1))) == documents
+    spec, _ = yaml.safe_load_all(compile_pipeline(embedding_shards=3))
     assert all("dag" not in c for c in spec["components"].values())
     tasks = spec["root"]["dag"]["tasks"]
     assert len(tasks) == len(STAGES) + 2 * 3

@@ -5,7 +5,7 @@ import yaml
 
 from components.stages import STAGES
 from macrec.core.errors import UserError
-from pipelines.dag.compile import compiled
+from pipelines.dag.compile import compile_pipeline
 from pipelines.dag.resources import DEFAULTS, read_resources
 from tests.pipelines.conftest import ROOT
 
@@ -30,7 +30,7 @@ def test_every_stage_of_a_pipeline_has_requests_by_default():
     assert set(DEFAULTS) == {stage.name for stage in STAGES} - {"baselines"}
     for resources in DEFAULTS.values():
         assert resources.cpu_request and resources.memory_request
-    for stage, values in requested(compiled()).items():
+    for stage, values in requested(compile_pipeline()).items():
         assert values == {
             "resourceCpuRequest": DEFAULTS[stage].cpu_request,
             "resourceMemoryRequest": DEFAULTS[stage].memory_request,
@@ -43,7 +43,7 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path):
         "train: {cpu_request: 6, memory_request: 24Gi, memory_limit: 48Gi}\n"
         "prepare_data: {cpu_limit: 1500m, memory_request: ''}\n"
     )
-    before, after = requested(compiled()), requested(compiled(resources=file))
+    before, after = requested(compile_pipeline()), requested(compile_pipeline(resources=file))
     assert after.pop("train") == {
         "resourceCpuRequest": "6",
         "resourceMemoryRequest": "24Gi",
@@ -51,7 +51,7 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path):
     }
     assert after.pop("prepare_data") == {"resourceCpuRequest": "1", "resourceCpuLimit": "1500m"}
     assert after == {stage: before[stage] for stage in after}
-    shards = requested(compiled(embedding_shards=2, resources=file))
+    shards = requested(compile_pipeline(embedding_shards=2, resources=file))
     assert shards["embed_text_2"] == shards["embed_text"]
 
 
@@ -59,7 +59,9 @@ def test_only_the_resources_differ_so_no_cache_key_does(tmp_path):
     """KFP's key has the image, the command and the inputs of a task."""
     file = tmp_path / "resources.yaml"
     file.write_text("train: {cpu_request: 6}\n")
-    documents = [list(yaml.safe_load_all(compiled(resources=path))) for path in (None, file)]
+    documents = [
+        list(yaml.safe_load_all(compile_pipeline(resources=path))) for path in (None, file)
+    ]
     for document in documents:
         for executor in document[0]["deploymentSpec"]["executors"].values():
             executor["container"].pop("resources")

@@ -231,6 +231,6 @@ def test_podmans_socket_stands_in_for_dockers(monkeypatch, tmp_path):
     monkeypatch.setattr(engine, "DOCKER_SOCKET", tmp_path / "docker.sock")
     (tmp_path / "podman").mkdir()
     (tmp_path / "podman/podman.sock").touch()
-    assert engine.engine()["DOCKER_HOST"] == f"unix://{tmp_path}/podman/podman.sock"
+    assert engine.engine_environment()["DOCKER_HOST"] == f"unix://{tmp_path}/podman/podman.sock"
     (tmp_path / "docker.sock").touch()
-    assert "DOCKER_HOST" not in engine.engine()
+    assert "DOCKER_HOST" not in engine.engine_environment()

@@ -17,7 +17,7 @@ from macrec.core.errors import UserError
 from macrec.core.executor import execute
 from macrec.core.settings import fields
 from macrec.data.centring import read_quantizer_means
-from pipelines.dag.compile import compiled
+from pipelines.dag.compile import compile_pipeline
 from pipelines.local import encode_new_items, id_version, run
 from pipelines.local.pipeline_runner import LocalRun, StageRun
 
@@ -26,7 +26,7 @@ ENCODING = ["check_run", "prepare_data", "embed_text", "embed_image", "encode_it
 
 @pytest.fixture(scope="module")
 def dag():
-    return next(yaml.safe_load_all(compiled(name="encode")))
+    return next(yaml.safe_load_all(compile_pipeline(name="encode")))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_run_names_its_version_and_how_the_vectors_were_made(tmp_path, monkeyp
     }
     assert found.settings == {"embed_text.prompt": "{}"}
     assert found.store == "gs://bucket/store"
-    left = id_version.left_by(tmp_path, ["recommender", "sequences"])
+    left = id_version.find_run_artifacts(tmp_path, ["recommender", "sequences"])
     assert left == {
         "recommender": tmp_path / "runs" / "train" / "recommender",
         "sequences": tmp_path / "runs" / "prepare_data" / "sequences",

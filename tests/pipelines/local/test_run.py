@@ -11,7 +11,7 @@ import pytest
 
 from components.run_form import RECOMMENDER
 from macrec.core.artifact import Artifact
-from pipelines.local.run import carried_on
+from pipelines.local.run import continue_run
 from tests.pipelines.conftest import SMOKE
 
 SMALL = ["--set", "embed_image.max_bad_images=0.05"]  # 1 of 60 pictures is broken
@@ -146,7 +146,7 @@ def test_one_stage_by_hand_equals_the_run(first, macrec, out, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif("MACREC_DATA" not in os.environ, reason="MACREC_DATA names no real data")
 def test_given_embeddings_take_the_place_of_encoders(macrec, tmp_path):
-    from benchmarks import amazon
+    from benchmarks.data import amazon
 
     source = Path(os.environ["MACREC_DATA"]) / "scientific"
     amazon.convert(source, tmp_path / "data")
@@ -209,11 +209,11 @@ def test_an_earlier_run_fills_in_only_what_was_not_given(tmp_path):
         "run_store": "",
         "quantize.seed": 3,
     }
-    values = carried_on(given, tmp_path)
+    values = continue_run(given, tmp_path)
     assert values["run_store"] == "/earlier/store"
     assert values["run_previous"] == str(tmp_path)
     assert {n: values[n] for n in given if n != "run_store"} == {
         n: v for n, v in given.items() if n != "run_store"
     }
-    assert carried_on(given | {"run_store": "/mine"}, tmp_path)["run_store"] == "/mine"
-    assert carried_on(given, None) == given
+    assert continue_run(given | {"run_store": "/mine"}, tmp_path)["run_store"] == "/mine"
+    assert continue_run(given, None) == given

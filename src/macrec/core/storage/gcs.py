@@ -29,7 +29,7 @@ USED = "macrec-used"
 """Metadata key of an object in a bucket: when a run last used the object (Unix seconds)."""
 
 
-def _translated(method: Callable[..., Any]) -> Callable[..., Any]:
+def _translate_errors(method: Callable[..., Any]) -> Callable[..., Any]:
     """Convert exceptions of Google's client into errors with an exit code that name the URI."""
 
     @wraps(method)
@@ -40,10 +40,10 @@ def _translated(method: Callable[..., Any]) -> Callable[..., Any]:
             raise UserError(f"{self.uri}: not found ({error}). Check the bucket's name.") from error
         except Exception as error:
             if gcs_session.passes(error):
-                raise TryAgain(f"{self.uri}: no answer from the storage ({error}).") from error
+                raise TryAgain(f"{self.uri}: no response from the storage ({error}).") from error
             if isinstance(error, GoogleAPICallError | GoogleAuthError):
-                told = f"{self.uri}: access refused ({error}). Check the account."
-                raise UserError(told) from error
+                message = f"{self.uri}: access refused ({error}). Check the account."
+                raise UserError(message) from error
             raise
 
     return wrapper
@@ -56,14 +56,14 @@ class GcsStorage:
     check ranged reads. It also makes such reads when it resumes after an error.
     """
 
-    @_translated
+    @_translate_errors
     def __init__(self, bucket: str, prefix: str) -> None:
         self.prefix = f"{prefix}/" if prefix else ""
         self.uri = f"{GCS_PREFIX}{bucket}/{prefix}".rstrip("/")
         try:
             self._bucket: Any = gcs_session.client().bucket(bucket)
         except ValueError as error:
-            raise UserError(f"{self.uri}: no name of a bucket ({error})") from error
+            raise UserError(f"{self.uri}: invalid bucket name ({error})") from error
         self._seen = False
 
     def _find(self, name: str) -> Any:
@@ -84,7 +84,7 @@ class GcsStorage:
     def names(self, prefix: str = "") -> Sequence[str]:
         return [entry.name for entry in self._list(prefix)]
 
-    @_translated  # not on the generator, which would raise outside the wrapper
+    @_translate_errors  # not on the generator, which would raise outside the wrapper
     def _list(self, prefix: str) -> Sequence[Entry]:
         blobs = self._bucket.list_blobs(prefix=self.prefix + prefix, retry=None)
         return [
@@ -93,16 +93,16 @@ class GcsStorage:
             if not blob.name.endswith("/")  # folder markers of the console
         ]
 
-    @_translated
+    @_translate_errors
     def read(self, name: str) -> bytes | None:
         content = io.BytesIO()
         return content.getvalue() if self._copy(name, content) else None
 
-    @_translated
+    @_translate_errors
     def exists(self, name: str) -> bool:
         return self._find(name) is not None
 
-    @_translated
+    @_translate_errors
     def create(self, name: str, content: bytes) -> bool:
         blob = self._bucket.blob(self.prefix + name)
         try:
@@ -112,7 +112,7 @@ class GcsStorage:
             # This also happens if an earlier try succeeded but its response was lost.
             return self.read(name) == content
 
-    @_translated
+    @_translate_errors
     def upload(self, source: Path, name: str) -> None:
         for again in (True, False):
             if self._holds(name, source):
@@ -145,7 +145,7 @@ class GcsStorage:
             )
         return True
 
-    @_translated
+    @_translate_errors
     def download(self, name: str, target: Path) -> None:
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
@@ -183,13 +183,13 @@ class GcsStorage:
                     _unpack(to)
                 return True
             if again:
-                log.warning("%s/%s: damaged on its way, read once more", self.uri, name)
+                log.warning("%s/%s: corrupted in transit, read again", self.uri, name)
         raise TryAgain(
             f"{self.uri}/{name}: what was read differs from the object's CRC32C, twice. "
             "The network or a proxy damages what it carries."
         )
 
-    @_translated
+    @_translate_errors
     def delete(self, name: str) -> None:
         try:
             self._bucket.blob(self.prefix + name).delete(retry=None)
@@ -203,12 +203,12 @@ class GcsStorage:
         found = [entry for entry in self._objects(name) if entry.name == name]
         return found[0].modified if found else None
 
-    @_translated
+    @_translate_errors
     def _objects(self, prefix: str) -> Sequence[Object]:
         blobs = self._bucket.list_blobs(prefix=self.prefix + prefix, retry=None)
         return [Object(b.name[len(self.prefix) :], b.size, _last_used(b)) for b in blobs]
 
-    @_translated
+    @_translate_errors
     def touch(self, name: str) -> None:
         blob = self._bucket.blob(self.prefix + name)
         blob.metadata = {USED: str(time.time())}
