@@ -1,6 +1,9 @@
 """Fixtures that several test files share."""
 
+import fcntl
 import importlib
+import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -98,6 +101,27 @@ def run(job):
     job.outputs.page.write_text("<p>done</p>")
     return {"rows": float("nan") if mode == "nan" else float(job.inputs.numbers.rows)}
 '''
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a folder once for all processes of a test run. Tests read it and change nothing."""
+    base = tmp_path_factory.getbasetemp()
+    common = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made_once"
+    common.mkdir(exist_ok=True)
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        path, finished = common / name, common / f"{name}.finished"
+        with (common / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not finished.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir()
+                make(path)
+                finished.touch()
+        return path
+
+    return folder
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 from pipelines.local import images
 from tests.containers.podman import BASE, Podman
-from tests.pipelines.conftest import Called, Sample, macrec, sample
+from tests.pipelines.conftest import Called, Sample, SmallRun, macrec, sample, small_run
 
-__all__ = ["Called", "Sample", "macrec", "sample"]
+__all__ = ["Called", "Sample", "SmallRun", "macrec", "sample", "small_run"]
 
 INSTALL = Path(__file__).parent / "install.sh"
 index = os.environ.get("TORCH_INDEX")

@@ -123,11 +123,11 @@ def computed(macrec, out):
 
 @pytest.mark.case(39)
 def test_a_failed_run_is_rerun_and_has_the_same_digests_as_in_processes(
-    client, image, sample, macrec, tmp_path, monkeypatch
+    client, image, sample, small_run, macrec, tmp_path, monkeypatch
 ):
     """A file in the place of a folder of the store is what makes train fail at first."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # sums of another number of threads differ
-    outs = [tmp_path / "containers", tmp_path / "processes"]
+    outs = [tmp_path / "containers", small_run.out]
     flags = ["--config", SMOKE, *sample.flags, *SMALL]
     in_the_way = outs[0] / "store" / "records" / "train"
     in_the_way.parent.mkdir(parents=True)
@@ -135,11 +135,8 @@ def test_a_failed_run_is_rerun_and_has_the_same_digests_as_in_processes(
     failed = macrec("run", *flags, "--out", outs[0], "--containers")
     assert failed.code == 1 and "train failed with exit code 1" in failed.err, failed.err[-2000:]
     in_the_way.unlink()
-    runs = [
-        macrec("rerun", outs[0], "--containers"),
-        macrec("run", *flags, "--out", outs[1]),
-    ]
-    assert [run.code for run in runs] == [0, 0], [run.err[-2000:] for run in runs]
+    mended = macrec("rerun", outs[0], "--containers")
+    assert mended.code == 0, mended.err[-2000:]
     assert computed(macrec, outs[0]) == {"check_run", "train", "evaluate", "recommend"}
     # The store names each file by its content, each record by its stage's fingerprint.
     names = [stored(out / "store") for out in outs]

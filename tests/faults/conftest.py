@@ -1,33 +1,15 @@
 """A small run that nothing disturbs, what stages are killed with, and what pipelines share."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from macrec.core.artifact import Artifact
-from tests.faults.stage_runs import StageCall, recorded
+from tests.faults.stage_runs import StageCall
 from tests.faults.toy import Toy
-from tests.pipelines.conftest import SMOKE, Sample, macrec, sample
+from tests.pipelines.conftest import SMOKE, Sample, SmallRun, macrec, sample, small_run
 
-__all__ = ["macrec", "sample"]
-
-
-class Run(NamedTuple):
-    """The output folder of a run of the sample."""
-
-    out: Path
-
-    @property
-    def artifacts(self) -> dict[str, Path]:
-        """The folders of the artifacts, by name."""
-        run = next((self.out / "runs").iterdir())
-        return {p.parent.name: p.parent for p in sorted(run.rglob("manifest.json"))}
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """What each artifact holds."""
-        return {n: Artifact.open(path).verify().digest for n, path in self.artifacts.items()}
+__all__ = ["macrec", "sample", "small_run"]
 
 
 def smoke_flags(sample: Sample) -> list[Any]:
@@ -53,16 +35,6 @@ def toy(tmp_path: Path) -> Toy:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(sample, tmp_path_factory: pytest.TempPathFactory) -> dict[str, StageCall]:
+def undisturbed(small_run: SmallRun) -> dict[str, StageCall]:
     """The stages of a small run that nothing has disturbed, in their order."""
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        calls = recorded(sample.flags, out, patch.setattr)
-    return {call.stage: call for call in calls}
-
-
-@pytest.fixture(scope="session")
-def small_run(undisturbed: dict[str, StageCall]) -> Run:
-    """The whole of that run."""
-    return Run(next(iter(undisturbed.values())).store.parent)
+    return small_run.calls

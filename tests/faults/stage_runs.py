@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +15,12 @@ from macrec.core.artifact import MANIFEST, Artifact
 from macrec.core.errors import UserError
 from macrec.core.stage_command import METRICS
 from macrec.core.task_note import TASK
-from pipelines.cli import main
 from pipelines.local import pipeline_runner
 from pipelines.local.gc import PARTIAL
 
 ROOT = Path(__file__).parent.parent.parent
 SMOKE = ROOT / "configs" / "smoke.yaml"
+CALLS = "calls.json"
 NOTES = (TASK, "executor_output.json")
 """Files that say when something was made."""
 # Neither changes a result. Whatever can be resumed is saved so often that a killed run has some.
@@ -86,27 +86,57 @@ class StageCall(NamedTuple):
         return told
 
 
-def recorded(sample_flags: Sequence[object], out: Path, patch: Callable[..., None]) -> list:
-    """The calls of a run that nothing disturbs."""
+def recorded_run(
+    sample_flags: Sequence[object], out: Path, calls: Path
+) -> subprocess.CompletedProcess[str]:
+    """The small run in a process of its own, which writes how it has called its stages."""
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.faults.stage_runs",
+            str(calls),
+            *run_flags(sample_flags, out),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def read_calls(path: Path) -> dict[str, StageCall]:
+    """The calls of the stages of a run that was recorded, in their order."""
+    calls = [StageCall(**call) for call in json.loads(path.read_text())]
+    return {
+        call.stage: call._replace(folder=Path(call.folder), store=Path(call.store))
+        for call in calls
+    }
+
+
+def record(path: Path, arguments: list[str]) -> None:
+    """Runs `macrec` in this process and writes how it has called its stages."""
+    from pipelines.cli import main
+
     calls: list[StageCall] = []
+    out = Path(arguments[arguments.index("--out") + 1])
     original = pipeline_runner.in_process
 
-    def launch(command, environment):
+    def launch(command: Sequence[str], environment: Mapping[str, str]) -> int:
         call = json.loads(command[command.index("--executor-input") + 1])
         folder = Path(call["outputs"]["outputFile"]).parent
         started = time.monotonic()
         code = original(command, environment)
         seconds = time.monotonic() - started
-        stage = command[3]
-        calls.append(StageCall(stage, list(command), folder, out / "store", seconds))
+        calls.append(StageCall(command[3], list(command), folder, out / "store", seconds))
         return code
 
-    patch(pipeline_runner, "in_process", launch)
+    pipeline_runner.in_process = launch
     try:
-        main.main(run_flags(sample_flags, out))
-    except SystemExit as ended:
-        assert ended.code == 0
-    return calls
+        main.main(arguments)
+    finally:
+        path.write_text(json.dumps([call._asdict() for call in calls], default=str))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -129,3 +159,7 @@ def readable(folder: Path) -> dict[str, str]:
             continue
         found[str(manifest.parent.relative_to(folder))] = artifact.digest
     return found
+
+
+if __name__ == "__main__":
+    record(Path(sys.argv[1]), sys.argv[2:])

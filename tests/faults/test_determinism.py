@@ -15,8 +15,8 @@ import pytest
 from components.run_form import RECOMMENDER
 from macrec.core.artifact import Artifact
 from macrec.core.settings import fields
-from tests.faults.conftest import Run, smoke_flags
-from tests.pipelines.conftest import ROOT
+from tests.faults.conftest import smoke_flags
+from tests.pipelines.conftest import ROOT, Run
 
 SURROUNDINGS = {
     "again": {},

@@ -166,6 +166,8 @@ def test_what_is_forced():
 
 # A local run: a stage fails for a real cause, which is mended.
 
+STORED = ("prepare_data", "embed_text", "embed_image", "embed_histories")
+"""Stages whose results lie in the store from the start, to be quicker."""
 ABOVE_TRAIN = [
     "embed_histories",
     "embed_image",
@@ -222,8 +224,8 @@ def train_records(out):
 
 
 @pytest.fixture(scope="module")
-def broken(macrec, sample, out, data, train_records):
-    train_records.parent.mkdir(parents=True)
+def broken(macrec, sample, small_run, out, data, train_records):
+    small_run.copy_results(out / "store", *STORED)
     train_records.write_text("")
     flags = [str(f).replace(str(sample.data), str(data)) for f in sample.flags]
     small = ["--config", SMOKE, "--set", "embed_image.max_bad_images=0.05"]
@@ -257,6 +259,7 @@ def test_a_run_that_failed_says_how_and_how_to_go_on(macrec, broken, out):
     assert "NotADirectoryError" in told.out and "records/train" in told.out
     assert states(macrec, out) == {
         **dict.fromkeys(ABOVE_TRAIN, "computed"),
+        **dict.fromkeys(STORED, "reused"),
         "train": "failed",
         "evaluate": "not run",
         "recommend": "not run",

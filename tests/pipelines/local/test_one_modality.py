@@ -50,7 +50,8 @@ def check_run(called, out, present, absent):
     return run
 
 
-def test_text_alone(macrec, sample, tmp_path):
+def test_text_alone(macrec, sample, small_run, tmp_path):
+    small_run.copy_results(tmp_path / "store", "prepare_data", "embed_text")
     called = macrec(
         *("run", "--config", SMOKE, "--out", tmp_path, *catalogue(sample)),
         *("--encoder-text", sample.text_model),
@@ -64,8 +65,9 @@ def test_text_alone(macrec, sample, tmp_path):
 
 
 @pytest.mark.slow
-def test_text_codes_alone_beside_pictures(macrec, sample, tmp_path):
+def test_text_codes_alone_beside_pictures(macrec, sample, small_run, tmp_path):
     """The pictures have vectors, which the quantizer is told to leave out."""
+    small_run.copy_results(tmp_path / "store", "prepare_data", "embed_text", "embed_image")
     called = macrec(
         *("run", "--config", SMOKE, "--out", tmp_path, *sample.flags, *SMALL),
         *("--set", "quantize.modalities=text"),

@@ -41,8 +41,9 @@ def retrain(macrec, sample, folder):
 
 
 @pytest.fixture(scope="module")
-def first(retrain):
-    return retrain("v1")
+def first(small_run, folder):
+    """The small run, whose store the others share."""
+    small_run.copy(folder / "v1", folder / "store")
 
 
 @pytest.fixture(scope="module")
