@@ -107,7 +107,7 @@ def test_a_damaged_record_stops_it(toy, tmp_path):
     record.chmod(0o644)
     record.write_text("{")
     before = tree(store)
-    with pytest.raises(UserError, match=r"damaged .* delete it"):
+    with pytest.raises(UserError, match=r"damaged .* Delete it"):
         remove(store)
     assert tree(store) == before
 

@@ -291,7 +291,7 @@ def listening():
     [
         ("403", 2, "access refused"),
         ("no bucket", 2, "not found"),
-        ("no bucket's name", 2, "no name of a bucket"),
+        ("no bucket's name", 2, "invalid bucket name"),
         ("no credentials", 2, "no credentials"),
         ("nobody listens", 75, "no response from the storage"),
         ("no answer", 75, "no response from the storage"),
