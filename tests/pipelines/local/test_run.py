@@ -14,6 +14,7 @@ from components.stages import CHECK_RUN
 from macrec.core.artifact import Artifact
 from macrec.core.settings import fields
 from pipelines.local.run import continue_run
+from tests.faults.stage_runs import run_flags
 from tests.pipelines.conftest import SMOKE
 
 SMALL = ["--set", "embed_image.max_bad_images=0.05"]  # 1 of 60 pictures is broken
@@ -102,10 +103,7 @@ def test_a_changed_setting_recomputes_what_depends_on_it(first, macrec, sample, 
 @pytest.mark.slow
 def test_settings_of_one_stage_reach_that_stage_alone(first, macrec, sample, out):
     """KFP's cache compares what the first task writes: all but one output is the same."""
-    changed = macrec(
-        *("run", "--config", SMOKE, "--out", out, *sample.flags, *SMALL),
-        *("--set", "train.learning_rate=0.002"),
-    )
+    changed = macrec(*run_flags(sample.flags, out), "--set", "train.learning_rate=0.002")
     assert changed.code == 0, changed.err
     computed = [s for s, state in states(changed).items() if state == "computed"]
     assert computed == ["check_run", "train", "evaluate", "recommend"]
