@@ -284,22 +284,27 @@ def check_form(arguments: Mapping[str, Any], form: Form) -> dict[str, dict[str, 
 
 def data_problems(values: Mapping[str, Any], form: Form = RECOMMENDER) -> Iterator[str]:
     """Yield the contradictions between the data, the encoders and the settings of a run."""
+    yield from encoder_problems(values)
     given = {m: [n for n in vector_fields(m) if values.get(n)] for m in MODALITIES}
-    for modality, names in given.items():
-        if len(names) > 1:
-            yield f"give encoder_{modality} or vectors_{modality}, not both."
     coded = str(values.get("quantize.modalities", "both"))
     wanted = MODALITIES if coded == "both" else (coded,)
     if not any(given.get(modality) for modality in wanted):
         names = " or ".join(name for m in wanted for name in vector_fields(m))
         yield f"there are no vectors to quantize (quantize.modalities={coded}): give {names}."
-    if values.get("encoder_image") and not values.get("catalog_images"):
-        yield "encoder_image needs catalog_images, the folder of the images."
     if not values.get("run_previous"):
         if form is ENCODE:
             yield "give run_previous, the run whose quantizer and semantic IDs are reused."
         elif values.get("quantize.mode") == "frozen":
             yield "quantize.mode=frozen needs run_previous, the run whose quantizer is reused."
+
+
+def encoder_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the contradictions between the encoders, the vectors and the images."""
+    for modality in MODALITIES:
+        if all(values.get(name) for name in vector_fields(modality)):
+            yield f"give encoder_{modality} or vectors_{modality}, not both."
+    if values.get("encoder_image") and not values.get("catalog_images"):
+        yield "encoder_image needs catalog_images, the folder of the images."
 
 
 def vector_fields(modality: str) -> tuple[str, str]:

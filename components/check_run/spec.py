@@ -31,9 +31,9 @@ class Settings:
     pipeline: Literal["recommender", "encode"] = "recommender"
     """Pipeline whose form is checked."""
     catalog_items: str
-    """The catalogue: CSV, JSON lines or Parquet; one file or a folder of files, local or gs://."""
+    """The catalogue: delimited text, JSON lines or Parquet; a file or a folder, local or gs://."""
     catalog_interactions: str
-    """The interaction log: CSV, JSON lines or Parquet; one file or a folder of files."""
+    """The interaction log: delimited text, JSON lines or Parquet; a file or a folder."""
     catalog_images: str = ""
     """Folder that contains the images, local or gs://; required if encoder_image is given. The
     catalogue gives each item's path below it."""

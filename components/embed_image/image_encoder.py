@@ -15,6 +15,7 @@ from components.embed_image.pictures import Geometry
 from macrec.compute.device import choose_device
 from macrec.core.artifact import Source
 from macrec.core.errors import UserError, check
+from macrec.core.progress import log
 from macrec.data import encoders
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -48,6 +49,7 @@ class ImageEncoder:
         dim: components of a vector.
         dtype: precision of the model.
         geometry: how images must be cropped before `encode`.
+        size: the side that was asked for, rounded to whole patches; 0 for the model's own.
     """
 
     def __init__(
@@ -64,8 +66,7 @@ class ImageEncoder:
         """Open the model; at most `batch` images go through it together.
 
         Raises:
-            UserError: the model cannot be opened, is not a ViT, or does not support the size or
-                pooling.
+            UserError: the model cannot be opened, is not a ViT, or does not support the pooling.
         """
         self.device = choose_device(device)
         self.dtype = encoders.choose_dtype(dtype, self.device)
@@ -73,22 +74,14 @@ class ImageEncoder:
         self._cores = encoders.Cores(self.device)
         location = encoders.Location.of(source)
         config = encoders.load_config(source, location)
-        vision: Any = getattr(config, "vision_config", config)
-        if vision is not config and hasattr(config, "projection_dim"):
-            # set by the whole model's config; the vision config's own value is ignored
-            vision.projection_dim = config.projection_dim
-        native, patch = _square(vision, "image_size"), _square(vision, "patch_size")
-        check(
-            native > 0 and patch > 0,
-            f"{source.uri}: model type {config.model_type!r} has no image_size and patch_size, "
-            "so it is not a vision transformer.",
-        )
-        check(size % patch == 0, f"size={size}: must be a multiple of the model's patch, {patch}.")
+        vision, native, patch = _vision(source, config)
+        self.size = size = round_to_patches(size, patch)
         class_name = _TOWERS.get(config.model_type, ("AutoModel", "AutoModel"))[pooling == "pooler"]
         self._model = encoders.load_model(
             source, location, device=self.device, dtype=self.dtype, class_name=class_name,
             config=vision if class_name != "AutoModel" else config,
             required="pooler." if pooling == "pooler" else "",
+            required_by="embed_image.pooling=pooler",
         )  # fmt: skip
         self._process = read_preprocess(source, location, native, size, resize)
         self.geometry, self._pooling = self._process.geometry, pooling
@@ -125,22 +118,71 @@ class ImageEncoder:
         std_C = torch.tensor(self._process.std, device=self.device)
         normal_BHWC = (raw_BHWC.float() * self._process.factor - mean_C) / std_C
         pixels_BCHW = normal_BHWC.permute(0, 3, 1, 2).to(self.dtype)
-        with encoders.out_of_memory_hint(f"{len(raw_BHWC)} pictures", "batch_images"):
+        with encoders.out_of_memory_hint(f"{len(raw_BHWC)} pictures", "embed_image.batch_images"):
             output = self._model(pixel_values=pixels_BCHW, **self._options)
         return self._pool(output)[: len(pixels)].float().cpu().numpy()
 
     def _pool(self, output: Any) -> torch.Tensor:
         if self._pooling == "pooler":
             vectors_BD = output.get("image_embeds", output.get("pooler_output"))
-            check(vectors_BD is not None, "pooling=pooler: the model has no pooled vector.")
+            check(
+                vectors_BD is not None,
+                "embed_image.pooling=pooler: the model has no pooled vector. Set "
+                "embed_image.pooling=mean.",
+            )
             return vectors_BD
         hidden_BPD = output.last_hidden_state
         leading = hidden_BPD.shape[1] - self._patches  # class and register tokens
         check(hidden_BPD.ndim == 3 and leading >= 0, "the model is not a vision transformer.")
         if self._pooling == "mean":
             return hidden_BPD[:, leading:].float().mean(1)
-        check(leading > 0, "pooling=cls: the model has no class token. Use mean or pooler.")
+        check(
+            leading > 0,
+            "embed_image.pooling=cls: the model has no class token. Set embed_image.pooling=mean.",
+        )
         return hidden_BPD[:, 0]
+
+
+def _vision(source: Source, config: Any) -> tuple[Any, int, int]:
+    """Return the config of the image tower, and the sides of its input and of its patches."""
+    vision: Any = getattr(config, "vision_config", config)
+    if vision is not config and hasattr(config, "projection_dim"):
+        # set by the whole model's config; the vision config's own value is ignored
+        vision.projection_dim = config.projection_dim
+    native, patch = _square(vision, "image_size"), _square(vision, "patch_size")
+    check(
+        native > 0 and patch > 0,
+        f"{source.uri}: model type {config.model_type!r} has no image_size and patch_size, so it "
+        "is not a vision transformer.",
+    )
+    return vision, native, patch
+
+
+def check_image_encoder(source: Source, size: int = 0, resize: str = "model") -> None:
+    """Open all of an image encoder but its weights.
+
+    Raises:
+        UserError: the model cannot be opened or is not a ViT.
+    """
+    location = encoders.Location.of(source)
+    _, native, patch = _vision(source, encoders.load_config(source, location))
+    read_preprocess(source, location, native, round_to_patches(size, patch), resize)
+
+
+def round_to_patches(size: int, patch: int) -> int:
+    """Return the multiple of the patch side that is nearest to a side in pixels, and log a change.
+
+    Args:
+        size: the setting embed_image.size; 0 stays 0.
+        patch: side of the model's patches in pixels.
+    """
+    rounded = max(patch, (size + patch // 2) // patch * patch) if size else 0
+    if rounded != size:
+        log.info(
+            "embed_image.size=%d is not a multiple of the model's patch of %d px: %d px are used",
+            *(size, patch, rounded),
+        )
+    return rounded
 
 
 def _square(config: Any, name: str) -> int:

@@ -19,7 +19,6 @@ from components.embed_image.pictures import (
     ABSENT,
     Geometry,
     content_key,
-    inside_root,
     load_picture,
 )
 from macrec.compute.sharding import shard_range
@@ -28,6 +27,7 @@ from macrec.core.errors import UserError, check
 from macrec.core.progress import Progress, log
 from macrec.data.embedding_cache import KEY, EmbeddingCache
 from macrec.data.embeddings import MISSING, OK, ROWS_AT_ONCE, Vectors, allocate_on_disk
+from macrec.data.picture_files import search_pictures
 
 BATCHES_AHEAD = 3
 
@@ -41,6 +41,10 @@ class Pictures(NamedTuple):
     """[U]"""
     of_item: np.ndarray
     """int64 [N]: index of each item's image, -1 for none."""
+    named: int
+    """Number of images of the whole catalogue, also if `uris` is a part of them."""
+    found: int
+    """How many of these are in the folder."""
 
 
 class EmbeddedImages(NamedTuple):
@@ -66,21 +70,35 @@ class Encoder(Protocol):
         ...
 
 
-def find_pictures(items: Artifact, images: Source, shard: str = "") -> Pictures:
+def find_pictures(items: Artifact, images: Source, max_missing: float, shard: str = "") -> Pictures:
     """List the catalogue's images, or one of N parts of them; no file is opened.
 
+    The whole catalogue is checked for absent files, so that the first part fails, not the last.
+
     Raises:
-        UserError: no item names an image, or a path leaves the folder.
+        UserError: no item names an image, a path leaves the folder, or a larger share than
+            `max_missing` of the images is absent.
     """
     column = items.table(["image_uri"]).column(0).combine_chunks().dictionary_encode()
     uris: list[str] = column.dictionary.to_pylist()
-    check(bool(uris), f"images: none of {items.rows:,} items has a picture (image_uri).")
+    check(
+        bool(uris),
+        f"images: none of {items.rows:,} items has a picture. Set prepare_data.image_column to the "
+        "catalogue's column of image paths, or give no image encoder.",
+    )
+    root = images.path()
+    search = search_pictures(root, uris, images.uri)
+    if problem := search.problem(max_missing):
+        raise UserError(problem)
+    log.info("embed_image: %s", search.summary())
+    if warning := search.warning():
+        log.warning("%s", warning)
     of_item = np.asarray(pc.fill_null(column.indices, -1)).astype(np.int64)
     part = shard_range(shard, len(uris))
     uris = uris[part.start : part.stop]
     of_item = np.where((of_item >= part.start) & (of_item < part.stop), of_item - part.start, -1)
-    paths = inside_root(images.path(), uris)
-    return Pictures(images.uri, uris, paths, of_item)
+    paths = [root / uri for uri in uris]
+    return Pictures(images.uri, uris, paths, of_item, len(search.uris), search.found)
 
 
 def embed_pictures(
@@ -100,7 +118,7 @@ def embed_pictures(
     images is embedded, any number may fail; the task that embeds all of them checks the limit.
 
     Raises:
-        UserError: a larger share than `max_bad` is unusable, or no image exists at all.
+        UserError: a larger share than `max_bad` is unusable.
     """
     total, started = len(pictures.paths), time.monotonic()
     matrix_UD = allocate_on_disk(total, encoder.dim)
@@ -123,11 +141,6 @@ def embed_pictures(
                 _keep(cache, keys, good, vectors_BD)
             _refuse_too_many(pictures, status, counts, 1.0 if part else max_bad)
             progress.advance(len(rows))
-    check(
-        counts[ABSENT] < total or part,
-        f"images: none of {total:,} pictures is in {pictures.root} (first: {pictures.uris[0]}). "
-        "Check the folder and image_uri.",
-    )
     if counts:
         log.warning("images: without a vector: %s", _name_refused(pictures, status, counts))
     return EmbeddedImages(
@@ -193,8 +206,9 @@ def _refuse_too_many(
     if bad > max_bad * len(pictures.paths):
         raise UserError(
             f"images: at least {bad:,} of {len(pictures.paths):,} pictures are unusable and "
-            f"max_bad_images={max_bad:g} allows {int(max_bad * len(pictures.paths)):,}: "
-            f"{_name_refused(pictures, status, counts)}. Replace them, or raise max_bad_images."
+            f"embed_image.max_bad_images={max_bad:g} allows "
+            f"{int(max_bad * len(pictures.paths)):,}: {_name_refused(pictures, status, counts)}. "
+            "Replace them, or raise embed_image.max_bad_images."
         )
 
 

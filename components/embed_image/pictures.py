@@ -7,25 +7,23 @@ H height, W width
 """
 
 import hashlib
-import os
 import re
 import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from macrec.core.errors import UserError
+from macrec.core.errors import check
+from macrec.data.picture_files import search_pictures
 
 ABSENT, FORMAT, UNREADABLE, TOO_LARGE = "absent", "format", "unreadable", "too_large"
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP", re.DOTALL)
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|(file|data|https?|gs|s3):", re.IGNORECASE)
 _BOMB = re.compile("too large|too much memory", re.IGNORECASE)
 _MAX_FILE_BYTES = 256 << 20
 _LARGE_PIXELS = 8_000_000
@@ -64,41 +62,9 @@ def inside_root(root: Path, uris: Iterable[str]) -> list[Path]:
     Raises:
         UserError: some paths leave the root. No file has been opened.
     """
-
-    @cache
-    def real(path: Path) -> Path:
-        # unlike Path.resolve, it does not raise for an overlong name or a link to itself
-        return Path(os.path.realpath(path))
-
-    paths: list[Path] = []
-    outside: list[str] = []
-    for uri in uris:
-        problem = _suspicious(uri)
-        path = root / uri if not problem else root
-        if not problem:
-            target = real(path) if os.path.islink(path) else real(path.parent) / path.name
-            problem = "" if target.is_relative_to(real(root)) else "a symbolic link leads out"
-        if problem:
-            outside.append(f"{uri!r} ({problem})")
-        paths.append(path)
-    if outside:
-        raise UserError(
-            f"images: {len(outside):,} of {len(paths):,} picture paths leave the folder {root}: "
-            f"{', '.join(outside[:10])}. Write paths below the folder, without '..'."
-        )
-    return paths
-
-
-def _suspicious(uri: str) -> str:
-    """Return why a path cannot be below a folder, or an empty string."""
-    parts = uri.replace("\\", "/").split("/")
-    if "\0" in uri:
-        return "has a NUL character"
-    if parts[0] == "" or re.match(r"[A-Za-z]:[\\/]", uri):
-        return "absolute or empty"
-    if ".." in parts:
-        return "has a '..'"
-    return "is a URL" if _SCHEME.match(uri) else ""
+    search = search_pictures(root, list(uris))
+    check(not search.outside, search.problem(1.0))
+    return [root / uri for uri in search.uris]
 
 
 def load_picture(path: Path, geometry: Geometry, max_pixels: int) -> np.ndarray | str:

@@ -21,8 +21,8 @@ class Settings:
     patches, "pooler" takes the model's own pooled vector. For CLIP, "pooler" is the projected
     vector (768 components for ViT-L/14, as in the paper)."""
     size: NonNegativeInt = 0
-    """Side of the model's input in pixels; must be a multiple of the patch size. 0 means the size
-    that the model folder states."""
+    """Side of the model's input in pixels. It is rounded to the nearest multiple of the model's
+    patch size. 0 means the size that the model folder states."""
     resize: Literal["model", "crop", "squash"] = "model"
     """How an image becomes square. "model" follows the model folder, "crop" crops the centre,
     "squash" ignores the aspect ratio and so keeps the edges of tall covers."""
@@ -30,7 +30,11 @@ class Settings:
     """Subtract the mean of all vectors."""
     max_bad_images: Share = 0.01
     """Maximum share (0 to 1) of images that may be damaged, too large or in an unsupported format.
-    Above it the run fails. Absent files do not count."""
+    Above it the run fails. Absent files count for max_missing_images instead."""
+    max_missing_images: Share = 0.1
+    """Maximum share (0 to 1) of images that the catalogue names and the folder lacks. Above it the
+    run fails. Single absent files are common in exports, but a larger share is most often a wrong
+    folder, an unfinished copy or another spelling of the paths. Their items get no image vector."""
     max_pixels: PositiveInt = 50_000_000
     """Images with more pixels than this are not decoded. Their items get no vector and the status
     "too_large"."""
@@ -94,7 +98,7 @@ STAGE = Stage(
     execution=Execution,
     inputs=Inputs,
     outputs=Outputs,
-    everyday=("pooling", "size", "resize", "centre", "max_bad_images"),
+    everyday=("pooling", "size", "resize", "centre", "max_bad_images", "max_missing_images"),
     cached=True,
     sharded=True,
 )

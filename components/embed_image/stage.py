@@ -13,6 +13,7 @@ from macrec.core.progress import log
 from macrec.core.stage import Job, Metrics
 from macrec.data import embeddings
 from macrec.data.embedding_cache import EmbeddingCache
+from macrec.data.schema import PICTURES
 
 
 def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
@@ -23,7 +24,7 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
 
     Raises:
         UserError: both sources of vectors are given, one cannot be used, image paths leave their
-            folder, or too many images are broken.
+            folder, or too many images are absent or broken.
     """
     check(
         job.inputs.model is None or job.inputs.embeddings is None,
@@ -48,7 +49,10 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
 
     assert job.inputs.images is not None
     pictures = picture_vectors.find_pictures(
-        job.inputs.items, job.inputs.images, job.settings.shard
+        job.inputs.items,
+        job.inputs.images,
+        job.settings.max_missing_images,
+        job.settings.shard,
     )
     model = _open_encoder(job.settings, job.inputs, job.execution)
     with _cache(job.cache_uri, job.settings, job.inputs, job.execution, model) as cache:
@@ -67,10 +71,19 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
         counts = embeddings.count_statuses(chunks)
         embeddings.write_absent(output, job.inputs.items.rows)
     else:
-        counts = embeddings.write_vectors(output, chunks, dim=model.dim, centre=job.settings.centre)
+        output.metadata[PICTURES] = {"named": pictures.named, "found": pictures.found}
+        counts = embeddings.write_vectors(
+            output,
+            chunks,
+            job.inputs.items,
+            dim=model.dim,
+            centre=job.settings.centre,
+            remedy="Set another embed_image.dtype, or choose another image encoder.",
+        )
     return embeddings.metrics(counts, model.dim) | {
         **picture_vectors.item_counts(pictures, embedded),
         "pictures": len(pictures.paths),
+        "pictures_found": pictures.found,
         "images_per_second": embedded.images_per_second,
     }
 
@@ -101,7 +114,7 @@ def _cache(
         "code": module_version("components.embed_image.image_encoder"),
         "dtype": str(encoder.dtype),
         "pooling": config.pooling,
-        "size": config.size,
+        "size": encoder.size,
         "resize": config.resize,
         "max_pixels": config.max_pixels,
     }

@@ -53,7 +53,12 @@ def run(job: Job[Settings, Inputs, Outputs, Execution]) -> Metrics:
             embeddings.write_absent(output, job.inputs.items.rows)
         else:
             counts = embeddings.write_vectors(
-                output, vectors, dim=encoder.dim, centre=job.settings.centre
+                output,
+                vectors,
+                job.inputs.items,
+                dim=encoder.dim,
+                centre=job.settings.centre,
+                remedy="Set another embed_text.dtype, or choose another text encoder.",
             )
     return embeddings.metrics(counts, encoder.dim) | {
         "embedded_items": vectors.embedded,

@@ -4,7 +4,7 @@ N texts, B batch, L tokens, D components
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,12 +65,7 @@ class TextEncoder:
         self.device = choose_device(device)
         self.dtype = precision = encoders.choose_dtype(dtype, self.device)
         location = encoders.Location.of(source)
-        config = encoders.load_config(source, location)
-        check(
-            not config.is_encoder_decoder and hasattr(config, "hidden_size"),
-            f"{source.uri}: model type {config.model_type!r} is not a plain text encoder or "
-            "decoder.",
-        )
+        config = _load_config(source, location)
         self._tokenizer = encoders.load_tokenizer(source, location)
         config.use_cache = False  # the key-value cache is not used here and takes memory
         self._model = encoders.load_model(
@@ -170,6 +165,26 @@ class TextEncoder:
                 input_ids=torch.from_numpy(ids_BL).to(self.device), attention_mask=mask
             ).last_hidden_state
         return encoders.pool(hidden_BLD, mask, self._pooling)[: len(batch.rows)].cpu().numpy()
+
+
+def _load_config(source: Source, location: encoders.Location) -> Any:
+    config = encoders.load_config(source, location)
+    check(
+        not config.is_encoder_decoder and hasattr(config, "hidden_size"),
+        f"{source.uri}: model type {config.model_type!r} is not a plain text encoder or decoder.",
+    )
+    return config
+
+
+def check_text_encoder(source: Source) -> None:
+    """Open all of a text encoder but its weights.
+
+    Raises:
+        UserError: the model cannot be opened or is not a text encoder.
+    """
+    location = encoders.Location.of(source)
+    _load_config(source, location)
+    encoders.load_tokenizer(source, location)
 
 
 def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[TextBatch]:

@@ -102,6 +102,8 @@ class Inputs:
     """The quantizer. The report shows its learning curve."""
     recommender: Artifact
     """The trained recommender."""
+    image_embeddings: Artifact | None = None
+    """The image vectors. The report shows how many pictures were found."""
     previous_semantic_ids: Source | None = None
     """Semantic IDs of an earlier run, for the report's comparison. Empty: no comparison."""
     images: Source | None = None

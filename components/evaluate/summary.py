@@ -18,6 +18,8 @@ from components.evaluate.systems import (
 from components.evaluate.tokenizer_figures import CodeMeasures
 from macrec.core.artifact import Artifact
 from macrec.data.columns import codes_matrix
+from macrec.data.embeddings import OK
+from macrec.data.schema import PICTURES
 from macrec.data.split import Split
 from macrec.generator.tokens import MODALITIES, Modality, has_code
 from macrec.metrics.ranking_metrics import Interval, bootstrap, exposure
@@ -157,10 +159,29 @@ def _facts(
         coded = _count_coded(inputs.semantic_ids, modality)
         note = f"{100 * coded / items:.1f} % of items"
         facts.append(Fact(label=f"Items with {modality} codes", value=coded, note=note))
+    facts += _picture_facts(inputs.image_embeddings)
     if met := count_items_in_histories(inputs.quantizer):
         note = f"{100 * met / items:.1f} % of items; part of their codes, foretold for the others"
         facts.append(Fact(label="Items met in histories", value=met, note=note))
     return tuple(facts)
+
+
+def _picture_facts(image_embeddings: Artifact | None) -> list[Fact]:
+    """Return how many pictures were found, if an encoder read them."""
+    counts = image_embeddings.metadata.get(PICTURES) if image_embeddings else None
+    if not image_embeddings or not counts:
+        return []
+    named, found = counts["named"], counts["found"]
+    note = f"{100 * found / max(named, 1):.1f} % of {named:,} pictures in the catalogue"
+    facts = [Fact(label="Pictures found", value=found, note=note)]
+    status = image_embeddings.table(["status"]).column(0).value_counts().to_pylist()
+    reasons = {row["values"]: row["counts"] for row in status}
+    without = {n: count for n, count in sorted(reasons.items()) if n != OK}
+    if without:
+        total = sum(without.values())
+        note = ", ".join(f"{count:,} {reason}" for reason, count in without.items())
+        facts.append(Fact(label="Items without image vector", value=total, note=note))
+    return facts
 
 
 def _count_coded(semantic_ids: Artifact, modality: str) -> int:

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from components.prepare_data.findings import Tally, mask, pc
-from components.prepare_data.readers import TEXT, Chunk, Reader, is_blank
-from components.prepare_data.source_problems import source_problems
-from components.prepare_data.spec import Settings
+from components.prepare_data.markup import strip_markup
+from components.prepare_data.readers import TEXT, Chunk, Reader, is_blank, text_options
+from components.prepare_data.source_problems import describe_files, source_problems
+from components.prepare_data.spec import Settings, template_parts
 from components.prepare_data.text_rows import Kind
 
 ROWS = 8_192  # descriptions are long
@@ -30,6 +31,8 @@ class Catalogue:
     has_text: np.ndarray
     problems: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
+    files: list[str] = field(default_factory=list[str])
+    """Every file that was read, with its rows, in the order of reading."""
     look_alikes: int = 0
 
 
@@ -43,8 +46,8 @@ def text_columns(config: Settings) -> tuple[str, ...]:
 def _settings(config: Settings) -> dict[str, str]:
     """Return the setting that names each column to read."""
     settings = {name: "text_columns" for name in text_columns(config)}
-    if config.image_column:
-        settings[config.image_column] = "image_column"
+    setting = "image_path" if config.image_path else "image_column"
+    settings |= dict.fromkeys(image_kinds(config), setting)
     return {
         **settings,
         config.title_column: "title_column",
@@ -57,13 +60,42 @@ def _optional(config: Settings) -> set[str]:
     optional: set[str] = set()
     if config.text_columns == type(config).text_columns:
         optional.add("description")
-    if config.image_column == type(config).image_column:
+    if config.image_column == type(config).image_column and not config.image_path:
         optional.add(config.image_column)
     return optional - {config.item_id_column, config.title_column}
 
 
+def image_kinds(config: Settings) -> dict[str, Kind]:
+    """Return the columns that `image_paths` needs, with their roles."""
+    if config.image_path:
+        return {column: "text" for _, column, _ in template_parts(config.image_path) if column}
+    return {config.image_column: "path"} if config.image_column else {}
+
+
 def _kinds(config: Settings) -> dict[str, Kind]:
-    return {name: "id" if name == config.item_id_column else "text" for name in _settings(config)}
+    kinds: dict[str, Kind] = dict.fromkeys(_settings(config), "text")
+    return {**kinds, **image_kinds(config), config.item_id_column: "id"}
+
+
+def open_catalogue(config: Settings, path: Path, batch_rows: int = ROWS) -> Reader:
+    """Return a reader of the catalogue.
+
+    Raises:
+        UserError: there is no data at the path.
+    """
+    return Reader(path, batch_rows, text_options(config, config.catalog_columns))
+
+
+def _chunks(config: Settings, reader: Reader) -> Iterator[Chunk]:
+    """Yield the catalogue's rows; the title and the texts are without HTML, unless it is kept."""
+    cleaned = {config.title_column, *text_columns(config)}
+    cleaned -= {config.item_id_column, config.image_column}
+    for chunk in reader.chunks(_kinds(config)):
+        if not config.keep_markup:
+            for name in cleaned:
+                chunk.columns[name], changed = strip_markup(chunk.columns[name])
+                reader.notes.add(name, "markup", changed, chunk.where)
+        yield chunk
 
 
 class _Scan:
@@ -103,10 +135,12 @@ def read_catalogue(config: Settings, path: Path) -> Catalogue:
     Raises:
         UserError: there is no data at the path.
     """
-    reader, scan = Reader(path, ROWS), _Scan(config)
-    for chunk in reader.chunks(_kinds(config)):
+    reader, scan = open_catalogue(config, path), _Scan(config)
+    for chunk in _chunks(config, reader):
         scan.add(chunk)
     found = scan.catalogue()
+    found.files = describe_files(reader)
+    found.warnings += reader.notes.warnings(reader.name, _settings(config))
     rows = len(found.ids)
     found.problems += source_problems(reader, rows, _settings(config), _optional(config))
     if reader.has(config.item_id_column):
@@ -171,10 +205,26 @@ def _warn_of_look_alikes(name: str, found: Catalogue) -> None:
 
 def image_paths(config: Settings, chunk: Chunk) -> pa.Array:
     """Return the image paths as given in the catalogue; null where there is none."""
+    if config.image_path:
+        return fill_template(config.image_path, chunk)
     if not config.image_column:
         return pa.nulls(chunk.rows, TEXT)
     column = chunk.columns[config.image_column]
     return pc.if_else(pa.array(is_blank(column)), pa.scalar(None, TEXT), column)
+
+
+def fill_template(template: str, chunk: Chunk) -> pa.Array:
+    """Return the path that a template gives for each row; null where one of its columns is."""
+    path = pa.repeat(pa.scalar("", TEXT), chunk.rows)
+    for literal, column, width in template_parts(template):
+        path = pc.binary_join_element_wise(path, pa.scalar(literal, TEXT), pa.scalar("", TEXT))
+        if column:
+            cells = chunk.columns[column]
+            cells = pc.if_else(pa.array(is_blank(cells)), pa.scalar(None, TEXT), cells)
+            if width is not None:
+                cells = pc.utf8_slice_codeunits(cells, 0, width)
+            path = pc.binary_join_element_wise(path, cells, pa.scalar("", TEXT))
+    return path
 
 
 def joined_text(config: Settings, chunk: Chunk) -> pa.Array:
@@ -200,7 +250,7 @@ def item_batches(config: Settings, path: Path, keep: np.ndarray) -> Iterator[pa.
         keep: which rows of the catalogue are kept, bool [N].
     """
     row = index = 0
-    for chunk in Reader(path, ROWS).chunks(_kinds(config)):
+    for chunk in _chunks(config, open_catalogue(config, path)):
         rows = pa.array(keep[row : row + chunk.rows])
         row += chunk.rows
         image = image_paths(config, chunk)

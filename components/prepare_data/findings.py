@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,10 +34,63 @@ class Tally:
             shown = np.flatnonzero(rows)[: FIRST - len(self.first)]
             self.first += [describe(int(row)) for row in shown]
 
+    def __add__(self, other: Tally) -> Tally:
+        """Return the cases of both; the examples of `self` come first."""
+        return Tally(self.count + other.count, [*self.first, *other.first][:FIRST])
+
     @property
     def examples(self) -> str:
         """The first cases in brackets."""
         return f"(first: {', '.join(self.first)})"
+
+    @property
+    def few_examples(self) -> str:
+        """The first three cases in brackets, for cases that a reader does not correct by hand."""
+        return f"(first: {', '.join(self.first[:3])})"
+
+
+NOTES = {
+    "list": "cells contain a list, whose texts are joined",
+    "several_paths": "items name several pictures, of which the first is used",
+    "unparsed_list": "cells look like a list, but cannot be parsed and stay as they are",
+    "null_text": "cells contain a word for a missing value, such as NULL, and stay as they are",
+    "markup": "cells contain HTML, which was removed (keep_markup=true keeps it)",
+    "long": "cells have more than 100,000 characters",
+}
+
+
+class Notes:
+    """Suspicious cells of a source, counted by column and kind."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[str, str], Tally] = {}
+        self.lost_quote = Tally()
+        """Cells that may have swallowed the end of their row."""
+
+    def add(self, column: str, kind: str, rows: np.ndarray, where: Callable[[int], str]) -> None:
+        """Count the true rows of a mask as notes of a kind, which is a key of NOTES."""
+        if rows.any():
+            self._tallies.setdefault((column, kind), Tally()).add_rows(rows, where)
+
+    def warnings(self, source: str, settings: Mapping[str, str]) -> Iterator[str]:
+        """Yield a sentence for each column and kind.
+
+        Args:
+            source: name of the source.
+            settings: the setting that names each column.
+        """
+        if self.lost_quote.count:
+            yield (
+                f"{source}: {self.lost_quote.count:,} cells contain the end of one row and the "
+                f"beginning of another {self.lost_quote.examples}. A closing quote seems to be "
+                "missing: the rows in between are lost. Correct these lines, or set "
+                "prepare_data.quote_character='' if cells are not quoted."
+            )
+        for (column, kind), tally in self._tallies.items():
+            yield (
+                f"{source}: {tally.count:,} {NOTES[kind]}: column {column!r} ({settings[column]}) "
+                f"{tally.examples}."
+            )
 
 
 def mask(array: pa.Array) -> np.ndarray:

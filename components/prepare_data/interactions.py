@@ -107,6 +107,14 @@ def users_with_tie_at_split(log: Interactions) -> int:
     return int(((t == before) | (before == earlier)).sum())
 
 
+def count_shared_times(log: Interactions) -> int:
+    """Return how many rows of a sorted log have the same time as another row of their user."""
+    if log.micros is None or len(log.user) == 0:
+        return 0
+    same = (np.diff(log.user) == 0) & (np.diff(log.micros) == 0)
+    return int(np.count_nonzero(np.append(same, False) | np.insert(same, 0, False)))
+
+
 def batches(
     log: Interactions, user_ids: pa.LargeStringArray, item_index: np.ndarray
 ) -> Iterator[pa.RecordBatch]:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from components.prepare_data.catalogue import look_alike_form
-from components.prepare_data.findings import FIRST, Tally, pc
+from components.prepare_data.findings import FIRST, Tally, mask, pc
 from components.prepare_data.interactions import Interactions
-from components.prepare_data.readers import TEXT, Chunk, Reader, is_blank
-from components.prepare_data.source_problems import source_problems
+from components.prepare_data.readers import TEXT, Chunk, Reader, is_blank, text_options
+from components.prepare_data.source_problems import describe_files, source_problems
 from components.prepare_data.spec import Settings
 from components.prepare_data.text_rows import Kind
-from components.prepare_data.timestamps import to_microseconds
+from components.prepare_data.time_checks import TimeChecks, resolve_latest
 
 ROWS = 131_072
 UNKNOWN_SHARE = 0.01
-PLAUSIBLE_YEARS = (1990, 2100)
 
 
 class IdCodes:
@@ -69,6 +68,11 @@ class Log:
     interactions: Interactions
     user_ids: pa.LargeStringArray
     unknown_rows: int
+    is_rated_high: np.ndarray | None = None
+    """Which rows min_rating keeps, bool [N]; None if it keeps all."""
+    files: list[str] = field(default_factory=list[str])
+    """Every file that was read, with its rows, in the order of reading."""
+    has_rounded_times: bool = False
     problems: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
 
@@ -81,66 +85,121 @@ def _settings(config: Settings) -> dict[str, str]:
     }
     if config.timestamp_column:
         settings[config.timestamp_column] = "timestamp_column"
+    if config.min_rating:
+        settings[config.rating_column] = "rating_column"
     return settings
+
+
+def _kinds(config: Settings) -> dict[str, Kind]:
+    kinds: dict[str, Kind] = dict.fromkeys(_settings(config), "id")
+    if config.timestamp_column:
+        kinds[config.timestamp_column] = "time"
+    if config.item_pattern:
+        kinds[config.interaction_item_column] = "text"
+    if config.min_rating:
+        kinds[config.rating_column] = "text"
+    return kinds
 
 
 class _Scan:
     """Collects results over the chunks of a pass."""
 
-    def __init__(self, config: Settings, items: pa.LargeStringArray) -> None:
+    def __init__(self, config: Settings, items: pa.LargeStringArray, now: datetime) -> None:
         self.config = config
         self.users, self.items = IdCodes(pa.array([], TEXT)), IdCodes(items)
-        self.micros: list[np.ndarray] = []
-        self.units: Counter[str] = Counter()
+        self.times: TimeChecks | None = None
+        if config.timestamp_column:
+            latest = resolve_latest(config.latest_time, now)
+            self.times = TimeChecks(config, latest)
         self.rows = 0
         self.no_user, self.no_item = Tally(), Tally()
-        self.no_time, self.bad_time = Tally(), Tally()
+        self.bad_rating = Tally()
+        self.is_rated_high: list[np.ndarray] = []
+        self.pattern = re.compile(config.item_pattern) if config.item_pattern else None
 
     def add(self, chunk: Chunk) -> None:
+        if self.pattern:
+            chunk = expand_items(chunk, self.config.interaction_item_column, self.pattern)
         self.rows += chunk.rows
+        if self.config.min_rating:
+            self._add_ratings(chunk, chunk.columns[self.config.rating_column])
         user = chunk.columns[self.config.user_id_column]
         item = chunk.columns[self.config.interaction_item_column]
         self.no_user.add_rows(is_blank(user), chunk.where)
         self.no_item.add_rows(is_blank(item), chunk.where)
         self.users.add(user)
         self.items.add(item)
-        if self.config.timestamp_column:
-            self._add_times(chunk, chunk.columns[self.config.timestamp_column])
+        if self.times:
+            self.times.add(chunk, chunk.columns[self.config.timestamp_column])
 
-    def _add_times(self, chunk: Chunk, column: pa.Array) -> None:
-        times = to_microseconds(column)
-        self.no_time.add_rows(times.null, chunk.where)
-        self.bad_time.add_rows(
-            times.bad, lambda row: f"{chunk.where(row)}: {str(column[row].as_py())[:40]!r}"
+    def _add_ratings(self, chunk: Chunk, column: pa.Array) -> None:
+        ratings, bad = to_numbers(column)
+        self.bad_rating.add_rows(
+            bad, lambda row: f"{chunk.where(row)}: {str(column[row].as_py())[:40]!r}"
         )
-        self.units += times.units
-        self.micros.append(times.micros)
+        # Comparing is false for a missing rating, which is NaN.
+        self.is_rated_high.append(ratings >= self.config.min_rating)
 
     def log(self) -> Log:
-        micros = np.concatenate(self.micros) if self.micros else None
+        micros = self.times.join() if self.times else None
         arrays = Interactions(self.users.codes(), self.items.codes(), micros)
-        return Log(self.rows, arrays, self.users.ids, 0)
+        log = Log(self.rows, arrays, self.users.ids, 0)
+        if self.is_rated_high:
+            log.is_rated_high = np.concatenate(self.is_rated_high)
+        return log
 
 
-def read_log(config: Settings, path: Path, items: pa.LargeStringArray) -> Log:
+def to_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of a text column, float64 [N], and which cells are no number, bool [N].
+
+    A cell that is empty or no number becomes NaN.
+    """
+    column = pc.utf8_trim_whitespace(column)
+    column = pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
+    pattern = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
+    valid = mask(pc.match_substring_regex(column, pattern))
+    kept = pc.if_else(pa.array(valid), column, pa.scalar(None, column.type))
+    numbers = kept.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return numbers, mask(column.is_valid()) & ~valid
+
+
+def expand_items(chunk: Chunk, column: str, pattern: re.Pattern[str]) -> Chunk:
+    """Return a chunk with one row per match of the pattern in a column, in the order of the cell.
+
+    Args:
+        chunk: rows with several items in a cell.
+        column: the column with these cells.
+        pattern: its first group, or else the whole match, is an item id.
+    """
+    group = 1 if pattern.groups else 0
+    cells = chunk.columns[column].to_pylist()
+    found = [[m[group] for m in pattern.finditer(cell or "")] for cell in cells]
+    rows = np.repeat(np.arange(chunk.rows), [len(ids) for ids in found])
+    expanded = chunk.take(rows)
+    expanded.columns[column] = pa.array([item for ids in found for item in ids], TEXT)
+    return expanded
+
+
+def read_log(config: Settings, path: Path, items: pa.LargeStringArray, now: datetime) -> Log:
     """Read the log in one pass and find all its problems.
 
     Args:
         config: the stage's settings.
         path: the log.
         items: distinct ids of the catalogue; item codes in the result are positions in it.
+        now: the current time, from which the default of latest_time follows.
 
     Raises:
         UserError: there is no data at the path.
     """
-    reader, scan = Reader(path, ROWS), _Scan(config, items)
-    settings = _settings(config)
-    kinds: dict[str, Kind] = dict.fromkeys(settings, "id")
-    if config.timestamp_column:
-        kinds[config.timestamp_column] = "time"
-    for chunk in reader.chunks(kinds):
+    reader = Reader(path, ROWS, text_options(config, config.log_columns))
+    scan, settings = _Scan(config, items, now), _settings(config)
+    for chunk in reader.chunks(_kinds(config)):
         scan.add(chunk)
     log = scan.log()
+    log.files = describe_files(reader)
+    log.warnings += reader.notes.warnings(reader.name, settings)
+    log.problems += _rating_problems(reader, config, scan)
     log.problems += source_problems(reader, log.rows, settings, set())
     for name, tally in (
         (config.user_id_column, scan.no_user),
@@ -151,46 +210,21 @@ def read_log(config: Settings, path: Path, items: pa.LargeStringArray) -> Log:
                 f"{reader.name}: {tally.count:,} of {log.rows:,} rows have no id in {name!r} "
                 f"{tally.examples}. Remove them."
             )
-    if config.timestamp_column and reader.has(config.timestamp_column):
-        log.problems += _time_problems(reader.name, config, scan)
-        _warn_of_odd_years(reader.name, log)
+    if scan.times and reader.has(config.timestamp_column):
+        log.problems += scan.times.find_problems(reader.name, log.rows)
+        log.warnings += scan.times.find_warnings(reader.name, log.rows)
+        log.has_rounded_times = scan.times.is_rounded
     if reader.has(config.interaction_item_column) and len(items):
         _judge_unknown_items(reader.name, config, log, items, scan.items.ids)
     return log
 
 
-def _time_problems(name: str, config: Settings, scan: _Scan) -> Iterator[str]:
-    column = config.timestamp_column
-    if scan.no_time.count:
+def _rating_problems(reader: Reader, config: Settings, scan: _Scan) -> Iterator[str]:
+    if scan.bad_rating.count and reader.has(config.rating_column):
         yield (
-            f"{name}: {scan.no_time.count:,} of {scan.rows:,} rows have no time in {column!r} "
-            f'{scan.no_time.examples}. Remove them, or set timestamp_column="" if the log\'s own '
-            "order is the order in time."
-        )
-    if scan.bad_time.count:
-        yield (
-            f"{name}: {scan.bad_time.count:,} of {scan.rows:,} values of {column!r} are no time "
-            f"since 1970 {scan.bad_time.examples}. "
-            "Give seconds or milliseconds since 1970, or ISO 8601."
-        )
-    if len(scan.units) > 1:
-        units = ", ".join(f"{rows:,} in {unit}" for unit, rows in scan.units.most_common())
-        yield (
-            f"{name}: {column!r} mixes units ({units}). Convert them all to one, "
-            "milliseconds since 1970 for instance."
-        )
-
-
-def _warn_of_odd_years(name: str, log: Log) -> None:
-    micros = log.interactions.micros
-    if micros is None or len(micros) == 0 or log.problems:
-        return
-    first, last = (
-        datetime.fromtimestamp(int(t) // 10**6, UTC) for t in (micros.min(), micros.max())
-    )
-    if first.year < PLAUSIBLE_YEARS[0] or last.year > PLAUSIBLE_YEARS[1]:
-        log.warnings.append(
-            f"{name}: the times run from {first:%Y-%m-%d} to {last:%Y-%m-%d}. Check their unit."
+            f"{reader.name}: {scan.bad_rating.count:,} of {scan.rows:,} values of "
+            f"{config.rating_column!r} (rating_column) are no numbers {scan.bad_rating.examples}. "
+            "Correct them, or set prepare_data.min_rating=0 to count every row."
         )
 
 
@@ -210,8 +244,8 @@ def _judge_unknown_items(
     alike = pc.sum(pc.is_in(_lenient_form(unknown), pc.unique(_lenient_form(items)))).as_py()
     if alike:
         message += (
-            f" {alike:,} of them match an item if case, outer spaces, Unicode form and leading "
-            "zeros are ignored: were the ids changed on the way?"
+            f" {alike:,} of them match an item if case, outer spaces, Unicode form, leading zeros "
+            "and a final '.0' are ignored: were the ids changed on the way?"
         )
     if config.unknown_items == "fail" and log.unknown_rows > UNKNOWN_SHARE * log.rows:
         advice = 'Complete the catalogue, or set unknown_items="drop" to leave these rows out.'
@@ -221,4 +255,4 @@ def _judge_unknown_items(
 
 
 def _lenient_form(ids: pa.Array) -> pa.Array:
-    return pc.utf8_ltrim(look_alike_form(ids), "0")
+    return pc.utf8_ltrim(pc.replace_substring_regex(look_alike_form(ids), r"\.0+$", ""), "0")

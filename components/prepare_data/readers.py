@@ -1,37 +1,40 @@
-"""Reads rows of CSV, JSON lines and Parquet files, a bounded number at a time.
+"""Reads rows of delimited text, JSON lines and Parquet files, a bounded number at a time.
 
 A source is one file, a folder of files of one format, or a folder whose sub-folders `key=value` add
-columns (Hive partitions). Files are read in the order of their paths. Column types follow from the
-column's role and are never guessed. An id is text, so `00123` keeps its zeros and `NA` is not null.
-Unreadable lines are counted, recorded and skipped; the caller decides what to do about them.
+columns (Hive partitions). Files are read in the natural order of their paths. Column types follow
+from the column's role and are never guessed. An id is text, so `00123` keeps its zeros and `NA` is
+not null. Unreadable lines are counted, recorded and skipped; the caller decides what to do about
+them.
 """
 
-import gzip
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import TextIOWrapper
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.prepare_data.cells import flatten_lists, is_long, is_null_text, parse_lists
+from components.prepare_data.file_content import DAMAGED, open_text
 from components.prepare_data.files import DataFile, Format, find_files
-from components.prepare_data.findings import Tally, mask, pc
+from components.prepare_data.findings import Notes, Tally, mask, pc
+from components.prepare_data.spec import Settings
 from components.prepare_data.text_rows import (
     Block,
     Cells,
+    CsvText,
     Kind,
     OverlongLine,
-    csv_blocks,
-    csv_header,
     json_blocks,
 )
 
 BROKEN = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
 BATCH_BYTES = 32 << 20  # of Parquet data in memory
+LINE_END = "\n"
 TEXT = pa.large_string()  # 32-bit offsets overflow on a column of more than 2 GB
 
 
@@ -48,16 +51,51 @@ class Chunk(NamedTuple):
         """Return the file and line of a row, for messages."""
         return f"{self.file} {self.unit} {self.numbers[row]:,}"
 
+    def take(self, rows: np.ndarray) -> "Chunk":
+        """Return the chunk of the given row positions; a row may be taken several times."""
+        numbers = np.asarray(self.numbers)[rows].tolist()
+        columns = {name: column.take(pa.array(rows)) for name, column in self.columns.items()}
+        return self._replace(columns=columns, rows=len(rows), numbers=numbers)
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How text files are read. The defaults find everything out from the file."""
+
+    delimiter: str = ""
+    """Delimiter of the cells; empty: the header decides."""
+    quote: str = '"'
+    """Quoting character; empty: cells are not quoted."""
+    encoding: str = ""
+    """Encoding; empty: UTF-8, or what a byte order mark states."""
+    columns: tuple[str, ...] = ()
+    """Names of the columns of files without a header line; empty: the first line is the header."""
+
+
+def text_options(config: Settings, columns: tuple[str, ...]) -> TextOptions:
+    """Return how the text files of a source are read.
+
+    Args:
+        config: the stage's settings.
+        columns: names of the columns of files without a header line.
+    """
+    return TextOptions(config.delimiter, config.quote_character, config.encoding, columns)
+
 
 class Reader:
     """Reads a source.
 
-    After a full pass, `seen` holds its columns and `bad` its unreadable lines.
+    After a full pass, `seen` contains its columns, `bad` its unreadable lines, `notes` its
+    suspicious cells, and `rows_by_file` the number of rows of each file.
     """
 
-    def __init__(self, path: Path, batch_rows: int) -> None:
+    def __init__(self, path: Path, batch_rows: int, options: TextOptions | None = None) -> None:
         self.name, self.batch_rows = path.name, batch_rows
+        self.options = options or TextOptions()
         self.files = find_files(path)
+        self.rows_by_file: Counter[str] = Counter({file.name: 0 for file in self.files})
+        self.delimiters: dict[str, str] = {}
+        self.notes = Notes()
         self.seen: set[str] = set()
         self.bad = Tally()
         self.wrong_types: dict[str, str] = {}
@@ -79,6 +117,8 @@ class Reader:
             with self._damage_counted(file):
                 for chunk in readers[file.format](file, columns):
                     self._add_partition(chunk, file)
+                    self._read_cells(chunk, columns)
+                    self.rows_by_file[file.name] += chunk.rows
                     yield self._without_nul(chunk)
 
     @contextmanager
@@ -91,15 +131,15 @@ class Reader:
             yield
         except OverlongLine as error:
             self.bad.add(f"{file.name} {error}; what follows is not read")
-        except (EOFError, zlib.error, UnicodeError, *BROKEN) as error:
-            self.bad.add(f"{file.name}: {str(error).splitlines()[0]}")
+        except (*DAMAGED, UnicodeError, *BROKEN) as error:
+            self.bad.add(f"{file.name}: {str(error).partition(LINE_END)[0]}")
         except MemoryError as error:
             reason = str(error).partition("\n")[0]
             self.bad.add(f"{file.name}: needs more memory than there is ({reason})")
         except OSError as error:
             if error.errno is not None:
                 raise
-            self.bad.add(f"{file.name}: {str(error).splitlines()[0]}")
+            self.bad.add(f"{file.name}: {str(error).partition(LINE_END)[0]}")
 
     def _add_partition(self, chunk: Chunk, file: DataFile) -> None:
         for name, value in file.partition.items():
@@ -125,23 +165,52 @@ class Reader:
                 self.bad.add(f"{file.name}: several columns {name!r}")
 
     def _csv(self, file: DataFile, columns: Mapping[str, Kind]) -> Iterator[Chunk]:
-        report = self._report_to(file)
-        with _open_text(file.path, newline="") as stream:
-            header, line = csv_header(stream, report)
+        options = self.options
+        with open_text(file.path, file.compression, self._encoding(file), newline="") as stream:
+            text = CsvText(stream, self._report_to(file))
+            usual = "\t" if file.is_tab_separated else ","
+            text.choose_dialect(options.delimiter, usual, options.quote)
+            header = list(options.columns) or text.header()
             if not header:
                 return
+            self.delimiters[file.name] = text.dialect.delimiter
             self._note_columns(file, header, columns)
-            for block in csv_blocks(stream, len(header), line, self.batch_rows, report):
+            for block in text.blocks(len(header), self.batch_rows, self._suspect_in(file)):
                 by_name = dict(zip(header, block.columns, strict=True))
                 empty = (None,) * len(block.numbers)
-                cells = [by_name.get(name, empty) for name in columns]
-                yield self._text_chunk(file, columns, Block(block.numbers, cells))
+                found = [by_name.get(name, empty) for name in columns]
+                yield self._text_chunk(file, columns, Block(block.numbers, found))
 
     def _jsonl(self, file: DataFile, columns: Mapping[str, Kind]) -> Iterator[Chunk]:
         report = self._report_to(file)
-        with _open_text(file.path, newline="\n") as stream:
+        with open_text(file.path, file.compression, self._encoding(file), newline="\n") as stream:
             for block in json_blocks(stream, columns, self.batch_rows, report, self.seen):
                 yield self._text_chunk(file, columns, block)
+
+    def _encoding(self, file: DataFile) -> str:
+        return self.options.encoding or file.encoding
+
+    def _suspect_in(self, file: DataFile) -> Callable[[int, str], None]:
+        def note(line: int, cell: str) -> None:
+            self.notes.lost_quote.add(f"{file.name} line {line:,}: {cell[:40]!r}")
+
+        return note
+
+    def _read_cells(self, chunk: Chunk, kinds: Mapping[str, Kind]) -> None:
+        """Replace lists in the cells of text columns, and note what is suspicious."""
+        for name, kind in kinds.items():
+            column = chunk.columns[name]
+            if kind == "time" or column.type != TEXT:
+                continue
+            if kind != "id":
+                parsed = parse_lists(column, first_only=kind == "path")
+                chunk.columns[name] = column = parsed.column
+                if kind == "text":
+                    self.notes.add(name, "list", parsed.is_list, chunk.where)
+                self.notes.add(name, "several_paths", parsed.is_longer, chunk.where)
+                self.notes.add(name, "unparsed_list", parsed.is_unparsed, chunk.where)
+                self.notes.add(name, "long", is_long(column), chunk.where)
+            self.notes.add(name, "null_text", is_null_text(column), chunk.where)
 
     def _report_to(self, file: DataFile) -> Callable[[int, str], None]:
         return lambda line, reason: self.bad.add(f"{file.name} line {line:,}: {reason}")
@@ -173,6 +242,11 @@ class Reader:
                 chunk = Chunk({}, rows, file.name, range(start, start + rows), "row")
                 for name, kind in columns.items():
                     column = batch.column(name) if name in usable else pa.nulls(rows, TEXT)
+                    if _is_list(column.type):
+                        column, several = flatten_lists(column, first_only=kind == "path")
+                        self.notes.add(
+                            name, "several_paths", several & (kind == "path"), chunk.where
+                        )
                     chunk.columns[name] = column if kind == "time" else _as_text(column)
                 yield chunk
                 start += rows
@@ -215,13 +289,6 @@ def is_blank(column: pa.Array) -> np.ndarray:
     return mask(pc.or_(pc.equal(column, ""), pc.utf8_is_space(column)))
 
 
-def _open_text(path: Path, newline: str) -> TextIO:
-    opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
-    stream = opener(path, "rb")
-    # Invalid bytes become lone surrogates, which Arrow rejects; the line can then be reported.
-    return TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=newline)
-
-
 def _encodable(cell: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in cell)
 
@@ -234,8 +301,12 @@ def _allowed(found: pa.DataType, kind: Kind) -> bool:
     simple = types.is_integer(found) or types.is_null(found) or _is_string(found)
     if kind == "time":
         return simple or number or types.is_timestamp(found) or types.is_date(found)
-    listed = types.is_list(found) or types.is_large_list(found)
-    return simple or (kind == "text" and (number or (listed and _is_string(found.value_type))))
+    listed = _is_list(found) and _is_string(found.value_type)
+    return simple or (kind == "text" and number) or (kind in ("text", "path") and listed)
+
+
+def _is_list(found: pa.DataType) -> bool:
+    return pa.types.is_list(found) or pa.types.is_large_list(found)
 
 
 def _is_string(found: pa.DataType) -> bool:
@@ -250,8 +321,6 @@ def _longest(column: pa.Array) -> int:
 
 
 def _as_text(column: pa.Array) -> pa.Array:
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        column = pc.binary_join(column, ", ")
     column = column.cast(TEXT)
     column.validate(full=True)  # Parquet readers do not check that text is UTF-8
     return column

@@ -1,6 +1,7 @@
 """Reports problems that any source can have: bad lines, no rows, bad or missing columns."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from components.prepare_data.readers import Reader
@@ -12,20 +13,56 @@ WITHOUT = {
 }
 
 
+FILES_SHOWN = 100
+OF_LOG = ("user_id_column", "interaction_item_column", "timestamp_column", "rating_column")
+
+
+def _shown(column: str) -> str:
+    """Return a column name for a message: cut, and without what a terminal would interpret."""
+    return "".join(c if c.isprintable() else "?" for c in column[:60])
+
+
 def missing_column(where: str, setting: str, name: str, columns: Iterable[str]) -> str:
     """Return a message about an absent column, with the nearest column and what to set."""
     named = f"prepare_data.{setting}"
     found = sorted(columns)
-    by_lower = {column.lower(): column for column in found}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     message = f"{where}: no column {name!r} ({setting}). "
-    if near:
-        return f"{message}The nearest is {by_lower[near[0]]!r}: set {named}={by_lower[near[0]]}."
-    listed = ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
+    if near := nearest_column(name, found):
+        return f"{message}The nearest is {near!r}: set {named}={near}."
+    listed = ", ".join(map(_shown, found[:20])) + (", ..." if len(found) > 20 else "")
     message += f"It has {listed or 'no column'}: set {named} to the right one."
+    if any(re.fullmatch(r"-?\d+([.,]\d+)?", column.strip()) for column in found):
+        names = "log_columns" if setting in OF_LOG else "catalog_columns"
+        message += (
+            f" If the first line is no header, set prepare_data.{names} to the columns' names."
+        )
     if setting in WITHOUT:
         message += f' Set {setting}="" if {WITHOUT[setting]}.'
     return message
+
+
+def describe_files(reader: Reader) -> list[str]:
+    """Return a line for each file of a source, in the order of reading, after a full pass.
+
+    Of more than FILES_SHOWN files the rest is one line.
+    """
+    lines: list[str] = []
+    files = list(reader.rows_by_file.items())
+    for name, rows in files[:FILES_SHOWN]:
+        delimiter = reader.delimiters.get(name, ",")
+        cells = "" if delimiter == "," else f", cells separated by {delimiter!r}"
+        lines.append(f"{name}: {rows:,} rows{cells}")
+    if rest := files[FILES_SHOWN:]:
+        total = sum(rows for _, rows in rest)
+        lines.append(f"{rest[0][0]} to {rest[-1][0]}: {len(rest):,} files, {total:,} rows")
+    return lines
+
+
+def nearest_column(name: str, columns: Iterable[str]) -> str:
+    """Return the column whose name is most similar, or an empty string if none is similar."""
+    by_lower = {column.lower(): column for column in sorted(columns)}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[near[0]] if near else ""
 
 
 def source_problems(
@@ -42,7 +79,7 @@ def source_problems(
     if reader.bad.count:
         yield (
             f"{reader.name}: {reader.bad.count:,} lines or files cannot be read "
-            f"(first: {'; '.join(reader.bad.first)}). Correct or remove them."
+            f"(first: {'; '.join(reader.bad.first)}). Correct or remove them.{_advice(reader)}"
         )
     if rows == 0:
         if not reader.bad.count:
@@ -51,7 +88,7 @@ def source_problems(
             return
     for name, setting in settings.items():
         if name in reader.wrong_types:
-            yield f"{reader.wrong_types[name]}, which {setting} cannot be. Cast it to text."
+            yield f"{reader.wrong_types[name]}, which {setting} cannot be. {_cast(reader, name)}"
         elif name not in reader.seen and name not in optional:
             yield missing_column(reader.name, setting, name, reader.seen)
         elif name not in optional and (files := reader.lacking.get(name)):
@@ -60,3 +97,24 @@ def source_problems(
                 f"{reader.name}: {len(files):,} of {len(reader.files):,} files have no column "
                 f"{name!r} ({setting}; first: {shown}). Give all files the same columns."
             )
+
+
+def _advice(reader: Reader) -> str:
+    """Return a setting that may make the unreadable lines readable, or an empty text."""
+    reasons = " ".join(reader.bad.first)
+    if "not UTF-8" in reasons:
+        return " If the file is not UTF-8, set prepare_data.encoding, such as cp1252."
+    if "expected after" in reasons:  # csv: a character follows a closing quote
+        return " If cells are never quoted, set prepare_data.quote_character=''."
+    return ""
+
+
+def _cast(reader: Reader, name: str) -> str:
+    """Return how to correct the type of a column."""
+    found = reader.wrong_types[name].rpartition(" is ")[2]
+    if found.startswith(("double", "float", "halffloat", "decimal")):
+        return (
+            "Cast it to whole numbers (in pandas: .astype('Int64')). A cast to text would give the "
+            "id '4.0' in place of '4'."
+        )
+    return "Cast it to text."

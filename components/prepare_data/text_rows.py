@@ -12,7 +12,8 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, Literal, NamedTuple, TextIO, TypeVar
 
-Kind = Literal["id", "text", "time"]
+Kind = Literal["id", "text", "path", "time"]
+"""Role of a column: `path` is the path of a picture."""
 Cells = Sequence[str | None]
 Report = Callable[[int, str], None]
 
@@ -20,6 +21,11 @@ LARGEST_FIELD = 16 * 1024 * 1024  # characters; an unclosed quote must not swall
 # characters: a few kilobytes of gzip may expand to a line of gigabytes
 LONGEST_LINE = 32 * 1024 * 1024
 BLOCK_CHARACTERS = 32 * 1024 * 1024  # characters in memory at once, whatever the number of lines
+
+UNIT_SEPARATOR = "\x1f"
+"""Stands for a delimiter of several characters while a line is parsed."""
+DELIMITERS = (",", ";", "\t", "|", "::")
+"""Delimiters that a header is tried with."""
 
 Row = TypeVar("Row")
 
@@ -29,6 +35,27 @@ class Block(NamedTuple):
 
     numbers: Sequence[int]
     columns: Sequence[Cells]
+
+
+class Dialect(NamedTuple):
+    """How the cells of a line are separated."""
+
+    delimiter: str = ","
+    """One character or several, such as `::`."""
+    quote: str = '"'
+    """Character around cells that contain the delimiter or a line break; empty for no quoting."""
+
+    def reader(self, lines: Iterable[str]) -> Any:
+        """Return a csv.reader of the lines."""
+        if len(self.delimiter) > 1:  # csv accepts one character only
+            lines = (line.replace(self.delimiter, UNIT_SEPARATOR) for line in lines)
+        return csv.reader(
+            lines,
+            delimiter=self.delimiter if len(self.delimiter) == 1 else UNIT_SEPARATOR,
+            quotechar=self.quote or None,
+            quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
+            strict=True,
+        )
 
 
 class OverlongLine(Exception):
@@ -54,45 +81,94 @@ def _block(rows: Iterator[Row], size: int, length: Callable[[Row], int]) -> list
     return block
 
 
-def csv_header(stream: TextIO, report: Report) -> tuple[list[str], int]:
-    """Return the first row that is not blank and its last line number; [] for an empty file."""
-    csv.field_size_limit(LARGEST_FIELD)  # the default rejects a description above 128 KiB
-    reader = csv.reader(_lines(stream), strict=True)
-    for _, row in _rows(reader, 0, report):
-        return row, reader.line_num
-    return [], reader.line_num
+def _dialect(delimiter: str, quote: str) -> Dialect:
+    # Files with a delimiter of several characters have no quoting: their titles contain quotes.
+    return Dialect(delimiter, quote if len(delimiter) == 1 else "")
 
 
-def csv_blocks(stream: TextIO, width: int, line: int, size: int, report: Report) -> Iterator[Block]:
-    """Yield the rows below the header, with all their columns.
-
-    Args:
-        stream: the file, positioned after the header.
-        width: number of columns.
-        line: number of lines read so far.
-        size: rows in a block.
-        report: is called with the line number and the reason of each bad row.
-    """
-    source = _lines(stream, line)
-    while lines := _block(source, size, len):
-        rows = _plain_csv(lines, width)
-        if rows is None:
-            break
-        yield Block(range(line + 1, line + 1 + len(rows)), list(zip(*rows, strict=True)))
-        line += len(lines)
-    else:
-        return
-    # A quoted field may span blocks, so rows are counted one by one from here on.
-    found = _rows(csv.reader(chain(lines, source), strict=True), line, report)
-    good = _of_width(found, width, report)
-    while pairs := _block(good, size, lambda pair: sum(map(len, pair[1]))):
-        numbers, rows = zip(*pairs, strict=True)
-        yield Block(numbers, list(zip(*rows, strict=True)))
+def guess_delimiter(line: str, usual: str, quote: str) -> str:
+    """Return the delimiter that splits a header line into most cells; the usual one wins a tie."""
+    best, most = usual, 0
+    for delimiter in (usual, *DELIMITERS):
+        try:
+            cells = len(next(_dialect(delimiter, quote).reader([line]), []))
+        except csv.Error:
+            continue
+        if cells > most:
+            best, most = delimiter, cells
+    return best
 
 
-def _plain_csv(lines: list[str], width: int) -> list[list[str]] | None:
+class CsvText:
+    """The rows of a delimited text: a header, then blocks of rows."""
+
+    def __init__(self, stream: TextIO, report: Report) -> None:
+        """Begin at the start of a stream.
+
+        Args:
+            stream: the file.
+            report: is called with the line number and the reason of each bad row.
+        """
+        csv.field_size_limit(LARGEST_FIELD)  # the default rejects a description above 128 KiB
+        self._source, self._report, self._line = _lines(stream), report, 0
+        self.dialect = Dialect()
+
+    def choose_dialect(self, delimiter: str, usual: str, quote: str) -> None:
+        """Choose how cells are separated.
+
+        Args:
+            delimiter: the delimiter; if it is empty, the first line that is not blank decides.
+            usual: the delimiter that the name of the file suggests.
+            quote: the quoting character.
+        """
+        first = ""
+        for line in self._source:
+            if not line.isspace():
+                first = line
+                self._source = chain([line], self._source)
+                break
+            self._line += 1
+        delimiter = delimiter or guess_delimiter(first, usual, quote)
+        self.dialect = _dialect(delimiter, quote)
+
+    def header(self) -> list[str]:
+        """Return the first row that is not blank; [] for an empty file."""
+        reader = self.dialect.reader(self._source)
+        for _, row in _rows(reader, self._line, self._report):
+            self._line += reader.line_num
+            return row
+        return []
+
+    def blocks(self, width: int, size: int, suspect: Report) -> Iterator[Block]:
+        """Yield the rows below the header, with all their columns.
+
+        Args:
+            width: number of columns.
+            size: rows in a block.
+            suspect: is called with the line number and the text of each cell that seems to contain
+                the rest of one row and the beginning of another.
+        """
+        line, dialect = self._line, self.dialect
+        while lines := _block(self._source, size, len):
+            rows = _plain_csv(lines, width, dialect)
+            if rows is None:
+                break
+            yield Block(range(line + 1, line + 1 + len(rows)), list(zip(*rows, strict=True)))
+            line += len(lines)
+        else:
+            return
+        # A quoted field may span blocks, so rows are counted one by one from here on.
+        found = _rows(dialect.reader(chain(lines, self._source)), line, self._report)
+        good = _of_width(found, width, self._report)
+        good = _watch_for_lost_quotes(good, dialect.delimiter, suspect)
+        while pairs := _block(good, size, lambda pair: sum(map(len, pair[1]))):
+            numbers, rows = zip(*pairs, strict=True)
+            yield Block(numbers, list(zip(*rows, strict=True)))
+
+
+def _plain_csv(lines: list[str], width: int, dialect: Dialect) -> list[list[str]] | None:
     try:
-        rows = list(csv.reader(lines, strict=True))
+        rows = list(dialect.reader(lines))
     except csv.Error:
         return None
     return rows if len(rows) == len(lines) and set(map(len, rows)) == {width} else None
@@ -120,6 +196,31 @@ def _of_width(
             yield line, row
         else:
             report(line, f"{len(row)} fields, the header has {width}")
+
+
+def _watch_for_lost_quotes(
+    rows: Iterable[tuple[int, list[str]]], delimiter: str, suspect: Report
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows; call `suspect` for a cell that may have swallowed the end of its row.
+
+    Without its closing quote, a cell goes on to the next quote: its first line contains the rest of
+    its own row, its last line the beginning of another.
+    """
+    for line, row in rows:
+        for place, cell in enumerate(row):
+            if "\n" not in cell:
+                continue
+            first, last = cell[: cell.index("\n")], cell[cell.rindex("\n") + 1 :]
+            missing = len(row) - 1 - place
+            start = last.partition(delimiter)[0]
+            if (
+                first.count(delimiter) == missing
+                and last.count(delimiter) == place
+                and start
+                and not any(map(str.isspace, start))
+            ):
+                suspect(line, cell)
+        yield line, row
 
 
 def json_blocks(
@@ -194,7 +295,12 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_unique_keys).decode
+def _read_constant(name: str) -> float | None:
+    """Return the value of a number that JSON does not have; NaN is what programs write for null."""
+    return None if name == "NaN" else float(name)
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_read_constant).decode
 
 
 def _cell(value: Any, name: str, kind: Kind) -> str | None:
@@ -202,6 +308,10 @@ def _cell(value: Any, name: str, kind: Kind) -> str | None:
         return value
     if type(value) is int or (type(value) is float and kind != "id"):
         return str(value)
-    if kind == "text" and isinstance(value, list) and all(type(v) is str for v in value):
-        return ", ".join(value)
-    raise ValueError(f"{name!r} is {json.dumps(value)[:40]}, expected text")
+    if kind in ("text", "path") and isinstance(value, list):
+        texts = [v for v in value if v is not None]
+        if all(type(v) is str for v in texts):
+            # Of several paths the reader takes the first, as from a list in a cell of a CSV file.
+            return json.dumps(texts) if kind == "path" else ", ".join(texts)
+    expected = "a path or a list of paths" if kind == "path" else "text"
+    raise ValueError(f"{name!r} is {json.dumps(value)[:40]}, expected {expected}")

@@ -2,38 +2,74 @@
 
 The unit of a number follows from its size. Below 1e11 it is seconds (year 5138), then milliseconds,
 microseconds and nanoseconds; each limit is 1,000 times the one before. Text is a number or an ISO
-8601 time; a time without a zone is UTC. A log must use one unit, which the caller checks.
+8601 time; a time without a zone is UTC. A log must use one unit, which the caller checks. The
+caller also decides whether numbers such as 20240131 are dates, because that follows from all rows.
 """
 
 import math
 from collections import Counter
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from components.prepare_data.calendar_numbers import count_forms, read_dates
 from components.prepare_data.findings import mask, pc
+from components.prepare_data.moments import has_zone, parse_moment, to_micros
 
 UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 LIMITS = np.array([1e11, 1e14, 1e17])
 DATES = "dates"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EXACT_IN_FLOAT32 = 2**24
+"""Up to here, float32 contains every integer."""
+HOUR = 3_600_000_000
+ZONE = r"\d:?\d\d([.,]\d+)?([Zz]|[+-]\d\d(:?\d\d)?)$"
+
+
+class Rounding(NamedTuple):
+    """Counts numbers that show whether a column was ever stored as float32."""
+
+    large: int = 0
+    """Numbers that float32 cannot always contain."""
+    exact: int = 0
+    """Those of them that float32 contains."""
+    hourly: int = 0
+    """Those of them that are whole hours. Midnights are multiples of 128 s, so float32 contains
+    them although nothing was rounded."""
+    is_float32: bool = False
+    """Whether the column is float32."""
 
 
 class Times(NamedTuple):
-    """Microseconds int64 [N], which rows are null, which are invalid times, and rows per unit."""
+    """The times of N rows."""
 
     micros: np.ndarray
+    """Microseconds since 1970, int64 [N]."""
     null: np.ndarray
+    """Which rows are null, bool [N]."""
     bad: np.ndarray
+    """Which rows are invalid times, bool [N]."""
     units: Counter[str]
+    """Valid rows per unit."""
+    dates: np.ndarray | None = None
+    """Microseconds of numbers such as 20240131 read as dates, -1 elsewhere; None without any."""
+    forms: Counter[str] | None = None
+    """Rows per form of such numbers; None without any."""
+    zoned: np.ndarray | None = None
+    """Which rows contain a time with a zone, bool [N]; None without any."""
+    naive: np.ndarray | None = None
+    """Which rows contain a date or time without a zone, bool [N]; None without any."""
+    rounding: Rounding = Rounding()
 
 
-def to_microseconds(column: pa.Array) -> Times:
+def to_microseconds(column: pa.Array, text_format: str = "") -> Times:
     """Convert a column of integers, floats, decimals, dates, times or text.
 
     Negative, infinite and unreadable values are marked bad; empty text is null.
+
+    Args:
+        column: the values.
+        text_format: format of text, as strptime reads it; empty for numbers and ISO 8601.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -45,7 +81,8 @@ def to_microseconds(column: pa.Array) -> Times:
         column = column.cast(pa.int64())
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return _from_numbers(column)
-    return _from_text(column.cast(pa.large_string()))
+    text = column.cast(pa.large_string())
+    return _from_format(text, text_format) if text_format else _from_text(text)
 
 
 def _from_dates(column: pa.Array) -> Times:
@@ -54,7 +91,9 @@ def _from_dates(column: pa.Array) -> Times:
     moments = pc.cast(column, pa.timestamp("us", zone), safe=False)
     micros = moments.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
     bad = micros < 0
-    return Times(micros, null, bad, Counter({DATES: int((~null & ~bad).sum())}))
+    valid = ~null & ~bad
+    times = Times(micros, null, bad, Counter({DATES: int(valid.sum())}))
+    return times._replace(zoned=valid) if zone else times._replace(naive=valid)
 
 
 def _from_numbers(column: pa.Array) -> Times:
@@ -73,7 +112,29 @@ def _from_numbers(column: pa.Array) -> Times:
         micros = np.rint(values * np.array([1e6, 1e3, 1.0, 1e-3])[unit]).astype(np.int64)
     counts = np.bincount(unit[~bad & ~null], minlength=len(UNITS))
     units = Counter({name: int(n) for name, n in zip(UNITS, counts, strict=True) if n})
-    return Times(micros, null, bad, units)
+    rounding = _rounding(values, micros, pa.types.is_float32(column.type))
+    return Times(micros, null, bad, units, *_dates_in(values), rounding=rounding)
+
+
+def _dates_in(values: np.ndarray) -> tuple[np.ndarray | None, Counter[str] | None]:
+    dates = read_dates(values)
+    return dates, None if dates is None else Counter(count_forms(values[dates >= 0]))
+
+
+def _rounding(values: np.ndarray, micros: np.ndarray, is_float32: bool) -> Rounding:
+    large = values >= EXACT_IN_FLOAT32
+    exact = large & (values.astype(np.float32) == values)
+    count = int(np.count_nonzero(exact))
+    hourly = int(np.count_nonzero(micros[exact] % HOUR == 0)) if count else 0
+    return Rounding(int(np.count_nonzero(large)), count, hourly, is_float32)
+
+
+def _from_format(column: pa.Array, text_format: str) -> Times:
+    column = pc.utf8_trim_whitespace(column)
+    null = mask(pc.or_kleene(column.is_null(), pc.equal(column, "")))
+    moments = pc.strptime(column, format=text_format, unit="us", error_is_null=True)
+    times = _from_dates(moments)
+    return times._replace(null=null, bad=(mask(moments.is_null()) & ~null) | times.bad)
 
 
 def _from_text(column: pa.Array) -> Times:
@@ -85,24 +146,50 @@ def _from_text(column: pa.Array) -> Times:
             return to_microseconds(pc.cast(column, kind))
         except pa.ArrowInvalid:
             continue
-    return _one_by_one(column)
+    try:
+        return _by_zone(column)
+    except pa.ArrowInvalid:
+        return _one_by_one(column)
+
+
+def _by_zone(column: pa.Array) -> Times:
+    """Convert times with a zone and times without one, each kind as a whole.
+
+    Raises:
+        ArrowInvalid: a value is neither.
+    """
+    null, zoned = mask(column.is_null()), mask(pc.match_substring_regex(column, ZONE))
+    micros, bad = np.zeros(len(column), np.int64), np.zeros(len(column), bool)
+    units: Counter[str] = Counter()
+    for rows, zone in ((zoned, "UTC"), (~zoned, None)):
+        part = _from_dates(pc.cast(column.filter(pa.array(rows)), pa.timestamp("us", zone)))
+        micros[rows], bad[rows] = part.micros, part.bad
+        units += part.units
+    valid = ~null & ~bad
+    return Times(micros, null, bad, units, zoned=valid & zoned, naive=valid & ~zoned)
 
 
 def _one_by_one(column: pa.Array) -> Times:
     micros, bad = np.zeros(len(column), np.int64), np.zeros(len(column), bool)
-    units: Counter[str] = Counter()
+    zoned, naive = bad.copy(), bad.copy()
+    values, units = np.zeros(len(column)), Counter[str]()
     for row, text in enumerate(column.to_pylist()):
         if text is None:
             continue
-        one = _from_numbers(pa.array([number])) if (number := _number(text)) is not None else None
-        if one is None and (moment := _moment(text)) is not None:
-            one = _from_dates(pa.array([moment], pa.timestamp("us")))
+        one = None
+        if (number := _number(text)) is not None:
+            one = _from_numbers(pa.array([number]))
+            values[row] = 0 if one.bad[0] else number
+        elif (moment := parse_moment(text)) is not None:
+            one = _from_dates(pa.array([to_micros(moment)], pa.timestamp("us")))
+            (zoned if has_zone(text) else naive)[row] = not one.bad[0]
         if one is None or one.bad[0]:
             bad[row] = True
         else:
             micros[row] = one.micros[0]
             units += one.units
-    return Times(micros, mask(column.is_null()), bad, units)
+    null = mask(column.is_null())
+    return Times(micros, null, bad, units, *_dates_in(values), zoned, naive)
 
 
 def _number(text: str) -> float | int | None:
@@ -113,13 +200,3 @@ def _number(text: str) -> float | int | None:
             continue
         return number if abs(number) < 2**63 else math.inf  # Arrow has no larger integers
     return None
-
-
-def _moment(text: str) -> int | None:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    elapsed = moment - EPOCH  # integers throughout, because a float of seconds loses microseconds
-    return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds

@@ -42,7 +42,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "validate": Entry(
             "run_commands",
             "validate",
-            "Check the catalogue and the interactions, and list all problems.",
+            "Check the data, images, encoders and vectors of a run, and list all problems.",
         ),
         "encode-items": Entry(
             "run_commands", "encode_items", "Assign semantic IDs to new items, and keep all others."

@@ -25,7 +25,7 @@ from pipelines.cli.shared_options import (
 from pipelines.cluster import status
 from pipelines.cluster.rerun import rerun
 from pipelines.cluster.rerun_backend import ClusterRerun
-from pipelines.local import encode_new_items, id_version, recommend_lists, run
+from pipelines.local import encode_new_items, id_version, input_check, recommend_lists, run
 from pipelines.local.pipeline_runner import PIPELINE_YAML
 from pipelines.local.rerun_choice import MODES, choose
 
@@ -64,8 +64,11 @@ def run_pipeline(
 
 
 def validate(settings: DataOptions) -> None:
-    """Check the catalogue and the interactions, and list all problems."""
-    run.validate(settings.resolve())
+    """Check the data, images, encoders and vectors of a run, and list all problems.
+
+    Catalogue and log are required; everything else that is given is checked too.
+    """
+    input_check.validate(settings.resolve())
 
 
 def encode_items(

@@ -14,8 +14,8 @@ from pipelines.cluster import client, status
 from pipelines.cluster.client import Backend, Connection, name_filter
 from pipelines.dag.compiled_dag import read_dag
 from pipelines.local import run_record
+from pipelines.local.input_check import source_problems
 from pipelines.local.pipeline_runner import PIPELINE_YAML
-from pipelines.local.run import source_problems
 
 EXPERIMENT = "macrec"
 EXIT_RUN_FAILED = 1

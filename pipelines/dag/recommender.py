@@ -44,6 +44,7 @@ def recommender(*values: Any, embedding_shards: int = 1, resources: Path | None 
         "Evaluate",
         items=items,
         recommender=model,
+        image_embeddings=vectors["image_embeddings"],
         **inputs,
         **codes,
         **earlier_ids,

@@ -1,8 +1,7 @@
-"""`macrec run` and `macrec validate`: runs the whole DAG, or checks its input, on this machine."""
+"""`macrec run`: runs the whole DAG on this machine."""
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,13 @@ from components.run_form import (
     MODALITIES,
     RECOMMENDER,
     Form,
-    data_problems,
     form_arguments,
-    stage_values,
     vector_fields,
 )
-from components.stages import PREPARE_DATA
 from macrec.core.artifact import write_atomically
-from macrec.core.errors import UserError
 from macrec.core.progress import log
-from macrec.core.settings import build
-from macrec.core.stage_command import open_source
 from pipelines.local import containers, id_version, pipeline_runner, recommend_lists, run_record
+from pipelines.local.input_check import check_run_input
 from pipelines.local.pipeline_runner import LocalRun, StageFailed
 
 SYSTEMS = {
@@ -89,11 +83,10 @@ def run_stages(
     If a stage fails, the process ends with the stage's exit code.
 
     Raises:
-        UserError: if data or models are missing or contradict each other, no container engine
-            responds, or the engine does not have the image.
+        UserError: if data or models are missing, unsuitable or contradict each other, no container
+            engine responds, or the engine does not have the image.
     """
-    if problems := source_problems(values, form):
-        raise UserError("\n  ".join(problems))
+    check_run_input(values, form)
     for modality in MODALITIES:
         if not any(values.get(name) for name in vector_fields(modality)):
             names = " or ".join(vector_fields(modality))
@@ -123,40 +116,6 @@ def absolute_sources(values: Mapping[str, Any]) -> dict[str, Any]:
         if uri and "://" not in uri and not uri.startswith("hub:"):
             result[name] = str(Path(uri).resolve())
     return result
-
-
-def validate(values: Mapping[str, Any]) -> None:
-    """Check the catalogue and the interactions as a run would, and print the result.
-
-    Raises:
-        UserError: if the input has problems; one message lists all of them.
-    """
-    from components.prepare_data import validation
-
-    config = build(PREPARE_DATA.settings, stage_values(values, PREPARE_DATA))
-    with tempfile.TemporaryDirectory() as cache:
-        paths: list[Path] = []
-        for name in ("catalog_items", "catalog_interactions"):
-            found = open_source(values[name], cache=Path(cache))
-            assert found is not None
-            paths.append(found.path())
-        report = validation.validate(config, *paths)
-        report.checked()
-        for line in report.lines():
-            print(line)
-
-
-def source_problems(values: Mapping[str, Any], form: Form = RECOMMENDER) -> list[str]:
-    """Return the problems of data and models that can be found without running a stage."""
-    absent = [
-        f"{name}={uri}: no such file or folder."
-        for name in (*RECOMMENDER.sources, "run_previous")
-        if (uri := str(values.get(name) or ""))
-        and "://" not in uri
-        and not uri.startswith("hub:")
-        and not Path(uri).exists()
-    ]
-    return [*absent, *data_problems(values, form)]
 
 
 def _publish(record: LocalRun, values: Mapping[str, Any], out: Path) -> None:

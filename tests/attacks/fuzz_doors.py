@@ -7,6 +7,7 @@ anything else was raised, or one input took 20 s or 2 GB.
 """
 
 import contextlib
+import gzip
 import json
 import sys
 from collections.abc import Callable
@@ -27,7 +28,14 @@ FILES = (
 )
 SEEDS = {
     "manifest": [b'{"schema": null, "metadata": {}, "files": %b}' % files for files in FILES],
-    "items.csv": [b'item_id,title\na,"A, ""b"""\nb,NA\n', b"\xef\xbb\xbfitem_id;title\r\n"],
+    "items.csv": [
+        b'item_id,title\na,"A, ""b"""\nb,NA\n',
+        b"\xef\xbb\xbfitem_id;title\r\n",
+        b"item_id\ttitle\na\t['x', 'y']\n",
+        b"item_id::title\na::<b>&amp;</b>\n",
+        gzip.compress(b"item_id,title\na,A\n"),
+        "item_id,title\na,A\n".encode("utf-16"),
+    ],
     "items.jsonl": [b'{"item_id": "a", "title": "A"}\n{"item_id": 1}\n', b'{"item_id": "\\ud800"}'],
 }
 

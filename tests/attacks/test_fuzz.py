@@ -30,7 +30,9 @@ REASONS = {"unreadable", "format", "too_large"}
 FRAGMENTS = (
     *(b"item_id,title\n", b"item_id", b"title", b'"', b",", b"\n", b"\r", b"\xef\xbb\xbf", b"\0"),
     *(b"{", b"}", b"[", b":", b'{"item_id": "a", "title": "b"}\n', b"1e999", b"NaN", b"\\ud800"),
-    *(b"\xff\xfe", b"user_id", b"timestamp", b"-1", b"9" * 400, b"null", b"true", b" ", b"\\"),
+    *(b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"PAR1", b"PK\x03\x04"),
+    *(b"\t", b";", b"::", b"['a', 'b']", b"[]", b'["', b"&amp;", b"<b>", b"\x1f", b"\\N"),
+    *(b"user_id", b"timestamp", b"-1", b"9" * 400, b"null", b"true", b" ", b"\\"),
 )
 PIECES = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=12)), max_size=40)
 
@@ -81,7 +83,7 @@ def parquet(table: pa.Table) -> bytes:
 
 
 @pytest.mark.case(31)
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "csv.gz"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "csv.gz", "tsv", "csv.zst", "json"])
 @pytest.mark.parametrize("door", ["items", "log"])
 def test_rows_of_any_bytes(tmp_path, many, trials, suffix, door):
     good = b"user_id,item_id,timestamp\nu,a,1500000000\n"

@@ -1,5 +1,6 @@
 """Picture vectors: in item order whatever fails, equal to those of transformers itself."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,8 @@ def test_failed_pictures_are_null_and_shift_nobody(
     dino: Source, shelf: Path, tmp_path: Path
 ) -> None:
     uris = ["0.png", "broken.png", "1.png", None, "gone.png", "2.png", "text.png", "0.png", "3.png"]
-    artifact, metrics = run(tmp_path, uris, dino, images=shelf, max_bad_images=0.5, batch_images=4)
+    limits = {"max_bad_images": 0.5, "max_missing_images": 0.5}
+    artifact, metrics = run(tmp_path, uris, dino, images=shelf, batch_images=4, **limits)  # type: ignore[arg-type]
     table = artifact.table()
     ok = "ok"
     expected = [ok, "unreadable", ok, "missing", "absent", ok, "format", ok, ok]
@@ -138,6 +140,8 @@ def test_failed_pictures_are_null_and_shift_nobody(
         k: metrics[k] for k in ("pictures", "ok", "missing", "absent", "format", "unreadable")
     }
     assert list(counted.values()) == [7, 5, 1, 1, 1, 1]
+    assert metrics["pictures_found"] == 6
+    assert artifact.metadata["pictures"] == {"named": 7, "found": 6}
 
 
 def test_a_picture_of_several_items_is_decoded_once(
@@ -179,7 +183,7 @@ def test_the_model_sees_only_what_is_not_in_the_cache(
     dino: Source, shelf: Path, tmp_path: Path
 ) -> None:
     uris = ["0.png", "broken.png", "1.png", None, "gone.png", "0.png", "2.png"]
-    settings = {"images": shelf, "max_bad_images": 0.5}
+    settings = {"images": shelf, "max_bad_images": 0.5, "max_missing_images": 0.5}
     cache = {"cache_uri": str(tmp_path / "cache")}
     cold, counts = run(tmp_path / "a", uris, dino, **settings, **cache)  # type: ignore[arg-type]
     assert (counts["embedded_items"], counts["cached_items"]) == (4, 0)
@@ -204,14 +208,15 @@ def test_parts_fill_the_cache_and_the_whole_takes_its_vectors(
     uris = ["0.png", "gone.png", "1.png", None, "0.png", "2.png"]
     # In the first of four parts all pictures are there, in the second none is.
     cache = str(tmp_path / "cache")
+    settings = {"images": shelf, "max_missing_images": 0.5}
     done = [
-        run(tmp_path / str(k), uris, dino, images=shelf, cache_uri=cache, shard=f"{k}/4")[1]
+        run(tmp_path / str(k), uris, dino, **settings, cache_uri=cache, shard=f"{k}/4")[1]  # type: ignore[arg-type]
         for k in (1, 2, 3, 4)
     ]
     assert [counts["embedded_items"] for counts in done] == [2, 0, 1, 1]
-    whole, counts = run(tmp_path / "whole", uris, dino, images=shelf, cache_uri=cache)
+    whole, counts = run(tmp_path / "whole", uris, dino, **settings, cache_uri=cache)  # type: ignore[arg-type]
     assert (counts["embedded_items"], counts["cached_items"]) == (0, 4)
-    assert whole.digest == run(tmp_path / "alone", uris, dino, images=shelf)[0].digest
+    assert whole.digest == run(tmp_path / "alone", uris, dino, **settings)[0].digest  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -235,9 +240,35 @@ def test_too_many_bad_pictures_fail_and_are_named(
     dino: Source, shelf: Path, tmp_path: Path
 ) -> None:
     uris = ["0.png", "broken.png", "1.png", "text.png"]
-    with pytest.raises(UserError, match=r"max_bad_images=0\.01.*broken\.png: unreadable"):
+    with pytest.raises(
+        UserError, match=r"embed_image\.max_bad_images=0\.01.*broken\.png: unreadable"
+    ):
         run(tmp_path / "a", uris, dino, images=shelf)
     run(tmp_path / "b", uris, dino, images=shelf, max_bad_images=0.5)
+
+
+@pytest.mark.parametrize("shard", ["", "1/4"])
+def test_too_many_absent_pictures_fail_before_the_model_is_opened(
+    shelf: Path, tmp_path: Path, shard: str
+) -> None:
+    uris = ["0.png", "1.PNG", "2.PNG", "gone.png", None]
+    with pytest.raises(UserError) as refused:
+        run(tmp_path / "a", uris, Source("/no-model"), images=shelf, shard=shard, cache_uri="x")
+    for part in (
+        "3 of 4 pictures are not found",
+        "embed_image.max_missing_images=0.1 allows 0",
+        "2 of them are there with another case",
+    ):
+        assert part in str(refused.value)
+
+
+def test_absent_pictures_below_the_limit_are_logged(
+    dino: Source, shelf: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    uris: list[str | None] = ["0.png", "1.png", "2.png", "gone.png"]
+    run(tmp_path, uris, dino, images=shelf, max_missing_images=0.25)
+    assert "3 of 4 (75.0%)" in caplog.text and "gone.png" in caplog.text
 
 
 def test_wrong_folder_and_catalogue_without_pictures(
@@ -245,7 +276,7 @@ def test_wrong_folder_and_catalogue_without_pictures(
 ) -> None:
     with pytest.raises(UserError, match="none of 2 pictures is in"):
         run(tmp_path / "a", ["x.png", "y.png"], dino, images=shelf)
-    with pytest.raises(UserError, match="none of 2 items has a picture"):
+    with pytest.raises(UserError, match=r"none of 2 items .*prepare_data\.image_column"):
         run(tmp_path / "b", [None, None], dino, images=shelf)
     with pytest.raises(UserError, match="leave the folder"):
         run(tmp_path / "c", ["0.png", "../0.png"], dino, images=shelf)
@@ -284,13 +315,50 @@ def test_other_sizes_interpolate_the_positions(kind: str, request: pytest.Fixtur
     assert vector.shape == (1, encoder.dim) and np.isfinite(vector).all()
 
 
-def test_sizes_and_models_that_are_refused(
-    dino: Source, tmp_path_factory: pytest.TempPathFactory
+@pytest.mark.parametrize(("size", "used"), [(35, 32), (37, 40), (36, 40), (1, 8), (48, 48)])
+def test_a_size_is_rounded_to_whole_patches(
+    dino: Source, caplog: pytest.LogCaptureFixture, size: int, used: int
 ) -> None:
+    caplog.set_level("INFO")
+    encoder = ImageEncoder(dino, size=size, device="cpu")
+    assert encoder.geometry.side == encoder.size == used
+    assert (f"embed_image.size={size}" in caplog.text) == (size != used)
+    assert encoder.encode([np.asarray(noise(used, used))]).shape == (1, encoder.dim)
+
+
+def test_a_rounded_size_has_the_cache_of_the_size_that_is_used(
+    dino: Source, shelf: Path, tmp_path: Path
+) -> None:
+    cache = str(tmp_path / "cache")
+    run(tmp_path / "a", ["0.png"], dino, images=shelf, cache_uri=cache, size=40)
+    _, counts = run(tmp_path / "b", ["0.png"], dino, images=shelf, cache_uri=cache, size=37)
+    assert counts["cached_items"] == 1
+
+
+def test_poolings_that_a_model_does_not_have(dino: Source, clip: Source, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    folder = tmp_path / "clip"
+    shutil.copytree(clip.path(), folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="visual_projection"):
+        ImageEncoder(Source(str(folder)), pooling="pooler", device="cpu")
+    config = SiglipVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        image_size=16, patch_size=8, vision_use_head=False,
+    )  # fmt: skip
+    SiglipVisionModel(config).save_pretrained(tmp_path / "siglip")
+    for pooling in ("cls", "pooler"):
+        with pytest.raises(UserError, match=rf"embed_image\.pooling={pooling}.*pooling=mean"):
+            ImageEncoder(Source(str(tmp_path / "siglip")), pooling=pooling, device="cpu")
+
+
+def test_models_that_are_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
     from macrec.sample.sample_encoders import make_tiny_encoders
 
-    with pytest.raises(UserError, match="multiple of the model's patch, 8"):
-        ImageEncoder(dino, size=36, device="cpu")
     text_model = make_tiny_encoders(tmp_path_factory.mktemp("encoders")).text
     with pytest.raises(UserError, match="not a vision transformer"):
         ImageEncoder(Source(str(text_model)), device="cpu")

@@ -90,6 +90,15 @@ def recommender():
     return Recommender(model.eval(), VOCABULARY, text_NL, image_NL, max_history=4)
 
 
+STATUS = ["ok"] * 25 + ["absent"] * 3 + ["unreadable"] * 2
+
+
+def image_vectors(path, **metadata):
+    vectors = vector_column(np.ones((ITEMS, 2), np.float32), np.array(STATUS) == "ok")
+    columns = [list(range(ITEMS)), vectors, STATUS]
+    return dataset(path / "image_embeddings", schema.embeddings(2), columns, **metadata)
+
+
 def make_inputs(path, lists, recommender, images=None, image_uri=lambda item: None):
     index = list(range(ITEMS))
     ids = [f"id{i}" for i in index]
@@ -159,7 +168,8 @@ def evaluated(path, lists, recommender):
         picture(images / f"{item}.jpg")
     (images / "7.jpg").write_bytes((images / "7.jpg").read_bytes()[:200])
     inputs = make_inputs(path, lists, recommender, images, lambda item: f"{item}.jpg")
-    return run(path, inputs)
+    vectors = image_vectors(path, pictures={"named": 30, "found": 27})
+    return run(path, replace(inputs, image_embeddings=vectors))
 
 
 def test_every_user_with_a_history_is_ranked_by_every_system(evaluated, lists):
@@ -171,6 +181,20 @@ def test_every_user_with_a_history_is_ranked_by_every_system(evaluated, lists):
     for system in systems:
         assert {p["user_id"] for p in predictions if p["system"] == system} == able
     assert len(predictions) == len(systems) * len(able)
+
+
+def test_the_report_contains_the_share_of_pictures_found(evaluated, path):
+    for shown in (evaluated[2], (path / "summary.md").read_text()):
+        found = shown.partition("Pictures found")[2][:200]
+        assert "27" in found and "90.0 % of 30" in found
+        without = shown.partition("Items without image vector")[2][:200]
+        assert "5" in without and "3 absent, 2 unreadable" in without
+
+
+def test_vectors_that_no_encoder_made_have_no_pictures(path, lists, recommender, tmp_path):
+    inputs = make_inputs(tmp_path, lists, recommender)
+    page = run(tmp_path, replace(inputs, image_embeddings=image_vectors(tmp_path)))[2]
+    assert "Pictures found" not in page and "Items without image vector" not in page
 
 
 def test_predictions_are_those_of_the_ranking(evaluated, lists, recommender):

@@ -64,9 +64,7 @@ def test_a_checkpoint_is_not_picked_up_by_another_training_and_refused_if_put_th
             path.unlink()
     refused = toy.call(tmp_path / "2", store, steps=4, parts=2)
     assert refused.code == 2, refused.told
-    assert "checkpoint of another training (config.parts: 3, here 2; fingerprint:" in (
-        refused.told
-    )
+    assert "checkpoint of another training (config.parts: 3, here 2; fingerprint:" in (refused.told)
     assert toy.call(tmp_path / "3", store, steps=4, parts=3).code == 0
 
 

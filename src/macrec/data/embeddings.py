@@ -5,7 +5,7 @@ Shape suffixes: N items of a chunk, D components.
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,11 @@ MAX_UNUSABLE_SHARE = 0.001
 
 LARGEST_DIM = 65_536
 """Maximum number of components of a precomputed vector. A file may contain lists of any length."""
+
+FIRST = 10
+"""Items that a message names."""
+
+REMEDY_PRECOMPUTED = "Repair these vectors, or set them to null."
 
 ROWS_AT_ONCE = 8_192
 """Rows held in memory at a time: 128 MiB at 4,096 components."""
@@ -60,9 +65,11 @@ class PrecomputedVectors(NamedTuple):
 def write_vectors(
     output: DatasetOutput,
     chunks: Iterable[Vectors],
+    items: Artifact,
     *,
     dim: int,
     centre: bool,
+    remedy: str,
     kind: pa.DataType = FLOAT32,
 ) -> Counter[str]:
     """Stream vectors into an embeddings artifact; row k is item k.
@@ -70,9 +77,11 @@ def write_vectors(
     Args:
         output: the artifact to write.
         chunks: the catalogue's vectors in item order.
+        items: the catalogue, for the ids in messages.
         dim: number of components of every vector.
         centre: whether to subtract the mean of all vectors. The vectors wait in a temporary file
             until it is known.
+        remedy: a sentence on what to do about vectors that are NaN, infinite or zero.
         kind: Arrow type of the stored components: float32 or float16.
 
     Returns:
@@ -82,7 +91,7 @@ def write_vectors(
         UserError: no item has a vector, or too many vectors are NaN, infinite or zero.
     """
     counts: Counter[str] = Counter()
-    checked = _quarantine(chunks, counts)
+    checked = _quarantine(chunks, counts, items, remedy)
     with output.dataset(schema.embeddings(dim, kind)) as writer:
         start = 0
         for matrix_ND, status in _centre(checked, dim, output.path) if centre else checked:
@@ -126,34 +135,63 @@ def _rows(vectors: Vectors, start: int, kind: pa.DataType = FLOAT32) -> pa.Table
     return pa.table(columns, schema=schema.embeddings(matrix_ND.shape[1], kind))
 
 
-def _quarantine(chunks: Iterable[Vectors], counts: Counter[str]) -> Iterator[Vectors]:
+def _quarantine(
+    chunks: Iterable[Vectors], counts: Counter[str], items: Artifact, remedy: str
+) -> Iterator[Vectors]:
     """Yield the vectors with unusable ones marked as null rows, and count every status.
 
     Raises:
         UserError: too many vectors are NaN, infinite or zero.
     """
-    first: list[str] = []
+    first: dict[int, str] = {}
     start = 0
     for matrix_ND, given_status in chunks:
         status, present = given_status.copy(), given_status == OK
-        finite = np.isfinite(matrix_ND).all(1)
-        status[present & ~finite] = NOT_FINITE
-        status[present & finite & ~matrix_ND.any(1)] = ALL_ZERO
+        mark_unusable(matrix_ND, status)
         unusable = np.flatnonzero(present & (status != OK))
-        first += [f"{start + row} ({status[row]})" for row in unusable[: 10 - len(first)]]
+        first |= {start + row: status[row] for row in unusable[: FIRST - len(first)].tolist()}
         counts.update(status.tolist())
         start += len(status)
         yield Vectors(matrix_ND, status)
     bad = counts[NOT_FINITE] + counts[ALL_ZERO]
     if bad == 0:
         return
-    message = f"{bad:,} of {counts[OK] + bad:,} vectors are NaN, infinite or all zero"
-    if bad > MAX_UNUSABLE_SHARE * (counts[OK] + bad):
-        raise UserError(
-            f"{message} (at most {MAX_UNUSABLE_SHARE:.1%} may be): item_index {', '.join(first)}. "
-            "Repair the given vectors, or choose another dtype or encoder."
-        )
-    log.warning("%s and become null: item_index %s", message, ", ".join(first))
+    ids = items.table(["item_id"]).column(0).take(pa.array(list(first))).to_pylist()
+    named = dict(zip(ids, first.values(), strict=True))
+    if problem := explain_unusable(named, bad, counts[OK] + bad, remedy):
+        raise UserError(problem)
+    log.warning("%s They become null.", describe_unusable(named, bad, counts[OK] + bad))
+
+
+def mark_unusable(matrix_ND: np.ndarray, status: np.ndarray) -> None:
+    """Change the status "ok" of vectors that are NaN, infinite or zero to the reason."""
+    present, finite = status == OK, np.isfinite(matrix_ND).all(1)
+    status[present & ~finite] = NOT_FINITE
+    status[present & finite & ~matrix_ND.any(1)] = ALL_ZERO
+
+
+def describe_unusable(first: Mapping[str, str], bad: int, total: int) -> str:
+    """Return a sentence about unusable vectors.
+
+    Args:
+        first: the first of these items by id, with the reason.
+        bad: number of unusable vectors.
+        total: number of all vectors.
+    """
+    named = ", ".join(f"{item} ({reason})" for item, reason in first.items())
+    return (
+        f"{bad:,} of {total:,} vectors are NaN, infinite or all zero: {named}"
+        f"{', ...' if bad > len(first) else ''}."
+    )
+
+
+def explain_unusable(first: Mapping[str, str], bad: int, total: int, remedy: str) -> str:
+    """Return why so many unusable vectors are refused, or an empty string for a few."""
+    if bad <= MAX_UNUSABLE_SHARE * total:
+        return ""
+    return (
+        f"{describe_unusable(first, bad, total)} At most {MAX_UNUSABLE_SHARE:.1%} may be. {remedy}"
+    )
 
 
 def _centre(chunks: Iterable[Vectors], dim: int, folder: Path) -> Iterator[Vectors]:
@@ -195,40 +233,90 @@ def read_precomputed(source: Source, items: Artifact) -> PrecomputedVectors:
         UserError: the file is not Parquet, a column is absent or has the wrong type, the vectors
             have different lengths, an item occurs twice, or no item of the catalogue has a vector.
     """
-    ids = items.table(["item_id"]).column(0).combine_chunks()
+    reading = PrecomputedReading(source, items.table(["item_id"]).column(0).combine_chunks())
     matrix_ND: ScratchMatrix | None = None
-    kind = FLOAT32
-    seen = np.zeros(len(ids), bool)
-    present = np.zeros(len(ids), bool)
-    unknown = 0
-    for batch in _given_batches(source):
-        where = pc.index_in(batch.column(0), value_set=ids)
-        unknown += where.null_count
-        known = pc.is_valid(where)
-        rows = np.asarray(where.drop_null())
-        _refuse_repeated(source, ids, rows, seen)
-        vectors = batch.column(1).filter(known)
-        valid = np.asarray(vectors.is_valid())
-        if matrix_ND is None and valid.any():
-            dim = pc.list_value_length(vectors.drop_null())[0].as_py()
-            kind = vectors.type.value_type if vectors.type.value_type == pa.float16() else FLOAT32
-            check(
-                dim <= LARGEST_DIM,
-                f"{source.uri}: the first vector has {dim:,} components, at most {LARGEST_DIM:,} "
-                "are read.",
-            )
-            matrix_ND = ScratchMatrix(len(ids), dim, kind.to_pandas_dtype())
-        if matrix_ND is not None:
-            matrix_ND[rows[valid]] = _matrix(source, vectors.drop_null(), matrix_ND.shape[1])
-        present[rows[valid]] = True
-    if matrix_ND is None:
-        raise UserError(
-            f"{source.uri}: {unknown:,} vectors and none of an item of the catalogue "
-            f"(items are named like {', '.join(ids[:3].to_pylist())}). Compare the item ids."
+    for rows, vectors_BD in reading.batches():
+        if matrix_ND is None:
+            kind = reading.kind.to_pandas_dtype()
+            matrix_ND = ScratchMatrix(len(reading.ids), reading.dim, kind)
+        matrix_ND[rows] = vectors_BD
+    assert matrix_ND is not None, "batches() raises if there is no vector"
+    if reading.unknown:
+        log.warning(
+            "%s: %s vectors of unknown items are left out", source.uri, f"{reading.unknown:,}"
         )
-    if unknown:
-        log.warning("%s: %s vectors of unknown items are left out", source.uri, f"{unknown:,}")
-    return PrecomputedVectors(matrix_ND.shape[1], _chunks(matrix_ND, present), unknown, kind)
+    chunks = _chunks(matrix_ND, reading.present)
+    return PrecomputedVectors(reading.dim, chunks, reading.unknown, reading.kind)
+
+
+class PrecomputedReading:
+    """One pass over precomputed vectors, which checks them.
+
+    Attributes:
+        ids: ids of the items.
+        dim: components of a vector; 0 until the first vector is read.
+        kind: Arrow type of the components: float16 if the file uses it, else float32.
+        present: which items have a vector, bool [N].
+        unknown: number of rows of the file whose item is not among the ids.
+    """
+
+    def __init__(self, source: Source, ids: pa.Array) -> None:
+        self.ids, self._source = ids, source
+        self.dim, self.kind, self.unknown = 0, FLOAT32, 0
+        self.present = np.zeros(len(ids), bool)
+        self._seen = np.zeros(len(ids), bool)
+        self._unknown_ids: list[str] = []
+
+    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the positions of known items that have a vector, and their vectors as float32.
+
+        Raises:
+            UserError: see `read_precomputed`.
+        """
+        for batch in _given_batches(self._source):
+            names = batch.column(0).cast(self.ids.type)
+            where = pc.index_in(names, value_set=self.ids)
+            if where.null_count:
+                strange = names.filter(where.is_null())
+                self._unknown_ids += strange[: 3 - len(self._unknown_ids)].to_pylist()
+            self.unknown += where.null_count
+            rows = np.asarray(where.drop_null())
+            _refuse_repeated(self._source, self.ids, rows, self._seen)
+            vectors = batch.column(1).filter(pc.is_valid(where))
+            rows = rows[np.asarray(vectors.is_valid())]
+            vectors = vectors.drop_null()
+            if len(vectors):
+                self._start(vectors)
+                self.present[rows] = True
+                yield rows, _matrix(self._source, vectors, self.dim)
+        self._refuse_none()
+
+    def _start(self, vectors: pa.Array) -> None:
+        if self.dim:
+            return
+        self.dim = pc.list_value_length(vectors)[0].as_py()
+        value = vectors.type.value_type
+        self.kind = value if value == pa.float16() else FLOAT32
+        check(self.dim > 0, f"{self._source.uri}: the vectors are empty lists.")
+        check(
+            self.dim <= LARGEST_DIM,
+            f"{self._source.uri}: the first vector has {self.dim:,} components, at most "
+            f"{LARGEST_DIM:,} are read.",
+        )
+
+    def _refuse_none(self) -> None:
+        if self.dim:
+            return
+        check(
+            self.unknown > 0,
+            f"{self._source.uri}: no row has a vector. Write one vector for each item.",
+        )
+        ours, theirs = (", ".join(i) for i in (self.ids[:3].to_pylist(), self._unknown_ids))
+        raise UserError(
+            f"{self._source.uri}: {self.unknown:,} vectors and none of an item of the catalogue. "
+            f"The ids of the catalogue are like {ours}, those of the file like {theirs}. Compare "
+            "the item ids."
+        )
 
 
 def write_precomputed(
@@ -236,7 +324,15 @@ def write_precomputed(
 ) -> dict[str, float]:
     """Write the user's vectors as an embeddings artifact; return the stage's metrics."""
     given = read_precomputed(source, items)
-    counts = write_vectors(output, given.chunks, dim=given.dim, centre=centre, kind=given.kind)
+    counts = write_vectors(
+        output,
+        given.chunks,
+        items,
+        dim=given.dim,
+        centre=centre,
+        remedy=REMEDY_PRECOMPUTED,
+        kind=given.kind,
+    )
     return metrics(counts, given.dim) | {"unknown": float(given.unknown)}
 
 
@@ -266,7 +362,10 @@ def _given_batches(source: Source) -> Iterator[pa.RecordBatch]:
                         [names, batch.column("embedding")], ["item_id", "embedding"]
                     )
         except (pa.ArrowException, UnicodeError, OSError, MemoryError) as error:
-            raise UserError(f"{file}: cannot be read as Parquet ({error}).") from error
+            raise UserError(
+                f"{file}: cannot be read as Parquet ({error}). Write a Parquet file with the "
+                "columns item_id (text) and embedding (list of numbers)."
+            ) from error
 
 
 def _check_columns(file: Path, found: pa.Schema) -> None:
@@ -303,7 +402,6 @@ def _matrix(source: Source, vectors: pa.Array, dim: int) -> np.ndarray:
             f"{source.uri}: the first vector has {dim} components, {len(wrong):,} others have "
             f"{wrong.min()} to {wrong.max()}. All must have the same number."
         )
-    check(dim > 0, f"{source.uri}: the vectors are empty lists.")
     values = vectors.flatten().to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore", invalid="ignore"):  # overflow gives inf, which is quarantined
         return values.astype(np.float32).reshape(-1, dim)

@@ -6,7 +6,6 @@ Shape suffixes: B batch, L tokens, D components.
 """
 
 import json
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,16 +19,13 @@ from macrec.compute.device import silence_progress_bars
 from macrec.core.artifact import Source
 from macrec.core.errors import UserError, check
 from macrec.core.progress import log
+from macrec.data.encoder_folder import SHARD, check_sizes
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
-_SHARD = re.compile(r"[\w.-]+\.safetensors")
 _UNREAD = ("pooler.", "mask_token", "lm_head.")
 """Weights that a checkpoint may lack, because our forward pass does not use them."""
-
-_LARGEST = {"num_hidden_layers": 1_000, "hidden_size": 1 << 17, "intermediate_size": 1 << 20}
-"""Upper limits for a model's config; building a billion layers would never finish."""
 
 
 class Location(NamedTuple):
@@ -89,17 +85,9 @@ def load_config(source: Source, location: Location) -> Any:
     from transformers import AutoConfig
 
     with explain_unusable_model(source):
-        _check_sizes(find_file(source, location, "config.json"))
+        path = find_file(source, location, "config.json")
+        check_sizes(json.loads(path.read_bytes()) if path else {})
         return AutoConfig.from_pretrained(location.name, **location.options)
-
-
-def _check_sizes(path: Path | None) -> None:
-    """Check the config's sizes first, because transformers' config class loops over the layers."""
-    written = json.loads(path.read_bytes()) if path else {}
-    for part in (written, written.get("vision_config") or {}):
-        for name, largest in _LARGEST.items():
-            if (part.get(name) or 0) > largest:
-                raise ValueError(f"{name}={part[name]} is more than {largest:,}")
 
 
 def load_model(
@@ -111,6 +99,7 @@ def load_model(
     config: Any,
     class_name: str = "AutoModel",
     required: str = "",
+    required_by: str = "",
 ) -> Any:
     """Return an encoder ready for inference, without its language-model head.
 
@@ -123,6 +112,7 @@ def load_model(
         class_name: transformers class that opens the model.
         required: prefix of weights that the checkpoint must contain, although most encoders do not
             need them.
+        required_by: the setting that requires them, as the user gives it.
 
     Raises:
         UserError: the model cannot be opened, or weights are missing and would be random.
@@ -140,7 +130,7 @@ def load_model(
             output_loading_info=True,
             **location.options,
         )
-    _refuse_random(source, loading, required)
+    _refuse_random(source, loading, required, required_by)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -157,7 +147,7 @@ def _refuse_other_weights(source: Source, location: Location) -> None:
         return
     with explain_unusable_model(source):
         shards = set(json.loads(index.read_bytes())["weight_map"].values())
-    other = sorted(name for name in shards if not _SHARD.fullmatch(name))
+    other = sorted(name for name in shards if not SHARD.fullmatch(name))
     check(
         not other,
         f"{source.uri}: {index.name} names {len(other)} files that are no safetensors of the "
@@ -165,7 +155,7 @@ def _refuse_other_weights(source: Source, location: Location) -> None:
     )
 
 
-def _refuse_random(source: Source, loading: Any, required: str) -> None:
+def _refuse_random(source: Source, loading: Any, required: str, required_by: str) -> None:
     """Check that no weights are missing, because they and the vectors would then be random.
 
     Raises:
@@ -174,6 +164,11 @@ def _refuse_random(source: Source, loading: Any, required: str) -> None:
     unread = tuple(prefix for prefix in _UNREAD if prefix != required)
     missing = sorted(key for key in loading["missing_keys"] if not any(u in key for u in unread))
     mismatched = sorted(str(key) for key in loading["mismatched_keys"])
+    if required and missing and not mismatched and all(required in key for key in missing):
+        raise UserError(
+            f"{source.uri}: {required_by} needs {len(missing)} weights that the model lacks "
+            f"(first: {', '.join(missing[:3])}). Set another {required_by.partition('=')[0]}."
+        )
     if missing or mismatched:
         raise UserError(
             f"{source.uri}: {len(missing)} weights are missing and {len(mismatched)} have another "

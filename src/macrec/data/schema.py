@@ -10,6 +10,10 @@ def _field(name: str, kind: pa.DataType, doc: str, *, nullable: bool = False) ->
     return pa.field(name, kind, nullable=nullable, metadata={"doc": doc})
 
 
+PICTURES = "pictures"
+"""Metadata of image_embeddings that an encoder made: how many pictures the catalogue names, and how
+many of them were found."""
+
 _ITEM_INDEX = _field("item_index", pa.int32(), "position of the item in the catalogue, from 0")
 
 ITEMS = pa.schema(

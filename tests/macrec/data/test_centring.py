@@ -3,8 +3,10 @@ import pytest
 
 from macrec.core.artifact import Artifact, DatasetOutput
 from macrec.core.errors import UserError
+from macrec.data import schema
 from macrec.data.centring import read_mean, read_quantizer_means
 from macrec.data.embeddings import Vectors, write_vectors
+from tests.artifacts import dataset
 
 
 def embedded(path, *, centre):
@@ -12,7 +14,10 @@ def embedded(path, *, centre):
     output.prepare()
     matrix_ND = np.array([[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]], np.float32)
     status = np.array(["ok", "ok", "missing"], object)
-    write_vectors(output, [Vectors(matrix_ND, status)], dim=2, centre=centre)
+    columns = [[0, 1, 2], ["a", "b", "c"], [""] * 3, [""] * 3, [None] * 3, [False] * 3]
+    items = dataset(path.with_name("items"), schema.ITEMS, columns)
+    chunks = [Vectors(matrix_ND, status)]
+    write_vectors(output, chunks, items, dim=2, centre=centre, remedy="")
     output.commit({})
     return Artifact.open(path)
 

@@ -50,7 +50,9 @@ def write(folder: Path, matrix: list[list[float]], status: list[str], *, centre:
         embeddings.Vectors(matrix_ND[:half], statuses[:half]),
         embeddings.Vectors(matrix_ND[half:], statuses[half:]),
     ]
-    embeddings.write_vectors(output, chunks, dim=matrix_ND.shape[1], centre=centre)
+    items = make_items(folder.with_name("items"), [f"id-{k}" for k in range(len(status))])
+    dim = matrix_ND.shape[1]
+    embeddings.write_vectors(output, chunks, items, dim=dim, centre=centre, remedy="Repair them.")
     output.commit({})
     return Artifact.open(folder).table()
 
@@ -105,10 +107,10 @@ def test_few_unusable_vectors_become_null_with_a_reason(tmp_path: Path) -> None:
 @pytest.mark.case(26)
 def test_many_unusable_vectors_fail_and_are_named(tmp_path: Path) -> None:
     matrix = [[1.0], [0.0], [float("nan")], [2.0]]
-    with pytest.raises(UserError, match=r"2 of 4 vectors.*1 \(all_zero\), 2 \(not_finite\)"):
+    with pytest.raises(UserError, match=r"2 of 4 vectors.*id-1 \(all_zero\), id-2 \(not_finite\)"):
         write(tmp_path, matrix, ["ok"] * 4, centre=False)
     just_over = [[0.0]] * 2 + [[1.0]] * 1_997
-    with pytest.raises(UserError, match=r"2 of 1,999 vectors.*at most 0\.1%"):
+    with pytest.raises(UserError, match=r"2 of 1,999 vectors.*At most 0\.1%"):
         write(tmp_path, just_over, ["ok"] * 1_999, centre=False)
     with pytest.raises(UserError, match="none of 2 items"):
         write(tmp_path, [[0.0], [0.0]], ["missing"] * 2, centre=False)

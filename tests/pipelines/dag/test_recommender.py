@@ -77,6 +77,7 @@ def test_the_wiring_is_that_of_the_readme(tasks):
         ("pseudo_label", "quantize"),
         ("quantize", "resolve_collisions"),
         ("quantize", "evaluate"),
+        ("embed_image", "evaluate"),
         ("resolve_collisions", "train"),
         ("resolve_collisions", "evaluate"),
         ("train", "evaluate"),

@@ -19,6 +19,24 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def walk_files(folder: Path, *, follow_links: bool) -> Iterator[Path]:
+    """Yield the paths below a folder that are no folders, in no particular order.
+
+    Args:
+        folder: the folder.
+        follow_links: whether linked folders are entered; each folder is entered once.
+    """
+    visited: set[str] = set()
+    for top, folders, names in os.walk(folder, onerror=_unless_gone, followlinks=follow_links):
+        real = os.path.realpath(top)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders.sort()
+        yield from map(Path(top).joinpath, names)
+
+
 class LocalStorage:
     """A folder on a disk. Files are hard links, not copies, where the file system allows it."""
 
@@ -27,13 +45,16 @@ class LocalStorage:
         self.uri = str(root)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        for name in self.names(prefix):
+        # Data may be behind a linked folder; what is stored here never is.
+        for name in self._names(prefix, follow_links=True):
             path = self.root / name
             yield Entry(name, path.stat().st_size, sha256_file(path))
 
     def names(self, prefix: str = "") -> Sequence[str]:
-        walked = os.walk(self.root, onerror=_unless_gone)
-        files = sorted(p for folder, _, names in walked for p in map(Path(folder).joinpath, names))
+        return self._names(prefix, follow_links=False)
+
+    def _names(self, prefix: str, *, follow_links: bool) -> Sequence[str]:
+        files = sorted(walk_files(self.root, follow_links=follow_links))
         names = (path.relative_to(self.root).as_posix() for path in files if path.is_file())
         return [name for name in names if name.startswith(prefix)]
 

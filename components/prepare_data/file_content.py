@@ -1,0 +1,153 @@
+"""Recognises what a data file contains from its first bytes, whatever its name says."""
+
+import bz2
+import codecs
+import gzip
+import json
+import lzma
+import re
+import zlib
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, TextIO
+
+import pyarrow as pa
+
+Compression = Literal["", "gzip", "bz2", "xz", "zstd"]
+TextFormat = Literal["csv", "jsonl"]
+
+HEAD: Final = 1 << 16  # bytes
+PARQUET: Final = b"PAR1"
+COMPRESSIONS: Final[dict[bytes, Compression]] = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bz2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+BYTE_ORDER_MARKS: Final = {  # that of UTF-32 first, because it begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
+}
+UNREADABLE: Final = {
+    b"PK\x03\x04": ("an Excel workbook or a zip archive", "Export it as CSV, or unpack it"),
+    b"PK\x05\x06": ("an empty zip archive", "Remove it"),
+    b"\xd0\xcf\x11\xe0": ("an Excel workbook", "Export it as CSV"),
+    b"ARROW1": ("an Arrow or Feather file", "Write it as Parquet"),
+    b"ORC": ("an ORC file", "Write it as Parquet"),
+    b"Obj\x01": ("an Avro file", "Write it as Parquet"),
+    b"SQLite format 3": ("an SQLite database", "Export its table as CSV"),
+    b"\x89HDF": ("an HDF5 file", "Write it as Parquet"),
+    b"\x80\x04": ("a Python pickle, which is never opened", "Write it as Parquet"),
+    b"\x80\x05": ("a Python pickle, which is never opened", "Write it as Parquet"),
+    b"\x93NUMPY": ("a NumPy file", "Write it as Parquet"),
+    b"%PDF": ("a PDF document", "Remove it"),
+    b"<?xml": ("an XML document", "Export it as CSV"),
+    b"<!DOCTYPE html": ("a web page, such as that of a login", "Download the data again"),
+    b"<html": ("a web page, such as that of a login", "Download the data again"),
+}
+JSON_LINES: Final = "Write one JSON object per line"
+DAMAGED: Final = (EOFError, zlib.error, lzma.LZMAError)
+
+
+class Content(NamedTuple):
+    """What a file contains."""
+
+    format: TextFormat | Literal["parquet", ""]
+    """Empty for a text whose format the name must decide."""
+    compression: Compression = ""
+    encoding: str = ""
+    """The encoding that a byte order mark states, else empty."""
+    problem: str = ""
+    """Why the file cannot be read, and what to do; empty for a file that can."""
+
+
+def recognise(path: Path) -> Content:
+    """Return what a file contains; a damaged file counts as a text, whose reader then reports it.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(HEAD)
+    marks = (mark for mark in COMPRESSIONS if head.startswith(mark))
+    compression: Compression = COMPRESSIONS.get(next(marks, b""), "")
+    if compression:
+        try:
+            with open_bytes(path, compression) as stream:
+                head = stream.read(HEAD)
+        except (*DAMAGED, OSError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise
+            return Content("", compression)
+    if head.startswith(PARQUET):
+        if compression:
+            return Content("", problem="is compressed Parquet. Decompress it")
+        return Content("parquet")
+    for mark, (what, remedy) in UNREADABLE.items():
+        if head.startswith(mark):
+            return Content("", problem=f"is {what}. {remedy}")
+    encoding = next((e for mark, e in BYTE_ORDER_MARKS.items() if head.startswith(mark)), "")
+    zeros = head.count(0)
+    if not encoding and len(head) > 1 and zeros >= 0.3 * len(head):
+        order = "be" if head[0] == 0 else "le"
+        remedy = f"If it is text in UTF-16, set prepare_data.encoding=utf-16-{order}"
+        return Content("", problem=f"is not text in UTF-8. {remedy}")
+    text = head.decode(encoding or "utf-8", errors="replace").lstrip()
+    return _recognise_text(text, len(head) == HEAD)._replace(
+        compression=compression, encoding=encoding
+    )
+
+
+def _recognise_text(text: str, is_cut: bool) -> Content:
+    """Return whether a text is JSON lines, or another notation of records."""
+    if re.match(r"\[\s*[{\[]", text):  # a CSV header may begin with a bracket too
+        return Content("", problem=f"is a JSON array. {JSON_LINES}")
+    if not text.startswith("{"):
+        return Content("")
+    first, _, rest = text.partition("\n")
+    if re.match(r"\{\s*u?'", first):
+        return Content("", problem=f"contains Python dicts, not JSON. {JSON_LINES} (json.dumps)")
+    if is_cut and not rest:
+        # The only line is longer than what was read.
+        is_map = re.match(r'\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{', first) is not None
+    else:
+        try:
+            record = json.loads(first)
+        except (ValueError, RecursionError):
+            # Either a record over several lines, or a damaged line that the reader reports.
+            if re.match(r"\{\s*$", first):
+                return Content("", problem=f"is one JSON document over several lines. {JSON_LINES}")
+            return Content("jsonl")
+        is_map = (
+            not rest.strip()
+            and len(record) > 1
+            and all(isinstance(v, dict) for v in record.values())
+        )
+    if is_map:
+        return Content("", problem=f"is one JSON object that maps ids to records. {JSON_LINES}")
+    return Content("jsonl")
+
+
+def open_bytes(path: Path, compression: Compression) -> Any:
+    """Open a file and decompress it."""
+    openers: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+    if compression == "zstd":
+        return pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd")
+    return openers.get(compression, open)(path, "rb")
+
+
+def open_text(path: Path, compression: Compression, encoding: str, newline: str) -> TextIO:
+    """Open a text file.
+
+    Args:
+        path: the file.
+        compression: how it is compressed.
+        encoding: its encoding; empty means UTF-8.
+        newline: as in `open`.
+    """
+    stream = open_bytes(path, compression)
+    # Invalid bytes become lone surrogates, which Arrow rejects; the line can then be reported.
+    return TextIOWrapper(stream, encoding or "utf-8-sig", errors="surrogateescape", newline=newline)
