@@ -1,5 +1,7 @@
 """Lists all stages in pipeline order; everything that enumerates stages is derived from it."""
 
+import difflib
+
 from components.baselines.spec import STAGE as BASELINES
 from components.check_run.spec import STAGE as CHECK_RUN
 from components.embed_histories.spec import STAGE as EMBED_HISTORIES
@@ -42,4 +44,6 @@ def stage_named(name: str) -> Stage:
     for stage in STAGES:
         if stage.name == name:
             return stage
-    raise UserError(f"no stage {name}. Stages: {', '.join(stage.name for stage in STAGES)}.")
+    near = difflib.get_close_matches(name.replace("-", "_"), [s.name for s in STAGES], 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise UserError(f"no stage {name}.{hint} Stages: {', '.join(stage.name for stage in STAGES)}.")

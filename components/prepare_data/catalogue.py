@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,12 @@ import pyarrow as pa
 from components.prepare_data.findings import Tally, mask, pc
 from components.prepare_data.markup import strip_markup
 from components.prepare_data.readers import TEXT, Chunk, Reader, is_blank, text_options
-from components.prepare_data.source_problems import describe_files, source_problems
+from components.prepare_data.source_problems import (
+    describe_files,
+    describe_unused,
+    source_problems,
+    warn_of_empty_files,
+)
 from components.prepare_data.spec import Settings, template_parts
 from components.prepare_data.text_rows import Kind
 
@@ -33,6 +38,8 @@ class Catalogue:
     warnings: list[str] = field(default_factory=list[str])
     files: list[str] = field(default_factory=list[str])
     """Every file that was read, with its rows, in the order of reading."""
+    unused: str = ""
+    """A line about the columns that no setting names; empty without any."""
     look_alikes: int = 0
 
 
@@ -86,13 +93,21 @@ def open_catalogue(config: Settings, path: Path, batch_rows: int = ROWS) -> Read
     return Reader(path, batch_rows, text_options(config, config.catalog_columns))
 
 
-def _chunks(config: Settings, reader: Reader) -> Iterator[Chunk]:
-    """Yield the catalogue's rows; the title and the texts are without HTML, unless it is kept."""
+def read_chunks(
+    config: Settings, reader: Reader, kinds: Mapping[str, Kind] | None = None
+) -> Iterator[Chunk]:
+    """Yield the catalogue's rows; the title and the texts are without HTML, unless it is kept.
+
+    Args:
+        config: the stage's settings.
+        reader: a reader of the catalogue.
+        kinds: the columns to read, with their roles; the default is all that the stage needs.
+    """
     cleaned = {config.title_column, *text_columns(config)}
     cleaned -= {config.item_id_column, config.image_column}
-    for chunk in reader.chunks(_kinds(config)):
+    for chunk in reader.chunks(kinds or _kinds(config)):
         if not config.keep_markup:
-            for name in cleaned:
+            for name in cleaned & set(chunk.columns):
                 chunk.columns[name], changed = strip_markup(chunk.columns[name])
                 reader.notes.add(name, "markup", changed, chunk.where)
         yield chunk
@@ -136,10 +151,12 @@ def read_catalogue(config: Settings, path: Path) -> Catalogue:
         UserError: there is no data at the path.
     """
     reader, scan = open_catalogue(config, path), _Scan(config)
-    for chunk in _chunks(config, reader):
+    for chunk in read_chunks(config, reader):
         scan.add(chunk)
     found = scan.catalogue()
     found.files = describe_files(reader)
+    found.unused = describe_unused(reader, _settings(config))
+    found.warnings += warn_of_empty_files(reader)
     found.warnings += reader.notes.warnings(reader.name, _settings(config))
     rows = len(found.ids)
     found.problems += source_problems(reader, rows, _settings(config), _optional(config))
@@ -154,7 +171,8 @@ def read_catalogue(config: Settings, path: Path) -> Catalogue:
     if config.missing_image == "fail" and scan.no_image.count:
         found.problems.append(
             f"{reader.name}: {scan.no_image.count:,} of {rows:,} items have no image "
-            f'{scan.no_image.examples}. Set missing_image="keep", or "drop" to leave them out.'
+            f"{scan.no_image.examples}. Set prepare_data.missing_image to keep, or to drop, which "
+            "leaves them out."
         )
     if not found.problems and not found.has_text.any():
         joined = ", ".join(text_columns(config))
@@ -250,7 +268,7 @@ def item_batches(config: Settings, path: Path, keep: np.ndarray) -> Iterator[pa.
         keep: which rows of the catalogue are kept, bool [N].
     """
     row = index = 0
-    for chunk in _chunks(config, open_catalogue(config, path)):
+    for chunk in read_chunks(config, open_catalogue(config, path)):
         rows = pa.array(keep[row : row + chunk.rows])
         row += chunk.rows
         image = image_paths(config, chunk)

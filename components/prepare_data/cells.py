@@ -2,6 +2,8 @@
 
 import ast
 import json
+import re
+import warnings
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -9,14 +11,23 @@ import pyarrow as pa
 
 from components.prepare_data.findings import mask, pc
 
-NULLS_AS_TEXT: Final = ("nan", "NaN", "NAN", "None", "NULL", "null", "\\N", "<NA>", "NaT")
+NULLS_AS_TEXT: Final = (
+    *("nan", "NaN", "NAN", "None", "NULL", "Null", "null", "(null)", "\\N", "<NA>", "NaT"),
+    *("N/A", "#N/A", "undefined"),
+)
 """What programs write for a missing value into a text file."""
 LONG: Final = 100_000
 """Characters above which a cell is suspicious."""
 LONGEST_LIST: Final = 1_000_000
 """Characters up to which a cell is parsed as a list."""
+GARBLED: Final = "[\u0080-\u009f]|[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac|\ufffd"
+"""UTF-8 that was read as cp1252 or Latin-1, control characters of Latin-1, or lost characters."""
 LIST_PATTERN: Final = r"(?s)^\s*\[.*\]\s*$"
 QUOTED_LIST_PATTERN: Final = r"""(?s)^\s*\[\s*u?['"].*\]\s*$"""
+NO_PATH_PATTERN: Final = r"(?s)^\s*(\[.*\]|\(.*\)|\{.*\}|array\(.*\))\s*$"
+"""What is no path of a picture, but several in some notation."""
+ADJACENT_TEXTS: Final = re.compile(r"""['"]\s+u?['"]""")
+"""Texts without a comma between them, which Python joins and NumPy prints."""
 
 
 class ParsedLists(NamedTuple):
@@ -37,6 +48,11 @@ def is_null_text(column: pa.Array) -> np.ndarray:
     return mask(pc.is_in(pc.utf8_trim_whitespace(column), value_set=values))
 
 
+def is_garbled(column: pa.Array) -> np.ndarray:
+    """Return which cells look as if they were decoded with a wrong encoding, bool [N]."""
+    return mask(pc.match_substring_regex(column, GARBLED))
+
+
 def is_long(column: pa.Array) -> np.ndarray:
     """Return which cells have more than LONG characters, bool [N]."""
     return mask(pc.greater(pc.utf8_length(column), LONG))
@@ -49,12 +65,13 @@ def parse_lists(column: pa.Array, first_only: bool) -> ParsedLists:
         column: a text column.
         first_only: whether the first text replaces the list; otherwise all are joined by ", ".
     """
-    rows = np.flatnonzero(mask(pc.match_substring_regex(column, LIST_PATTERN)))
+    pattern = NO_PATH_PATTERN if first_only else LIST_PATTERN
+    rows = np.flatnonzero(mask(pc.match_substring_regex(column, pattern)))
     is_list, is_longer, is_unparsed = (np.zeros(len(column), bool) for _ in range(3))
     if not len(rows):
         return ParsedLists(column, is_list, is_longer, is_unparsed)
     cells = column.take(pa.array(rows))
-    quoted = mask(pc.match_substring_regex(cells, QUOTED_LIST_PATTERN))
+    quoted = mask(pc.match_substring_regex(cells, QUOTED_LIST_PATTERN)) | first_only
     texts: list[str | None] = []
     for row, cell, looks_quoted in zip(rows, cells.to_pylist(), quoted, strict=True):
         found = _parse_list(cell)
@@ -108,8 +125,12 @@ def _parse_list(cell: str) -> list[str] | None:
     try:
         found = json.loads(cell)
     except (ValueError, RecursionError):
+        if ADJACENT_TEXTS.search(cell):
+            return None
         try:
-            found = ast.literal_eval(cell.strip())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)
+                found = ast.literal_eval(cell.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             return None
     if not isinstance(found, list) or not all(v is None or isinstance(v, str) for v in found):

@@ -1,10 +1,8 @@
 """Recognises what a data file contains from its first bytes, whatever its name says."""
 
-import bz2
 import codecs
 import gzip
 import json
-import lzma
 import re
 import zlib
 from io import TextIOWrapper
@@ -13,15 +11,13 @@ from typing import Any, Final, Literal, NamedTuple, TextIO
 
 import pyarrow as pa
 
-Compression = Literal["", "gzip", "bz2", "xz", "zstd"]
+Compression = Literal["", "gzip", "zstd"]
 TextFormat = Literal["csv", "jsonl"]
 
 HEAD: Final = 1 << 16  # bytes
 PARQUET: Final = b"PAR1"
 COMPRESSIONS: Final[dict[bytes, Compression]] = {
     b"\x1f\x8b": "gzip",
-    b"BZh": "bz2",
-    b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
 BYTE_ORDER_MARKS: Final = {  # that of UTF-32 first, because it begins with that of UTF-16
@@ -32,6 +28,9 @@ BYTE_ORDER_MARKS: Final = {  # that of UTF-32 first, because it begins with that
     codecs.BOM_UTF8: "utf-8-sig",
 }
 UNREADABLE: Final = {
+    # Python's readers of these two end silently at damage between two streams.
+    b"BZh": ("compressed with bzip2", "Decompress it, or use gzip or Zstandard"),
+    b"\xfd7zXZ\x00": ("compressed with xz", "Decompress it, or use gzip or Zstandard"),
     b"PK\x03\x04": ("an Excel workbook or a zip archive", "Export it as CSV, or unpack it"),
     b"PK\x05\x06": ("an empty zip archive", "Remove it"),
     b"\xd0\xcf\x11\xe0": ("an Excel workbook", "Export it as CSV"),
@@ -49,7 +48,7 @@ UNREADABLE: Final = {
     b"<html": ("a web page, such as that of a login", "Download the data again"),
 }
 JSON_LINES: Final = "Write one JSON object per line"
-DAMAGED: Final = (EOFError, zlib.error, lzma.LZMAError)
+DAMAGED: Final = (EOFError, zlib.error)
 
 
 class Content(NamedTuple):
@@ -87,7 +86,7 @@ def recognise(path: Path) -> Content:
             return Content("", problem="is compressed Parquet. Decompress it")
         return Content("parquet")
     for mark, (what, remedy) in UNREADABLE.items():
-        if head.startswith(mark):
+        if head[: len(mark)].lower() == mark.lower():
             return Content("", problem=f"is {what}. {remedy}")
     encoding = next((e for mark, e in BYTE_ORDER_MARKS.items() if head.startswith(mark)), "")
     zeros = head.count(0)
@@ -133,10 +132,9 @@ def _recognise_text(text: str, is_cut: bool) -> Content:
 
 def open_bytes(path: Path, compression: Compression) -> Any:
     """Open a file and decompress it."""
-    openers: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
     if compression == "zstd":
         return pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd")
-    return openers.get(compression, open)(path, "rb")
+    return gzip.open(path, "rb") if compression else path.open("rb")
 
 
 def open_text(path: Path, compression: Compression, encoding: str, newline: str) -> TextIO:
@@ -145,9 +143,33 @@ def open_text(path: Path, compression: Compression, encoding: str, newline: str)
     Args:
         path: the file.
         compression: how it is compressed.
-        encoding: its encoding; empty means UTF-8.
+        encoding: encoding of the bytes that are not UTF-8; empty means that there are none. One
+            that does not contain ASCII, such as UTF-16, is the encoding of the whole file.
         newline: as in `open`.
     """
     stream = open_bytes(path, compression)
     # Invalid bytes become lone surrogates, which Arrow rejects; the line can then be reported.
-    return TextIOWrapper(stream, encoding or "utf-8-sig", errors="surrogateescape", newline=newline)
+    errors = "surrogateescape"
+    if (
+        encoding
+        and "ascii".encode(encoding) == b"ascii"
+        and codecs.lookup(encoding).name != "utf-8"
+    ):
+        errors, encoding = _decode_invalid_by(encoding), "utf-8-sig"
+    return TextIOWrapper(stream, encoding or "utf-8-sig", errors=errors, newline=newline)
+
+
+def _decode_invalid_by(encoding: str) -> str:
+    """Return the name of an error handler that decodes bytes that are not UTF-8.
+
+    So one setting serves a catalogue in cp1252 and a log in UTF-8.
+    """
+
+    def decode(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeDecodeError)
+        invalid = error.object[error.start : error.end]
+        return invalid.decode(encoding, "surrogateescape"), error.end
+
+    name = f"macrec-{encoding}"
+    codecs.register_error(name, decode)
+    return name

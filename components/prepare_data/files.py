@@ -9,6 +9,7 @@ from typing import Final, Literal
 from urllib.parse import unquote
 
 from components.prepare_data.file_content import Compression, Content, recognise
+from components.prepare_data.findings import make_printable
 from macrec.core.errors import UserError
 from macrec.core.storage.local import walk_files
 
@@ -19,7 +20,7 @@ FORMATS: Final[dict[str, Format]] = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
 }
-COMPRESSED: Final = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd")
+COMPRESSED: Final = (".gz", ".gzip", ".zst", ".zstd")
 NO_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
 SHOWN: Final = 10
 
@@ -79,8 +80,18 @@ def find_files(path: Path) -> list[DataFile]:
         raise UserError(f"{path.name}: contains no data file. Check the path.")
     files: list[DataFile] = []
     refused: list[str] = []
+    seen: dict[tuple[str, str], str] = {}
     for file in paths:
-        content, name = recognise(file), file.relative_to(path.parent).as_posix()
+        name = make_printable(file.relative_to(path.parent).as_posix())
+        if not file.is_file():
+            refused.append(f"{name} is a broken link, a pipe or another special file")
+            continue
+        place = (os.path.realpath(file), str(_partition_of(file.parts)))
+        if place in seen:
+            refused.append(f"{name} is the same file as {seen[place]}")
+            continue
+        seen[place] = name
+        content = recognise(file)
         kind = _format_of(file.name, content)
         if content.problem or not kind:
             refused.append(f"{name} {content.problem or 'has no known suffix'}")

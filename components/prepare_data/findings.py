@@ -54,7 +54,8 @@ NOTES = {
     "several_paths": "items name several pictures, of which the first is used",
     "unparsed_list": "cells look like a list, but cannot be parsed and stay as they are",
     "null_text": "cells contain a word for a missing value, such as NULL, and stay as they are",
-    "markup": "cells contain HTML, which was removed (keep_markup=true keeps it)",
+    "markup": "cells contain HTML, which was removed (prepare_data.keep_markup=true keeps it)",
+    "garbled": "cells look as if their file was decoded with a wrong encoding",
     "long": "cells have more than 100,000 characters",
 }
 
@@ -89,8 +90,17 @@ class Notes:
         for (column, kind), tally in self._tallies.items():
             yield (
                 f"{source}: {tally.count:,} {NOTES[kind]}: column {column!r} ({settings[column]}) "
-                f"{tally.examples}."
+                f"{tally.few_examples}."
             )
+
+
+LONGEST_MESSAGE = 4_000
+
+
+def make_printable(text: str) -> str:
+    """Return a text for a terminal: without control characters, and of limited length."""
+    shown = "".join(c if c.isprintable() else "?" for c in text[:LONGEST_MESSAGE])
+    return shown + "..." * (len(text) > LONGEST_MESSAGE)
 
 
 def mask(array: pa.Array) -> np.ndarray:

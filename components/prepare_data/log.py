@@ -15,7 +15,12 @@ from components.prepare_data.catalogue import look_alike_form
 from components.prepare_data.findings import FIRST, Tally, mask, pc
 from components.prepare_data.interactions import Interactions
 from components.prepare_data.readers import TEXT, Chunk, Reader, is_blank, text_options
-from components.prepare_data.source_problems import describe_files, source_problems
+from components.prepare_data.source_problems import (
+    describe_files,
+    describe_unused,
+    source_problems,
+    warn_of_empty_files,
+)
 from components.prepare_data.spec import Settings
 from components.prepare_data.text_rows import Kind
 from components.prepare_data.time_checks import TimeChecks, resolve_latest
@@ -72,6 +77,8 @@ class Log:
     """Which rows min_rating keeps, bool [N]; None if it keeps all."""
     files: list[str] = field(default_factory=list[str])
     """Every file that was read, with its rows, in the order of reading."""
+    unused: str = ""
+    """A line about the columns that no setting names; empty without any."""
     has_rounded_times: bool = False
     problems: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
@@ -94,8 +101,6 @@ def _kinds(config: Settings) -> dict[str, Kind]:
     kinds: dict[str, Kind] = dict.fromkeys(_settings(config), "id")
     if config.timestamp_column:
         kinds[config.timestamp_column] = "time"
-    if config.item_pattern:
-        kinds[config.interaction_item_column] = "text"
     if config.min_rating:
         kinds[config.rating_column] = "text"
     return kinds
@@ -115,11 +120,14 @@ class _Scan:
         self.no_user, self.no_item = Tally(), Tally()
         self.bad_rating = Tally()
         self.is_rated_high: list[np.ndarray] = []
+        self.no_match = Tally()
         self.pattern = re.compile(config.item_pattern) if config.item_pattern else None
 
     def add(self, chunk: Chunk) -> None:
         if self.pattern:
-            chunk = expand_items(chunk, self.config.interaction_item_column, self.pattern)
+            whole, item = chunk, self.config.interaction_item_column
+            chunk, has_match = expand_items(whole, item, self.pattern)
+            self.no_match.add_rows(~has_match, whole.where)
         self.rows += chunk.rows
         if self.config.min_rating:
             self._add_ratings(chunk, chunk.columns[self.config.rating_column])
@@ -152,9 +160,12 @@ class _Scan:
 def to_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of a text column, float64 [N], and which cells are no number, bool [N].
 
-    A cell that is empty or no number becomes NaN.
+    A cell that is empty or no number becomes NaN. The decimal separator is a point or a comma.
     """
     column = pc.utf8_trim_whitespace(column)
+    column = pc.replace_substring_regex(column, r"^([+-]?\d*),(\d+)$", r"\1.\2")
+    is_nan = pc.equal(pc.utf8_lower(column), "nan")  # a missing number of a Parquet file
+    column = pc.if_else(is_nan, pa.scalar(None, column.type), column)
     column = pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
     pattern = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
     valid = mask(pc.match_substring_regex(column, pattern))
@@ -163,21 +174,26 @@ def to_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return numbers, mask(column.is_valid()) & ~valid
 
 
-def expand_items(chunk: Chunk, column: str, pattern: re.Pattern[str]) -> Chunk:
+def expand_items(chunk: Chunk, column: str, pattern: re.Pattern[str]) -> tuple[Chunk, np.ndarray]:
     """Return a chunk with one row per match of the pattern in a column, in the order of the cell.
 
     Args:
         chunk: rows with several items in a cell.
         column: the column with these cells.
         pattern: its first group, or else the whole match, is an item id.
+
+    Returns:
+        The chunk, and which rows of the given one have a match, bool [N].
     """
     group = 1 if pattern.groups else 0
     cells = chunk.columns[column].to_pylist()
     found = [[m[group] for m in pattern.finditer(cell or "")] for cell in cells]
-    rows = np.repeat(np.arange(chunk.rows), [len(ids) for ids in found])
-    expanded = chunk.take(rows)
+    counts = np.array([len(ids) for ids in found], np.int64)
+    # The cells themselves are not repeated: a cell with n items has the size of n items.
+    others = {name: values for name, values in chunk.columns.items() if name != column}
+    expanded = chunk._replace(columns=others).take(np.repeat(np.arange(chunk.rows), counts))
     expanded.columns[column] = pa.array([item for ids in found for item in ids], TEXT)
-    return expanded
+    return expanded, counts > 0
 
 
 def read_log(config: Settings, path: Path, items: pa.LargeStringArray, now: datetime) -> Log:
@@ -198,8 +214,21 @@ def read_log(config: Settings, path: Path, items: pa.LargeStringArray, now: date
         scan.add(chunk)
     log = scan.log()
     log.files = describe_files(reader)
+    log.unused = describe_unused(reader, settings)
+    log.warnings += warn_of_empty_files(reader)
+    if config.rating_column in reader.seen and not config.min_rating:
+        log.warnings.append(
+            f"{reader.name}: the column {config.rating_column!r} is not used, so each row counts "
+            "as positive. Set prepare_data.min_rating to drop low ratings."
+        )
     log.warnings += reader.notes.warnings(reader.name, settings)
     log.problems += _rating_problems(reader, config, scan)
+    if scan.no_match.count:
+        log.warnings.append(
+            f"{reader.name}: {scan.no_match.count:,} rows have no match of "
+            f"prepare_data.item_pattern {scan.no_match.few_examples}. They are left out."
+        )
+    log.warnings += _warn_of_look_alike_users(reader.name, log.user_ids)
     log.problems += source_problems(reader, log.rows, settings, set())
     for name, tally in (
         (config.user_id_column, scan.no_user),
@@ -228,6 +257,18 @@ def _rating_problems(reader: Reader, config: Settings, scan: _Scan) -> Iterator[
         )
 
 
+def _warn_of_look_alike_users(name: str, ids: pa.LargeStringArray) -> Iterator[str]:
+    forms = pc.value_counts(_lenient_form(pc.unique(ids.drop_null())))
+    several = forms.filter(pc.greater(forms.field("counts"), 1))
+    if len(several):
+        shown = ", ".join(repr(form)[:60] for form in several.field("values")[:3].to_pylist())
+        yield (
+            f"{name}: {pc.sum(several.field('counts')).as_py():,} user ids differ only in case, "
+            f"outer spaces, Unicode form, leading zeros or a final '.0' (such as {shown}). They "
+            "count as different users."
+        )
+
+
 def _judge_unknown_items(
     name: str, config: Settings, log: Log, items: pa.Array, ids: pa.LargeStringArray
 ) -> None:
@@ -236,6 +277,9 @@ def _judge_unknown_items(
     if log.unknown_rows == 0:
         return
     unknown = ids[len(items) :]
+    unknown = unknown.filter(pa.array(~is_blank(unknown)))  # reported as rows without an id
+    if not len(unknown):
+        return
     shown = ", ".join(repr(item) for item in unknown[:FIRST].to_pylist())
     message = (
         f"{name}: {log.unknown_rows:,} of {log.rows:,} rows name {len(unknown):,} items absent "
@@ -248,7 +292,10 @@ def _judge_unknown_items(
             "and a final '.0' are ignored: were the ids changed on the way?"
         )
     if config.unknown_items == "fail" and log.unknown_rows > UNKNOWN_SHARE * log.rows:
-        advice = 'Complete the catalogue, or set unknown_items="drop" to leave these rows out.'
+        advice = (
+            "Complete the catalogue, or set prepare_data.unknown_items=drop to leave these rows "
+            "out."
+        )
         log.problems.append(f"{message} {advice}")
     else:
         log.warnings.append(f"{message} These rows are left out.")

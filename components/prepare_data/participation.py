@@ -58,6 +58,8 @@ def find_too_little(
         f"interactions a user): {steps}. {figures['users_too_short']:,.0f} users had fewer than "
         f"{SHORTEST}; the most active user has {longest:,}. "
     )
+    if low := figures.get("interactions_dropped_low_rating"):
+        message += f"{low:,.0f} interactions have a rating below prepare_data.min_rating. "
     if longest < LEARNABLE:
         return (
             f"{message}Training needs users with at least {LEARNABLE}, whatever min_interactions "

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from components.prepare_data.catalogue import image_kinds, image_paths, open_catalogue
+from components.prepare_data.catalogue import image_kinds, image_paths, open_catalogue, read_chunks
 from components.prepare_data.findings import mask, pc
 from components.prepare_data.readers import TEXT, Chunk
 from components.prepare_data.source_problems import nearest_column
@@ -43,7 +43,7 @@ def read_picture_paths(config: Settings, path: Path) -> PicturePaths:
     """
     reader = open_catalogue(config, path, ROWS)
     ids, paths = list[pa.Array](), list[pa.Array]()
-    for chunk in reader.chunks({**image_kinds(config), config.item_id_column: "id"}):
+    for chunk in read_chunks(config, reader, {**image_kinds(config), config.item_id_column: "id"}):
         ids.append(chunk.columns[config.item_id_column])
         paths.append(image_paths(config, chunk))
     empty = [pa.array([], TEXT)]

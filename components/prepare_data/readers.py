@@ -18,10 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.prepare_data.cells import flatten_lists, is_long, is_null_text, parse_lists
+from components.prepare_data.cells import (
+    flatten_lists,
+    is_garbled,
+    is_long,
+    is_null_text,
+    parse_lists,
+)
 from components.prepare_data.file_content import DAMAGED, open_text
 from components.prepare_data.files import DataFile, Format, find_files
-from components.prepare_data.findings import Notes, Tally, mask, pc
+from components.prepare_data.findings import Notes, Tally, make_printable, mask, pc
 from components.prepare_data.spec import Settings
 from components.prepare_data.text_rows import (
     Block,
@@ -67,7 +73,7 @@ class TextOptions:
     quote: str = '"'
     """Quoting character; empty: cells are not quoted."""
     encoding: str = ""
-    """Encoding; empty: UTF-8, or what a byte order mark states."""
+    """Encoding of what is not UTF-8; a byte order mark wins. Empty: all text is UTF-8."""
     columns: tuple[str, ...] = ()
     """Names of the columns of files without a header line; empty: the first line is the header."""
 
@@ -90,7 +96,7 @@ class Reader:
     """
 
     def __init__(self, path: Path, batch_rows: int, options: TextOptions | None = None) -> None:
-        self.name, self.batch_rows = path.name, batch_rows
+        self.name, self.batch_rows = make_printable(path.name), batch_rows
         self.options = options or TextOptions()
         self.files = find_files(path)
         self.rows_by_file: Counter[str] = Counter({file.name: 0 for file in self.files})
@@ -169,17 +175,29 @@ class Reader:
         with open_text(file.path, file.compression, self._encoding(file), newline="") as stream:
             text = CsvText(stream, self._report_to(file))
             usual = "\t" if file.is_tab_separated else ","
-            text.choose_dialect(options.delimiter, usual, options.quote)
+            text.choose_dialect(options.delimiter, usual, options.quote, len(options.columns))
             header = list(options.columns) or text.header()
             if not header:
                 return
             self.delimiters[file.name] = text.dialect.delimiter
             self._note_columns(file, header, columns)
             for block in text.blocks(len(header), self.batch_rows, self._suspect_in(file)):
+                self._refuse_headers(file, header, block)
                 by_name = dict(zip(header, block.columns, strict=True))
                 empty = (None,) * len(block.numbers)
                 found = [by_name.get(name, empty) for name in columns]
                 yield self._text_chunk(file, columns, Block(block.numbers, found))
+
+    def _refuse_headers(self, file: DataFile, header: Sequence[str], block: Block) -> None:
+        """Report rows that repeat the header, as in files that were joined."""
+        if header[0] not in block.columns[0]:
+            return
+        for number, row in zip(block.numbers, zip(*block.columns, strict=True), strict=True):
+            if [str(cell).strip() for cell in row] == list(header):
+                advice = "remove catalog_columns and log_columns" if self.options.columns else ""
+                self.bad.add(
+                    f"{file.name} line {number:,}: is a header{'; ' * bool(advice)}{advice}"
+                )
 
     def _jsonl(self, file: DataFile, columns: Mapping[str, Kind]) -> Iterator[Chunk]:
         report = self._report_to(file)
@@ -188,7 +206,7 @@ class Reader:
                 yield self._text_chunk(file, columns, block)
 
     def _encoding(self, file: DataFile) -> str:
-        return self.options.encoding or file.encoding
+        return file.encoding or self.options.encoding
 
     def _suspect_in(self, file: DataFile) -> Callable[[int, str], None]:
         def note(line: int, cell: str) -> None:
@@ -210,6 +228,7 @@ class Reader:
                 self.notes.add(name, "several_paths", parsed.is_longer, chunk.where)
                 self.notes.add(name, "unparsed_list", parsed.is_unparsed, chunk.where)
                 self.notes.add(name, "long", is_long(column), chunk.where)
+            self.notes.add(name, "garbled", is_garbled(column), chunk.where)
             self.notes.add(name, "null_text", is_null_text(column), chunk.where)
 
     def _report_to(self, file: DataFile) -> Callable[[int, str], None]:

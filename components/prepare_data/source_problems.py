@@ -36,9 +36,28 @@ def missing_column(where: str, setting: str, name: str, columns: Iterable[str]) 
         message += (
             f" If the first line is no header, set prepare_data.{names} to the columns' names."
         )
+    if sum(not column for column in found) or len(found) == 1:
+        message += " If lines stand above the header, remove them."
     if setting in WITHOUT:
-        message += f' Set {setting}="" if {WITHOUT[setting]}.'
+        message += f" Set {named}= if {WITHOUT[setting]}."
     return message
+
+
+def describe_unused(reader: Reader, used: Iterable[str]) -> str:
+    """Return a line about the columns that no setting names; empty if there are none."""
+    unused = sorted(reader.seen - set(used))
+    if not unused:
+        return ""
+    listed = ", ".join(map(_shown, unused[:20])) + (", ..." if len(unused) > 20 else "")
+    return f"{reader.name}: columns that are not used: {listed}"
+
+
+def warn_of_empty_files(reader: Reader) -> Iterator[str]:
+    """Yield a warning if files of a source have no rows, but others have some."""
+    empty = [name for name, rows in reader.rows_by_file.items() if not rows]
+    if 0 < len(empty) < len(reader.rows_by_file):
+        shown = ", ".join(empty[:3])
+        yield f"{reader.name}: {len(empty):,} files have no rows (first: {shown})."
 
 
 def describe_files(reader: Reader) -> list[str]:
@@ -102,6 +121,12 @@ def source_problems(
 def _advice(reader: Reader) -> str:
     """Return a setting that may make the unreadable lines readable, or an empty text."""
     reasons = " ".join(reader.bad.first)
+    if "fields, the header has" in reasons:
+        used = ", ".join(sorted({repr(d) for d in reader.delimiters.values()}))
+        return (
+            f" If {used} is not the delimiter, set prepare_data.delimiter. If lines stand above "
+            "the header, remove them."
+        )
     if "not UTF-8" in reasons:
         return " If the file is not UTF-8, set prepare_data.encoding, such as cp1252."
     if "expected after" in reasons:  # csv: a character follows a closing quote

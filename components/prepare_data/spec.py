@@ -123,8 +123,8 @@ class Settings:
     quoted."""
 
     encoding: Annotated[str, AfterValidator(_check_encoding)] = ""
-    """Encoding of text files, such as cp1252 or utf-16-le. "" means UTF-8, or the encoding that the
-    byte order mark of a file states."""
+    """Encoding of text that is not UTF-8, such as cp1252 or utf-16-le. Text in UTF-8 and files with
+    a byte order mark are read as they are. "" means that all text is UTF-8."""
 
     catalog_columns: Annotated[tuple[Column, ...], COMMA_SEPARATED] = ()
     """Names of the columns of catalogue files without a header line. Empty means that the first

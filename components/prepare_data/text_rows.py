@@ -7,6 +7,7 @@ Each unreadable line is reported by its number.
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -22,6 +23,9 @@ LARGEST_FIELD = 16 * 1024 * 1024  # characters; an unclosed quote must not swall
 LONGEST_LINE = 32 * 1024 * 1024
 BLOCK_CHARACTERS = 32 * 1024 * 1024  # characters in memory at once, whatever the number of lines
 
+LINE_BREAK = re.compile(r"\r\n|\n|\r")
+LONGEST_START = 64
+"""Characters of a first cell up to which a line may be the beginning of a row."""
 UNIT_SEPARATOR = "\x1f"
 """Stands for a delimiter of several characters while a line is parsed."""
 DELIMITERS = (",", ";", "\t", "|", "::")
@@ -86,17 +90,33 @@ def _dialect(delimiter: str, quote: str) -> Dialect:
     return Dialect(delimiter, quote if len(delimiter) == 1 else "")
 
 
-def guess_delimiter(line: str, usual: str, quote: str) -> str:
-    """Return the delimiter that splits a header line into most cells; the usual one wins a tie."""
-    best, most = usual, 0
+def guess_delimiter(lines: Sequence[str], usual: str, quote: str, width: int = 0) -> str:
+    """Return the delimiter of a text from its first lines.
+
+    A delimiter that splits two lines into the same number of cells is preferred, then one that
+    splits the first line into more cells; the usual one wins a tie.
+
+    Args:
+        lines: the first two lines, or fewer.
+        usual: the delimiter that the name of the file suggests.
+        quote: the quoting character.
+        width: the number of cells, if it is known; it decides over everything else.
+    """
+    best, most = usual, (False, False, 0)
     for delimiter in (usual, *DELIMITERS):
-        try:
-            cells = len(next(_dialect(delimiter, quote).reader([line]), []))
-        except csv.Error:
-            continue
-        if cells > most:
-            best, most = delimiter, cells
+        cells = [_count_cells(line, _dialect(delimiter, quote)) for line in lines] or [0]
+        score = (cells[0] == width > 1, len(cells) > 1 and cells[0] == cells[1] > 1, cells[0])
+        if score > most:
+            best, most = delimiter, score
     return best
+
+
+def _count_cells(line: str, dialect: Dialect) -> int:
+    """Return the number of cells of a line; 0 if it is not a whole row."""
+    try:
+        return len(next(dialect.reader([line]), []))
+    except csv.Error:
+        return 0
 
 
 class CsvText:
@@ -113,22 +133,25 @@ class CsvText:
         self._source, self._report, self._line = _lines(stream), report, 0
         self.dialect = Dialect()
 
-    def choose_dialect(self, delimiter: str, usual: str, quote: str) -> None:
+    def choose_dialect(self, delimiter: str, usual: str, quote: str, width: int) -> None:
         """Choose how cells are separated.
 
         Args:
-            delimiter: the delimiter; if it is empty, the first line that is not blank decides.
+            delimiter: the delimiter; if it is empty, the first line that is not blank and the line
+                below it decide.
             usual: the delimiter that the name of the file suggests.
             quote: the quoting character.
+            width: the number of columns, if it is known, else 0.
         """
-        first = ""
+        sample: list[str] = []
         for line in self._source:
-            if not line.isspace():
-                first = line
-                self._source = chain([line], self._source)
-                break
-            self._line += 1
-        delimiter = delimiter or guess_delimiter(first, usual, quote)
+            if line.isspace():
+                self._line += 1
+                continue
+            sample = [line, *islice(self._source, 1)]
+            self._source = chain(sample, self._source)
+            break
+        delimiter = delimiter or guess_delimiter(sample, usual, quote, width)
         self.dialect = _dialect(delimiter, quote)
 
     def header(self) -> list[str]:
@@ -136,7 +159,7 @@ class CsvText:
         reader = self.dialect.reader(self._source)
         for _, row in _rows(reader, self._line, self._report):
             self._line += reader.line_num
-            return row
+            return [cell.strip() for cell in row]
         return []
 
     def blocks(self, width: int, size: int, suspect: Report) -> Iterator[Block]:
@@ -201,26 +224,35 @@ def _of_width(
 def _watch_for_lost_quotes(
     rows: Iterable[tuple[int, list[str]]], delimiter: str, suspect: Report
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows; call `suspect` for a cell that may have swallowed the end of its row.
-
-    Without its closing quote, a cell goes on to the next quote: its first line contains the rest of
-    its own row, its last line the beginning of another.
-    """
+    """Yield the rows; call `suspect` for a cell that may have swallowed the end of its row."""
     for line, row in rows:
         for place, cell in enumerate(row):
-            if "\n" not in cell:
-                continue
-            first, last = cell[: cell.index("\n")], cell[cell.rindex("\n") + 1 :]
-            missing = len(row) - 1 - place
-            start = last.partition(delimiter)[0]
-            if (
-                first.count(delimiter) == missing
-                and last.count(delimiter) == place
-                and start
-                and not any(map(str.isspace, start))
-            ):
+            if ("\n" in cell or "\r" in cell) and _has_row_end(cell, place, len(row), delimiter):
                 suspect(line, cell)
         yield line, row
+
+
+def _has_row_end(cell: str, place: int, width: int, delimiter: str) -> bool:
+    """Return whether a cell looks like the end of one row and the beginning of another.
+
+    Without its closing quote, a cell goes on to the next quote. Then a line break in it has as many
+    delimiters before it as its own row lacks, and as many behind it as the other row has before
+    this column. Whole rows may stand in between.
+    """
+    lines = LINE_BREAK.split(cell)
+    counts = [line.count(delimiter) for line in lines]
+    before, after, whole = 0, sum(counts), width - 1
+
+    def fits(count: int, expected: int) -> bool:
+        rest = count - expected
+        return rest == 0 or (whole > 1 and rest > 0 and rest % whole == 0)
+
+    for k, count in enumerate(counts[:-1]):
+        before, after = before + count, after - count
+        start = lines[k + 1].partition(delimiter)[0].strip()
+        if fits(before, whole - place) and fits(after, place) and 0 < len(start) <= LONGEST_START:
+            return before + after > 0
+    return False
 
 
 def json_blocks(

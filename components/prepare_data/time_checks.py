@@ -116,14 +116,19 @@ class TimeChecks:
         if self.missing.count:
             yield (
                 f"{name}: {self.missing.count:,} of {rows:,} rows have no time in {column!r} "
-                f'{self.missing.examples}. Remove them, or set timestamp_column="" if the log\'s '
-                "own order is the order in time."
+                f"{self.missing.examples}. Remove them, or set prepare_data.timestamp_column= if "
+                "the log's own order is the order in time."
             )
         if self.invalid.count:
+            advice = (
+                f"They do not match prepare_data.timestamp_format={self.text_format}."
+                if self.text_format
+                else "Give seconds or milliseconds since 1970 or ISO 8601, or set "
+                "prepare_data.timestamp_format, such as %d.%m.%Y %H:%M."
+            )
             yield (
                 f"{name}: {self.invalid.count:,} of {rows:,} values of {column!r} are no time "
-                f"since 1970 {self.invalid.examples}. "
-                "Give seconds or milliseconds since 1970, or ISO 8601."
+                f"since 1970 {self.invalid.examples}. {advice}"
             )
         units = self._count_units()
         if len(units) > 1:
@@ -206,6 +211,12 @@ class TimeChecks:
             return ""
         rarer = min(self.dates, self.others, key=lambda tally: tally.count)
         return f" {rarer.examples}"
+
+
+def describe_range(micros: np.ndarray) -> str:
+    """Return the first and the last of some times, which are microseconds since 1970."""
+    first, last = (EPOCH + timedelta(microseconds=int(t)) for t in (micros.min(), micros.max()))
+    return f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
 
 
 def describe_rounding(name: str, column: str, shared: int, rows: int) -> str:

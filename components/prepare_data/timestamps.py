@@ -8,6 +8,7 @@ caller also decides whether numbers such as 20240131 are dates, because that fol
 
 import math
 from collections import Counter
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -130,11 +131,23 @@ def _rounding(values: np.ndarray, micros: np.ndarray, is_float32: bool) -> Round
 
 
 def _from_format(column: pa.Array, text_format: str) -> Times:
+    """Convert text of a format by Python's strptime, which refuses days that do not exist."""
     column = pc.utf8_trim_whitespace(column)
     null = mask(pc.or_kleene(column.is_null(), pc.equal(column, "")))
-    moments = pc.strptime(column, format=text_format, unit="us", error_is_null=True)
-    times = _from_dates(moments)
-    return times._replace(null=null, bad=(mask(moments.is_null()) & ~null) | times.bad)
+    encoded = pc.if_else(pa.array(null), pa.scalar(None, column.type), column).dictionary_encode()
+    moments = [_parse_format(text, text_format) for text in encoded.dictionary.to_pylist()]
+    found = pa.array(moments, pa.timestamp("us", "UTC")).take(encoded.indices)
+    times = _from_dates(found)
+    bad = (mask(found.is_null()) & ~null) | times.bad
+    return times._replace(null=null, bad=bad, zoned=None, naive=None)
+
+
+def _parse_format(text: str, text_format: str) -> datetime | None:
+    try:
+        moment = datetime.strptime(text, text_format)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _from_text(column: pa.Array) -> Times:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from components.prepare_data import participation
 from components.prepare_data.catalogue import Catalogue, read_catalogue
-from components.prepare_data.findings import pc
+from components.prepare_data.findings import make_printable, pc
 from components.prepare_data.interactions import (
     SHORTEST,
     Interactions,
@@ -25,7 +25,7 @@ from components.prepare_data.interactions import (
 from components.prepare_data.log import Log, read_log
 from components.prepare_data.readers import TEXT
 from components.prepare_data.spec import Settings
-from components.prepare_data.time_checks import describe_rounding
+from components.prepare_data.time_checks import describe_range, describe_rounding
 from macrec.core.errors import UserError
 
 
@@ -49,6 +49,8 @@ class ValidationReport:
     warnings: list[str] = field(default_factory=list[str])
     files: list[str] = field(default_factory=list[str])
     """Every file that was read, with its rows, in the order of reading."""
+    notes: list[str] = field(default_factory=list[str])
+    """What was read otherwise: columns that are not used, the range of the times."""
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     prepared: PreparedData | None = None
 
@@ -66,6 +68,7 @@ class ValidationReport:
             verdict += f", but train will fail for {len(self.training_problems)} reasons"
         return [
             *(f"file: {line}" for line in self.files),
+            *self.notes,
             *figures,
             *(f"warning: {text}" for text in self.warnings),
             *(f"train will fail: {text}" for text in self.training_problems),
@@ -108,6 +111,7 @@ def validate(
         report.problems += catalogue.problems
         report.warnings += catalogue.warnings
         report.files += catalogue.files
+        report.notes += [catalogue.unused] if catalogue.unused else []
     except UserError as error:
         report.problems.append(str(error))
     known = pc.unique(catalogue.ids.drop_null()) if catalogue else pa.array([], TEXT)
@@ -116,10 +120,13 @@ def validate(
         report.problems += log.problems
         report.warnings += log.warnings
         report.files += log.files
+        report.notes += [log.unused] if log.unused else []
     except UserError as error:
         report.problems.append(str(error))
     if catalogue and log and not report.problems:
-        _filter(config, catalogue, log, interactions_path.name, report)
+        _filter(config, catalogue, log, make_printable(interactions_path.name), report)
+    for texts in (report.problems, report.training_problems, report.warnings, report.notes):
+        texts[:] = map(make_printable, texts)
     return report
 
 
@@ -177,6 +184,8 @@ def _filter(
         "items_without_text": int((keep & ~catalogue.has_text).sum()),
         "item_ids_look_alike": catalogue.look_alikes,
     }
+    if rows.micros is not None and len(rows.micros):
+        report.notes.append(f"{name}: times from {describe_range(rows.micros)}")
     too_little = participation.find_too_little(minimum, stages, report.metrics, longest)
     if too_little:
         report.problems.append(too_little)

@@ -70,9 +70,9 @@ def default_text(parameter: Parameter) -> str:
     if default == 0 and _may_be_auto(parameter):
         return "auto"
     if isinstance(default, tuple):
-        return ",".join(map(str, default)) or '""'
+        return ",".join(map(str, default)) or "''"
     if isinstance(default, str):
-        return default or '""'
+        return repr(default) if default in ("", '"') else default
     return json.dumps(default)
 
 

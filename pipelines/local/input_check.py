@@ -199,20 +199,21 @@ class InputCheck:
 
     def _compare_images(self, path: Path, root: str, items: "PicturePaths") -> None:
         from components.prepare_data.picture_paths import explain_no_pictures
-        from macrec.data.picture_files import check_folder, explain_suspicious, search_pictures
+        from macrec.data.picture_files import check_folder, search_pictures
 
         check_folder(root)
         if problem := explain_no_pictures(self._config, path, items):
             self.report.problems.append(problem)
             return
         uris = items.paths.drop_null().unique().to_pylist()
-        # Paths that leave the folder are reported with the catalogue.
-        search = search_pictures(root, [uri for uri in uris if not explain_suspicious(uri)])
+        search = search_pictures(root, uris)
         # Without an encoder, the images are only shown in the report.
         limit = self._images.max_missing_images if self._values.get("encoder_image") else 1.0
         if problem := search.problem(limit):
             self.report.problems.append(problem)
         elif warning := search.warning():
+            if refused := search.problem(self._images.max_missing_images):
+                warning = f"With encoder_image a run refuses this: {refused}"
             self.report.warnings.append(warning)
         self.summaries.append(search.summary())
 

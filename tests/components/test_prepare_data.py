@@ -192,7 +192,7 @@ def test_unknown_items_up_to_one_percent_are_dropped_with_a_warning(tmp_path):
     assert any("1 of 100 rows name 1 items absent" in w and "'A '" in w for w in report.warnings)
     above = write(tmp_path / "above.jsonl", [*log[:90], event("u0", "A ", 1_500_000_000)])
     (problem,) = validate(LOOSE, items, above).problems
-    assert "1 of 91 rows" in problem and 'unknown_items="drop"' in problem
+    assert "1 of 91 rows" in problem and "prepare_data.unknown_items=drop" in problem
     assert "1 of them match an item if case" in problem
     assert not validate(Settings(unknown_items="drop", min_interactions=0), items, above).problems
 
@@ -228,7 +228,10 @@ BAD = {
         ITEMS,
         LOG,
         Settings(image_column="picture"),
-        ["no column 'picture' (image_column)", 'Set image_column="" if there are no pictures.'],
+        [
+            "no column 'picture' (image_column)",
+            "Set prepare_data.image_column= if there are no pictures.",
+        ],
     ),
     "log columns": (
         ITEMS,
@@ -290,7 +293,7 @@ BAD = {
         [*ITEMS, item("x")],
         LOG,
         Settings(missing_image="fail"),
-        ["1 of 4 items have no image (first: x)", 'missing_image="keep"'],
+        ["1 of 4 items have no image (first: x)", "prepare_data.missing_image"],
     ),
     "bad lines": (
         '{"item_id": "a", "title": "A"}\n\n[1]\n{"item_id": 1.5}\n{"item_id": "b", "title": "B"\n'
@@ -321,7 +324,7 @@ BAD = {
         LOOSE,
         [
             "1 of 7 rows have no time in 'timestamp' (first: log.jsonl line 7)",
-            'timestamp_column=""',
+            "prepare_data.timestamp_column=",
         ],
     ),
     "bad times": (

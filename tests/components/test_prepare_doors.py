@@ -1,9 +1,8 @@
 """Files, cells and values as shops and public data sets have them: read, counted or refused."""
 
-import bz2
 import gzip
 import json
-import lzma
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,8 +65,8 @@ def test_compressed_files_are_read_whatever_their_names(tmp_path):
         "part-1.csv.zst": zstd(parts[1]),
         "part-2.tsv": parts[2].replace(",", "\t"),
         "part-3": gzip.compress(parts[3].encode()),
-        "part-4.csv.xz": lzma.compress(parts[4].encode()),
-        "part-5.csv": bz2.compress(header.encode() + b"u9,a,1500000000\n"),
+        "part-4.csv.zstd": zstd(parts[4]),
+        "part-5.csv": zstd(header + "u9,a,1500000000\n"),
     }.items():
         source(tmp_path / "log", name, content)
     found = checked(tmp_path, log=tmp_path / "log")
@@ -77,7 +76,7 @@ def test_compressed_files_are_read_whatever_their_names(tmp_path):
         "log/part-1.csv.zst: 4 rows",
         "log/part-2.tsv: 4 rows, cells separated by '\\t'",
         "log/part-3: 3 rows",
-        "log/part-4.csv.xz: 3 rows",
+        "log/part-4.csv.zstd: 3 rows",
         "log/part-5.csv: 1 rows",
     ]
     assert any("log/part-3: 3 rows" in line for line in found.lines())
@@ -141,6 +140,9 @@ def test_files_without_times_are_read_in_natural_order(tmp_path):
         ("a.json.gz", gzip.compress(b"{'item_id': 'a', 'title': 'x'}\n"), ["Python dicts"]),
         ("a.csv", b"<!DOCTYPE html><html>login</html>", ["web page"]),
         ("a.csv", b"SQLite format 3\0", ["SQLite"]),
+        ("a.csv.bz2", b"BZh91AY", ["bzip2", "Decompress it"]),
+        ("a.csv.xz", b"\xfd7zXZ\x00", ["xz", "Decompress it"]),
+        ("a.csv", b"<!doctype HTML>", ["web page"]),
         ("a.parquet.gz", gzip.compress(b"PAR1..."), ["compressed Parquet"]),
     ],
 )
@@ -177,7 +179,15 @@ def test_an_encoding_may_be_set(tmp_path):
     path = source(tmp_path, "items.csv", ITEMS.replace("Title a", "Café").encode("cp1252"))
     (problem,) = checked(tmp_path, path).problems
     assert "items.csv line 2: not UTF-8" in problem and "prepare_data.encoding" in problem
-    assert not checked(tmp_path, path, encoding="cp1252").problems
+    log = LOG.replace("u0", "Mü")  # one setting serves both files
+    assert not checked(tmp_path, path, log, encoding="cp1252").problems
+    path = source(tmp_path, "items.csv", ITEMS.replace("Title a", "Café").encode("cp1252"))
+    items, sequences, _ = prepare(
+        tmp_path / "out", path, tmp_path / "log.csv", replace(ANY, encoding="cp1252")
+    )
+    assert (items[0]["title"], sequences[0]["user_id"]) == ("Café", "Mü")
+    marked = source(tmp_path, "items.csv", b"\xef\xbb\xbf" + ITEMS.encode())
+    assert not checked(tmp_path, marked, encoding="cp1252").problems
     with pytest.raises(UserError, match="encoding"):
         replace(ANY, encoding="cp12520")
 
@@ -193,6 +203,69 @@ def test_raw_bytes_never_reach_a_message(tmp_path):
     content = bytes(range(1, 32)) + b",\x1b[31mx\n1,2\n"
     for problem in checked(tmp_path, source(tmp_path, "a.csv", content)).problems:
         assert "\x1b" not in problem and problem.replace("\n", "").isprintable()
+
+
+def test_special_files_and_the_same_file_twice_are_refused(tmp_path):
+    source(tmp_path / "log", "a.csv", LOG)
+    (tmp_path / "log/broken.csv").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "log/pipe.csv")
+    (tmp_path / "log/latest.csv").symlink_to(tmp_path / "log/a.csv")
+    (problem,) = checked(tmp_path, log=tmp_path / "log").problems
+    assert "3 of 4 files cannot be read" in problem
+    assert "log/latest.csv is the same file as log/a.csv" in problem
+    assert "log/broken.csv is a broken link" in problem and "log/pipe.csv is" in problem
+    (problem,) = checked(tmp_path, log=tmp_path / "log/pipe.csv").problems
+    assert "pipe" in problem
+
+
+def test_a_partition_linked_to_another_is_read_too(tmp_path):
+    rows = "item_id,timestamp\n" + "".join(
+        f"{n},{1_500_000_000 + k}\n" for k, n in enumerate("abc")
+    )
+    source(tmp_path / "log/user_id=u1", "part.csv", rows)
+    (tmp_path / "log/user_id=u2").symlink_to("user_id=u1")
+    assert checked(tmp_path, log=tmp_path / "log").metrics["users"] == 2
+
+
+def test_a_header_is_no_row(tmp_path):
+    columns = ("user_id", "item_id", "timestamp")
+    assert any(
+        "log.csv line 1: is a header; remove" in problem
+        for problem in checked(tmp_path, log_columns=columns).problems
+    )
+    problems = checked(tmp_path, log=LOG + LOG).problems
+    assert any("log.csv line 20: is a header" in problem for problem in problems)
+
+
+def test_an_empty_file_among_others_is_reported(tmp_path):
+    source(tmp_path / "log", "day_1.csv", LOG)
+    source(tmp_path / "log", "day_2.csv", LOG.split("\n")[0] + "\n")
+    assert any(
+        "1 files have no rows (first: log/day_2.csv)" in warning
+        for warning in noted(tmp_path, log=tmp_path / "log")
+    )
+
+
+def test_what_is_read_otherwise_is_noted(tmp_path):
+    log = LOG.replace("timestamp\n", "timestamp,shop\n").replace("00\n", "00,x\n")
+    log = log.replace("60\n", "60,x\n").replace("20\n", "20,x\n").replace("80\n", "80,x\n")
+    log = log.replace("40\n", "40,x\n")
+    found = checked(tmp_path, log=log)
+    assert not found.problems
+    assert "log.csv: columns that are not used: shop" in found.notes
+    assert "log.csv: times from 2017-07-14 02:40 to 2017-07-14 02:45 UTC" in found.notes
+    rated = log.replace("shop", "rating").replace(",x\n", ",5\n")
+    assert any("each row counts as positive" in w for w in noted(tmp_path, log=rated))
+
+
+def test_text_of_a_wrong_encoding_is_reported(tmp_path):
+    found = noted(tmp_path, ITEMS.replace("Title a", "M\u00c3\u00bcller"))
+    assert any("1 cells look as if their file was decoded" in warning for warning in found)
+
+
+def test_users_that_look_alike_are_reported(tmp_path):
+    log = LOG + LOG.split("\n", 1)[1].replace("u0", "4").replace("u1", "4.0")
+    assert any("2 user ids differ only in case" in warning for warning in noted(tmp_path, log=log))
 
 
 # Cells
@@ -264,6 +337,33 @@ def test_of_several_pictures_the_first_is_used(tmp_path, kind):
     assert "2 items name several pictures" in warning and "'image' (image_column)" in warning
 
 
+@pytest.mark.parametrize(
+    "cell", ["['a.jpg' 'b.jpg']", "('a.jpg','b.jpg')", "[1, 2]", "array(['a.jpg'])", "{'a'}"]
+)
+def test_a_path_that_is_several_in_some_notation_is_reported(tmp_path, cell):
+    items = ITEMS.replace("a.jpg", f'"{cell}"')
+    (warning,) = noted(tmp_path, items)
+    assert "1 cells look like a list" in warning and "'image'" in warning
+    assert row_of(tmp_path, items)["image_uri"] == cell
+
+
+def test_several_items_in_a_cell(tmp_path):
+    rows = [f"u{u},a-1 b-0 c-1,150000000{t}\n" for u in range(3) for t in range(2)]
+    log = "user_id,item_id,timestamp\n" + "".join([*rows, "u9,b-0,1500000000\n"])
+    found = checked(tmp_path, log=log, item_pattern=r"(\S+)-1(?!\S)")
+    assert not found.problems and found.metrics["interactions_read"] == 12
+    assert any("1 rows have no match of prepare_data.item_pattern" in w for w in found.warnings)
+
+
+def test_a_date_that_does_not_exist_is_no_time(tmp_path):
+    log = LOG
+    for k in range(6):
+        log = log.replace(str(1_500_000_000 + 60 * k), f"{26 + k}/02/2024")
+    (problem,) = checked(tmp_path, log=log, timestamp_format="%d/%m/%Y").problems
+    assert "6 of 18 values" in problem and "log.csv line 6: '30/02/2024'" in problem
+    assert "timestamp_format=%d/%m/%Y" in problem
+
+
 def test_a_list_of_dicts_names_the_column(tmp_path):
     rows = [{"item_id": n, "title": n, "images": [{"large": "x.jpg"}]} for n in "abcdef"]
     path = source(tmp_path, "items.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -277,6 +377,21 @@ def test_a_lost_closing_quote_is_reported(tmp_path):
     (warning, *_) = noted(tmp_path, items, LOG, unknown_items="drop")
     assert "1 cells contain the end of one row" in warning and "items.csv line 3" in warning
     assert "quote_character" in warning
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        'item_id,title,image\na,"Foo\nbar,a.jpg\nb,Screen 17",b.jpg\n',
+        'item_id,title,image\na,"Foo,a.jpg\nSKU 1,Screen 17",b.jpg\n',
+        'title,item_id,image\n"Foo,a,a.jpg\nScreen 17",b,b.jpg\n',
+        'item_id,title,image\na,"Foo,a.jpg\rb,Screen 17",b.jpg\n',
+        'item_id,title,image\na,"Foo,a.jpg\nb,Whole,b.jpg\nc,Screen 17",c.jpg\n',
+    ],
+)
+def test_every_shape_of_a_lost_quote_is_reported(tmp_path, rows):
+    found = noted(tmp_path, rows, unknown_items="drop")
+    assert any("1 cells contain the end of one row" in warning for warning in found)
 
 
 def test_line_breaks_in_cells_are_no_lost_quotes(tmp_path):
@@ -355,6 +470,11 @@ def test_markup_is_removed_and_counted(tmp_path):
         ("a<!-- note -->b", "a b"),
         ("<p>one</p><p>two</p>", "one two"),
         ("&nosuch;", "&nosuch;"),
+        ("if x<y and y>z", "if x<y and y>z"),
+        ("List<String> &amp; <D3>", "List<String> & <D3>"),
+        ("?a=1&para=2&copy=3 &amp; x", "?a=1&para=2&copy=3 & x"),
+        ('<a href="x">y</a>', "y"),
+        ("<script>never closed", "never closed"),
     ],
 )
 def test_what_counts_as_markup(text, cleaned):

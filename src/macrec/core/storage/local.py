@@ -24,17 +24,22 @@ def walk_files(folder: Path, *, follow_links: bool) -> Iterator[Path]:
 
     Args:
         folder: the folder.
-        follow_links: whether linked folders are entered; each folder is entered once.
+        follow_links: whether linked folders are entered. A link to a folder that contains it is
+            not.
     """
-    visited: set[str] = set()
+    within = {folder: {os.path.realpath(folder)}}
     for top, folders, names in os.walk(folder, onerror=_unless_gone, followlinks=follow_links):
-        real = os.path.realpath(top)
-        if real in visited:
-            folders.clear()
+        place = Path(top)
+        yield from map(place.joinpath, names)
+        if not follow_links:
             continue
-        visited.add(real)
-        folders.sort()
-        yield from map(Path(top).joinpath, names)
+        outer = within.pop(place)
+        for name in list(folders):
+            real = os.path.realpath(place / name)
+            if real in outer:
+                folders.remove(name)
+            else:
+                within[place / name] = {*outer, real}
 
 
 class LocalStorage:
