@@ -222,12 +222,12 @@ def _warn_of_look_alikes(name: str, found: Catalogue) -> None:
 
 
 def image_paths(config: Settings, chunk: Chunk) -> pa.Array:
-    """Return the image paths as given in the catalogue; null where there is none."""
+    """Return the image paths of the catalogue, with / between folders; null where there is none."""
     if config.image_path:
         return fill_template(config.image_path, chunk)
     if not config.image_column:
         return pa.nulls(chunk.rows, TEXT)
-    column = chunk.columns[config.image_column]
+    column = pc.replace_substring(chunk.columns[config.image_column], "\\", "/")
     return pc.if_else(pa.array(is_blank(column)), pa.scalar(None, TEXT), column)
 
 

@@ -318,6 +318,10 @@ def test_nulls_inside_lists_are_skipped_in_every_format(tmp_path):
     assert found[0] == found[1] == ["a\nb, c", "b", "c", "d", "e\nd", "f\ne"]
 
 
+def test_a_path_of_windows_is_read(tmp_path):
+    assert row_of(tmp_path, ITEMS.replace("a.jpg", "shoes\\a.jpg"))["image_uri"] == "shoes/a.jpg"
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_of_several_pictures_the_first_is_used(tmp_path, kind):
     images = [["a1.jpg", "a2.jpg", "a3.jpg"], ["b.jpg"], [None, "c.jpg"], [], None, ["f.jpg", "f"]]

@@ -208,14 +208,20 @@ def _list_folder(path: str, names: Collection[str]) -> tuple[set[str], set[str]]
     with suppress(OSError, ValueError):  # no such folder, or not a valid name
         if len(names) > FEW:
             with os.scandir(path) as entries:
-                kinds = {e.name: e.is_symlink() for e in entries if e.name in names}
+                files = (e for e in entries if e.name in names and not _is_folder(e))
+                kinds = {e.name: e.is_symlink() for e in files}
     for name in names if len(names) <= FEW or not _CASE_MATTERS else ():
         with suppress(OSError, ValueError):
             mode = os.lstat(os.path.join(path, name)).st_mode
-            kinds[name] = stat.S_ISLNK(mode)
+            if not stat.S_ISDIR(mode):
+                kinds[name] = stat.S_ISLNK(mode)
     links = {name for name, is_link in kinds.items() if is_link}
     there = {name for name in links if os.path.exists(os.path.join(path, name))}
     return (kinds.keys() - links) | there, links
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
 
 
 def _list_files(root: str) -> Iterator[str]:

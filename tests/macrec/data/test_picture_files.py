@@ -29,7 +29,9 @@ def test_every_picture_that_is_there_is_found(tmp_path: Path) -> None:
 def test_broken_links_and_paths_through_files_are_absent(tmp_path: Path) -> None:
     make_files(tmp_path, ["0.png", "1.png", "2.png", "3.png"])
     (tmp_path / "broken.png").symlink_to(tmp_path / "nothing.png")
-    uris = ["0.png", "1.png", "2.png", "3.png", "broken.png", "0.png/x.png", "x" * 300, "no/1.png"]
+    (tmp_path / "folder.png").mkdir()
+    uris = ["0.png", "1.png", "2.png", "3.png"]
+    uris += ["broken.png", "folder.png", "0.png/x.png", "x" * 300, "no/1.png"]
     assert search_pictures(tmp_path, uris).absent == uris[4:]
     assert search_pictures(tmp_path, uris[4:5]).absent == uris[4:5]
 
