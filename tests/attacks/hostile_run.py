@@ -127,7 +127,7 @@ def run_hostile(path: Path, texts: list[str]) -> HostileRun:
     inputs = prepare_data.Inputs(
         catalog=Source(str(path / "items.jsonl")), interactions=Source(str(path / "log.jsonl"))
     )
-    config = prepare_data.Settings(min_interactions=0)
+    config = prepare_data.Settings(min_interactions=0, keep_markup=True)  # all titles as given
     execute(prepare_data.STAGE, config, inputs, outputs, prepare_data.Execution())
     made = Artifact.open(path / "items"), Artifact.open(path / "sequences")
     return HostileRun(titles, item_ids, users, *made, *_reported(path, *made))

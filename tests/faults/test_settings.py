@@ -21,7 +21,7 @@ ALTERNATIVES = {
     bool: [True, False],
     int: [1, 2, 3, 4, 8, 16, 32, 64, 0],
     float: [0.5, 0.25, 0.75, 1.0, 2.0, 0.0],
-    str: ["other", "1/2", "other {}", "1", "", "cpu", "cuda"],
+    str: ["other", "1/2", "other {}", "1", "", "cpu", "cuda", "{a}.jpg", "latin-1", "2030-01-01"],
 }
 # Settings that are only valid beside others, with which they are flipped.
 BESIDE = {"fsq_levels": {"tokenizer": "fsq", "align_weight": 0.0, "fsq_levels": (4, 4)}}
