@@ -58,13 +58,23 @@ class Content(NamedTuple):
     """Empty for a text whose format the name must decide."""
     compression: Compression = ""
     encoding: str = ""
-    """The encoding that a byte order mark states, else empty."""
+    """The encoding of the whole file, by its byte order mark or by the user's setting; empty for
+    text in UTF-8, in which other bytes may occur."""
     problem: str = ""
     """Why the file cannot be read, and what to do; empty for a file that can."""
 
 
-def recognise(path: Path) -> Content:
+def contains_ascii(encoding: str) -> bool:
+    """Return whether text in ASCII has the same bytes in an encoding."""
+    return "ascii".encode(encoding) == b"ascii"
+
+
+def recognise(path: Path, encoding: str = "") -> Content:
     """Return what a file contains; a damaged file counts as a text, whose reader then reports it.
+
+    Args:
+        path: the file.
+        encoding: the user's setting; one that does not contain ASCII is that of the whole file.
 
     Raises:
         OSError: the file cannot be opened.
@@ -88,15 +98,18 @@ def recognise(path: Path) -> Content:
     for mark, (what, remedy) in UNREADABLE.items():
         if head[: len(mark)].lower() == mark.lower():
             return Content("", problem=f"is {what}. {remedy}")
-    encoding = next((e for mark, e in BYTE_ORDER_MARKS.items() if head.startswith(mark)), "")
-    zeros = head.count(0)
-    if not encoding and len(head) > 1 and zeros >= 0.3 * len(head):
+    whole = next((e for mark, e in BYTE_ORDER_MARKS.items() if head.startswith(mark)), "")
+    is_wide = len(head) > 1 and head.count(0) >= 0.3 * len(head)
+    if not whole and encoding and not contains_ascii(encoding):
+        # A file in UTF-8 beside one in UTF-16 stays what it is.
+        whole = encoding if is_wide or not encoding.lower().startswith(("utf-16", "utf-32")) else ""
+    if not whole and is_wide:
         order = "be" if head[0] == 0 else "le"
         remedy = f"If it is text in UTF-16, set prepare_data.encoding=utf-16-{order}"
         return Content("", problem=f"is not text in UTF-8. {remedy}")
-    text = head.decode(encoding or "utf-8", errors="replace").lstrip()
+    text = head.decode(whole or "utf-8", errors="replace").lstrip()
     return _recognise_text(text, len(head) == HEAD)._replace(
-        compression=compression, encoding=encoding
+        compression=compression, encoding=whole
     )
 
 
@@ -150,11 +163,7 @@ def open_text(path: Path, compression: Compression, encoding: str, newline: str)
     stream = open_bytes(path, compression)
     # Invalid bytes become lone surrogates, which Arrow rejects; the line can then be reported.
     errors = "surrogateescape"
-    if (
-        encoding
-        and "ascii".encode(encoding) == b"ascii"
-        and codecs.lookup(encoding).name != "utf-8"
-    ):
+    if encoding and contains_ascii(encoding) and codecs.lookup(encoding).name != "utf-8":
         errors, encoding = _decode_invalid_by(encoding), "utf-8-sig"
     return TextIOWrapper(stream, encoding or "utf-8-sig", errors=errors, newline=newline)
 

@@ -35,7 +35,7 @@ class DataFile:
     partition: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
     compression: Compression = ""
     encoding: str = ""
-    """The encoding that a byte order mark states, else empty."""
+    """The encoding of the whole file; empty for text in UTF-8, in which other bytes may occur."""
 
     @property
     def is_tab_separated(self) -> bool:
@@ -60,11 +60,15 @@ def _partition_of(folders: Sequence[str]) -> dict[str, str | None]:
     return {unquote(k): None if v == NO_PARTITION else unquote(v) for k, _, v in pairs}
 
 
-def find_files(path: Path) -> list[DataFile]:
+def find_files(path: Path, encoding: str = "") -> list[DataFile]:
     """Return the data files of a source in natural order: day_2.csv before day_10.csv.
 
     Names starting with `.` or `_` are ignored. Every other file is returned or refused. What a file
     contains decides over its name.
+
+    Args:
+        path: a file or a folder.
+        encoding: the user's encoding of text that is not UTF-8; empty without one.
 
     Raises:
         UserError: there is nothing at the path, a file cannot be read as data, or there are several
@@ -86,22 +90,19 @@ def find_files(path: Path) -> list[DataFile]:
         if not file.is_file():
             refused.append(f"{name} is a broken link, a pipe or another special file")
             continue
-        place = (os.path.realpath(file), str(_partition_of(file.parts)))
+        folders = file.relative_to(path).parts[:-1] if file != path else ()
+        partition = _partition_of(folders)
+        place = (os.path.realpath(file), str(partition))
         if place in seen:
             refused.append(f"{name} is the same file as {seen[place]}")
             continue
         seen[place] = name
-        content = recognise(file)
+        content = recognise(file, encoding)
         kind = _format_of(file.name, content)
         if content.problem or not kind:
             refused.append(f"{name} {content.problem or 'has no known suffix'}")
             continue
-        folders = file.relative_to(path).parts[:-1] if file != path else ()
-        files.append(
-            DataFile(
-                file, name, kind, _partition_of(folders), content.compression, content.encoding
-            )
-        )
+        files.append(DataFile(file, name, kind, partition, content.compression, content.encoding))
     if refused:
         raise UserError(_describe_refused(path.name, refused, len(paths)))
     formats = sorted({file.format for file in files})

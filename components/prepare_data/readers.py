@@ -25,7 +25,7 @@ from components.prepare_data.cells import (
     is_null_text,
     parse_lists,
 )
-from components.prepare_data.file_content import DAMAGED, open_text
+from components.prepare_data.file_content import DAMAGED, contains_ascii, open_text
 from components.prepare_data.files import DataFile, Format, find_files
 from components.prepare_data.findings import Notes, Tally, make_printable, mask, pc
 from components.prepare_data.spec import Settings
@@ -98,7 +98,7 @@ class Reader:
     def __init__(self, path: Path, batch_rows: int, options: TextOptions | None = None) -> None:
         self.name, self.batch_rows = make_printable(path.name), batch_rows
         self.options = options or TextOptions()
-        self.files = find_files(path)
+        self.files = find_files(path, self.options.encoding)
         self.rows_by_file: Counter[str] = Counter({file.name: 0 for file in self.files})
         self.delimiters: dict[str, str] = {}
         self.notes = Notes()
@@ -206,7 +206,8 @@ class Reader:
                 yield self._text_chunk(file, columns, block)
 
     def _encoding(self, file: DataFile) -> str:
-        return file.encoding or self.options.encoding
+        setting = self.options.encoding
+        return file.encoding or (setting if setting and contains_ascii(setting) else "")
 
     def _suspect_in(self, file: DataFile) -> Callable[[int, str], None]:
         def note(line: int, cell: str) -> None:

@@ -192,6 +192,8 @@ def test_an_encoding_may_be_set(tmp_path):
     assert (items[0]["title"], sequences[0]["user_id"]) == ("Café", "Mü")
     marked = source(tmp_path, "items.csv", b"\xef\xbb\xbf" + ITEMS.encode())
     assert not checked(tmp_path, marked, encoding="cp1252").problems
+    wide = source(tmp_path, "items.csv", ITEMS.encode("utf-16-le"))  # the advice of its refusal
+    assert not checked(tmp_path, wide, encoding="utf-16-le").problems
     with pytest.raises(UserError, match="encoding"):
         replace(ANY, encoding="cp12520")
 
